@@ -1,0 +1,57 @@
+"""Sizes and times as an admin writes and reads them. Bytes are integers everywhere else."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from fractions import Fraction
+
+from xenbw.errors import UsageError
+
+_FACTORS = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", re.ASCII)
+# SQLite's and BSON's integers end here; a limit beyond 9.2 exabytes is a typing error anyway.
+_LARGEST = 2**63 - 1
+
+
+def parse_size(text: str | int | float) -> int:
+    """Bytes from "500GB", "1.5 TiB" or a bare number of GB (as the 2014 tool's prompt took it).
+
+    Raises UsageError for anything else, for less than one byte, and for more than 2^63 - 1.
+    """
+    found = _SIZE.fullmatch(str(text).strip())
+    factor = _FACTORS.get((found[2] or "GB").upper()) if found else None
+    if not found or factor is None:
+        raise UsageError(f"not a size: {str(text)!r}", "write it like 500GB, 1.5TiB or 750MB; a bare number is GB")
+    size = int(Fraction(Decimal(found[1])) * factor)
+    if not 0 < size <= _LARGEST:
+        raise UsageError(f"size out of range: {str(text)!r}", "from 1B to 9223372TB")
+    return size
+
+
+def format_size(size: int) -> str:
+    """Bytes as a person reads them, in powers of 1000 with three digits: 0 B, 999 B, 1.50 GB, 412 GB."""
+    value, unit = float(size), "B"
+    for bigger in ("KB", "MB", "GB", "TB", "PB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, bigger
+    if unit == "B":
+        return f"{size} B"
+    return f"{value:.2f} {unit}" if value < 9.995 else f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
+
+
+def format_time(moment: datetime) -> str:
+    """RFC 3339 in UTC to the second, as every file, JSON document and the book carries it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
