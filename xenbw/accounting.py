@@ -1,0 +1,185 @@
+"""From readings to usage: pure functions of values. Nothing here knows a clock, a file or an interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import NamedTuple
+
+from xenbw.model import ZERO, Binding, Counters, Period
+
+HOUR = timedelta(hours=1)
+# Readings this far apart are normal work; across a longer gap the division by time is a guess and is marked as one.
+SURE = timedelta(seconds=120)
+_TICK = timedelta(microseconds=1)
+
+
+class Share(NamedTuple):
+    """Bytes of one VM in one hour of one period; divided_bytes of them were placed by time, not by a reading."""
+
+    period_start: datetime
+    hour: datetime
+    in_bytes: int
+    out_bytes: int
+    divided_bytes: int
+
+
+def hour_of(moment: datetime) -> datetime:
+    """The UTC hour that contains moment."""
+    return moment.replace(minute=0, second=0, microsecond=0)
+
+
+def delta(last: Counters, now: Counters) -> Counters:
+    """Bytes between two raw readings of one interface.
+
+    netback frees its queues on disconnect and sums the counters over its queues, so both fall to zero together
+    (linux drivers/net/xen-netback/interface.c, xenvif_get_stats): one value below its last means that both began
+    again from zero. The counters are 64 bits wide; nothing is ever added for a wrap.
+    """
+    if now.in_bytes < last.in_bytes or now.out_bytes < last.out_bytes:
+        return now
+    return Counters(now.in_bytes - last.in_bytes, now.out_bytes - last.out_bytes)
+
+
+def divide(
+    amount: Counters, since: datetime, until: datetime, period_of: Callable[[datetime], Period]
+) -> Iterator[Share]:
+    """Spread an amount over the hours and periods between two readings, by time, exact in its sum.
+
+    A clock that stood still or went back leaves the whole amount in the hour of `until`.
+    """
+    if since >= until or (hour_of(since) == hour_of(until) and period_of(since) == period_of(until)):
+        yield Share(period_of(until).start, hour_of(until), *amount, 0)
+        return
+    total = (until - since) // _TICK
+    guess = until - since > SURE
+    begin, given = since, ZERO
+    while begin < until:
+        period = period_of(begin)
+        end = min(until, hour_of(begin) + HOUR)
+        if begin < period.end:
+            end = min(end, period.end)
+        # Rounding down the running sum, not each part, is what keeps the total exact.
+        passed = (end - since) // _TICK
+        upto = Counters(amount.in_bytes * passed // total, amount.out_bytes * passed // total)
+        part = Counters(upto.in_bytes - given.in_bytes, upto.out_bytes - given.out_bytes)
+        if any(part):
+            yield Share(period.start, hour_of(begin), *part, sum(part) if guess else 0)
+        begin, given = end, upto
+
+
+class Tracked:
+    """A binding being counted: what the next reading is reckoned from, and what has been credited so far."""
+
+    __slots__ = ("binding_id", "counted", "interface", "last", "last_at", "vm_id")
+
+    def __init__(self, binding: Binding, since: datetime) -> None:
+        self.binding_id, self.vm_id, self.interface = binding.id, binding.vm_id, binding.interface
+        self.counted, self.last = binding.counted, binding.last
+        self.last_at = max(binding.last_at or binding.started_at, since)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What the ledger does not have yet: (binding_id, counted, last, last_at) and shares summed per VM and hour."""
+
+    bindings: tuple[tuple[int, Counters, Counters, datetime], ...]
+    shares: tuple[tuple[int, Share], ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.bindings or self.shares)
+
+
+PeriodOf = Callable[[int, datetime], Period]
+"""period_of(vm_id, moment): the period in which bytes that passed at that moment are counted."""
+
+
+class Tally:
+    """Usage since the last commit, in memory, for every tracked binding.
+
+    usage[vm_id] is the VM's running total in its present period; the caller opens periods with `open_period`.
+    """
+
+    def __init__(self) -> None:
+        self.tracked: dict[int, Tracked] = {}
+        self.usage: dict[int, Counters] = {}
+        self._period_start: dict[int, datetime] = {}
+        self._ahead: dict[int, tuple[datetime, Counters]] = {}
+        self._touched: dict[int, Tracked] = {}
+        self._shares: dict[tuple[int, datetime, datetime], list[int]] = {}
+
+    def follow(self, binding: Binding, since: datetime) -> None:
+        """Count this binding from its last reading on, taken no earlier than `since`."""
+        self.tracked[binding.id] = Tracked(binding, since)
+
+    def forget(self, binding_id: int) -> None:
+        """Stop counting a binding; what it was credited stays pending until the next commit."""
+        self.tracked.pop(binding_id, None)
+
+    def open_period(self, vm_id: int, start: datetime, usage: Counters | None = None) -> None:
+        """Make `start` the VM's present period, with the usage the ledger has for it, or with what `credit` has
+        already placed in it."""
+        if usage is None:
+            ahead = self._ahead.pop(vm_id, None)
+            usage = ahead[1] if ahead and ahead[0] == start else ZERO
+        self._period_start[vm_id], self.usage[vm_id] = start, usage
+
+    def credit(self, readings: Mapping[str, Counters], until: datetime, period_of: PeriodOf) -> set[int]:
+        """Credit each tracked binding with what passed since its last reading. Returns the ids of the VMs concerned.
+
+        readings: raw counters by interface name, taken at `until`.
+        """
+        changed = set()
+        hour = hour_of(until)
+        for tracked in self.tracked.values():
+            now = readings.get(tracked.interface)
+            if now is None:
+                continue
+            since, tracked.last_at = tracked.last_at, until
+            if now == tracked.last:
+                continue
+            amount, vm_id = delta(tracked.last, now), tracked.vm_id
+            tracked.last, tracked.counted = now, tracked.counted.plus(amount)
+            self._touched[tracked.binding_id] = tracked
+            changed.add(vm_id)
+            start = self._period_start.get(vm_id)
+            # The common case by far, kept short: the same hour, well inside the VM's present period.
+            if start is not None and since >= hour and period_of(vm_id, until).start == start <= since:
+                self._add(vm_id, Share(start, hour, amount.in_bytes, amount.out_bytes, 0))
+                continue
+            for share in divide(amount, since, until, partial(period_of, vm_id)):
+                self._add(vm_id, share)
+        return changed
+
+    def _add(self, vm_id: int, share: Share) -> None:
+        amount = Counters(share.in_bytes, share.out_bytes)
+        if share.period_start == self._period_start.get(vm_id):
+            self.usage[vm_id] = self.usage.get(vm_id, ZERO).plus(amount)
+        else:
+            start, ahead = self._ahead.get(vm_id, (share.period_start, ZERO))
+            self._ahead[vm_id] = (
+                share.period_start,
+                ahead.plus(amount) if start == share.period_start else amount,
+            )
+        sums = self._shares.setdefault((vm_id, share.period_start, share.hour), [0, 0, 0])
+        sums[0] += share.in_bytes
+        sums[1] += share.out_bytes
+        sums[2] += share.divided_bytes
+
+    def readings(self) -> list[tuple[int, Counters]]:
+        """(binding_id, raw counters) of every tracked binding, as last read."""
+        return [(tracked.binding_id, tracked.last) for tracked in self.tracked.values()]
+
+    def pending(self) -> Pending:
+        """What a commit has to write now. Call `settled` once it is written."""
+        return Pending(
+            tuple((t.binding_id, t.counted, t.last, t.last_at) for t in self._touched.values()),
+            tuple((vm_id, Share(start, hour, *sums)) for (vm_id, start, hour), sums in self._shares.items()),
+        )
+
+    def settled(self) -> None:
+        """The pending amounts are in the ledger."""
+        self._touched.clear()
+        self._shares.clear()

@@ -1,0 +1,106 @@
+"""Periods and verdicts: pure functions of values."""
+
+from __future__ import annotations
+
+from calendar import monthrange
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+from xenbw.model import VM, Action, Allowance, Cause, Count, Counters, Period, State, Verdict
+from xenbw.units import format_size
+
+
+def _boundary(year: int, month: int, reset_day: int, zone: ZoneInfo) -> datetime:
+    """Midnight of the reset day in its zone, as UTC; the 31st of a short month is that month's last day.
+
+    A midnight that daylight saving skips becomes the first instant after the gap; of one that comes twice, the first
+    counts (PEP 495, fold=0).
+    """
+    day = min(reset_day, monthrange(year, month)[1])
+    return datetime(year, month, day, tzinfo=zone).astimezone(UTC)
+
+
+def period_at(moment: datetime, reset_day: int, zone: ZoneInfo) -> Period:
+    """The period that contains moment. reset_day is 1..31."""
+    local = moment.astimezone(zone)
+    year, month = local.year, local.month
+    this = _boundary(year, month, reset_day, zone)
+    if moment >= this:
+        year, month = (year, month + 1) if month < 12 else (year + 1, 1)
+        return Period(this, _boundary(year, month, reset_day, zone))
+    year, month = (year, month - 1) if month > 1 else (year - 1, 12)
+    return Period(_boundary(year, month, reset_day, zone), this)
+
+
+def used_bytes(count: Count, usage: Counters) -> int:
+    """What of the usage an allowance counts."""
+    match count:
+        case Count.TOTAL:
+            return usage.in_bytes + usage.out_bytes
+        case Count.IN:
+            return usage.in_bytes
+        case Count.OUT:
+            return usage.out_bytes
+        case Count.MAX:
+            return max(usage)
+
+
+_COUNTED = {
+    Count.TOTAL: "in and out together",
+    Count.IN: "in",
+    Count.OUT: "out",
+    Count.MAX: "the larger of in and out",
+}
+
+
+def judge(allowance: Allowance, usage: Counters) -> Verdict:
+    """ok, warned or over (or unlimited), and why. A VM is over once it has used *more* than its allowance."""
+    used, limit = used_bytes(allowance.count, usage), allowance.limit_bytes
+    if limit is None:
+        return Verdict(State.UNLIMITED, used, None, "no allowance is set")
+    share = f"used {format_size(used)} of {format_size(limit)} ({_COUNTED[allowance.count]})"
+    if used > limit:
+        return Verdict(State.OVER, used, limit, f"{share}: over its allowance by {format_size(used - limit)}")
+    if used * 100 >= limit * allowance.warn_percent:
+        return Verdict(State.WARNED, used, limit, f"{share}: past {allowance.warn_percent} %")
+    return Verdict(State.OK, used, limit, share)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a VM stands: the verdict, seen together with what the admin decided. block: why it must be blocked."""
+
+    state: State
+    reason: str
+    verdict: Verdict
+    block: Cause | None
+
+
+def stand(vm: VM, allowance: Allowance, enforced: bool, usage: Counters, period: Period) -> Standing:
+    """A VM's standing. enforced False: its allowance only meters it.
+
+    A lift holds for the period it was given in; it is compared with that period and not with a clock, so that a wrong
+    clock ends no lift and no block.
+    """
+    verdict = judge(allowance, usage)
+    if vm.blocked_reason is not None:
+        return Standing(State.BLOCKED, vm.blocked_reason or "blocked by the admin", verdict, Cause.ADMIN)
+    if verdict.state is not State.OVER:
+        return Standing(verdict.state, verdict.reason, verdict, None)
+    if vm.lifted_until is not None and vm.lifted_until >= period.end:
+        return Standing(State.EXEMPT, f"{verdict.reason}; lifted until its period ends", verdict, None)
+    if not enforced:
+        return Standing(State.OVER, f"{verdict.reason}; nobody added this VM, so it is only metered", verdict, None)
+    if allowance.action is Action.WARN:
+        return Standing(State.OVER, f"{verdict.reason}; its policy is only to warn", verdict, None)
+    return Standing(State.OVER, verdict.reason, verdict, Cause.QUOTA)
+
+
+def ceiling(allowance: Allowance, state: State) -> float:
+    """The used bytes from which the state may no longer hold: below it there is nothing to judge."""
+    if allowance.limit_bytes is None:
+        return float("inf")
+    if state is State.OK:
+        return min(allowance.limit_bytes + 1, -(-allowance.limit_bytes * allowance.warn_percent // 100))
+    return allowance.limit_bytes + 1 if state is State.WARNED else float("inf")
