@@ -1,0 +1,117 @@
+"""A vif's life in the ledger, as the hook and the daemon both record it.
+
+The hook pays for every import at each boot of a VM, so this module takes a sqlite3 connection and plain values and
+imports nothing but time.
+"""
+
+from __future__ import annotations
+
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+
+
+def stamp(seconds: float) -> str:
+    """A wall time in seconds as the ledger writes it: UTC, fixed width, so that text order is time order."""
+    whole, micro = divmod(round(seconds * 1_000_000), 1_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{micro:06d}+00:00"
+
+
+def next_rev(db: sqlite3.Connection) -> int:
+    """The number of this transaction; every row it changes carries it."""
+    row = db.execute("UPDATE meta SET value = value + 1 WHERE key = 'rev' RETURNING value").fetchone()
+    return int(row[0])
+
+
+def meet(db: sqlite3.Connection, name: str, at: str, rev: int) -> int:
+    """The id of the VM of that name; a VM that nobody added gets a row of its own."""
+    row = db.execute("SELECT id FROM vm WHERE name = ? AND retired_at IS NULL", (name,)).fetchone()
+    if row is None:
+        row = db.execute(
+            "INSERT INTO vm (name, found_at, rev) VALUES (?, ?, ?) RETURNING id", (name, at, rev)
+        ).fetchone()
+    return int(row[0])
+
+
+def bind(
+    db: sqlite3.Connection,
+    *,
+    name: str,
+    boot_id: str,
+    domid: int,
+    devid: int,
+    kind: str,
+    ifindex: int,
+    interface: str,
+    mac: str | None,
+    ips: str,
+    bridge: str | None,
+    at: str,
+    rev: int,
+    baseline: tuple[int, int] = (0, 0),
+    since: str | None = None,
+) -> int:
+    """Record that this interface belongs to that VM, and return the binding's id. Saying it twice changes nothing.
+
+    An interface known under another VM's name (renamed with `xl rename`) ends that binding and goes on under the new
+    one from the same counters. ips are separated by spaces. baseline: raw bytes (in, out) not to be charged. since: the
+    earliest moment at which its bytes can have passed, where that is not `at`.
+    """
+    vm_id = meet(db, name, at, rev)
+    known = db.execute(
+        "SELECT id, vm_id, last_in, last_out FROM binding WHERE boot_id = ? AND ifindex = ? AND ended_at IS NULL",
+        (boot_id, ifindex),
+    ).fetchone()
+    if known is not None and known[1] == vm_id:
+        db.execute(
+            "UPDATE binding SET interface = ?, mac = coalesce(?, mac), bridge = coalesce(?, bridge),"
+            " ips = CASE ? WHEN '' THEN ips ELSE ? END, rev = ? WHERE id = ?",
+            (interface, mac, bridge, ips, ips, rev, known[0]),
+        )
+        return int(known[0])
+    if known is not None:
+        _end(db, known[0], at, "renamed", rev)
+        baseline = (known[2], known[3])
+    row = db.execute(
+        "INSERT INTO binding (vm_id, boot_id, domid, devid, kind, ifindex, interface, mac, ips, bridge, started_at,"
+        " last_in, last_out, last_at, rev) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        (vm_id, boot_id, domid, devid, kind, ifindex, interface, mac, ips, bridge, at, *baseline, since or at, rev),
+    ).fetchone()
+    return int(row[0])
+
+
+def unbind(
+    db: sqlite3.Connection, *, boot_id: str, domid: int, devid: int, kind: str, at: str, reason: str, rev: int
+) -> None:
+    """Record the end of the interface's life. Its counters are the daemon's to write."""
+    rows = db.execute(
+        "SELECT id FROM binding WHERE boot_id = ? AND domid = ? AND devid = ? AND kind = ? AND ended_at IS NULL",
+        (boot_id, domid, devid, kind),
+    ).fetchall()
+    for (binding_id,) in rows:
+        _end(db, binding_id, at, reason, rev)
+
+
+def _end(db: sqlite3.Connection, binding_id: int, at: str, reason: str, rev: int) -> None:
+    db.execute("UPDATE binding SET ended_at = ?, end_reason = ?, rev = ? WHERE id = ?", (at, reason, rev, binding_id))
+
+
+def end(db: sqlite3.Connection, binding_id: int, at: str, reason: str, rev: int) -> None:
+    """Record the end of one binding, unless it has ended already."""
+    row = db.execute("SELECT 1 FROM binding WHERE id = ? AND ended_at IS NULL", (binding_id,)).fetchone()
+    if row is not None:
+        _end(db, binding_id, at, reason, rev)
+
+
+def is_blocked(db: sqlite3.Connection, name: str) -> bool:
+    """Whether the VM of that name is blocked at present."""
+    return (
+        db.execute(
+            "SELECT 1 FROM vm JOIN block ON block.vm_id = vm.id AND block.lifted_at IS NULL"
+            " WHERE vm.name = ? AND vm.retired_at IS NULL",
+            (name,),
+        ).fetchone()
+        is not None
+    )

@@ -1,0 +1,132 @@
+"""The ledger's tables and the way from one version to the next."""
+
+from __future__ import annotations
+
+import sqlite3
+
+_V1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+INSERT INTO meta VALUES ('rev', 0);
+
+CREATE TABLE vm (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    found_at TEXT NOT NULL,
+    added_at TEXT,
+    retired_at TEXT,
+    limit_bytes INTEGER,
+    unlimited INTEGER NOT NULL DEFAULT 0,
+    count TEXT,
+    warn_percent INTEGER,
+    action TEXT,
+    reset_day INTEGER,
+    ips TEXT NOT NULL DEFAULT '',
+    config_file TEXT,
+    period_start TEXT,
+    period_rule TEXT,
+    state TEXT NOT NULL DEFAULT 'ok',
+    state_reason TEXT NOT NULL DEFAULT '',
+    state_since TEXT,
+    blocked_reason TEXT,
+    lifted_until TEXT,
+    rev INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX vm_name ON vm (name) WHERE retired_at IS NULL;
+
+CREATE TABLE binding (
+    id INTEGER PRIMARY KEY,
+    vm_id INTEGER NOT NULL REFERENCES vm (id),
+    boot_id TEXT NOT NULL,
+    domid INTEGER NOT NULL,
+    devid INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    ifindex INTEGER NOT NULL,
+    interface TEXT NOT NULL,
+    mac TEXT,
+    ips TEXT NOT NULL DEFAULT '',
+    bridge TEXT,
+    started_at TEXT NOT NULL,
+    ended_at TEXT,
+    end_reason TEXT,
+    in_bytes INTEGER NOT NULL DEFAULT 0,
+    out_bytes INTEGER NOT NULL DEFAULT 0,
+    last_in INTEGER NOT NULL DEFAULT 0,
+    last_out INTEGER NOT NULL DEFAULT 0,
+    last_at TEXT,
+    rev INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX binding_live ON binding (boot_id, ifindex) WHERE ended_at IS NULL;
+CREATE INDEX binding_vm ON binding (vm_id, started_at);
+
+CREATE TABLE usage (
+    vm_id INTEGER NOT NULL REFERENCES vm (id),
+    period_start TEXT NOT NULL,
+    hour TEXT NOT NULL,
+    in_bytes INTEGER NOT NULL,
+    out_bytes INTEGER NOT NULL,
+    divided_bytes INTEGER NOT NULL DEFAULT 0,
+    rev INTEGER NOT NULL,
+    PRIMARY KEY (vm_id, period_start, hour)
+) WITHOUT ROWID;
+
+CREATE TABLE reading (
+    binding_id INTEGER NOT NULL REFERENCES binding (id),
+    at TEXT NOT NULL,
+    in_raw INTEGER NOT NULL,
+    out_raw INTEGER NOT NULL,
+    rev INTEGER NOT NULL,
+    PRIMARY KEY (at, binding_id)
+) WITHOUT ROWID;
+
+CREATE TABLE block (
+    id INTEGER PRIMARY KEY,
+    vm_id INTEGER NOT NULL REFERENCES vm (id),
+    cause TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    since TEXT NOT NULL,
+    until TEXT,
+    lifted_at TEXT,
+    lift_reason TEXT,
+    rev INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX block_active ON block (vm_id) WHERE lifted_at IS NULL;
+CREATE INDEX block_vm ON block (vm_id, since);
+
+CREATE TABLE event (
+    id INTEGER PRIMARY KEY,
+    at TEXT NOT NULL,
+    vm_id INTEGER REFERENCES vm (id),
+    kind TEXT NOT NULL,
+    text TEXT NOT NULL,
+    rev INTEGER NOT NULL
+);
+CREATE INDEX event_at ON event (at);
+
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY,
+    created_at TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    body TEXT NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0,
+    next_at TEXT NOT NULL,
+    sent_at TEXT
+)
+"""
+
+MIGRATIONS: tuple[str, ...] = (_V1,)
+VERSION = len(MIGRATIONS)
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring a ledger that is not newer than this code to VERSION, in one transaction. Only forward."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        # Asked again inside the transaction: another process may just have done it.
+        for script in MIGRATIONS[db.execute("PRAGMA user_version").fetchone()[0] :]:
+            for statement in script.split(";\n"):
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
