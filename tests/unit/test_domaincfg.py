@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import os
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import pytest
+
+from xenbw.errors import XenbwError
+from xenbw.xen.domaincfg import DomainConfig, VifConfig, invalid_addresses, parse_addresses, read
+
+DATA = Path(__file__).parents[1] / "data/domaincfg"
+BARE = VifConfig(mac=None, ips=(), bridge=None, interface=None, script=None, backend=None)
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    """Write a file under the test's directory and return its path."""
+
+    def write(name: str, text: str | bytes) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    return write
+
+
+# What a config says
+
+
+def test_reads_the_name_and_the_vifs() -> None:
+    assert read(DATA / "typical.cfg") == DomainConfig(
+        path=DATA / "typical.cfg",
+        name="web1",
+        vifs=(
+            VifConfig(
+                mac="00:16:3e:77:00:0b",
+                ips=(IPv4Address("10.50.0.9"), IPv4Address("10.50.0.10")),
+                bridge="xenbr0",
+                interface="web1.eth0",
+                script=None,
+                backend=None,
+            ),
+        ),
+    )
+
+
+def test_an_empty_string_is_a_vif() -> None:
+    assert read(DATA / "lists.cfg").vifs[1] == BARE
+
+
+def test_script_and_backend_are_read(write) -> None:
+    path = write("a", "vif = [ 'script=vif-openvswitch,backend=driverdom' ]")
+    vif = read(path).vifs[0]
+    assert (vif.script, vif.backend) == ("vif-openvswitch", "driverdom")
+
+
+def test_the_last_of_two_equal_keys_counts(write) -> None:
+    assert read(write("a", "vif = [ 'bridge=one,bridge=two' ]")).vifs[0].bridge == "two"
+
+
+@pytest.mark.parametrize("mac", ["00:16:3E:1:2:F", "00-16-3e-01-02-0f"])
+def test_a_mac_is_lower_case_with_two_digits_each(write, mac: str) -> None:
+    assert read(write("a", f"vif = [ 'mac={mac}' ]")).vifs[0].mac == "00:16:3e:01:02:0f"
+
+
+@pytest.mark.parametrize("mac", ["00:16:3e:01:02", "00:16:3e:01:02:0g", "random", "00:16:3e:01:02:0f0"])
+def test_what_is_no_mac_is_none_and_reported(write, mac: str) -> None:
+    config = read(write("a", f"name = 'a'\nvif = [ '', 'mac={mac}' ]"))
+    assert config.vifs[1].mac is None
+    assert any("vif 1" in problem and mac in problem for problem in config.problems)
+
+
+def test_a_name_may_be_missing(write) -> None:
+    assert read(write("a", "memory = 512\n")).name is None
+
+
+def test_names_that_are_not_utf8_are_spelled_as_everywhere() -> None:
+    config = read(DATA / "bytes.cfg")
+    assert (config.name, config.vifs[0].interface) == (r"ét\xe9", r"\xff")
+
+
+def test_vifs_after_one_that_is_a_list_are_passed_over_as_xl_does() -> None:
+    config = read(DATA / "nested-vif.cfg")
+    assert [vif.bridge for vif in config.vifs] == ["a"]
+    assert any("vif 1" in problem for problem in config.problems)
+
+
+def test_a_vif_that_is_no_list_is_reported() -> None:
+    config = read(DATA / "swapped-types.cfg")
+    assert (config.name, config.vifs) == (None, ())
+    assert any("vif" in problem for problem in config.problems)
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ("", ()),
+        ("10.50.0.9", (IPv4Address("10.50.0.9"),)),
+        ("10.50.0.9/24", (IPv4Address("10.50.0.9"),)),
+        ("10.50.0.9/255.255.255.0", (IPv4Address("10.50.0.9"),)),
+        (" 10.50.0.9  2001:DB8::7/64 ", (IPv4Address("10.50.0.9"), IPv6Address("2001:db8::7"))),
+        ("10.50.0.9 10.50.0.9/24", (IPv4Address("10.50.0.9"),)),
+    ],
+)
+def test_addresses_are_single_whatever_their_prefix(text: str, addresses: tuple[object, ...]) -> None:
+    assert parse_addresses(text) == addresses
+    assert invalid_addresses(text) == ()
+
+
+@pytest.mark.parametrize(
+    "word", ["dhcp", "10.50.0", "10.50.0.9/33", "010.50.0.9", "fe80::1%eth0", "10.0.0.1;reboot", "7"]
+)
+def test_what_is_no_address_is_skipped_and_named(word: str) -> None:
+    text = f"10.50.0.9 {word} 10.50.0.10"
+    assert parse_addresses(text) == (IPv4Address("10.50.0.9"), IPv4Address("10.50.0.10"))
+    assert invalid_addresses(text) == (word,)
+
+
+def test_a_config_reports_words_that_are_no_address(write) -> None:
+    config = read(write("a", "vif = [ 'ip=10.50.0.9 dhcp' ]"))
+    assert config.vifs[0].ips == (IPv4Address("10.50.0.9"),)
+    assert any("'dhcp'" in problem for problem in config.problems)
+
+
+# xm's Python style
+
+
+def test_reads_an_xm_config_by_its_plain_assignments() -> None:
+    config = read(DATA / "xm-style.cfg")
+    assert config.name == "ExampleHVM"
+    assert [vif.bridge for vif in config.vifs] == ["xenbr0", None]
+    assert config.vifs[0].mac == "00:16:3e:00:00:11"
+    assert config.vifs[1].ips == (IPv4Address("192.0.2.7"), IPv6Address("2001:db8::7"))
+
+
+def test_what_only_running_an_xm_config_would_tell_is_unknown_and_reported() -> None:
+    config = read(DATA / "xm-computed.cfg")
+    assert (config.name, config.vifs) == (None, ())
+    assert [problem.split(": ")[1].split()[0] for problem in config.problems] == ["name", "vif"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "if memory > 5: name = 'other'",
+        "for name in ['other']: pass",
+        "import other as name",
+        "def name(): pass",
+        "del name",
+        "name, memory = 'other', 5",
+        "name += 5",
+        "name = name.upper()",
+        "name = True",
+        "name = f'{memory}'",
+    ],
+)
+def test_a_name_that_python_code_may_change_is_unknown(write, change: str) -> None:
+    assert read(write("a", f"import os\nmemory = 64\nname = 'web1'\n{change}\n")).name is None
+
+
+@pytest.mark.parametrize("change", ["vif.append('')", "vif[0] = ''", "extend(vif)", "x = vif * 2"])
+def test_a_vif_list_that_python_code_may_change_is_unknown(write, change: str) -> None:
+    config = read(write("a", f"import os\nvif = [ 'bridge=a' ]\n{change}\n"))
+    assert config.vifs == ()
+    assert config.problems
+
+
+@pytest.mark.parametrize("text", ["name = 'we' + 'b1'", "base = 'web'\nname = base + '1'", "x = name = 'web1'"])
+def test_constants_names_and_their_sums_are_known(write, text: str) -> None:
+    assert read(write("a", f"import os\n{text}\n")).name == "web1"
+
+
+def test_a_name_computed_first_and_written_out_later_is_known(write) -> None:
+    config = read(write("a", "name = str(5)\nname = 'web1'\n"))
+    assert (config.name, config.problems) == ("web1", ())
+
+
+def test_nothing_in_a_config_is_run(write, tmp_path: Path) -> None:
+    trace = tmp_path / "ran"
+    read(write("a", f"import os\nname = 'web1' + str(open({str(trace)!r}, 'w'))\nos.mkdir({str(trace)!r})\n"))
+    assert not trace.exists()
+
+
+def test_windows_line_ends_are_read_as_xm_did() -> None:
+    assert read(DATA / "crlf.cfg").name == "dos"
+
+
+# Files that are no config
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", 1),
+        ("# only a comment\n", 1),
+        ("name = 'web1'\nvif = [ 'bridge=a',\n", 3),
+        ("name = 'web1'\nvif = [ 'brid", 2),
+        ("name = 'web1'\nmemory =", 2),
+        ("name = 'web1'\nvi", 2),
+        ("name = 'web1'\n\nthis is a letter to a customer\n", 3),
+        ("(domain\n  (name web1))\n", 2),
+        (b"\x7fELF\x02\x01\x01\x00\x00", 1),
+        (b"name = 'a'\n\0\0\0", 2),
+        ("name = " + "[" * 5000, 1),
+        ("name = " + "(" * 5000, 1),
+        ("import os\nname = " + "-" * 50000 + "1\n", 1),
+        ("import os\nname = 'a'" + " + 'a'" * 3000 + "\n", 1),
+        ("import os\nname = 0x" + "f" * 9000 + "\n", 1),
+    ],
+)
+def test_what_is_no_whole_config_is_an_error_with_file_line_and_hint(write, text: str | bytes, line: int) -> None:
+    path = write("a.cfg", text)
+    with pytest.raises(XenbwError) as caught:
+        read(path)
+    assert caught.value.message.startswith(f"{path}:{line}: ")
+    assert caught.value.hint
+
+
+def test_a_file_over_1_mib_is_refused(write) -> None:
+    assert read(write("fits", b"name = 'a'\n".ljust(1 << 20, b"\n"))).name == "a"
+    with pytest.raises(XenbwError, match="larger than 1 MiB"):
+        read(write("a", b"name = 'a'\n".ljust((1 << 20) + 1, b"\n")))
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(XenbwError, match="No such file"):
+        read(tmp_path / "none.cfg")
+
+
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(XenbwError, match="not a regular file"):
+        read(tmp_path / "fifo")

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xenbw.xen.domaincfg import DomainConfig, read
+from xenbw.xen.domainfind import find
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    """Write a file under the test's directory and return its path."""
+
+    def write(name: str, text: str | bytes) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("file", ["web1", "web1.cfg", "web1.conf"])
+def test_a_file_called_as_the_vm_is_its_config(write, tmp_path: Path, file: str) -> None:
+    path = write(file, "memory = 5\n")
+    found = find("web1", [tmp_path]).config
+    assert found is not None
+    assert found.path == path
+
+
+def test_another_file_is_found_by_the_name_inside(write, tmp_path: Path) -> None:
+    write("a.cfg", "name = 'other'\n")
+    path = write("customer-7", "name = 'web1'\n")
+    found = find("web1", [tmp_path]).config
+    assert found is not None
+    assert found.path == path
+
+
+def test_the_file_name_counts_before_the_name_inside(write, tmp_path: Path) -> None:
+    write("a-copy", "name = 'web1'\n")
+    path = write("web1.cfg", "name = 'web1'\n")
+    found = find("web1", [tmp_path]).config
+    assert found is not None
+    assert found.path == path
+
+
+def test_the_plain_name_counts_before_cfg_and_conf_in_any_directory(write, tmp_path: Path) -> None:
+    write("one/web1.cfg", "name = 'web1'\n")
+    path = write("two/web1", "name = 'web1'\n")
+    found = find("web1", [tmp_path / "one", tmp_path / "two"]).config
+    assert found is not None
+    assert found.path == path
+
+
+def test_a_file_called_as_the_vm_that_names_another_is_not_it(write, tmp_path: Path) -> None:
+    write("web1.cfg", "name = 'web2'\n")
+    assert find("web1", [tmp_path]).config is None
+
+
+@pytest.mark.parametrize("file", ["web1.sxp", "web1.cfg.bak", "sub/web1.cfg"])
+def test_other_file_names_and_deeper_directories_do_not_count(write, tmp_path: Path, file: str) -> None:
+    write(file, "memory = 5\n")
+    assert find("web1", [tmp_path]).config is None
+
+
+def test_xends_own_files_are_not_read(write, tmp_path: Path) -> None:
+    write("web1.sxp", "name = 'web1'\n")
+    assert find("web1", [tmp_path]).config is None
+    assert find("web1", [tmp_path]).problems == ()
+
+
+def test_a_symlink_as_in_etc_xen_auto_is_followed_and_its_file_read_once(write, tmp_path: Path) -> None:
+    write("xen/customer-7", "name = 'web1'\n")
+    (tmp_path / "auto").mkdir()
+    (tmp_path / "auto/10-web1").symlink_to(tmp_path / "xen/customer-7")
+    reads: list[Path] = []
+
+    def counted(path: Path) -> DomainConfig:
+        reads.append(path)
+        return read(path)
+
+    dirs = [tmp_path / "auto", tmp_path / "xen"]
+    assert find("web1", dirs, read=counted).config is not None
+    assert find("web2", dirs, read=counted).config is None
+    assert reads == [tmp_path / "auto/10-web1"] * 2
+
+
+@pytest.mark.parametrize("name", ["../secret", "sub/../../secret", "/etc/hostname", "..", ".", "", "a\0b", "x" * 5000])
+def test_a_name_never_leads_out_of_the_directories(write, tmp_path: Path, name: str) -> None:
+    write("secret", "memory = 5\n")
+    write("configs/a.cfg", "memory = 5\n")
+    reads: list[Path] = []
+
+    def counted(path: Path) -> DomainConfig:
+        reads.append(path)
+        return read(path)
+
+    assert find(name, [tmp_path / "configs"], read=counted).config is None
+    assert reads == [tmp_path / "configs/a.cfg"]
+
+
+def test_a_vm_with_a_slash_in_its_name_is_found_by_the_name_inside(write, tmp_path: Path) -> None:
+    write("odd.cfg", "name = '../web1'\n")
+    assert find("../web1", [tmp_path]).config is not None
+
+
+def test_files_and_directories_passed_over_are_reported(write, tmp_path: Path) -> None:
+    write("a-broken.cfg", "name = 'web1\n")
+    write("b-binary", b"\x7fELF\0")
+    write("c.cfg", "name = 'web1'\n")
+    (tmp_path / "d-dangling").symlink_to(tmp_path / "nowhere")
+    found = find("web1", [tmp_path / "missing", tmp_path])
+    assert found.config is not None
+    assert [Path(problem.split(":")[0]).name for problem in found.problems] == ["missing", "a-broken.cfg", "b-binary"]

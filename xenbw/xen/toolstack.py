@@ -1,0 +1,98 @@
+"""Which domains exist, asked of the toolstack: `xl list`, or `xm list` on hosts from before Xen 4.5."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from xenbw.errors import UsageError, XenbwError
+from xenbw.runner import Runner
+from xenbw.xen.text import decode
+
+# Rows are read from their right end: a name may hold spaces, colons and digits and be wider than its column.
+# xl prints "%-40s %5d %5lu %5d     rbpscd  %8.1f" (tools/xl/xl_info.c), xm the same columns with other gaps
+# (tools/python/xen/xm/main.py, xm_brief_list).
+_RUNNING = re.compile(
+    rb"(?P<name>.*?) +(?P<domid>\d+) +(?P<mem>\d+) +(?P<vcpus>\d+)(?: +[-?A-Za-z]{6}| {11}) +(?P<time>\d+\.\d) *"
+)
+# xm lists a managed domain that is powered off with five blanks for the ID and ten for the state; tried first, since
+# the name's last word may be a number and stand where _RUNNING looks for the ID.
+_POWERED_OFF = re.compile(rb"(?P<name>.*?) {7,}(?P<mem>\d+) +(?P<vcpus>\d+) +(?P<time>\d+\.\d) *")
+
+# What printf makes of the name of a domain that is going away: it has left xenstore, the hypervisor still lists it.
+_NAMELESS = b"(null)"
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A line of the list. `domid` is None for a managed domain that is powered off (xm only)."""
+
+    name: str
+    domid: int | None
+
+
+def parse_list(output: bytes) -> tuple[Domain, ...]:
+    """The domains in the output of `xl list` or `xm list`, Domain-0 included, in the order printed.
+
+    Lines that are no row are skipped (a name with a line break in it must not hide the other VMs), but output without
+    the header or without any row raises XenbwError: Domain-0 is always listed.
+    """
+    lines = iter(output.split(b"\n"))
+    if not any(line.split()[:2] == [b"Name", b"ID"] for line in lines):
+        raise _unreadable("no header line with Name and ID")
+    rows = [row for line in lines if (row := _POWERED_OFF.fullmatch(line) or _RUNNING.fullmatch(line))]
+    if not rows:
+        raise _unreadable("no domain below the header")
+    return tuple(_domain(row) for row in rows if row["name"].rstrip(b" ") != _NAMELESS)
+
+
+def guests(domains: Iterable[Domain]) -> tuple[Domain, ...]:
+    """The domains that are VMs: all but Domain-0."""
+    return tuple(domain for domain in domains if domain.domid != 0)
+
+
+@dataclass(frozen=True)
+class Toolstack:
+    """The host's toolstack: `command` is "xl" or "xm"."""
+
+    command: str
+    run: Runner
+
+    def list(self, timeout: float) -> tuple[Domain, ...]:
+        """The domains now, Domain-0 included. Waits at most `timeout` seconds.
+
+        Raises XenbwError when the command is missing, hangs, fails or prints something else.
+        """
+        result = self.run([self.command, "list"], timeout=timeout)
+        if result.status != 0:
+            raise XenbwError(
+                f"{self.command} list failed with exit status {result.status}",
+                f"run '{self.command} list' as root to see why",
+            )
+        return parse_list(result.stdout)
+
+
+def detect(setting: str, run: Runner, which: Callable[[str], str | None] = shutil.which) -> Toolstack:
+    """The toolstack that `setting` (auto, xl or xm) asks for; auto takes xl where it is on PATH, else xm.
+
+    Raises XenbwError when auto finds neither, UsageError for another setting.
+    """
+    if setting in ("xl", "xm"):
+        return Toolstack(setting, run)
+    if setting != "auto":
+        raise UsageError(f"unknown toolstack {setting!r}", "allowed are auto, xl and xm")
+    for command in ("xl", "xm"):
+        if which(command):
+            return Toolstack(command, run)
+    raise XenbwError("neither xl nor xm found", "is this a Xen dom0, and is /usr/sbin on PATH?")
+
+
+def _domain(row: re.Match[bytes]) -> Domain:
+    domid = row.groupdict().get("domid")
+    return Domain(decode(row["name"].rstrip(b" ")), None if domid is None else int(domid))
+
+
+def _unreadable(what: str) -> XenbwError:
+    return XenbwError(f"cannot read the list of domains: {what}", "does 'xl list' (or 'xm list') work by hand?")
