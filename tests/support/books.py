@@ -1,0 +1,39 @@
+"""A ledger with VMs and interfaces in it, for tests that begin there."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from xenbw.model import VM, Binding
+from xenbw.store.ledger import Ledger
+
+BOOT = "5c1b9a52-2f0e-4d0e-9f57-0c5b7e1c9a11"
+
+
+def add_vm(ledger: Ledger, name: str, at: datetime, **facts: object) -> int:
+    """A VM that the admin added, with what he set for it."""
+    vm_id = ledger.meet(name, at).id
+    ledger.set_vm(vm_id, added_at=at, **facts)
+    return vm_id
+
+
+def start_vif(ledger: Ledger, name: str, at: datetime, *, domid: int, devid: int = 0, **facts: Any) -> Binding:
+    """An interface of the VM came up, as the hook records it; its ifindex follows from domid and devid."""
+    known = {"boot_id": BOOT, "kind": "vif", "mac": None, "ips": "", "bridge": None, **facts}
+    ifindex, interface = 100 * domid + devid, f"vif{domid}.{devid}"
+    binding_id = ledger.bind(
+        at=at, name=name, domid=domid, devid=devid, **{"ifindex": ifindex, "interface": interface, **known}
+    )
+    return ledger.live_bindings()[binding_id]
+
+
+def vm_of(ledger: Ledger, vm_id: int) -> VM:
+    """The VM as the ledger has it now."""
+    return ledger.vms()[vm_id]
+
+
+def open_ledger(folder: Path, patience: float = 0.0) -> Ledger:
+    """A ledger of its own in that folder, begun there if need be."""
+    return Ledger.open(folder / "ledger.db", create=True, patience=patience)

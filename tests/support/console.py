@@ -1,0 +1,217 @@
+"""A host's command line in a folder: its configuration, its xl, its ledger, and xenbw as an admin runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from xenbw import config
+from xenbw.accounting import Pending, Share, hour_of
+from xenbw.clock import Moment, boot_id
+from xenbw.control import Server
+from xenbw.guard import Guard
+from xenbw.model import VM
+from xenbw.roster import Roster
+from xenbw.store.ledger import Alive, Ledger
+
+REPO = Path(__file__).parents[2]
+CAPTURES = REPO / "tests/data/xen-4.17"
+GUESTS = CAPTURES / "03-many-vifname-longname-oddname/xl-list.txt"
+"""web1, customer-42.example.org_web+db, ren and "sp ace:col" run."""
+
+
+class Console:
+    """A host whose xl prints a captured list; `extra` goes into its configuration as it is."""
+
+    def __init__(self, root: Path, extra: str = "") -> None:
+        self.root = root
+        self.xen = root / "xen"
+        self.ledger_path = root / "lib/ledger.db"
+        self.run_dir = root / "run"
+        for folder in (self.xen, self.run_dir, root / "bin"):
+            folder.mkdir()
+        self.config = root / "xenbw.toml"
+        self.config.write_text(
+            f'[host]\nname = "dom0-a"\n[toolstack]\nconfig_dirs = ["{self.xen}"]\n[ledger]\npath = "{self.ledger_path}"\n'
+            f'[daemon]\nrun_dir = "{self.run_dir}"\n[period]\nclock_wait = 0\n{extra}'
+        )
+        self.lists(GUESTS)
+
+    def lists(self, output: Path) -> None:
+        """From now on `xl list` prints what is in this file."""
+        self.script("xl", f"[ \"$*\" = list ] && exec cat '{output}'\nexit 64\n")
+
+    def script(self, name: str, body: str) -> None:
+        """Put a shell script on PATH."""
+        path = self.root / "bin" / name
+        path.write_text(f"#!/bin/sh\n{body}")
+        path.chmod(0o755)
+
+    @property
+    def env(self) -> dict[str, str]:
+        search = f"{self.root / 'bin'}:{os.environ['PATH']}"
+        return {**os.environ, "PATH": search, "XENBW_CONFIG": str(self.config), "PYTHONPATH": str(REPO)}
+
+    def run(self, *words: str | bytes, wrap: tuple[str, ...] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+        """`xenbw words…`, off a terminal; `wrap` is a command that runs it."""
+        return subprocess.run(
+            [*wrap, sys.executable, "-m", "xenbw.cli.main", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=self.env,
+            timeout=30,
+            **options,
+        )
+
+    def done(self, *words: str) -> str:
+        """What `xenbw words…` prints; it must succeed and complain of nothing."""
+        result = self.run(*words)
+        assert (result.returncode, result.stderr) == (0, ""), result
+        return result.stdout
+
+    @contextlib.contextmanager
+    def ledger(self) -> Iterator[Ledger]:
+        opened = Ledger.open(self.ledger_path, create=True)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    def vm(self, name: str) -> VM:
+        with self.ledger() as ledger:
+            vm = ledger.vm_named(name)
+            assert vm is not None, f"{name} is not in the ledger"
+            return vm
+
+    def runs(self, name: str, interface: str = "vif7.0", ips: str = "") -> int:
+        """The VM starts with one vif; returns the binding's id."""
+        with self.ledger() as ledger:
+            return ledger.bind(
+                at=datetime.now(UTC),
+                name=name,
+                boot_id=boot_id(),
+                domid=7,
+                devid=0,
+                kind="vif",
+                ifindex=abs(hash(interface)) % 10**6,
+                interface=interface,
+                mac="00:16:3e:77:00:0b",
+                ips=ips,
+                bridge="xenbr0",
+            )
+
+    def uses(self, name: str, in_bytes: int, out_bytes: int) -> None:
+        """The VM's traffic now, as the daemon commits it."""
+        now = datetime.now(UTC)
+        with self.ledger() as ledger:
+            roster = Roster(ledger, config.load(self.config))
+            roster.load(Moment(now, trusted=True))
+            entry = next(entry for entry in roster.entries.values() if entry.vm.name == name)
+            share = Share(entry.period.start, hour_of(now), in_bytes, out_bytes, 0)
+            ledger.commit(Pending((), ((entry.vm.id, share),)), Alive(now, time.clock_gettime(7), boot_id()))
+
+
+class StandIn:
+    """The daemon's control socket with the daemon's judge behind it, and no kernel: nothing is really blocked."""
+
+    def __init__(self, console: Console) -> None:
+        self.asked: list[str] = []
+        self.problems: list[str] = []
+        self._console = console
+        self._server = Server(console.run_dir, self._answer)
+        self._stop, self._stopper = os.pipe()
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._stopper)
+        self._thread.join()
+        os.close(self._stop)
+        self._server.close()
+
+    def _serve(self) -> None:
+        while self._stop not in select.select([self._server, self._stop], [], [])[0]:
+            stream = self._server.accept()
+            if stream is not None and stream in select.select([stream], [], [], 5)[0]:
+                self._server.serve(stream)
+
+    def _answer(self, op: str) -> dict[str, Any]:
+        self.asked.append(op)
+        if op == "sync":
+            self._judge()
+        return {"ok": True, "changes": [], "version": "0.1.0", "meter": "kernel", "problems": self.problems}
+
+    def _judge(self) -> None:
+        settings, moment = config.load(self._console.config), Moment(datetime.now(UTC), trusted=True)
+        with self._console.ledger() as ledger:
+            roster = Roster(ledger, settings)
+            roster.load(moment)
+            guard = Guard(ledger, settings, [])
+            guard.judge(roster, ledger.usage(), list(roster.entries), moment)
+
+
+class Terminal:
+    """`xenbw words…` with a real pseudo-terminal as its controlling one."""
+
+    def __init__(self, console: Console, *words: str) -> None:
+        self._mine, theirs = os.openpty()
+        self._seen = ""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "xenbw.cli.main", *words],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=console.env,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(theirs)
+
+    def expect(self, text: str) -> str:
+        """Wait until the terminal shows this; returns everything up to it since the last time."""
+        limit = time.monotonic() + 10
+        while text not in self._seen:
+            assert select.select([self._mine], [], [], max(0.0, limit - time.monotonic()))[0], self._seen
+            self._seen += self._read()
+        before, _, self._seen = self._seen.partition(text)
+        return before + text
+
+    def type(self, keys: str) -> None:
+        os.write(self._mine, keys.encode())
+
+    def end(self) -> tuple[int, str]:
+        """The exit status, and what else was shown."""
+        rest = self._seen
+        with contextlib.suppress(EOFError):
+            while True:
+                rest += self._read()
+        status = self._process.wait(10)
+        os.close(self._mine)
+        return status, rest
+
+    def _read(self) -> str:
+        try:
+            data = os.read(self._mine, 65536)
+        except OSError:  # EIO: the last process on the terminal has ended
+            data = b""
+        if not data:
+            raise EOFError(f"the program ended; it showed {self._seen!r}")
+        return data.decode().replace("\r\n", "\n")
+
+

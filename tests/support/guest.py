@@ -1,0 +1,259 @@
+"""A guest of the miniature dom0: a namespace behind a veth pair, with what libxl writes about it in xenstore."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.support.netns import Namespace
+from tests.support.traffic import transfer
+from xenbw.model import Counters
+
+if TYPE_CHECKING:
+    from tests.support.dom0 import Dom0
+
+_STATE_INITIALISING, _STATE_CONNECTED, _STATE_CLOSED = "1", "4", "6"  # xen/include/public/io/xenbus.h
+
+
+@dataclass(frozen=True)
+class ScriptResult:
+    """A finished run of a vif script. `seconds` is its whole duration; its stderr goes to Dom0.script_log."""
+
+    command: str
+    devid: int
+    returncode: int
+    seconds: float
+    stdout: str
+    stderr: str
+
+
+class ScriptError(Exception):
+    """A vif script failed at the start of a guest, which xl answers by destroying the guest."""
+
+    def __init__(self, results: list[ScriptResult]) -> None:
+        super().__init__(results)
+        self.results = results
+
+
+@dataclass(frozen=True)
+class Card:
+    """A network card as the guest's config describes it. `ips` are the guest's own, `config_ips` what `ip=` says."""
+
+    devid: int
+    mac: str
+    ips: tuple[str, ...]
+    config_ips: tuple[str, ...]
+    bridge: str
+    vifname: str | None
+    script: str
+
+
+class Guest:
+    """A guest over all its lives: name, UUID, MAC and addresses stay, the domid grows.
+
+    `scripts` are the runs of its vif scripts, oldest first; `interfaces` are its vifs' names in dom0 by devid.
+    """
+
+    def __init__(self, dom0: Dom0, name: str, uuid: str, cards: list[Card]) -> None:
+        self.name = name
+        self.uuid = uuid
+        self.cards = cards
+        self.domid = 0
+        self.scripts: list[ScriptResult] = []
+        self.interfaces: dict[int, str] = {}
+        self._namespace: Namespace | None = None
+        self._dom0 = dom0
+
+    @property
+    def running(self) -> bool:
+        return self._namespace is not None
+
+    @property
+    def namespace(self) -> Namespace:
+        """Where the running guest's cards eth0, eth1, … and its processes are."""
+        if self._namespace is None:
+            raise RuntimeError(f"{self.name} is not running")
+        return self._namespace
+
+    @property
+    def interface(self) -> str:
+        """The first vif's name in dom0."""
+        return self.interfaces[0]
+
+    def start(self, domid: int | None = None) -> None:
+        """Start (again) under a new domid; ScriptError when a vif script fails, and then nothing of it is left."""
+        self.domid = self._dom0.take_domid(domid)
+        self._namespace = Namespace()
+        self._dom0.guests.append(self)
+        self._dom0.store.write_all(self._domain_nodes())
+        for card in self.cards:
+            self._plug(card)
+        results = self._run_scripts("online")
+        self._follow_renames()
+        if any(result.returncode for result in results):
+            self.destroy()
+            raise ScriptError(results)
+        for card in self.cards:
+            self._connect(card)
+
+    def stop(self) -> None:
+        """Shut down: the guest takes its links down, then goes as in `destroy`."""
+        self.namespace.ip(*(f"link set eth{card.devid} down" for card in self.cards))
+        self.destroy()
+
+    def destroy(self) -> None:
+        """Go as a real guest does: first the interfaces, then the scripts run offline, then xenstore's entries.
+
+        While the scripts run, domain and backend are readable and the frontend is not.
+        """
+        for interface in self.interfaces.values():
+            self._dom0.namespace.run(["ip", "link", "del", interface])
+        store = self._dom0.store
+        store.remove(f"/local/domain/{self.domid}/device")
+        for card in self.cards:
+            store.write_all({f"{self._backend(card)}/{key}": value for key, value in _CLOSED.items()})
+            store.remove(f"{self._backend(card)}/hotplug-status")
+        self._run_scripts("offline")
+        for path in (f"/local/domain/0/backend/vif/{self.domid}", f"/local/domain/{self.domid}", f"/vm/{self.uuid}"):
+            store.remove(path)
+        self.namespace.close()
+        self._namespace = None
+        self.interfaces = {}
+        self._dom0.guests.remove(self)
+
+    def reboot(self) -> None:
+        """Stop and start: the same guest under a new domid."""
+        self.stop()
+        self.start()
+
+    def rename_vif(self, interface: str, devid: int = 0) -> None:
+        """Rename the running guest's vif in dom0, as an admin may; kernels before 6.2 rename only what is down."""
+        old, self.interfaces[devid] = self.interfaces[devid], interface
+        up = self._dom0.run(["ip", "link", "show", "up", "dev", old]).stdout != ""
+        again = [f"link set {interface} up"] if up else []
+        self._dom0.namespace.ip(f"link set {old} down", f"link set {old} name {interface}", *again)
+
+    def ping(self, address: str, count: int = 1, timeout: float = 0.5) -> bool:
+        """Whether every one of `count` echo requests is answered within `timeout` seconds."""
+        argv = ["ping", "-n", "-q", "-i", "0.05", "-c", str(count), "-W", str(timeout), address]
+        return f" {count} received" in self.namespace.run(argv).stdout
+
+    def send(self, size: int, to: Guest | str = "outside", *, version: int = 4, timeout: float = 0.3) -> int:
+        """Send `size` bytes of UDP payload to "outside", "dom0" or another guest; how many arrived there."""
+        target, address = self._dom0.peer(to, version)
+        return transfer(self.namespace, target, address, size, timeout)
+
+    def receive(self, size: int, sender: Guest | str = "outside", *, version: int = 4, timeout: float = 0.3) -> int:
+        """Let "outside", "dom0" or another guest send `size` bytes of UDP payload; how many arrived here."""
+        source, _ = self._dom0.peer(sender, version)
+        return transfer(source, self.namespace, self.address(version), size, timeout)
+
+    def counters(self, devid: int = 0) -> Counters:
+        """What the guest's own card counted in this life, Ethernet headers included."""
+        with self.namespace.entered():
+            lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
+        (fields,) = (line.split(":")[1].split() for line in lines if line.strip().startswith(f"eth{devid}:"))
+        return Counters(in_bytes=int(fields[0]), out_bytes=int(fields[8]))
+
+    def address(self, version: int = 4) -> str:
+        """The guest's first address of that IP version."""
+        return next(ip for card in self.cards for ip in card.ips if (":" in ip) == (version == 6))
+
+    def _backend(self, card: Card) -> str:
+        return f"/local/domain/0/backend/vif/{self.domid}/{card.devid}"
+
+    def _plug(self, card: Card) -> None:
+        """What libxl and then netback do for a vif before its script runs."""
+        interface = self.interfaces[card.devid] = f"vif{self.domid}.{card.devid}"
+        self._dom0.store.write_all(self._vif_nodes(card))
+        peer = f"peer name eth{card.devid} address {card.mac} netns {self.namespace.path}"
+        self._dom0.namespace.ip(f"link add {interface} type veth {peer}")
+
+    def _follow_renames(self) -> None:
+        """The scripts rename a vif to its vifname, unless they fail before."""
+        with self._dom0.namespace.entered():
+            present = {name for _, name in socket.if_nameindex()}
+        for card in self.cards:
+            if card.vifname and self.interfaces[card.devid] not in present:
+                self.interfaces[card.devid] = card.vifname
+
+    def _connect(self, card: Card) -> None:
+        """What the guest does once its vif is connected: addresses and default routes."""
+        device = f"eth{card.devid}"
+        gateways = sorted({_gateway(card, ip) for ip in card.ips})
+        self.namespace.ip(
+            f"link set {device} up",
+            *(f"addr add {ip}/{64 if ':' in ip else 24} dev {device}" for ip in card.ips),
+            *(f"route replace default via {gateway} dev {device} onlink" for gateway in gateways),
+        )
+        self._await_forwarding(self.interfaces[card.devid])
+        self._dom0.store.write_all(
+            {
+                f"{self._backend(card)}/state": _STATE_CONNECTED,
+                f"/local/domain/{self.domid}/device/vif/{card.devid}/state": _STATE_CONNECTED,
+            }
+        )
+
+    def _await_forwarding(self, interface: str) -> None:
+        """The kernel looks at links that came up once a second at most (linux net/core/link_watch.c); until then the
+        bridge keeps the port closed."""
+        state = f"/sys/class/net/{interface}/brport/state"
+        loop = f"for i in $(seq 200); do [ ! -e {state} ] || [ $(cat {state}) = 3 ] && exit; sleep 0.01; done"
+        self._dom0.run(["sh", "-c", loop])
+
+    def _run_scripts(self, command: str) -> list[ScriptResult]:
+        """All vifs' scripts at once, as libxl runs them."""
+        with ThreadPoolExecutor() as pool:
+            results = list(pool.map(partial(self._dom0.run_script, command, self.domid), self.cards))
+        self.scripts += results
+        return results
+
+    def _domain_nodes(self) -> dict[str, str]:
+        domain, vm = f"/local/domain/{self.domid}", f"/vm/{self.uuid}"
+        return {
+            f"{vm}/name": self.name,
+            f"{vm}/uuid": self.uuid,
+            f"{domain}/vm": vm,
+            f"{domain}/name": self.name,
+            f"{domain}/domid": str(self.domid),
+            f"{domain}/memory/target": str(128 * 1024),
+        }
+
+    def _vif_nodes(self, card: Card) -> dict[str, str]:
+        frontend = f"/local/domain/{self.domid}/device/vif/{card.devid}"
+        backend = {
+            "frontend": frontend,
+            "frontend-id": str(self.domid),
+            "online": "1",
+            "state": _STATE_INITIALISING,
+            "script": f"/etc/xen/scripts/{card.script}",
+            "mac": card.mac,
+            "bridge": card.bridge,
+            "handle": str(card.devid),
+            "type": "vif",
+            "hotplug-status": "",
+        }
+        if card.config_ips:
+            backend["ip"] = " ".join(card.config_ips)
+        if card.vifname:
+            backend["vifname"] = card.vifname
+        device = {"backend": self._backend(card), "backend-id": "0", "handle": str(card.devid), "mac": card.mac}
+        return {f"{self._backend(card)}/{key}": value for key, value in backend.items()} | {
+            f"{frontend}/{key}": value for key, value in device.items()
+        }
+
+
+_CLOSED = {"online": "0", "state": _STATE_CLOSED}
+
+
+def _gateway(card: Card, ip: str) -> str:
+    if ":" in ip:
+        return "fd50::1"
+    if card.script == "vif-nat":  # its routing_ip(): the guest's address with 127 added to the last byte
+        network, _, host = ip.rpartition(".")
+        return f"{network}.{int(host) + 127}"
+    return "10.50.0.1"

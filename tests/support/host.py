@@ -1,0 +1,142 @@
+"""A miniature dom0 with xenbw installed in it: hook, daemon and command line of this source tree, as a package would."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from tests.support.dom0 import Dom0
+from xenbw import control
+from xenbw.model import Counters
+from xenbw.store.ledger import Ledger
+
+REPO = Path(__file__).resolve().parents[2]
+HOOK = REPO / "hooks" / "vif-post.d" / "xenbw.hook"
+
+
+class Host(Dom0):
+    """A Dom0 that meters. `config` is TOML that comes on top of what moves its files into its own directory."""
+
+    def __init__(self, config: str = "", hooks: Iterable[Path] = (HOOK,)) -> None:
+        super().__init__(hooks)
+        self._config = config
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self._ledger: Ledger | None = None
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.state = self.directory / "state"
+        self.state.mkdir()
+        self.run_dir, self.ledger_path = self.directory / "run", self.state / "ledger.db"
+        self.log, self.config = self.directory / "xenbwd.log", self.directory / "xenbw.toml"
+        self.configure(self._config)
+        self.hook_env |= {
+            "XENBW_CONFIG": str(self.config),
+            "XENBW_HOOK": str(REPO / "hooks" / "vif-hook"),
+            "XENBW_LIB": str(REPO),
+        }
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind(str(self.directory / "notify"))
+        self._exit.callback(self._notify.close)
+        return self
+
+    def configure(self, config: str) -> None:
+        """Write xenbw.toml; the daemon takes it over at its next start or SIGHUP."""
+        self.config.write_text(
+            f'[daemon]\nrun_dir = "{self.run_dir}"\n[ledger]\npath = "{self.ledger_path}"\n'
+            f'commit = 1.0\n[enforce]\ninterval = 1\n[toolstack]\nconfig_dirs = ["{self.directory}"]\n'
+        )
+        own = self.directory / "xenbw.toml.d" / "own.toml"
+        own.parent.mkdir(exist_ok=True)
+        own.write_text(config)
+
+    def start_daemon(self) -> None:
+        """Start xenbwd and wait until it tells systemd that it is ready."""
+        env = {"PYTHONPATH": str(REPO), "NOTIFY_SOCKET": str(self.directory / "notify")}
+        argv = [sys.executable, "-m", "xenbw.daemon", "--config", str(self.config)]
+        self.daemon = self.popen(argv, output=self.log, env=env)
+        self.notified("READY=1")
+
+    def notified(self, word: str, timeout: float = 15) -> list[str]:
+        """Wait for a word of the daemon to systemd; returns all of its words until then."""
+        heard: list[str] = []
+        self._notify.settimeout(timeout)
+        while word not in heard:
+            heard += self._notify.recv(65536).decode().splitlines()
+        return heard
+
+    def kill_daemon(self) -> None:
+        """kill -9."""
+        assert self.daemon is not None
+        self.daemon.kill()
+        self.daemon.wait()
+
+    def stop_daemon(self) -> int:
+        """SIGTERM, as systemctl stop does; its exit status."""
+        assert self.daemon is not None
+        self.daemon.terminate()
+        return self.daemon.wait(timeout=20)
+
+    def xenbw(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the command line in dom0."""
+        env = {"PYTHONPATH": str(REPO), "XENBW_CONFIG": str(self.config)}
+        done = self.run([sys.executable, "-m", "xenbw.cli.main", *arguments], env=env)
+        assert not check or done.returncode == 0, done
+        return done
+
+    def ask(self, op: str) -> dict[str, Any]:
+        """Ask the daemon through its socket."""
+        return control.ask(self.run_dir, op, timeout=10)
+
+    def ledger(self) -> Ledger:
+        """The test's own connection to the ledger."""
+        if self._ledger is None:
+            self._ledger = Ledger.open(self.ledger_path, create=True)
+            self._exit.callback(self._ledger.close)
+        return self._ledger
+
+    def add(self, name: str, **values: object) -> None:
+        """Give a VM an allowance by writing it into the ledger, without the daemon's help."""
+        ledger, now = self.ledger(), datetime.now(UTC)
+        ledger.set_vm(ledger.meet(name, now).id, added_at=now, **values)
+
+    def usage(self, name: str) -> Counters:
+        """A VM's usage of the present period, after all that was counted has been written."""
+        self.ask("commit")
+        ledger = self.ledger()
+        vm = ledger.vm_named(name)
+        return ledger.usage().get(vm.id, Counters(0, 0)) if vm else Counters(0, 0)
+
+    def show(self, name: str) -> dict[str, Any]:
+        """`xenbw show NAME --json`."""
+        document: dict[str, Any] = json.loads(self.xenbw("show", name, "--json").stdout)
+        return document
+
+    def rules(self, version: int = 4) -> list[str]:
+        """The legacy filter table as iptables-legacy -S prints it."""
+        command = "iptables-legacy" if version == 4 else "ip6tables-legacy"
+        return self.run([command, "-S"], check=True).stdout.splitlines()
+
+    def blocked(self, address: str) -> bool:
+        """Whether the kernel has both null routes of an address."""
+        version = 6 if ":" in address else 4
+        chain = [rule for rule in self.rules(version) if rule.startswith("-A XENBW")]
+        length = 32 if version == 4 else 128
+        return all(any(f" {side} {address}/{length} " in rule for rule in chain) for side in ("-s", "-d"))
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> bool:
+    """Wait until a condition holds; whether it came to hold in time."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.02)
+    return True

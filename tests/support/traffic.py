@@ -1,0 +1,53 @@
+"""Real traffic of a known amount between two namespaces."""
+
+from __future__ import annotations
+
+import socket
+
+from tests.support.netns import Namespace
+
+_DATAGRAM = 1400  # with its headers below every MTU in play
+_BATCH = 32  # what an unread socket certainly holds
+
+
+def transfer(source: Namespace, target: Namespace, address: str, size: int, timeout: float) -> int:
+    """Send `size` bytes of UDP payload from `source` to `address` in `target`; how many of them arrived.
+
+    All are sent, whether or not anything arrives, as long as the sender knows the way (its own neighbours, routes and
+    firewall); `timeout` (seconds) is waited once for something that does not arrive.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with target.entered():
+        receiver = socket.socket(family, socket.SOCK_DGRAM)
+    with source.entered():
+        sender = socket.socket(family, socket.SOCK_DGRAM)
+    with receiver, sender:
+        receiver.bind((address, 0))
+        receiver.settimeout(timeout)
+        arrived = 0
+        for start in range(0, size, _BATCH * _DATAGRAM):
+            batch = min(size - start, _BATCH * _DATAGRAM)
+            _send(sender, batch, (address, receiver.getsockname()[1]))
+            got = _receive(receiver, batch)
+            arrived += got
+            if got < batch:
+                receiver.settimeout(0)
+        return arrived
+
+
+def _send(sender: socket.socket, size: int, destination: tuple[str, int]) -> None:
+    for offset in range(0, size, _DATAGRAM):
+        try:
+            sender.sendto(bytes(min(size - offset, _DATAGRAM)), destination)
+        except OSError:
+            return  # the sender's own firewall or routes refuse it: then nothing goes out
+
+
+def _receive(receiver: socket.socket, expected: int) -> int:
+    got = 0
+    while got < expected:
+        try:
+            got += len(receiver.recv(65536))
+        except (TimeoutError, BlockingIOError):
+            break
+    return got
