@@ -106,7 +106,7 @@ class Tally:
         self.tracked: dict[int, Tracked] = {}
         self.usage: dict[int, Counters] = {}
         self._period_start: dict[int, datetime] = {}
-        self._ahead: dict[int, tuple[datetime, Counters]] = {}
+        self._ahead: dict[tuple[int, datetime], Counters] = {}
         self._touched: dict[int, Tracked] = {}
         self._shares: dict[tuple[int, datetime, datetime], list[int]] = {}
 
@@ -121,10 +121,9 @@ class Tally:
     def open_period(self, vm_id: int, start: datetime, usage: Counters | None = None) -> None:
         """Make `start` the VM's present period, with the usage the ledger has for it, or with what `credit` has
         already placed in it."""
-        if usage is None:
-            ahead = self._ahead.pop(vm_id, None)
-            usage = ahead[1] if ahead and ahead[0] == start else ZERO
-        self._period_start[vm_id], self.usage[vm_id] = start, usage
+        placed = self._ahead.get((vm_id, start), ZERO)
+        self._ahead = {key: sums for key, sums in self._ahead.items() if key[0] != vm_id or key[1] > start}
+        self._period_start[vm_id], self.usage[vm_id] = start, placed if usage is None else usage
 
     def credit(self, readings: Mapping[str, Counters], until: datetime, period_of: PeriodOf) -> set[int]:
         """Credit each tracked binding with what passed since its last reading. Returns the ids of the VMs concerned.
@@ -147,26 +146,23 @@ class Tally:
             start = self._period_start.get(vm_id)
             # The common case by far, kept short: the same hour, well inside the VM's present period.
             if start is not None and since >= hour and period_of(vm_id, until).start == start <= since:
-                self._add(vm_id, Share(start, hour, amount.in_bytes, amount.out_bytes, 0))
+                self._add(vm_id, start, hour, amount, 0)
                 continue
             for share in divide(amount, since, until, partial(period_of, vm_id)):
-                self._add(vm_id, share)
+                passed = Counters(share.in_bytes, share.out_bytes)
+                self._add(vm_id, share.period_start, share.hour, passed, share.divided_bytes)
         return changed
 
-    def _add(self, vm_id: int, share: Share) -> None:
-        amount = Counters(share.in_bytes, share.out_bytes)
-        if share.period_start == self._period_start.get(vm_id):
+    def _add(self, vm_id: int, period_start: datetime, hour: datetime, amount: Counters, divided_bytes: int) -> None:
+        if period_start == self._period_start.get(vm_id):
             self.usage[vm_id] = self.usage.get(vm_id, ZERO).plus(amount)
         else:
-            start, ahead = self._ahead.get(vm_id, (share.period_start, ZERO))
-            self._ahead[vm_id] = (
-                share.period_start,
-                ahead.plus(amount) if start == share.period_start else amount,
-            )
-        sums = self._shares.setdefault((vm_id, share.period_start, share.hour), [0, 0, 0])
-        sums[0] += share.in_bytes
-        sums[1] += share.out_bytes
-        sums[2] += share.divided_bytes
+            key = (vm_id, period_start)
+            self._ahead[key] = self._ahead.get(key, ZERO).plus(amount)
+        sums = self._shares.setdefault((vm_id, period_start, hour), [0, 0, 0])
+        sums[0] += amount.in_bytes
+        sums[1] += amount.out_bytes
+        sums[2] += divided_bytes
 
     def readings(self) -> list[tuple[int, Counters]]:
         """(binding_id, raw counters) of every tracked binding, as last read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -16,6 +17,11 @@ from xenbw.model import Action, Allowance, Count
 from xenbw.units import parse_size
 
 DEFAULT_PATH = Path("/etc/xenbw/xenbw.toml")
+# RFC 5322's dot-atoms, alone or after a name for people; "root" is for the mail server to complete.
+MAIL_ADDRESS = re.compile(
+    r"""(?:(?P<display>[^<>"\\]*)<)?(?P<user>[\w!#$%&'*+/=?^`{|}~.-]+)(?:@(?P<domain>[A-Za-z0-9.-]+))?(?(display)>)""",
+    re.ASCII,
+)
 
 
 def _text(value: Any) -> str:
@@ -74,6 +80,23 @@ def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise UsageError("a list of texts")
     return tuple(_text(item) for item in value)
+
+
+def _mail_address(value: Any) -> str:
+    text = _text(value)
+    if not text.isprintable() or not MAIL_ADDRESS.fullmatch(text):
+        raise UsageError('a mail address like "noc@example.com" or "NOC <noc@example.com>"')
+    return text
+
+
+def _mail_addresses(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise UsageError('a list of mail addresses like ["noc@example.com"]')
+    return tuple(_mail_address(item) for item in value)
+
+
+def _mail_sender(value: Any) -> str:
+    return "" if value == "" else _mail_address(value)
 
 
 def _networks(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -156,8 +179,8 @@ class EnforceSection:
 
 @dataclass(frozen=True)
 class MailSection:
-    to: tuple[str, ...] = _key(_texts, ())
-    sender: str = _key(_text, "")
+    to: tuple[str, ...] = _key(_mail_addresses, ())
+    sender: str = _key(_mail_sender, "")
     host: str = _key(_text, "localhost")
     port: int = _key(_whole(1, 65535), 25)
     starttls: bool = _key(_switch, False)
@@ -201,7 +224,8 @@ def _section(kind: type[Any], table: Any, where: str) -> Any:
         try:
             values[key] = known[key].metadata["check"](value)
         except UsageError as error:
-            raise UsageError(f"{where} {key} = {value!r}: not allowed", f"allowed: {error.message}") from None
+            shown = "..." if key == "password" else repr(value)
+            raise UsageError(f"{where} {key} = {shown}: not allowed", f"allowed: {error.message}") from None
     return kind(**values)
 
 

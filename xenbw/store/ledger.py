@@ -6,12 +6,14 @@ nothing slow happens inside one, so that no lock is held for longer than the wri
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ class CorruptLedgerError(LedgerError):
     """The file is not a ledger, or is damaged. Only the daemon sets it aside."""
 
 
+# A commit writes the same few times into every row.
+@lru_cache(maxsize=64)
 def to_text(moment: datetime | None) -> str | None:
     """A time as the ledger writes it: UTC, fixed width, so that text order is time order."""
     return None if moment is None else moment.astimezone(UTC).isoformat(timespec="microseconds")
@@ -133,6 +137,17 @@ def _explain(path: Path, error: sqlite3.Error) -> LedgerError:
     return LedgerError(f"{path}: {error}", hint.get(prefix, "see the file system and its permissions"))
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time: two that switch a new ledger to WAL at once get SQLITE_BUSY, whatever their patience."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 class Ledger:
     """One process's connection to the ledger."""
 
@@ -151,7 +166,9 @@ class Ledger:
             if create:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 # Its rows name customers and their traffic: root's eyes only.
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o640))
+                # Never opened by ourselves once it is there: closing it would drop this process's SQLite locks on it.
+                with suppress(FileExistsError):
+                    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o640))
             elif not path.exists():
                 raise LedgerError(f"{path}: there is no ledger yet", "start xenbwd, or add a VM with xenbw-addvm")
             db = sqlite3.connect(
@@ -172,12 +189,16 @@ class Ledger:
                     "upgrade xenbw; the ledger was left untouched",
                 )
             if version < schema.VERSION:
-                db.execute("PRAGMA journal_mode = WAL")
-                schema.migrate(db)
+                with _alone_in(path.parent):
+                    db.execute("PRAGMA journal_mode = WAL")
+                    schema.migrate(db)
             db.execute("PRAGMA synchronous = NORMAL")
         except LedgerError:
             db.close()
             raise
+        except OSError as error:
+            db.close()
+            raise LedgerError(f"{path.parent}: {error.strerror}", "run it as root") from None
         except sqlite3.Error as error:
             db.close()
             raise _explain(path, error) from None
@@ -205,7 +226,8 @@ class Ledger:
         except sqlite3.Error as error:
             raise _explain(self.path, error) from None
 
-    def _rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
+    def rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
+        """Read, without a lock; for the store's own modules. Raises LedgerError."""
         try:
             return self._db.execute(sql, values).fetchall()
         except sqlite3.Error as error:
@@ -213,13 +235,13 @@ class Ledger:
 
     def changed_by_others(self) -> bool:
         """Whether another process wrote since the last call (PRAGMA data_version: microseconds)."""
-        version = self._rows("PRAGMA data_version")[0][0]
+        version = self.rows("PRAGMA data_version")[0][0]
         changed, self._data_version = version != self._data_version, version
         return bool(changed)
 
     def check(self) -> None:
         """Raise CorruptLedgerError unless SQLite finds the file sound. Takes time with its size: once, at start."""
-        answer = self._rows("PRAGMA quick_check(1)")
+        answer = self.rows("PRAGMA quick_check(1)")
         if not answer or answer[0][0] != "ok":
             raise _explain(self.path, _Damaged())
 
@@ -238,7 +260,7 @@ class Ledger:
     # meta
 
     def meta(self, key: str) -> Any:
-        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
+        rows = self.rows("SELECT value FROM meta WHERE key = ?", key)
         return rows[0][0] if rows else None
 
     def set_meta(self, key: str, value: str | float) -> None:
@@ -257,10 +279,10 @@ class Ledger:
 
     def vms(self) -> dict[int, VM]:
         """Every VM that was not retired, by id."""
-        return {row["id"]: _vm(row) for row in self._rows("SELECT * FROM vm WHERE retired_at IS NULL ORDER BY name")}
+        return {row["id"]: _vm(row) for row in self.rows("SELECT * FROM vm WHERE retired_at IS NULL ORDER BY name")}
 
     def vm_named(self, name: str) -> VM | None:
-        rows = self._rows("SELECT * FROM vm WHERE name = ? AND retired_at IS NULL", name)
+        rows = self.rows("SELECT * FROM vm WHERE name = ? AND retired_at IS NULL", name)
         return _vm(rows[0]) if rows else None
 
     def meet(self, name: str, at: datetime) -> VM:
@@ -289,7 +311,7 @@ class Ledger:
             self.lift(vm_id, at, "the VM was removed")
             (name,) = db.execute("SELECT name FROM vm WHERE id = ?", (vm_id,)).fetchone()
             live = [
-                _binding(row) for row in self._rows("SELECT * FROM binding WHERE vm_id = ? AND ended_at IS NULL", vm_id)
+                _binding(row) for row in self.rows("SELECT * FROM binding WHERE vm_id = ? AND ended_at IS NULL", vm_id)
             ]
             db.execute("UPDATE vm SET retired_at = ?, rev = ? WHERE id = ?", (to_text(at), self.rev, vm_id))
             for binding in live:
@@ -313,11 +335,11 @@ class Ledger:
     # bindings
 
     def live_bindings(self) -> dict[int, Binding]:
-        return {row["id"]: _binding(row) for row in self._rows("SELECT * FROM binding WHERE ended_at IS NULL")}
+        return {row["id"]: _binding(row) for row in self.rows("SELECT * FROM binding WHERE ended_at IS NULL")}
 
     def bindings_of(self, vm_id: int, since: datetime) -> list[Binding]:
         """The VM's bindings that lived after `since`, oldest first."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT * FROM binding WHERE vm_id = ? AND (ended_at IS NULL OR ended_at > ?) ORDER BY started_at, id",
             vm_id,
             to_text(since),
@@ -326,7 +348,7 @@ class Ledger:
 
     def latest_bindings(self) -> list[Binding]:
         """For each VM the bindings of its newest life, running or ended: where its addresses are known from."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT binding.* FROM binding JOIN (SELECT vm_id, max(id) AS id FROM binding GROUP BY vm_id) AS newest"
             " USING (vm_id) JOIN binding AS head ON head.id = newest.id"
             " WHERE binding.ended_at IS NULL OR (binding.boot_id = head.boot_id AND binding.domid = head.domid)"
@@ -364,16 +386,16 @@ class Ledger:
             db.executemany(
                 "UPDATE binding SET in_bytes = ?, out_bytes = ?, last_in = ?, last_out = ?, last_at = ?, rev = ?"
                 " WHERE id = ?",
-                [(*counted, *last, to_text(at), rev, id_) for id_, counted, last, at in pending.bindings],
+                ((*counted, *last, to_text(at), rev, id_) for id_, counted, last, at in pending.bindings),
             )
             db.executemany(
                 "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
                 " in_bytes = in_bytes + excluded.in_bytes, out_bytes = out_bytes + excluded.out_bytes,"
                 " divided_bytes = divided_bytes + excluded.divided_bytes, rev = excluded.rev",
-                [
+                (
                     (vm_id, to_text(s.period_start), to_text(s.hour), s.in_bytes, s.out_bytes, s.divided_bytes, rev)
                     for vm_id, s in pending.shares
-                ],
+                ),
             )
             self.set_meta("alive", f"{to_text(alive.at)} {alive.elapsed} {alive.boot_id}")
 
@@ -388,7 +410,7 @@ class Ledger:
 
     def usage(self) -> dict[int, Counters]:
         """Each VM's usage in its present period."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT vm_id, sum(in_bytes), sum(out_bytes) FROM usage JOIN vm ON vm.id = vm_id"
             " AND vm.period_start = usage.period_start WHERE retired_at IS NULL GROUP BY vm_id"
         )
@@ -396,7 +418,7 @@ class Ledger:
 
     def history(self, vm_id: int) -> list[tuple[datetime, Counters, int]]:
         """(period start, usage, bytes of it that were divided by time) per period, newest first."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT period_start, sum(in_bytes), sum(out_bytes), sum(divided_bytes) FROM usage WHERE vm_id = ?"
             " GROUP BY period_start ORDER BY period_start DESC",
             vm_id,
@@ -405,7 +427,7 @@ class Ledger:
 
     def hours(self, vm_id: int, since: datetime) -> list[tuple[datetime, Counters]]:
         """(UTC hour, usage) from `since` on, oldest first."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT hour, sum(in_bytes), sum(out_bytes) FROM usage WHERE vm_id = ? AND hour >= ?"
             " GROUP BY hour ORDER BY hour",
             vm_id,
@@ -433,11 +455,11 @@ class Ledger:
 
     def active_blocks(self) -> dict[int, Block]:
         """The blocks in force, by VM id."""
-        return {row["vm_id"]: _block(row) for row in self._rows("SELECT * FROM block WHERE lifted_at IS NULL")}
+        return {row["vm_id"]: _block(row) for row in self.rows("SELECT * FROM block WHERE lifted_at IS NULL")}
 
     def blocks_of(self, vm_id: int) -> list[Block]:
         """The VM's blocks, newest first."""
-        return [_block(row) for row in self._rows("SELECT * FROM block WHERE vm_id = ? ORDER BY id DESC", vm_id)]
+        return [_block(row) for row in self.rows("SELECT * FROM block WHERE vm_id = ? ORDER BY id DESC", vm_id)]
 
     def block(self, vm_id: int, cause: Cause, reason: str, since: datetime, until: datetime | None) -> None:
         """Record a block in force. One that is already there keeps its beginning and takes the new cause and end."""
@@ -467,7 +489,7 @@ class Ledger:
 
     def events(self, limit: int) -> list[tuple[datetime, str, str]]:
         """The newest events, (time, kind, text), newest first."""
-        rows = self._rows("SELECT at, kind, text FROM event ORDER BY id DESC LIMIT ?", limit)
+        rows = self.rows("SELECT at, kind, text FROM event ORDER BY id DESC LIMIT ?", limit)
         return [(datetime.fromisoformat(row[0]), row[1], row[2]) for row in rows]
 
     def prune(self, readings_before: datetime, history_before: datetime) -> None:

@@ -13,6 +13,7 @@ class Message:
     """One message for the admin; tries: how often sending it has failed."""
 
     id: int
+    created_at: datetime
     subject: str
     body: str
     tries: int
@@ -27,14 +28,22 @@ def queue(ledger: Ledger, at: datetime, subject: str, body: str) -> None:
         )
 
 
-def due(ledger: Ledger, at: datetime) -> list[Message]:
-    """Messages to be sent now, oldest first."""
-    with ledger.transaction() as db:
-        rows = db.execute(
-            "SELECT id, subject, body, tries FROM outbox WHERE sent_at IS NULL AND next_at <= ? ORDER BY id LIMIT 20",
-            (to_text(at),),
-        ).fetchall()
-    return [Message(*row) for row in rows]
+def due(ledger: Ledger, at: datetime, horizon: datetime) -> list[Message]:
+    """Messages to be sent now, oldest first.
+
+    horizon: no pause reaches beyond it; a message that is to wait longer was queued by a clock since set back, and is
+    due as well.
+    """
+    rows = ledger.rows(
+        "SELECT id, created_at, subject, body, tries FROM outbox"
+        " WHERE sent_at IS NULL AND NOT (next_at > ? AND next_at <= ?) ORDER BY id LIMIT 20",
+        to_text(at),
+        to_text(horizon),
+    )
+    return [
+        Message(row["id"], datetime.fromisoformat(row["created_at"]), row["subject"], row["body"], row["tries"])
+        for row in rows
+    ]
 
 
 def sent(ledger: Ledger, message_id: int, at: datetime) -> None:
@@ -47,7 +56,12 @@ def postpone(ledger: Ledger, message_id: int, until: datetime) -> None:
         db.execute("UPDATE outbox SET tries = tries + 1, next_at = ? WHERE id = ?", (to_text(until), message_id))
 
 
+def drop(ledger: Ledger, message_id: int) -> None:
+    """Give a message up; the caller says so in an event."""
+    with ledger.transaction() as db:
+        db.execute("DELETE FROM outbox WHERE id = ?", (message_id,))
+
+
 def waiting(ledger: Ledger) -> int:
     """How many messages are not sent yet."""
-    with ledger.transaction() as db:
-        return int(db.execute("SELECT count(*) FROM outbox WHERE sent_at IS NULL").fetchone()[0])
+    return int(ledger.rows("SELECT count(*) FROM outbox WHERE sent_at IS NULL")[0][0])
