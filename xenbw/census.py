@@ -1,0 +1,272 @@
+"""Which interface belongs to which VM, from its first byte to its last: what hooks left, what the kernel tells, and
+what a look at the host finds, kept as bindings in the ledger and followed by the tally."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from xenbw.accounting import Tally
+from xenbw.enforce import overfile
+from xenbw.model import ZERO, Binding, Counters, Kind
+from xenbw.net import addresses, interfaces
+from xenbw.net.interfaces import Vif
+from xenbw.net.udev import BackendEvent, Event, NetEvent, Overflow
+from xenbw.store.ledger import Ledger
+from xenbw.xen.xenstore import Answer, Lookup, VifFacts
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+# libxl gives a hotplug script 40 s (libxl_internal.h, LIBXL_HOTPLUG_TIMEOUT); one that never reports is not waited for.
+_SCRIPT_LIMIT = timedelta(seconds=40)
+
+
+@dataclass
+class _Waiting:
+    """An interface whose VM is not known yet. since: from when its bytes count; baseline: raw bytes that do not."""
+
+    vif: Vif
+    seen_at: datetime
+    since: datetime
+    baseline: Counters
+
+
+class Census:
+    """The live bindings of this host."""
+
+    def __init__(
+        self, ledger: Ledger, lookup: Lookup, tally: Tally, boot_id: str, sysfs: Path = interfaces.SYSFS
+    ) -> None:
+        self._ledger, self._lookup, self._tally = ledger, lookup, tally
+        self._boot_id, self._sysfs = boot_id, sysfs
+        self.live: dict[int, Binding] = {}
+        self._names: dict[int, str] = {}
+        self._by_ifindex: dict[int, Binding] = {}
+        self._waiting: dict[int, _Waiting] = {}
+        self._floor: datetime | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many interfaces have no known VM yet."""
+        return len(self._waiting)
+
+    def load(self, vm_ids: Container[int], floor: datetime | None = None) -> None:
+        """Follow the ledger's live bindings of these VMs; those of a VM met a moment later follow with the next load.
+
+        floor: the last moment until which a daemon read them all, given at its start.
+        """
+        self._floor = floor or self._floor
+        before, tracked = self.live, self._tally.tracked
+        self.live = {id_: b for id_, b in self._ledger.live_bindings().items() if b.vm_id in vm_ids}
+        self._names = {vm.id: vm.name for vm in self._ledger.vms().values()}
+        self._by_ifindex = {b.ifindex: b for b in self._present()}
+        # An interface that goes over to another VM (renamed, or removed and found again) goes on from its last
+        # reading, which may be younger than what the ledger had when the new binding was made.
+        read = {before[id_].ifindex: tracked[id_].last for id_ in tracked.keys() - self.live.keys() if id_ in before}
+        followed = {binding.id for binding in self._by_ifindex.values()}
+        for gone in tracked.keys() - followed:
+            self._tally.forget(gone)
+        for binding in self._by_ifindex.values():
+            known = tracked.get(binding.id)
+            if known is None:
+                last = read.get(binding.ifindex, binding.last)
+                self._tally.follow(replace(binding, last=last), self._floor or binding.started_at)
+            else:
+                known.interface = binding.interface
+            self._waiting.pop(binding.ifindex, None)
+
+    def _present(self) -> list[Binding]:
+        """The live bindings of this boot. Of two with one interface name the older is gone, and its removal is still on
+        its way to us: names are unique."""
+        newest: dict[str, Binding] = {}
+        for binding in sorted(self.live.values(), key=lambda binding: binding.ifindex):
+            if binding.boot_id == self._boot_id:
+                newest[binding.interface] = binding
+        return list(newest.values())
+
+    def owner_of(self, interface: str) -> tuple[str, int] | None:
+        """(VM's name, ifindex) of an interface that is bound."""
+        for binding in self._by_ifindex.values():
+            if binding.interface == interface and binding.vm_id in self._names:
+                return self._names[binding.vm_id], binding.ifindex
+        return None
+
+    def take_spool(self, folder: Path) -> int:
+        """Record what hooks could not write into the ledger themselves; returns how many calls that were."""
+        try:
+            files = sorted(path for path in folder.iterdir() if path.suffix != ".new")
+        except FileNotFoundError:
+            return 0
+        for path in files:
+            try:
+                words = dict(line.split("\t", 1) for line in path.read_text(encoding="ascii").splitlines())
+                self._take({key: overfile.unescape(value) for key, value in words.items()})
+            except (OSError, ValueError, KeyError) as error:
+                log.error("%s: not understood, removed: %r", path, error)
+            path.unlink(missing_ok=True)
+        return len(files)
+
+    def _take(self, call: Mapping[str, str]) -> None:
+        at = datetime.fromisoformat(call["at"])
+        vif = {
+            "boot_id": call["boot_id"],
+            "domid": int(call["domid"]),
+            "devid": int(call["devid"]),
+            "kind": call["kind"],
+        }
+        if call["starts"] == "1":
+            self._ledger.bind(
+                at=at,
+                name=call["name"],
+                ifindex=int(call["ifindex"]),
+                interface=call["interface"],
+                mac=call["mac"] or None,
+                ips=call["ips"],
+                bridge=call["bridge"] or None,
+                **vif,
+            )
+        else:
+            self._ledger.unbind(at=at, reason="offline", **vif)
+
+    # what the kernel tells
+
+    def see(self, events: Iterable[Event], at: datetime, baseline: Callable[[], Mapping[str, Counters]]) -> bool:
+        """Take note of events. Whether bindings ended or were renamed, so that the caller commits and loads."""
+        changed = False
+        for event in events:
+            match event:
+                case Overflow():
+                    log.warning("udev events were lost; looking at every interface")
+                    changed = self.rescan(at, at, baseline) or changed
+                case NetEvent("remove", _, ifindex):
+                    self._waiting.pop(ifindex, None)
+                    changed = self._end(ifindex, at, "vanished") or changed
+                case NetEvent(_, interface, ifindex):
+                    changed = self._appear(ifindex, interface, at, at, ZERO) or changed
+                case BackendEvent("add" | "online", domid, devid):
+                    self._lookup.ask(domid, devid)
+                case BackendEvent():
+                    pass  # the interface's own removal follows
+        return changed
+
+    def _end(self, ifindex: int, at: datetime, reason: str) -> bool:
+        binding = self._by_ifindex.pop(ifindex, None)
+        if binding is None:
+            return False
+        self._ledger.end_binding(binding.id, at, reason)
+        return True
+
+    def _appear(self, ifindex: int, interface: str, at: datetime, since: datetime, baseline: Counters) -> bool:
+        """An interface is there, or has a new name; once known, it goes by its ifindex. Whether a binding changed."""
+        binding, waiting = self._by_ifindex.get(ifindex), self._waiting.get(ifindex)
+        if binding is not None:
+            bridge = interfaces.bridge_of(interface, self._sysfs) or binding.bridge
+            if (binding.interface, binding.bridge) == (interface, bridge):
+                return False
+            self._ledger.rename_interface(binding.id, interface, bridge)
+            return True
+        if waiting is not None:
+            waiting.vif = replace(waiting.vif, interface=interface)
+            return False
+        vif = interfaces.identify(interface, self._sysfs)
+        if vif is not None and vif.ifindex == ifindex:
+            self._waiting[ifindex] = _Waiting(vif, at, since, baseline)
+            self._lookup.ask(vif.domid, vif.devid)
+        return False
+
+    def rescan(self, at: datetime, since: datetime, baseline: Callable[[], Mapping[str, Counters]]) -> bool:
+        """Look at every interface: settle what started or stopped unseen. Whether bindings changed.
+
+        since: the last moment at which the host was known. baseline: raw counters of interfaces whose past is not to be
+        charged.
+        """
+        present = interfaces.present(self._sysfs)
+        raw = baseline()
+        changed = False
+        for binding in list(self.live.values()):
+            if binding.boot_id != self._boot_id:
+                self._ledger.end_binding(binding.id, since, "host rebooted")
+                changed = True
+            elif binding.ifindex not in present:
+                changed = self._end(binding.ifindex, at, "vanished") or changed
+        for ifindex, interface in present.items():
+            changed = self._appear(ifindex, interface, at, since, raw.get(interface, ZERO)) or changed
+        for ifindex in self._waiting.keys() - present.keys():
+            del self._waiting[ifindex]
+        return changed
+
+    # what xenstore tells
+
+    def ask(self, *, everyone: bool = False) -> None:
+        """Ask xenstore about the interfaces without a VM, or about all of them, since domains can be renamed."""
+        wanted = {(waiting.vif.domid, waiting.vif.devid) for waiting in self._waiting.values()}
+        if everyone:
+            wanted |= {(binding.domid, binding.devid) for binding in self._by_ifindex.values()}
+        for domid, devid in sorted(wanted):
+            self._lookup.ask(domid, devid)
+
+    def hear(self, answers: Iterable[Answer], at: datetime) -> bool:
+        """Bind what xenstore names. Whether bindings changed."""
+        changed = False
+        waiting = _by_vif((entry.vif.domid, entry.vif.devid, entry) for entry in self._waiting.values())
+        bound = _by_vif((binding.domid, binding.devid, binding) for binding in self._by_ifindex.values())
+        for answer in answers:
+            if answer.error is not None:
+                log.warning("xenstore: %s", answer.error)
+            if answer.facts is None or not answer.facts.name:
+                continue
+            for entry in waiting.get((answer.domid, answer.devid), ()):
+                changed = self._bind(entry, answer.facts, at) or changed
+            for binding in bound.get((answer.domid, answer.devid), ()):
+                changed = self._update(binding, answer.facts, at) or changed
+        return changed
+
+    def _bind(self, waiting: _Waiting, facts: VifFacts, at: datetime) -> bool:
+        # Before its script is done the vif may still be renamed, and the hook will announce it.
+        if facts.hotplug_status != "connected" and at - waiting.seen_at < _SCRIPT_LIMIT:
+            return False
+        vif = replace(waiting.vif, bridge=interfaces.bridge_of(waiting.vif.interface, self._sysfs))
+        self._write(vif, facts, waiting.seen_at, waiting.since, waiting.baseline)
+        by = "its name: it has no xenbus node" if vif.by_name else "its xenbus node"
+        log.info("%s: bound to %s by %s; no hook announced it", vif.interface, facts.name, by)
+        return True
+
+    def _update(self, binding: Binding, facts: VifFacts, at: datetime) -> bool:
+        name = self._names.get(binding.vm_id)
+        ips = addresses.parse(facts.ips)[0]
+        if name == facts.name and (not ips or set(ips) == {str(ip) for ip in binding.ips}):
+            return False
+        vif = Vif(binding.interface, binding.ifindex, binding.kind, binding.domid, binding.devid, binding.bridge, False)
+        self._write(vif, facts, at, at, ZERO)
+        if name != facts.name:
+            log.info("%s: its domain is now called %s, it was %s", binding.interface, facts.name, name)
+        return True
+
+    def _write(self, vif: Vif, facts: VifFacts, at: datetime, since: datetime, baseline: Counters) -> None:
+        self._ledger.bind(
+            at=at,
+            name=facts.name,
+            boot_id=self._boot_id,
+            domid=vif.domid,
+            devid=vif.devid,
+            kind=Kind(vif.kind).value,
+            ifindex=vif.ifindex,
+            interface=vif.interface,
+            mac=facts.mac,
+            ips=" ".join(addresses.parse(facts.ips)[0]),
+            bridge=vif.bridge or facts.bridge,
+            baseline=tuple(baseline),
+            since=since.isoformat(timespec="microseconds"),
+        )
+
+
+def _by_vif(entries: Iterable[tuple[int, int, _T]]) -> dict[tuple[int, int], list[_T]]:
+    found: dict[tuple[int, int], list[_T]] = {}
+    for domid, devid, entry in entries:
+        found.setdefault((domid, devid), []).append(entry)
+    return found

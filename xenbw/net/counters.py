@@ -1,0 +1,145 @@
+"""The meters: read() -> {interface: raw counters}. Raw bytes since the interface came up, in the guest's directions."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from xenbw.errors import XenbwError
+from xenbw.model import Counters
+from xenbw.runner import Runner
+from xenbw.xen import xentop
+from xenbw.xen.text import base_name
+
+# Seconds. xentop takes a third of a second on a slow host.
+_STALE = 10.0
+
+
+class MeterError(XenbwError):
+    """The meter cannot be read now."""
+
+
+class Meter(Protocol):
+    """One source of counters. wanted: the interfaces asked for; one that is absent is simply not in the answer."""
+
+    name: str
+
+    def read(self, wanted: Iterable[str]) -> dict[str, Counters]: ...
+
+    def close(self) -> None: ...
+
+
+class KernelMeter:
+    """One pass over /proc/net/dev: a millisecond for 500 interfaces, where sysfs takes twenty."""
+
+    name = "kernel"
+
+    def __init__(self, path: Path = Path("/proc/net/dev")) -> None:
+        self._path = path
+
+    def read(self, wanted: Iterable[str]) -> dict[str, Counters]:
+        lines = self._lines()
+        return {interface: _counters(lines[interface]) for interface in wanted if interface in lines}
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def read_all(self) -> dict[str, Counters]:
+        """Every interface there is."""
+        return {interface: _counters(fields) for interface, fields in self._lines().items()}
+
+    def _lines(self) -> dict[str, str]:
+        try:
+            text = self._path.read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError as error:
+            raise MeterError(f"{self._path}: {error.strerror}", "is /proc mounted?") from None
+        # A name cannot hold a colon (net/core/dev.c, dev_valid_name); the two lines of heading have none.
+        parts = (line.partition(":") for line in text.splitlines())
+        return {name.strip(): fields for name, colon, fields in parts if colon}
+
+
+def _counters(fields: str) -> Counters:
+    """Bytes received (from the guest) come first, bytes sent (to it) ninth (linux net/core/net-procfs.c)."""
+    values = fields.split(None, 9)
+    return Counters(int(values[8]), int(values[0]))
+
+
+class XentopMeter:
+    """The same counters by Xen's own tool, which runs in a thread: it takes its time, and may hang.
+
+    owner_of(interface) -> (the domain's name, ifindex) of an interface that is metered. `Net<i>` is the place among the
+    domain's lines in /proc/net/dev, not the devid (xenstat_linux.c): where the number of networks is not that of the
+    domain's interfaces, as with a renamed -emu tap that xentop does not find, nothing is said of the domain.
+    """
+
+    name = "xentop"
+
+    def __init__(self, run: Runner, owner_of: Callable[[str], tuple[str, int] | None], interval: float) -> None:
+        self._run, self._owner_of, self._interval = run, owner_of, interval
+        self._sample: _Sample | None = None
+        self._problem: XenbwError | None = None
+        self._closed = threading.Event()
+        threading.Thread(target=self._serve, name="xentop", daemon=True).start()
+
+    def read(self, wanted: Iterable[str]) -> dict[str, Counters]:
+        """Of the last sample; raises MeterError when the last run of xentop failed or the last sample is old."""
+        sample, problem = self._sample, self._problem
+        if problem is not None:
+            raise MeterError(problem.message, problem.hint)
+        if sample is None:
+            return {}
+        if time.monotonic() - sample.at > _STALE:
+            raise MeterError("xentop has been silent for a while", "is it hung? the kernel meter does without it")
+        return self._assign(sample, frozenset(wanted))
+
+    def close(self) -> None:
+        """End the thread, after the run that is under way."""
+        self._closed.set()
+
+    def _assign(self, sample: _Sample, wanted: Container[str]) -> dict[str, Counters]:
+        owned: dict[str, list[str]] = {}
+        for interface, ifindex in sample.interfaces:
+            owner = self._owner_of(interface)
+            # An interface that was reborn under its old name since then has another ifindex.
+            if owner is not None and owner[1] == ifindex:
+                owned.setdefault(owner[0], []).append(interface)
+        return {
+            interface: Counters(network.in_bytes, network.out_bytes)
+            for domain in sample.domains
+            if len(mine := owned.get(base_name(domain.name), [])) == len(domain.networks)
+            for interface, network in zip(mine, domain.networks, strict=True)
+            if interface in wanted
+        }
+
+    def _serve(self) -> None:
+        while not self._closed.wait(self._interval):
+            try:
+                self._sample, self._problem = self._take(), None
+            except XenbwError as error:
+                self._problem = error
+
+    def _take(self) -> _Sample:
+        at, before = time.monotonic(), socket.if_nameindex()
+        result = self._run(["xentop", "-b", "-f", "-n", "-i", "1"], timeout=_STALE)
+        if result.status != 0:
+            raise MeterError(
+                f"xentop: exit status {result.status}", "may the unit use /dev/xen? see examples/xentop.conf"
+            )
+        indexes = {interface: ifindex for ifindex, interface in before}
+        # In the order of /proc/net/dev, which is that of the kernel's list.
+        order = [interface for interface in KernelMeter().read_all() if interface in indexes]
+        return _Sample(at, tuple((name, indexes[name]) for name in order), xentop.parse(result.stdout))
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One run of xentop, begun at `at`; interfaces: (name, ifindex) in the order of /proc/net/dev."""
+
+    at: float
+    interfaces: tuple[tuple[str, int], ...]
+    domains: tuple[xentop.DomainSample, ...]

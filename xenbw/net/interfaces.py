@@ -1,0 +1,79 @@
+"""Which interfaces of this host are guests', and whose."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from xenbw.model import Kind
+
+SYSFS = Path("/sys/class/net")
+_NODENAME = re.compile(r"backend/vif/(\d+)/(\d+)", re.ASCII)
+_NAME = re.compile(r"vif(\d+)\.(\d+)(-emu)?", re.ASCII)
+_EMU = "-emu"
+
+
+@dataclass(frozen=True)
+class Vif:
+    """A guest's interface in dom0. by_name: known only by what it is called, not by its xenbus node."""
+
+    interface: str
+    ifindex: int
+    kind: Kind
+    domid: int
+    devid: int
+    bridge: str | None
+    by_name: bool
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def identify(interface: str, sysfs: Path = SYSFS) -> Vif | None:
+    """The guest's interface of that name, or None where there is none such.
+
+    A vif's identity is its xenbus node, /sys/class/net/X/device/nodename (linux drivers/xen/xenbus), which survives a
+    rename. A tap has none: it is named after its vif, with -emu (libxl_nic.c). Other devices without a node are
+    taken by name, vif<domid>.<devid>, and say so in by_name.
+    """
+    folder = sysfs / interface
+    ifindex = _read(folder / "ifindex")
+    if not ifindex:
+        return None
+    emu = interface.endswith(_EMU)
+    owner = sysfs / interface.removesuffix(_EMU) if emu else folder
+    node = _NODENAME.fullmatch(_read(owner / "device" / "nodename") or "")
+    found = node or _NAME.fullmatch(interface)
+    if found is None:
+        return None
+    return Vif(
+        interface=interface,
+        ifindex=int(ifindex),
+        kind=Kind.EMU if emu else Kind.VIF,
+        domid=int(found[1]),
+        devid=int(found[2]),
+        bridge=bridge_of(interface, sysfs),
+        by_name=node is None and not emu,
+    )
+
+
+def bridge_of(interface: str, sysfs: Path = SYSFS) -> str | None:
+    """The bridge that the interface is a port of."""
+    master = sysfs / interface / "master"
+    return master.resolve().name if (master / "bridge").exists() else None
+
+
+def present(sysfs: Path = SYSFS) -> dict[int, str]:
+    """The name of every interface of this host, guests' and others', by ifindex."""
+    found = {folder.name: _read(folder / "ifindex") for folder in sysfs.iterdir()}
+    return {int(ifindex): interface for interface, ifindex in found.items() if ifindex}
+
+
+def bridge_filtered(version: int, root: Path = Path("/proc/sys/net/bridge")) -> bool:
+    """Whether iptables (4) or ip6tables (6) sees the frames that a bridge forwards (br_netfilter, off on Debian)."""
+    return _read(root / ("bridge-nf-call-iptables" if version == 4 else "bridge-nf-call-ip6tables")) == "1"
