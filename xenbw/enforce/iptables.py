@@ -1,0 +1,176 @@
+"""Null routes in the legacy tables, with python-iptables: one REJECT per address and direction, in our own chain."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from ipaddress import ip_interface
+from typing import Any
+
+import iptc
+
+from xenbw.enforce.desired import Desired
+from xenbw.enforce.restore import CHAIN, HOOKED, REJECT_WITH, comment
+from xenbw.errors import XenbwError
+from xenbw.model import Address
+
+# libiptc takes no lock of its own; the iptables commands all take this one (iptables/xshared.h, XT_LOCK_NAME).
+_LOCK = "/run/xtables.lock"
+_LOCK_PATIENCE = 1.0
+_TRIES = 5
+
+Spec = tuple[str, str, str]
+"""(side, address, comment): side is "src" or "dst"."""
+
+
+class IptablesError(XenbwError):
+    """The kernel's tables cannot be read or changed."""
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        limit = time.monotonic() + _LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > limit:
+                    raise IptablesError(f"{_LOCK}: held by another program", "it is tried again shortly") from None
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _specs(null_routes: Mapping[Address, str], version: int) -> list[Spec]:
+    return [
+        (side, str(address), comment(name))
+        for address, name in sorted(null_routes.items(), key=lambda item: (item[0].version, item[0]))
+        if address.version == version
+        for side in ("src", "dst")
+    ]
+
+
+class Iptables:
+    """The method for one family. version is 4 or 6."""
+
+    def __init__(self, version: int) -> None:
+        self._version = version
+        self._rule = iptc.Rule if version == 4 else iptc.Rule6
+        self.name = "iptables" if version == 4 else "ip6tables"
+
+    def probe(self) -> str | None:
+        """Why this method cannot serve here, or None."""
+        try:
+            self._table().refresh()
+        except (iptc.IPTCError, iptc.XTablesError) as error:
+            return f"{self.name}: {error}"
+        return None
+
+    def apply(self, desired: Desired) -> list[str]:
+        """Make the chain and its jumps exactly what is desired, in one commit; returns what had to be changed.
+
+        Raises IptablesError. Another program's commit between our reading and ours makes the kernel refuse (EAGAIN):
+        then everything is read anew and reckoned again.
+        """
+        wanted = _specs(desired.null_routes, self._version)
+        for attempt in range(_TRIES):
+            try:
+                with _locked():
+                    return self._repair(wanted)
+            except (iptc.IPTCError, iptc.XTablesError) as error:
+                failure = error
+            time.sleep(0.02 * attempt)
+        raise IptablesError(f"{self.name}: {failure}", "is the legacy table's module loaded? see xenbw status")
+
+    def _table(self) -> Any:
+        table = iptc.Table(iptc.Table.FILTER) if self._version == 4 else iptc.Table6(iptc.Table6.FILTER)
+        table.autocommit = False
+        return table
+
+    def _repair(self, wanted: list[Spec]) -> list[str]:
+        table = self._table()
+        table.refresh()
+        changes: list[str] = []
+        if wanted and not table.is_chain(CHAIN):
+            table.create_chain(CHAIN)
+            changes.append(f"chain {CHAIN} made")
+        if wanted:
+            changes += self._repair_rules(iptc.Chain(table, CHAIN), wanted)
+        for hooked in HOOKED:
+            changes += self._repair_jump(iptc.Chain(table, hooked), first=bool(wanted))
+        if not wanted and table.is_chain(CHAIN):
+            table.flush_entries(CHAIN)
+            table.delete_chain(CHAIN)
+            changes.append(f"chain {CHAIN} removed")
+        if changes:
+            table.commit()
+        return [f"{self.name}: {change}" for change in changes]
+
+    def _repair_rules(self, chain: Any, wanted: list[Spec]) -> list[str]:
+        missing = dict.fromkeys(wanted)
+        surplus = []
+        for rule in chain.rules:
+            spec = self._read(rule)
+            if spec in missing:
+                del missing[spec]
+            else:
+                surplus.append(rule)
+        # Backwards, so that a deletion by content never moves a rule that is still to be deleted.
+        for rule in reversed(surplus):
+            chain.delete_rule(rule)
+        for spec in missing:
+            chain.append_rule(self._make(spec))
+        changes = [f"{side} {address} blocked" for side, address, _ in missing if side == "src"]
+        return changes + ([f"{len(surplus)} rules removed"] if surplus else [])
+
+    def _repair_jump(self, chain: Any, *, first: bool) -> list[str]:
+        rules = chain.rules
+        jumps = [at for at, rule in enumerate(rules) if rule.target is not None and rule.target.name == CHAIN]
+        if not first:
+            changed = bool(jumps)
+        else:
+            jump = self._rule()
+            jump.create_target(CHAIN)
+            changed = jumps != [0] or rules[0] != jump
+        if not changed:
+            return []
+        for at in reversed(jumps):
+            chain.delete_rule(rules[at])
+        if first:
+            chain.insert_rule(jump)
+        return [f"jump in {chain.name} {'put first' if first else 'removed'}"]
+
+    def _make(self, spec: Spec) -> Any:
+        side, address, text = spec
+        rule = self._rule()
+        setattr(rule, side, address)
+        rule.create_match("comment").comment = text
+        rule.create_target("REJECT").reject_with = REJECT_WITH[self._version]
+        return rule
+
+    def _read(self, rule: Any) -> Spec | None:
+        """The rule as one of ours, or None when anything about it differs."""
+        ends = {side: ip_interface(getattr(rule, side)).network for side in ("src", "dst")}
+        named = [side for side, network in ends.items() if network.prefixlen]
+        matches, target = rule.matches, rule.target
+        if (
+            len(named) != 1
+            or ends[named[0]].num_addresses != 1
+            or rule.in_interface
+            or rule.out_interface
+            or len(matches) != 1
+            or matches[0].name != "comment"
+            or target is None
+            or target.name != "REJECT"
+            or target.reject_with != REJECT_WITH[self._version]
+        ):
+            return None
+        side = named[0]
+        return side, str(ends[side].network_address), matches[0].comment

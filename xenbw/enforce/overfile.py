@@ -1,0 +1,104 @@
+"""/run/xenbw/over: who is blocked, with their addresses, for the hook, which must know it with the ledger unreadable
+and the daemon dead.
+
+Lines of words separated by tabs: `ledger PATH`, `protected ADDRESS...`, `held ADDRESS...` (by VMs in good standing),
+`vm NAME ADDRESS...`; names are backslash-escaped. The daemon writes it whole; a hook appends what it knows better while
+no daemon runs. Lines add up, and an address that is held is not blocked.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+class Over:
+    """What the file says. blocked: VM name -> its null-routed addresses; protected: addresses or networks."""
+
+    __slots__ = ("blocked", "held", "ledger", "protected")
+
+    def __init__(self) -> None:
+        self.ledger: str | None = None
+        self.protected: list[str] = []
+        self.held: set[str] = set()
+        self.blocked: dict[str, list[str]] = {}
+
+    def addresses(self) -> dict[str, str]:
+        """Every address to be null-routed, with its VM's name."""
+        return {
+            address: name
+            for name, addresses in self.blocked.items()
+            for address in addresses
+            if address not in self.held
+        }
+
+
+def escape(name: str) -> str:
+    """A name as one word on one line."""
+    return name.encode("unicode_escape").decode("ascii")
+
+
+def unescape(word: str) -> str:
+    return word.encode("ascii").decode("unicode_escape")
+
+
+def _line(kind: str, *words: str) -> str:
+    return "\t".join((kind, *words)) + "\n"
+
+
+def read(path: str) -> Over | None:
+    """The file's content, or None when there is none that can be read. A line that is not understood is passed over."""
+    over = Over()
+    try:
+        with open(path, encoding="ascii") as file:
+            for line in file:
+                kind, *words = line.rstrip("\n").split("\t")
+                if kind == "ledger" and words:
+                    over.ledger = unescape(words[0])
+                elif kind == "protected":
+                    over.protected += words
+                elif kind == "held":
+                    over.held.update(words)
+                elif kind == "vm" and words:
+                    over.blocked.setdefault(unescape(words[0]), []).extend(words[1:])
+    except (OSError, ValueError):
+        return None
+    return over
+
+
+def write(
+    path: str,
+    ledger: str,
+    protected: Iterable[str],
+    held: Iterable[str],
+    blocked: Mapping[str, Iterable[str]],
+) -> None:
+    """Replace the file in one step. Raises OSError."""
+    text = _line("ledger", escape(ledger)) + _line("protected", *protected) + _line("held", *held)
+    text += "".join(_line("vm", escape(name), *addresses) for name, addresses in sorted(blocked.items()))
+    fresh = f"{path}.{os.getpid()}"
+    with open(fresh, "w", encoding="ascii") as file:
+        file.write(text)
+    os.replace(fresh, path)
+
+
+def blocked_line(name: str, addresses: Iterable[str]) -> str:
+    """What to append for a blocked VM."""
+    return _line("vm", escape(name), *addresses)
+
+
+def held_line(addresses: Iterable[str]) -> str:
+    """What to append for addresses that a VM in good standing holds."""
+    return _line("held", *addresses)
+
+
+def append(path: str, line: str) -> None:
+    """Add a line, as one write, so that hooks side by side do not mix theirs. Raises OSError."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(file, line.encode("ascii"))
+    finally:
+        os.close(file)
