@@ -1,0 +1,101 @@
+"""What the admin is told: a subject and a body that can be forwarded to the customer as they are."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from xenbw.model import Address, Period
+
+
+def one_line(text: str) -> str:
+    """text on one line, each character that cannot be shown (or would hide others) as its escape: names are guests'."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One VM's case: everything a message may tell. Times are shown in `zone`."""
+
+    host: str
+    name: str
+    reason: str
+    addresses: Sequence[Address]
+    period: Period
+    at: datetime
+    zone: ZoneInfo
+
+    @property
+    def shown(self) -> str:
+        """The VM's name, safe to print."""
+        return one_line(self.name)
+
+
+def _when(moment: datetime, case: Case) -> str:
+    return moment.astimezone(case.zone).strftime("%Y-%m-%d %H:%M %Z")
+
+
+def _body(case: Case, *paragraphs: str) -> str:
+    facts = (
+        ("VM", case.shown),
+        ("Host", case.host),
+        ("Addresses", ", ".join(str(address) for address in case.addresses) or "none known"),
+        ("Period", f"{_when(case.period.start, case)} to {_when(case.period.end, case)}"),
+        ("Time", _when(case.at, case)),
+    )
+    table = "\n".join(f"{label + ':':<11}{value}" for label, value in facts)
+    return "\n\n".join((*paragraphs, table)) + "\n"
+
+
+def warned(case: Case) -> tuple[str, str]:
+    return (
+        f"[xenbw] {case.shown}: traffic warning",
+        _body(case, f"{case.shown} has {case.reason}.", "Nothing is blocked yet."),
+    )
+
+
+def null_routed(case: Case, until: datetime | None) -> tuple[str, str]:
+    lasts = (
+        f"It stays so until {_when(until, case)}, when its next period begins, or until its allowance is raised."
+        if until
+        else "It stays so until it is lifted."
+    )
+    return (
+        f"[xenbw] {case.shown}: null-routed",
+        _body(
+            case,
+            f"{case.shown} was null-routed: {case.reason}.",
+            lasts,
+            f"To release it now: xenbw lift {shlex.quote(case.shown)}",
+        ),
+    )
+
+
+def over(case: Case) -> tuple[str, str]:
+    return (
+        f"[xenbw] {case.shown}: over its allowance, not blocked",
+        _body(case, f"{case.shown} has {case.reason}."),
+    )
+
+
+def released(case: Case, why: str) -> tuple[str, str]:
+    return (
+        f"[xenbw] {case.shown}: released",
+        _body(case, f"{case.shown} is no longer blocked: {why}.", f"Where it stands now: {case.reason}."),
+    )
+
+
+def unfiltered(case: Case, bridge: str) -> tuple[str, str]:
+    return (
+        f"[xenbw] {case.shown}: THE BLOCK DOES NOT HOLD on bridge {bridge}",
+        _body(
+            case,
+            f"{case.shown} is null-routed, but iptables on {case.host} does not see the frames that bridge {bridge} "
+            "forwards, so its traffic to others than the host itself still passes.",
+            "To make the block hold: modprobe br_netfilter (and list it in /etc/modules-load.d), then check that "
+            "net.bridge.bridge-nf-call-iptables and net.bridge.bridge-nf-call-ip6tables are 1.",
+        ),
+    )
