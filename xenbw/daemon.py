@@ -1,0 +1,208 @@
+"""xenbwd: one loop that waits for the kernel, xenstore, the CLI, signals and the clock, and for each has one call."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import logging
+import os
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import sdnotify
+
+from xenbw import __version__, config
+from xenbw.clock import Clock, SystemClock, boot_id
+from xenbw.config import Settings
+from xenbw.control import Answer, Server
+from xenbw.errors import XenbwError
+from xenbw.net.udev import Watcher
+from xenbw.notify.courier import Courier
+from xenbw.runner import run
+from xenbw.store import rescue
+from xenbw.work import Work
+from xenbw.xen.xenstore import Lookup
+
+log = logging.getLogger("xenbw")
+
+# A hung loop is ended by systemd after WatchdogSec=60; a ping costs nothing.
+_PING = 10.0
+
+
+class Daemon:
+    """The loop. All work is done by Work; this only knows when."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._notifier = sdnotify.SystemdNotifier()
+        self._selector = selectors.DefaultSelector()
+        self._running = True
+        self._reload = False
+        self._pinged_at = 0.0
+        settings.daemon.run_dir.mkdir(parents=True, exist_ok=True)
+        self._lock = _only_one(settings.daemon.run_dir)
+        ledger = rescue.open_or_replace(settings.ledger.path, settings.daemon.run_dir / "over", clock.tick().wall)
+        self._lookup = Lookup()
+        self._watcher = Watcher()
+        self._work = Work(settings, ledger, self._lookup, clock, boot_id(), run)
+        self._clock = clock
+        self._courier: Courier | None = None
+        self._server = Server(settings.daemon.run_dir, self._answer)
+
+    def serve(self) -> None:
+        """Run until SIGTERM or SIGINT. Blocks stay when it ends."""
+        self._listen()
+        self._work.enforce()
+        self._notifier.notify("READY=1")
+        self._work.start()
+        self._hire_courier()
+        due = time.monotonic()
+        while self._running:
+            for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
+                handle: Callable[[], None] = key.data
+                handle()
+            if self._reload:
+                self._reload = False
+                self._reconfigure()
+            if time.monotonic() >= due:
+                self._work.cycle(self._watcher.drain())
+                self._tell_systemd()
+                if self._courier and self._work.take_mail():
+                    self._courier.wake()
+                due = max(due + self._work.settings.meter.interval, time.monotonic())
+        # Count to the last moment; the blocks stay.
+        self._work.catch_up()
+
+    def close(self) -> None:
+        """Let go of everything; after a failure as well as after a clean stop."""
+        self._notifier.notify("STOPPING=1")
+        self._server.close()
+        self._watcher.close()
+        self._lookup.close()
+        self._dismiss_courier()
+        self._work.close()
+        os.close(self._lock)
+
+    def _hire_courier(self) -> None:
+        settings = self._work.settings
+        if settings.mail.to:
+            self._courier = Courier(settings, self._clock)
+            self._courier.start()
+
+    def _dismiss_courier(self) -> None:
+        if self._courier:
+            self._courier.stop()
+            self._courier = None
+
+    def _listen(self) -> None:
+        """Name what is waited for, and what to do about it."""
+        wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGHUP, self._on_signal)
+        for source, handle in (
+            (wake, lambda: _drain(wake)),
+            (self._watcher, lambda: self._work.on_events(self._watcher.drain())),
+            (self._lookup, lambda: self._work.on_answers(self._lookup.answers())),
+            (self._server, self._accept),
+        ):
+            self._selector.register(source, selectors.EVENT_READ, handle)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if number == signal.SIGHUP:
+            self._reload = True
+        else:
+            self._running = False
+
+    def _accept(self) -> None:
+        stream = self._server.accept()
+        if stream is None:
+            return
+
+        def serve() -> None:
+            self._selector.unregister(stream)
+            self._server.serve(stream)
+
+        self._selector.register(stream, selectors.EVENT_READ, serve)
+
+    def _answer(self, op: str) -> Answer:
+        match op:
+            case "poke" | "sync":
+                # The kernel's own news come first: a hook's poke may overtake them.
+                self._work.on_events(self._watcher.drain())
+                return {"ok": True, "changes": self._work.sync()}
+            case "commit":
+                return {"ok": self._work.catch_up()}
+            case "status":
+                return self._status()
+        return {"error": f"unknown op {op!r}"}
+
+    def _status(self) -> Answer:
+        status = self._work.status()
+        if self._courier and self._courier.problem:
+            status["problems"].append(f"mail: {self._courier.problem}")
+        return {"version": __version__, **status}
+
+    def _reconfigure(self) -> None:
+        self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            self._work.configure(config.load())
+            self._dismiss_courier()
+            self._hire_courier()
+            log.info("configuration read again")
+        except XenbwError as error:
+            log.error("configuration not taken over: %s", error)
+        self._notifier.notify("READY=1")
+
+    def _tell_systemd(self) -> None:
+        if time.monotonic() - self._pinged_at >= _PING:
+            self._pinged_at = time.monotonic()
+            self._notifier.notify(f"WATCHDOG=1\nSTATUS={self._work.summary()}")
+
+
+def _drain(descriptor: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        os.read(descriptor, 4096)
+
+
+def _only_one(run_dir: Path) -> int:
+    """A lock held while we live: two daemons on one ledger would count every byte twice."""
+    lock = os.open(run_dir / "xenbwd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise XenbwError("another xenbwd is running", "systemctl status xenbwd") from None
+    return lock
+
+
+def main() -> int:
+    """Entry point of xenbwd. Stays in the foreground; logs to standard error, for the journal."""
+    parser = argparse.ArgumentParser(prog="xenbwd", description="meters Xen guests and holds them to their allowance")
+    parser.add_argument("--config", type=Path, help="configuration file (default: /etc/xenbw/xenbw.toml)")
+    parser.add_argument("--version", action="version", version=f"xenbwd {__version__}")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    if arguments.config:
+        os.environ["XENBW_CONFIG"] = str(arguments.config)
+    try:
+        if os.geteuid() != 0:
+            raise XenbwError("xenbwd needs root, to read Xen and to block", "systemctl start xenbwd")
+        daemon = Daemon(config.load(), SystemClock())
+        try:
+            daemon.serve()
+        finally:
+            daemon.close()
+    except XenbwError as error:
+        log.error("%s", error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

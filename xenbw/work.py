@@ -1,0 +1,342 @@
+"""The daemon's work: read, account, judge, commit, enforce. Knows no sockets and no signals; time is passed in."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from xenbw import quota
+from xenbw.accounting import Tally
+from xenbw.census import Census
+from xenbw.clock import Clock, Moment
+from xenbw.config import Settings
+from xenbw.enforce import protect
+from xenbw.enforce.iptables import Iptables
+from xenbw.errors import XenbwError
+from xenbw.guard import Guard
+from xenbw.model import ZERO, Count, State
+from xenbw.net.counters import KernelMeter, Meter, XentopMeter
+from xenbw.net.udev import Event
+from xenbw.roster import Roster
+from xenbw.runner import Runner
+from xenbw.store.ledger import Alive, Ledger, LedgerError
+from xenbw.store.timeline import timeline
+from xenbw.units import format_time
+from xenbw.xen.xenstore import Answer, Lookup
+
+log = logging.getLogger(__name__)
+
+_SAMPLE = 60.0
+_NAMES = 60.0
+_PROTECT = 60.0
+_PRUNE = 86400.0
+
+
+class _Every:
+    """Something due each so many seconds of uptime."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self._last = seconds, float("-inf")
+
+    def due(self, elapsed: float) -> bool:
+        if elapsed - self._last < self.seconds:
+            return False
+        self._last = elapsed
+        return True
+
+
+class Work:
+    """Everything xenbwd keeps in memory, and what it does with it."""
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, lookup: Lookup, clock: Clock, boot_id: str, run: Runner
+    ) -> None:
+        self.settings, self._ledger, self._clock, self._boot_id, self._run = settings, ledger, clock, boot_id, run
+        self._alive = ledger.alive()
+        self._timeline = timeline(self._alive, boot_id, settings)
+        self._tick = clock.tick()
+        self._moment = self._timeline.moment(self._tick)
+        self._started_at = self._moment.at
+        self._tally = Tally()
+        self._census = Census(ledger, lookup, self._tally, boot_id)
+        self._roster = Roster(ledger, settings)
+        self._guard = Guard(ledger, settings, [Iptables(4), Iptables(6)])
+        self._meter: Meter = self._choose_meter()
+        self._ceilings: dict[int, tuple[Count, float]] = {}
+        self._ready = False
+        self._complaints: dict[str, str] = {}
+        self._configure_timers()
+        self._roster.load(self._moment)
+        self._refresh_protected()
+
+    def _configure_timers(self) -> None:
+        self._commit_timer = _Every(self.settings.ledger.commit)
+        self._enforce_timer = _Every(self.settings.enforce.interval)
+        self._sample_timer, self._names_timer = _Every(_SAMPLE), _Every(_NAMES)
+        self._protect_timer, self._prune_timer = _Every(_PROTECT), _Every(_PRUNE)
+
+    def _choose_meter(self) -> Meter:
+        if self.settings.meter.source == "xentop":
+            return XentopMeter(self._run, self._census.owner_of, self.settings.meter.interval)
+        return KernelMeter()
+
+    def _now(self) -> Moment:
+        self._tick = self._clock.tick()
+        self._moment = self._timeline.moment(self._tick)
+        return self._moment
+
+    def _complain(self, about: str, problem: str | None) -> None:
+        """Log a problem when it begins, changes and ends, not at each cycle."""
+        before = self._complaints.pop(about, None)
+        if problem is not None:
+            self._complaints[about] = problem
+            if problem != before:
+                log.error("%s: %s", about, problem)
+        elif before is not None:
+            log.info("%s: works again", about)
+
+    # the day's work
+
+    def start(self) -> None:
+        """Find out what came and went while no daemon ran, and count from where the last one stopped."""
+        moment, alive = self._now(), self._alive
+        booted_at = moment.at - timedelta(seconds=self._tick.elapsed)
+        since = max(alive.at, min(booted_at, moment.at)) if alive else moment.at
+        self._census.take_spool(self._pending_folder)
+        self._roster.load(moment)
+        self._census.load(self._roster.entries, alive.at if alive else None)
+        # What passed before xenbw was ever here belongs to nobody's allowance.
+        self._census.rescan(moment.at, since, KernelMeter().read_all if alive is None else dict)
+        self._census.load(self._roster.entries)
+        self._open_periods()
+        # Before the first commit moves the mark of when a daemon was last alive.
+        self._measure(moment)
+        self._reload()
+        self._census.ask()
+        self._ready = True
+
+    def cycle(self, events: Iterable[Event]) -> None:
+        """One round, each [meter] interval."""
+        self.on_events(events)
+        trusted = self._moment.trusted
+        moment, elapsed = self._now(), self._tick.elapsed
+        try:
+            # What a doubted clock held back, rules and first periods among them, is done when it is trusted.
+            if self._ledger.changed_by_others() or moment.trusted != trusted:
+                self._reload()
+            self._measure(moment)
+            if self._commit_timer.due(elapsed) and self.commit() and self._guard.unrecorded:
+                self._judge(list(self._guard.unrecorded), moment)
+            if self._enforce_timer.due(elapsed):
+                self.enforce()
+            self._housekeeping(moment, elapsed)
+        except LedgerError as error:
+            self._complain("ledger", str(error))
+
+    def _measure(self, moment: Moment) -> None:
+        try:
+            readings = self._meter.read(tracked.interface for tracked in self._tally.tracked.values())
+            self._complain(f"meter {self._meter.name}", None)
+        except XenbwError as error:
+            self._complain(f"meter {self._meter.name}", str(error))
+            return
+        changed = self._tally.credit(readings, moment.at, self._roster.period_of(moment.trusted))
+        rolled = self._roll(moment)
+        crossed = [vm_id for vm_id in changed if self._may_have_crossed(vm_id)]
+        if rolled or crossed:
+            self._judge({*rolled, *crossed}, moment)
+
+    def _roll(self, moment: Moment) -> list[int]:
+        if not any(moment.at >= entry.period.end for entry in self._roster.entries.values()):
+            return []
+        self.commit()
+        rolled = self._roster.roll(moment)
+        for vm_id in rolled:
+            self._tally.open_period(vm_id, self._roster.entries[vm_id].period.start)
+        return rolled
+
+    def _may_have_crossed(self, vm_id: int) -> bool:
+        if vm_id not in self._ceilings:
+            return True
+        count, ceiling = self._ceilings[vm_id]
+        return quota.used_bytes(count, self._tally.usage[vm_id]) >= ceiling
+
+    def _judge(self, vm_ids: Iterable[int], moment: Moment) -> None:
+        """Judge, and act on it at once: commit what led to the verdict, then block or release."""
+        changed = self._guard.judge(self._roster, self._tally.usage, vm_ids, moment)
+        if self._guard.failure is not None:
+            self._complain("ledger", str(self._guard.failure))
+        for vm_id in vm_ids:
+            entry = self._roster.entries[vm_id]
+            self._ceilings[vm_id] = (entry.allowance.count, quota.ceiling(entry.allowance, entry.vm.state))
+        if changed:
+            self.enforce()
+            self.commit()
+
+    def _housekeeping(self, moment: Moment, elapsed: float) -> None:
+        names = self._names_timer.due(elapsed)
+        if names:
+            self._settle(lambda: self._census.rescan(moment.at, moment.at, dict))
+        if names or self._census.waiting:
+            self._census.ask(everyone=names)
+        if self._sample_timer.due(elapsed):
+            self._ledger.add_readings(self._tally.readings(), moment.at)
+        if self._protect_timer.due(elapsed):
+            threading.Thread(target=self._refresh_protected, name="protect", daemon=True).start()
+        if self._prune_timer.due(elapsed) and moment.trusted:
+            keep = self.settings.ledger
+            self._ledger.prune(
+                moment.at - timedelta(days=keep.keep_readings), moment.at - timedelta(days=keep.keep_history)
+            )
+
+    # news
+
+    def on_events(self, events: Iterable[Event]) -> None:
+        """The kernel said something about interfaces."""
+        self._settle(lambda: self._census.see(events, self._now().at, dict))
+
+    def on_answers(self, answers: Iterable[Answer]) -> None:
+        """xenstore told whose interfaces are."""
+        self._settle(lambda: self._census.hear(answers, self._now().at))
+
+    def _settle(self, take_note: Callable[[], bool]) -> None:
+        """Let the census take note, in one transaction; if bindings changed, act on it."""
+        try:
+            with self._ledger.transaction():
+                changed = take_note()
+            if changed:
+                self._reload()
+                self.enforce()
+        except LedgerError as error:
+            self._complain("ledger", str(error))
+
+    def sync(self) -> list[str]:
+        """A hook or the CLI has news in the ledger: take it over, judge and enforce. Returns what was enforced."""
+        try:
+            self._census.take_spool(self._pending_folder)
+            self._ledger.changed_by_others()
+            self._reload()
+            return self.enforce()
+        except LedgerError as error:
+            self._complain("ledger", str(error))
+            return []
+
+    def _reload(self) -> None:
+        """Take over what the ledger says of VMs and bindings."""
+        if not self.commit():
+            return
+        moment = self._moment
+        self._roster.load(moment)
+        self._roster.roll(moment)
+        self._census.load(self._roster.entries)
+        self._open_periods()
+        self._judge(list(self._roster.entries), moment)
+
+    def _open_periods(self) -> None:
+        usage = self._ledger.usage()
+        for vm_id, entry in self._roster.entries.items():
+            self._tally.open_period(vm_id, entry.period.start, usage.get(vm_id, ZERO))
+
+    # acting
+
+    def commit(self) -> bool:
+        """Write what was counted. Whether that worked; if not, it is kept and written the next time."""
+        moment = self._moment
+        alive = Alive(moment.at, self._tick.elapsed, self._boot_id)
+        try:
+            self._ledger.commit(self._tally.pending(), alive)
+            self._ledger.sync()
+        except (LedgerError, OSError) as error:
+            self._complain("ledger", str(error))
+            return False
+        self._tally.settled()
+        self._alive = alive
+        self._complain("ledger", None)
+        return True
+
+    def enforce(self) -> list[str]:
+        """Make the kernel's blocks what the ledger says."""
+        try:
+            changes = self._guard.enforce(self._roster, self._moment)
+        except LedgerError as error:
+            self._complain("ledger", str(error))
+            return []
+        for change in changes:
+            log.info("%s", change)
+        self._complain("blocks", "; ".join(self._guard.problems) or None)
+        return changes
+
+    def catch_up(self) -> bool:
+        """Count to this moment and write it. Whether that worked."""
+        try:
+            self._measure(self._now())
+        except LedgerError as error:
+            self._complain("ledger", str(error))
+        return self.commit()
+
+    def close(self) -> None:
+        self._meter.close()
+        self._ledger.close()
+
+    def configure(self, settings: Settings) -> None:
+        """Take over a changed configuration. Where the ledger and the run folder are is settled at start."""
+        self.settings = settings
+        self._roster.settings = settings
+        self._guard.settings = settings
+        self._meter.close()
+        self._meter = self._choose_meter()
+        self._configure_timers()
+        self._reload()
+        self.enforce()
+
+    def _refresh_protected(self) -> None:
+        """Find out which addresses are never to be blocked; in a thread but for the first time, since the resolver and
+        iproute2 may take their time."""
+        enforce, mail = self.settings.enforce, self.settings.mail
+        self._guard.protect = frozenset(
+            protect.own(self._run)
+            | protect.resolvers()
+            | set(enforce.protect)
+            | (protect.helpers([mail.host]) if mail.to and self._ready else set())
+        )
+
+    @property
+    def _pending_folder(self) -> Path:
+        return self.settings.daemon.run_dir / "pending"
+
+    # telling
+
+    def take_mail(self) -> bool:
+        """Whether messages were queued since the last call."""
+        queued, self._guard.queued = self._guard.queued, False
+        return queued
+
+    def _count(self, *states: State) -> int:
+        return sum(entry.vm.state in states for entry in self._roster.entries.values())
+
+    def status(self) -> dict[str, Any]:
+        """The state of the daemon, as the control socket tells it."""
+        return {
+            "started_at": format_time(self._started_at),
+            "meter": self._meter.name,
+            "vms": len(self._roster.entries),
+            "interfaces": len(self._tally.tracked),
+            "over": self._count(State.OVER),
+            "warned": self._count(State.WARNED),
+            "blocked": self._count(State.BLOCKED),
+            "null_routes": len(self._guard.plan.desired.null_routes),
+            "problems": [*self._guard.problems, *(f"{k}: {v}" for k, v in self._complaints.items() if k != "blocks")],
+            "last_commit": format_time(self._alive.at) if self._alive else None,
+            "pending_vifs": self._census.waiting,
+            "clock_trusted": self._moment.trusted,
+        }
+
+    def summary(self) -> str:
+        """The same in a line, for systemctl status."""
+        text = f"{len(self._tally.tracked)} vifs of {len(self._roster.entries)} VMs metered ({self._meter.name})"
+        text += f", {self._count(State.OVER)} over, {len(self._guard.plan.desired.null_routes)} addresses null-routed"
+        return text + (f"; {len(self._complaints)} problems: xenbw status" if self._complaints else "")
