@@ -1,0 +1,42 @@
+"""Reading the ledger for the listings."""
+
+from __future__ import annotations
+
+from xenbw import control, quota
+from xenbw.cli.command import Context
+from xenbw.clock import boot_id
+from xenbw.errors import XenbwError
+from xenbw.model import ZERO
+from xenbw.report.account import Account
+from xenbw.roster import Roster
+from xenbw.store.ledger import Ledger
+
+
+def freshen(context: Context) -> str | None:
+    """Have the daemon write what it counted so far; returns why the numbers may be old, or None."""
+    try:
+        answer = control.ask(context.settings.daemon.run_dir, "commit", timeout=2)
+    except XenbwError as error:
+        return f"{error.message}: these numbers are as of its last commit"
+    if answer.get("ok") is False:
+        return "xenbwd could not write to the ledger: these numbers are as of its last commit (xenbw status)"
+    return None
+
+
+def roster(ledger: Ledger, context: Context) -> Roster:
+    """The VMs with their periods."""
+    found = Roster(ledger, context.settings)
+    found.load(context.moment(ledger))
+    return found
+
+
+def accounts(ledger: Ledger, vms: Roster) -> dict[int, Account]:
+    """Every VM's account by its id, in the order of names."""
+    usage, here = ledger.usage(), boot_id()
+    running = {binding.vm_id for binding in ledger.live_bindings().values() if binding.boot_id == here}
+    found = {}
+    for vm_id, entry in vms.entries.items():
+        used = usage.get(vm_id, ZERO)
+        standing = quota.stand(entry.vm, entry.allowance, entry.enforced, used, entry.period)
+        found[vm_id] = Account(entry.vm, entry.allowance, entry.period, used, standing, vm_id in running)
+    return found

@@ -1,0 +1,197 @@
+"""xenbw addvm: give a VM its allowance, or change it."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from xenbw.cli import host, terms
+from xenbw.cli.apply import apply, protected
+from xenbw.cli.command import Command, Context
+from xenbw.cli.host import Guests, Sighting
+from xenbw.cli.interview import ask_name, ask_terms
+from xenbw.cli.names import vm_name
+from xenbw.cli.terminal import attended, say, warn
+from xenbw.cli.terms import Terms
+from xenbw.clock import boot_id
+from xenbw.config import Settings
+from xenbw.enforce.desired import Network, is_protected
+from xenbw.errors import UsageError
+from xenbw.model import VM, Address, Binding
+from xenbw.report.table import printable
+from xenbw.store.ledger import Ledger
+from xenbw.xen import domaincfg
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What there is before anything is written: addresses that are never blocked, the toolstack's guests, and the
+    ledger's VMs with their live vifs."""
+
+    context: Context
+    needed: frozenset[Network]
+    guests: Guests
+    vms: dict[str, VM]
+    live: dict[int, list[Binding]]
+
+    def added(self, name: str) -> bool:
+        return name in self.vms and self.vms[name].added_at is not None
+
+    def bindings(self, name: str) -> Sequence[Binding]:
+        return self.live.get(self.vms[name].id, ()) if name in self.vms else ()
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """One VM, and the columns of its row that are to change."""
+
+    name: str
+    columns: Terms
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("name", metavar="VM", nargs="?", type=vm_name, help="the VM's name, as xl list prints it")
+    terms.arguments(parser)
+    parser.add_argument(
+        "--ip", metavar="ADDR", nargs="+", action="extend", default=[], help="addresses of the VM, beside those found"
+    )
+    parser.add_argument("--config-file", metavar="FILE", type=Path, help="the VM's config file, where it is not found")
+    parser.add_argument("--force", action="store_true", help="add a VM that is not there (yet)")
+    parser.add_argument("--all", action="store_true", help="add every running VM that is not added yet")
+
+
+def run(options: Namespace, context: Context) -> int:
+    if options.all and (options.name or options.ip or options.config_file):
+        raise UsageError("--all takes no VM, --ip or --config-file", "they belong to one VM")
+    addresses = tuple(host.given_address(text, context.settings.enforce.protect) for text in options.ip)
+    if not (options.all or options.name or attended()):
+        raise UsageError("no VM was named", "xenbw addvm VM --limit 500GB, or --all")
+    scene = _Scene(context, protected(context), host.guests(context), *_known(context))
+    wishes = _wish_for_all(options, scene) if options.all else _wish_for_one(options, addresses, scene)
+    if wishes:
+        _write(wishes, context)
+    return 0
+
+
+def _known(context: Context) -> tuple[dict[str, VM], dict[int, list[Binding]]]:
+    if not context.settings.ledger.path.exists():
+        return {}, {}
+    with context.ledger() as ledger:
+        here, live = boot_id(), dict[int, list[Binding]]()
+        for binding in ledger.live_bindings().values():
+            if binding.boot_id == here:
+                live.setdefault(binding.vm_id, []).append(binding)
+        return {vm.name: vm for vm in ledger.vms().values()}, live
+
+
+def _wish_for_all(options: Namespace, scene: _Scene) -> list[_Wish]:
+    if scene.guests.problem:
+        raise scene.guests.problem
+    given = terms.given(options)
+    _require_limit("--all", given, scene.context.settings)
+    read = cache(domaincfg.read)  # each VM without a file of its own name looks into all of them
+    names = [name for name in scene.guests.names if not scene.added(name)]
+    sightings = [host.look(name, scene.guests, scene.context, read=read) for name in names]
+    if not sightings:
+        say("every running VM is added already")
+    for sighting in sightings:
+        _tell(sighting, scene)
+    return [_Wish(sighting.name, {**given, **_found(sighting, (), scene)}) for sighting in sightings]
+
+
+def _wish_for_one(options: Namespace, addresses: tuple[Address, ...], scene: _Scene) -> list[_Wish]:
+    def look(name: str) -> Sighting:
+        sighting = host.look(name, scene.guests, scene.context, options.config_file)
+        if not options.force and (options.config_file or not scene.added(name)):
+            host.check(sighting, scene.guests, scene.vms, scene.context)
+        return sighting
+
+    sighting = look(options.name) if options.name else ask_name(scene.guests, scene.added, look)
+    name, given, settings = sighting.name, terms.given(options), scene.context.settings
+    added = scene.added(name)
+    _tell(sighting, scene)
+    if attended() and not (options.name and (added or options.limit)):
+        given = ask_terms(name, scene.vms[name] if added else None, given, settings)
+    elif not added:
+        _require_limit(name, given, settings)
+    if addresses or options.config_file or not added:
+        given = {**given, **_found(sighting, addresses, scene)}
+    if not given:
+        say(f"{printable(name)}: added already, and nothing was given to change")
+        return []
+    return [_Wish(name, given)]
+
+
+def _require_limit(whom: str, given: Terms, settings: Settings) -> None:
+    if "unlimited" not in given and settings.default.limit is None:
+        raise UsageError(f"{whom}: no limit was given", "--limit 500GB, --limit unlimited, or [default] limit")
+
+
+def _tell(sighting: Sighting, scene: _Scene) -> None:
+    """Show what was found of the VM."""
+    running = "running" if sighting.listed else "not known to run" if scene.guests.problem else "not running"
+    file = f"config file {sighting.config.path}" if sighting.config else "no config file found"
+    say(printable(f"{sighting.name}: {running}, {file}"))
+    bindings = scene.bindings(sighting.name)
+    table = host.vif_table(sighting.config, bindings)
+    if table:
+        say(table)
+    for note in sighting.notes:
+        warn(f"note: {note}")
+
+
+def _found(sighting: Sighting, addresses: tuple[Address, ...], scene: _Scene) -> Terms:
+    """The columns for addresses and config file: what was given, and what the config file tells."""
+    config = sighting.config
+    from_file = dict.fromkeys(address for vif in (config.vifs if config else ()) for address in vif.ips)
+    protect = scene.context.settings.enforce.protect
+    usable = [address for address in from_file if host.may_be_given(address, protect)]
+    for address in from_file:
+        if address not in usable:
+            warn(f"note: {sighting.name}: {address} in its config file is no VM's address and was passed over")
+    ips = tuple(dict.fromkeys((*addresses, *usable)))
+    if not ips and not any(binding.ips for binding in scene.bindings(sighting.name)):
+        warn(f"note: {sighting.name}: no address of it is known, so a block has nothing to null-route (--ip ADDR)")
+    _doubt(sighting.name, ips, scene)
+    return {"ips": ips, "config_file": str(config.path)} if config else {"ips": ips}
+
+
+def _doubt(name: str, ips: tuple[Address, ...], scene: _Scene) -> None:
+    """Say what keeps an address of the VM from being blocked. It may be meant: a guest can be this host's gateway."""
+    for address in ips:
+        if is_protected(address, scene.needed):
+            warn(f"note: {name}: {address} is one that this host itself needs; it is never blocked")
+        for other in scene.vms.values():
+            if address in other.ips and other.name != name:
+                warn(f"note: {name}: {address} is also an address of {other.name}")
+
+
+def _write(wishes: Sequence[_Wish], context: Context) -> None:
+    """Write them all or none, then have them hold."""
+    with context.ledger(create=True) as ledger:
+        with ledger.transaction():
+            said = [_write_one(ledger, wish, context) for wish in wishes]
+        for line in said:
+            say(printable(line))
+        apply(ledger, context)
+
+
+def _write_one(ledger: Ledger, wish: _Wish, context: Context) -> str:
+    at, default = context.moment(ledger).at, context.settings.default_allowance
+    before = ledger.meet(wish.name, at)
+    added_at = before.added_at or at
+    ledger.set_vm(before.id, added_at=added_at, **wish.columns)
+    after = ledger.meet(wish.name, at)
+    if before.added_at is None:
+        kind, line = "added", f"{wish.name}: added, {terms.summary(before, after, default)}"
+    else:
+        kind, line = "changed", f"{wish.name}: {terms.difference(before, after, default) or 'nothing changed'}"
+    if before != after:
+        ledger.record(at, kind, line, before.id)
+    return line
+
+
+COMMAND = Command("addvm", "give a VM its allowance, or change it", arguments, run)

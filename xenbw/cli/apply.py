@@ -1,0 +1,72 @@
+"""Making what was written to the ledger hold at once: by the daemon, or by ourselves where none runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from xenbw import control
+from xenbw.cli.command import Context
+from xenbw.cli.terminal import warn
+from xenbw.control import NoDaemonError
+from xenbw.enforce import desired, protect
+from xenbw.enforce.desired import Network
+from xenbw.errors import XenbwError
+from xenbw.guard import Guard, Method, holders
+from xenbw.model import Address
+from xenbw.roster import Roster
+from xenbw.store.ledger import Ledger
+
+Methods = Callable[[], Sequence[Method]]
+
+
+def iptables() -> Sequence[Method]:
+    """The ways to block that every dom0 has."""
+    # python-iptables takes 0.25 s to import, and is wanted only where no daemon runs.
+    from xenbw.enforce.iptables import Iptables
+
+    return [Iptables(4), Iptables(6)]
+
+
+def apply(ledger: Ledger, context: Context, methods: Methods = iptables) -> bool:
+    """Have the ledger's new state judged and enforced. What stands in the way is said on standard error: the change is
+    written, and the daemon keeps trying. Whether nothing does."""
+    run_dir = context.settings.daemon.run_dir
+    try:
+        control.ask(run_dir, "sync", timeout=10)
+        problems = control.ask(run_dir, "status").get("problems", [])
+    except NoDaemonError:
+        problems = _enforce(ledger, context, methods())
+        warn("xenbwd is not running: this holds, but nothing is metered until it runs (systemctl start xenbwd)")
+    except XenbwError as error:
+        problems = [f"{error.message}: the change is written and holds once xenbwd reads it (systemctl status xenbwd)"]
+    for problem in problems:
+        warn(f"! {problem}")
+    return not problems
+
+
+def protected(context: Context) -> frozenset[Network]:
+    """The networks that are never blocked: those of the configuration, dom0's own and its resolvers."""
+    return frozenset({*context.settings.enforce.protect, *protect.own(context.run), *protect.resolvers()})
+
+
+def null_routes(ledger: Ledger, vms: Roster, context: Context) -> dict[Address, str]:
+    """The null routes that the ledger asks for, address -> name of the VM, in the order of addresses."""
+    plan = desired.plan(holders(vms, ledger.active_blocks(), ledger.latest_bindings()), protected(context))
+    routes = plan.desired.null_routes
+    return {address: routes[address] for address in sorted(routes, key=lambda known: (known.version, int(known)))}
+
+
+def _enforce(ledger: Ledger, context: Context, methods: Sequence[Method]) -> list[str]:
+    """Judge and enforce as the daemon would; returns what stands in the way."""
+    moment = context.moment(ledger)
+    vms = Roster(ledger, context.settings)
+    vms.load(moment)
+    vms.roll(moment)
+    unusable = {method.name: reason for method in methods if (reason := method.probe()) is not None}
+    guard = Guard(ledger, context.settings, [method for method in methods if method.name not in unusable])
+    mail = context.settings.mail
+    guard.protect = protected(context) | (protect.helpers([mail.host]) if mail.to else set())
+    guard.judge(vms, ledger.usage(), list(vms.entries), moment)
+    guard.enforce(vms, moment)
+    failed = [str(guard.failure)] if guard.failure else []
+    return [*failed, *guard.problems, *(reason for reason in unusable.values() if guard.plan.desired.null_routes)]

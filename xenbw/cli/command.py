@@ -1,0 +1,47 @@
+"""What a command is, and what it is handed."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from xenbw.clock import Clock, Moment, boot_id
+from xenbw.config import Settings
+from xenbw.runner import Runner
+from xenbw.store.ledger import Ledger
+from xenbw.store.timeline import timeline
+
+
+@dataclass(frozen=True)
+class Context:
+    """The configuration, and the doors to other commands and to the clock."""
+
+    settings: Settings
+    run: Runner
+    clock: Clock
+
+    @contextmanager
+    def ledger(self, *, create: bool = False) -> Iterator[Ledger]:
+        """The ledger, open for the length of a block. Raises LedgerError."""
+        ledger = Ledger.open(self.settings.ledger.path, create=create)
+        try:
+            yield ledger
+        finally:
+            ledger.close()
+
+    def moment(self, ledger: Ledger) -> Moment:
+        """Now, as the ledger's timeline has it."""
+        return timeline(ledger.alive(), boot_id(), self.settings).moment(self.clock.tick())
+
+
+@dataclass(frozen=True)
+class Command:
+    """A word of the command line. `arguments` puts its options on its parser; `run` does it and returns the exit
+    status, or raises XenbwError."""
+
+    name: str
+    summary: str
+    arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace, Context], int]

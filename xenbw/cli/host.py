@@ -1,0 +1,118 @@
+"""What this host tells of a VM: the toolstack's list, its config file, and addresses nobody may be given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+from xenbw.cli.command import Context
+from xenbw.cli.names import near
+from xenbw.enforce.desired import Network, is_protected
+from xenbw.errors import UsageError, XenbwError
+from xenbw.model import Address, Binding
+from xenbw.report.table import Column, render
+from xenbw.xen import domaincfg, domainfind, toolstack
+from xenbw.xen.domaincfg import DomainConfig
+from xenbw.xen.text import base_name
+
+_LIST_LIMIT = 10.0
+_THIS_NETWORK = ip_network("0.0.0.0/8")  # RFC 1122, 3.2.1.3: no host's address
+
+
+@dataclass(frozen=True)
+class Guests:
+    """The names of the VMs that the toolstack lists, each once (during a migration a name can be there twice);
+    `problem` says why it could not be asked."""
+
+    names: tuple[str, ...]
+    problem: XenbwError | None = None
+
+
+def guests(context: Context) -> Guests:
+    """Ask xl or xm."""
+    try:
+        listed = toolstack.detect(context.settings.toolstack.command, context.run).list(timeout=_LIST_LIMIT)
+    except XenbwError as error:
+        return Guests((), error)
+    return Guests(tuple(dict.fromkeys(base_name(domain.name) for domain in toolstack.guests(listed))))
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What was found of a VM. notes: sentences on what was passed over."""
+
+    name: str
+    listed: bool
+    config: DomainConfig | None
+    notes: tuple[str, ...]
+
+
+def look(
+    name: str,
+    listed: Guests,
+    context: Context,
+    file: Path | None = None,
+    read: Callable[[Path], DomainConfig] = domaincfg.read,
+) -> Sighting:
+    """Look for the VM in the toolstack's list and in the config files, or in `file`. Raises XenbwError when `file`
+    cannot be read."""
+    if file is not None:
+        config = read(file.absolute())
+        return Sighting(name, name in listed.names, config, config.problems)
+    found = domainfind.find(name, context.settings.toolstack.config_dirs, read=read)
+    notes = found.problems if found.config is None else found.config.problems
+    return Sighting(name, name in listed.names, found.config, notes)
+
+
+def check(sighting: Sighting, listed: Guests, known: Collection[str], context: Context) -> None:
+    """Raise XenbwError unless the VM is one: running, or with a config file of its own."""
+    config = sighting.config
+    if config is not None and config.name not in (None, sighting.name):
+        raise XenbwError(f"{config.path} is the config file of {config.name!r}", "--force takes it for this VM")
+    if sighting.listed or config is not None:
+        return
+    if listed.problem is not None:
+        raise XenbwError(
+            f"cannot tell whether {sighting.name!r} is a VM: {listed.problem.message}",
+            "; ".join(filter(None, (listed.problem.hint, "--force adds it unchecked"))),
+        )
+    folders = ", ".join(str(folder) for folder in context.settings.toolstack.config_dirs)
+    hint = near(sighting.name, {*listed.names, *known}) or "--force adds it all the same"
+    raise XenbwError(f"no VM named {sighting.name!r} is running or has a config file in {folders}", hint)
+
+
+def vif_table(config: DomainConfig | None, bindings: Sequence[Binding]) -> str | None:
+    """The VM's vifs as its config file has them and as they run; None where there are none."""
+    rows = [
+        (str(number), vif.interface or "", vif.mac or "", " ".join(map(str, vif.ips)), vif.bridge or "", "config file")
+        for number, vif in enumerate(config.vifs if config else ())
+    ]
+    rows += [
+        (str(b.devid), b.interface, b.mac or "", " ".join(map(str, b.ips)), b.bridge or "", "running") for b in bindings
+    ]
+    titles = ("VIF", "INTERFACE", "MAC", "IPS", "BRIDGE", "FROM")
+    return render([Column(title) for title in titles], rows) if rows else None
+
+
+def given_address(text: str, protect: Collection[Network]) -> Address:
+    """An address that the admin gives to a VM. Raises UsageError for anything but one address that may be blocked."""
+    try:
+        if "%" in text:
+            raise ValueError(text)
+        address = ip_address(text)
+    except ValueError:
+        network = "/" in text
+        raise UsageError(
+            f"not {'one address' if network else 'an address'}: {text!r}", "give single addresses, like 192.0.2.10"
+        ) from None
+    if not may_be_given(address, protect):
+        raise UsageError(f"{address} is no VM's address", "it is protected by [enforce] protect, or no host's at all")
+    return address
+
+
+def may_be_given(address: Address, protect: Collection[Network]) -> bool:
+    """Whether an address can be a VM's."""
+    nobodys = address.version == 4 and (address.is_reserved or address in _THIS_NETWORK)
+    return not nobodys and not is_protected(address, protect)

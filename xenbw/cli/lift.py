@@ -1,0 +1,55 @@
+"""xenbw lift: let a blocked VM through again."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from dataclasses import replace
+from zoneinfo import ZoneInfo
+
+from xenbw import quota
+from xenbw.cli.accounts import roster
+from xenbw.cli.apply import apply
+from xenbw.cli.command import Command, Context
+from xenbw.cli.names import find, name_argument
+from xenbw.cli.terminal import say
+from xenbw.model import ZERO, Cause
+from xenbw.quota import Standing
+from xenbw.report.table import local_time, printable
+from xenbw.roster import Entry
+
+
+def arguments(parser: ArgumentParser) -> None:
+    name_argument(parser)
+
+
+def run(options: Namespace, context: Context) -> int:
+    with context.ledger() as ledger:
+        vm = find(ledger, options.name)
+        entry = roster(ledger, context).entries[vm.id]
+        usage = ledger.usage().get(vm.id, ZERO)
+        standing = quota.stand(vm, entry.allowance, entry.enforced, usage, entry.period)
+        columns: dict[str, object] = {}
+        if standing.block is Cause.ADMIN:
+            columns["blocked_reason"] = None
+        # A VM that the admin blocked may be over its allowance too: who lifts it wants it to pass.
+        without = quota.stand(replace(vm, blocked_reason=None), entry.allowance, entry.enforced, usage, entry.period)
+        if standing.block is not None and without.block is Cause.QUOTA:
+            columns["lifted_until"] = entry.period.end
+        if columns:
+            ledger.set_vm(vm.id, **columns)
+        say(printable(f"{vm.name}: {_told(columns, standing, entry, context.settings.period.timezone)}"))
+        if columns or vm.id in ledger.active_blocks():
+            apply(ledger, context)
+    return 0
+
+
+def _told(columns: Mapping[str, object], standing: Standing, entry: Entry, zone: ZoneInfo) -> str:
+    if not columns:
+        return f"not blocked ({standing.state}: {standing.reason})"
+    if "lifted_until" in columns:
+        return f"lifted until its period ends, {local_time(entry.period.end, zone)}"
+    return "lifted"
+
+
+COMMAND = Command("lift", "let a blocked VM through until its period ends", arguments, run)

@@ -1,0 +1,45 @@
+"""VMs' names as an admin types them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from argparse import ArgumentParser
+from collections.abc import Iterable
+
+from xenbw.errors import UsageError, XenbwError
+from xenbw.model import VM
+from xenbw.store.ledger import Ledger
+from xenbw.xen.text import base_name, decode
+
+
+def vm_name(typed: str) -> str:
+    """The VM's own name from a command line argument, in the spelling that the toolstack's output gets. Raises
+    UsageError."""
+    name = base_name(decode(os.fsencode(typed)).strip())
+    if not name:
+        raise UsageError("the name of a VM is empty", "xenbw list shows the VMs known here")
+    if name == "Domain-0":
+        raise UsageError("Domain-0 is not a VM", "xenbw list shows the VMs known here")
+    return name
+
+
+def name_argument(parser: ArgumentParser) -> None:
+    """The one argument that most commands take."""
+    parser.add_argument("name", metavar="VM", type=vm_name, help="the VM's name, as xl list prints it")
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """Up to five names that may have been meant, as a hint; "" where none is near."""
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    close = [by_lower[found] for found in difflib.get_close_matches(name.lower(), by_lower, 5)]
+    return f"did you mean {', '.join(close)}?" if close else ""
+
+
+def find(ledger: Ledger, name: str) -> VM:
+    """The VM of that name. Raises XenbwError naming those that are near."""
+    vm = ledger.vm_named(name)
+    if vm is None:
+        known = [vm.name for vm in ledger.vms().values()]
+        raise XenbwError(f"no VM named {name!r} is known", near(name, known) or "xenbw list shows the VMs known here")
+    return vm

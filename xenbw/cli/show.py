@@ -1,0 +1,123 @@
+"""xenbw show: everything about one VM."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from xenbw.cli.accounts import accounts, freshen, roster
+from xenbw.cli.command import Command, Context
+from xenbw.cli.names import find, name_argument
+from xenbw.cli.terminal import say, warn
+from xenbw.config import Settings
+from xenbw.model import Binding, Block
+from xenbw.quota import used_bytes
+from xenbw.report.account import Account
+from xenbw.report.document import History, detail, dump
+from xenbw.report.table import Column, facts, local_time, render
+from xenbw.units import format_size
+
+
+def _columns(left: str, right: str = "") -> tuple[Column, ...]:
+    return (*map(Column, left.split("|")), *(Column(title, right=True) for title in right.split("|") if title))
+
+
+_BLOCKS = _columns("BLOCKED|UNTIL|LIFTED|WHY")
+_BINDINGS = _columns("INTERFACE|DOMID|MAC|IPS|BRIDGE|FROM|TO|ENDED", "IN|OUT")
+_HISTORY = _columns("PERIOD FROM", "IN|OUT|USED|PLACED BY TIME")
+
+
+def arguments(parser: ArgumentParser) -> None:
+    name_argument(parser)
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
+
+
+def run(options: Namespace, context: Context) -> int:
+    stale = freshen(context)
+    with context.ledger() as ledger:
+        vm = find(ledger, options.name)
+        account = accounts(ledger, roster(ledger, context))[vm.id]
+        blocks = ledger.blocks_of(vm.id)
+        bindings = ledger.bindings_of(vm.id, account.period.start)
+        history = ledger.history(vm.id)
+    if options.json:
+        say(dump(detail(account, blocks, bindings, history)))
+    else:
+        say(text(account, blocks, bindings, history, context.settings))
+    if stale:
+        warn(f"note: {stale}")
+    return 0
+
+
+def text(
+    account: Account,
+    blocks: Sequence[Block],
+    bindings: Sequence[Binding],
+    history: Sequence[History],
+    settings: Settings,
+) -> str:
+    """The VM as a person reads it."""
+    zone = settings.period.timezone
+    parts = [facts(_facts(account, zone))]
+    if blocks:
+        parts.append(render(_BLOCKS, [_block(block, zone) for block in blocks]))
+    if bindings:
+        parts.append(render(_BINDINGS, [_binding(binding, zone) for binding in bindings]))
+    if history:
+        parts.append(render(_HISTORY, [_period(account, period, zone) for period in history]))
+    return "\n\n".join(parts)
+
+
+def _when(moment: datetime | None, zone: ZoneInfo) -> str:
+    return "" if moment is None else local_time(moment, zone)
+
+
+def _block(block: Block, zone: ZoneInfo) -> tuple[str, ...]:
+    why = f"{block.cause}: {block.reason}"
+    return _when(block.since, zone), _when(block.until, zone), _when(block.lifted_at, zone), why
+
+
+def _binding(binding: Binding, zone: ZoneInfo) -> tuple[str, ...]:
+    return (
+        binding.interface,
+        str(binding.domid),
+        binding.mac or "",
+        " ".join(str(address) for address in binding.ips),
+        binding.bridge or "",
+        _when(binding.started_at, zone),
+        _when(binding.ended_at, zone),
+        binding.end_reason or "",
+        format_size(binding.counted.in_bytes),
+        format_size(binding.counted.out_bytes),
+    )
+
+
+def _period(account: Account, period: History, zone: ZoneInfo) -> tuple[str, ...]:
+    start, usage, divided_bytes = period
+    used = used_bytes(account.allowance.count, usage)
+    return _when(start, zone), *(format_size(size) for size in (*usage, used, divided_bytes))
+
+
+def _facts(account: Account, zone: ZoneInfo) -> list[tuple[str, str]]:
+    allowance, vm = account.allowance, account.vm
+    limit = "unlimited" if allowance.limit_bytes is None else format_size(allowance.limit_bytes)
+    share = "" if account.percent is None else f" ({account.percent} %)"
+    added = local_time(vm.added_at, zone) if vm.added_at else "no: found running"
+    return [
+        ("VM", vm.name),
+        ("state", f"{account.standing.state}: {account.standing.reason}"),
+        ("running", "yes" if account.running else "no"),
+        ("used", f"{format_size(account.used_bytes)} of {limit}{share}"),
+        ("in", format_size(account.usage.in_bytes)),
+        ("out", format_size(account.usage.out_bytes)),
+        ("counted", f"{allowance.count}; warned at {allowance.warn_percent} %; past the limit: {allowance.action}"),
+        ("period", f"{local_time(account.period.start, zone)} to {local_time(account.period.end, zone)}"),
+        ("added", added),
+        ("addresses given", " ".join(str(address) for address in vm.ips) or "none"),
+        ("config file", vm.config_file or "none"),
+    ]
+
+
+COMMAND = Command("show", "show one VM with its blocks, interfaces and history", arguments, run)

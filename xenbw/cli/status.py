@@ -1,0 +1,131 @@
+"""xenbw status: whether everything works, and what stands in the way."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from xenbw import control
+from xenbw.cli.accounts import accounts, roster
+from xenbw.cli.apply import null_routes
+from xenbw.cli.command import Command, Context
+from xenbw.cli.terminal import say
+from xenbw.control import Answer
+from xenbw.errors import XenbwError
+from xenbw.model import Address
+from xenbw.report.document import Document, dump
+from xenbw.report.table import facts, local_time, printable
+from xenbw.store import outbox
+from xenbw.units import format_size, format_time
+
+_EVENTS = 5
+
+
+@dataclass(frozen=True)
+class _Books:
+    """What the ledger says; empty where it cannot be read."""
+
+    states: Mapping[str, int] = field(default_factory=dict)
+    null_routes: Mapping[Address, str] = field(default_factory=dict)
+    mails_waiting: int = 0
+    events: list[tuple[datetime, str, str]] = field(default_factory=list)
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
+
+
+def run(options: Namespace, context: Context) -> int:
+    problems: list[str] = []
+    daemon: Answer | None = None
+    try:
+        daemon = control.ask(context.settings.daemon.run_dir, "status")
+        problems += daemon.get("problems", [])
+    except XenbwError as error:
+        problems.append(f"{error.message}: nothing is metered ({error.hint})")
+    books, works = _Books(), daemon is not None
+    try:
+        books = _read(context)
+    except XenbwError as error:
+        problems.append(str(error))
+        works = False
+    if options.json:
+        say(dump(_document(daemon, books, problems, context)))
+    else:
+        say(_text(daemon, books, problems, context))
+    return 0 if works else 1
+
+
+def _read(context: Context) -> _Books:
+    with context.ledger() as ledger:
+        vms = roster(ledger, context)
+        states = Counter(account.standing.state.value for account in accounts(ledger, vms).values())
+        return _Books(states, null_routes(ledger, vms, context), outbox.waiting(ledger), ledger.events(_EVENTS))
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of the ledger with what SQLite has not merged into it yet."""
+    files = [file for file in (path, path.with_name(f"{path.name}-wal")) if file.exists()]
+    return sum(file.stat().st_size for file in files) if files else None
+
+
+def _document(daemon: Answer | None, books: _Books, problems: list[str], context: Context) -> Document:
+    path = context.settings.ledger.path
+    return {
+        "host": context.settings.host_name,
+        "generated_at": format_time(context.clock.tick().wall),
+        "daemon": daemon,
+        "ledger": {"path": str(path), "size_bytes": _size(path)},
+        "states": dict(books.states),
+        "null_routes": {str(address): name for address, name in books.null_routes.items()},
+        "mails_waiting": books.mails_waiting,
+        "problems": problems,
+        "events": [{"at": format_time(at), "kind": kind, "text": text} for at, kind, text in books.events],
+    }
+
+
+def _text(daemon: Answer | None, books: _Books, problems: list[str], context: Context) -> str:
+    path, zone = context.settings.ledger.path, context.settings.period.timezone
+    size = _size(path)
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(books.states.items()))
+    total = sum(books.states.values())
+    lines = [f"! {printable(problem)}" for problem in problems]
+    lines.append(
+        facts(
+            [
+                ("xenbwd", _alive(daemon)),
+                ("ledger", f"{path}, {'missing' if size is None else format_size(size)}"),
+                ("VMs", f"{total}: {counts}" if total else "none"),
+                ("null routes", str(len(books.null_routes))),
+                *(("", f"{address} {name}") for address, name in books.null_routes.items()),
+                ("mails waiting", str(books.mails_waiting)),
+            ]
+        )
+    )
+    if books.events:
+        events = (f"{local_time(at, zone)}  {text}" for at, _, text in books.events)
+        lines += ["", "newest events", *(f"  {printable(event)}" for event in events)]
+    return "\n".join(lines)
+
+
+def _alive(daemon: Answer | None) -> str:
+    if daemon is None:
+        return "NOT RUNNING"
+    told = (
+        ("version", "version"),
+        ("since", "started_at"),
+        ("meter", "meter"),
+        ("last commit", "last_commit"),
+        ("vifs whose VM is not known yet", "pending_vifs"),
+    )
+    parts = ["running", *(f"{label} {daemon[key]}" for label, key in told if daemon.get(key))]
+    if daemon.get("clock_trusted") is False:
+        parts.append("the clock is not trusted yet")
+    return ", ".join(parts)
+
+
+COMMAND = Command("status", "show whether everything works", arguments, run)

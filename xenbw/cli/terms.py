@@ -1,0 +1,81 @@
+"""An allowance as the admin gives it on the command line, and as it is told back."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+
+from xenbw.errors import UsageError
+from xenbw.model import VM, Action, Allowance, Count
+from xenbw.units import format_size, parse_size
+
+Terms = dict[str, object]
+"""Columns of a VM (names as in model.VM) with their new values; what was not given is not in it."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """The options that make an allowance."""
+    parser.add_argument("--limit", metavar="SIZE", type=limit, help="per period, like 500GB or 1.5TiB; or unlimited")
+    parser.add_argument("--count", choices=[str(count) for count in Count], help="what counts (max: larger of in, out)")
+    parser.add_argument("--reset-day", metavar="DAY", type=reset_day, help="day of the month a period begins, 1 to 31")
+    parser.add_argument("--warn", metavar="PERCENT", type=warn_percent, help="warn from this share of the limit on")
+    parser.add_argument("--action", choices=[str(action) for action in Action], help="what happens past the limit")
+
+
+def given(options: Namespace) -> Terms:
+    """What was given of them."""
+    terms: Terms = dict(options.limit or {})
+    if options.count is not None:
+        terms["count"] = Count(options.count)
+    if options.action is not None:
+        terms["action"] = Action(options.action)
+    if options.warn is not None:
+        terms["warn_percent"] = options.warn
+    if options.reset_day is not None:
+        terms["reset_day"] = options.reset_day
+    return terms
+
+
+def limit(text: str) -> Terms:
+    """Raises UsageError."""
+    if text.strip().lower() == "unlimited":
+        return {"limit_bytes": None, "unlimited": True}
+    return {"limit_bytes": parse_size(text), "unlimited": False}
+
+
+def _number(low: int, high: int, what: str) -> Callable[[str], int]:
+    def understand(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
+            raise UsageError(f"not a {what}: {text!r}", f"a whole number from {low} to {high}")
+        return int(text)
+
+    return understand
+
+
+reset_day = _number(1, 31, "reset day")
+warn_percent = _number(1, 100, "percentage to warn at")
+
+
+def describe(vm: VM, default: Allowance) -> Iterator[tuple[str, str]]:
+    """(what, its value) for everything the admin can give a VM."""
+    standard = "unlimited" if default.limit_bytes is None else format_size(default.limit_bytes)
+    own = "unlimited" if vm.unlimited else "" if vm.limit_bytes is None else format_size(vm.limit_bytes)
+    yield "limit", own or f"{standard} (default)"
+    yield "count", vm.count or f"{default.count} (default)"
+    yield "reset day", str(vm.reset_day or f"{default.reset_day} (default)")
+    yield "warn", f"{vm.warn_percent} %" if vm.warn_percent else f"{default.warn_percent} % (default)"
+    yield "action", vm.action or f"{default.action} (default)"
+    yield "ips", " ".join(str(address) for address in vm.ips) or "none given"
+    yield "config file", vm.config_file or "none"
+
+
+def summary(bare: VM, vm: VM, default: Allowance) -> str:
+    """What a VM was given beyond its bare row, in words; its limit in any case."""
+    pairs = zip(describe(bare, default), describe(vm, default), strict=True)
+    return ", ".join(f"{what} {value}" for (_, was), (what, value) in pairs if value != was or what == "limit")
+
+
+def difference(before: VM, after: VM, default: Allowance) -> str:
+    """What changed between two states of a VM, in words; "" when nothing did."""
+    pairs = zip(describe(before, default), describe(after, default), strict=True)
+    return ", ".join(f"{what} {old} -> {new}" for (what, old), (_, new) in pairs if old != new)

@@ -1,0 +1,71 @@
+"""Aligned text for terminals. Names come from guests and config files: none of them may move the cursor."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+_GAP = "  "
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's title; numbers stand on the right."""
+
+    title: str
+    right: bool = False
+
+
+def printable(text: str) -> str:
+    r"""`text` on one line, with what is not printable (control and format characters, line breaks, lone surrogates)
+    as escapes like \x1b."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def width(text: str) -> int:
+    """How many columns of a terminal printable text takes: two for East Asian wide characters (UAX #11), none for
+    marks that combine with the one before."""
+    return sum(
+        0
+        if unicodedata.category(character) in ("Mn", "Me")
+        else 2
+        if unicodedata.east_asian_width(character) in "WF"
+        else 1
+        for character in text
+    )
+
+
+def render(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> str:
+    """The table with its titles, one line per row, without trailing spaces or a final line break."""
+    lines = [[column.title for column in columns]]
+    lines += [[printable(cell) for cell in row] for row in rows]
+    widths = [max(width(line[at]) for line in lines) for at in range(len(columns))]
+    return "\n".join(
+        _GAP.join(
+            _pad(cell, size, right=column.right) for cell, size, column in zip(line, widths, columns, strict=True)
+        ).rstrip(" ")
+        for line in lines
+    )
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> str:
+    """Labels and their values, one pair a line, the values aligned."""
+    lines = [(label, printable(value)) for label, value in pairs]
+    size = max(width(label) for label, _ in lines)
+    return "\n".join(f"{_pad(label, size, right=False)}{_GAP}{value}".rstrip(" ") for label, value in lines)
+
+
+def local_time(moment: datetime, zone: ZoneInfo) -> str:
+    """A time to the minute, as a person in that zone reads it."""
+    return moment.astimezone(zone).strftime("%Y-%m-%d %H:%M %Z")
+
+
+def _pad(text: str, size: int, *, right: bool) -> str:
+    room = " " * (size - width(text))
+    return room + text if right else text + room
