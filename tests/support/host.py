@@ -1,4 +1,4 @@
-"""A miniature dom0 with xenbw installed in it: hook, daemon and command line of this source tree, as a package would."""
+"""A miniature dom0 with xenbw in it: hook, daemon and command line of this source tree, as a package would bring."""
 
 from __future__ import annotations
 

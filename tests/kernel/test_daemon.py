@@ -1,0 +1,378 @@
+"""xenbwd against what happens to daemons: death, restarts, silence of xenstored, foreign hands in the firewall."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.support.guest import Guest
+from tests.support.host import Host, until
+from xenbw.model import Counters
+
+pytestmark = pytest.mark.kernel
+
+LIMIT = 1_000_000
+
+
+def quiet(host: Host, guest: Guest) -> Counters:
+    """The guest sends nothing any more; what it counted in this life."""
+    guest.namespace.ip("link set eth0 down")
+    return guest.counters()
+
+
+# every byte once
+
+
+def test_a_killed_daemon_loses_and_doubles_nothing(running: Host) -> None:
+    guest = running.start("web1")
+    for _ in range(5):
+        guest.send(200_000)
+        running.kill_daemon()
+        guest.receive(100_000)
+        running.start_daemon()
+    counted = quiet(running, guest)
+    assert until(lambda: running.usage("web1") == counted)
+
+
+def test_a_vif_that_came_while_no_daemon_ran_is_counted_from_its_first_byte(running: Host) -> None:
+    running.stop_daemon()
+    guest = running.start("web1")
+    guest.send(300_000)
+    running.start_daemon()
+    counted = quiet(running, guest)
+    assert until(lambda: running.usage("web1") == counted)
+
+
+def test_a_vif_that_went_while_no_daemon_ran_is_settled(running: Host) -> None:
+    guest = running.start("web1")
+    guest.send(300_000)
+    counted = quiet(running, guest)
+    assert until(lambda: running.usage("web1") == counted)
+    running.hook_env["XENBW_HOOK"] = "/nonexistent"
+    running.kill_daemon()
+    guest.stop()
+    running.start_daemon()
+    assert until(lambda: not running.ledger().live_bindings())
+    assert running.usage("web1") == counted
+
+
+def test_what_passed_before_xenbw_was_ever_here_is_not_charged(host: Host) -> None:
+    host.hook_env["XENBW_HOOK"] = "/nonexistent"
+    guest = host.start("old")
+    guest.send(500_000)
+    before = guest.counters()
+    host.start_daemon()
+    assert until(lambda: host.ask("status")["interfaces"] == 1)
+    guest.send(100_000)
+    counted = quiet(host, guest)
+    # The guest's own chatter (neighbour discovery) may come between our look at its counters and the daemon's.
+    assert until(lambda: 100_000 < host.usage("old").out_bytes <= counted.out_bytes - before.out_bytes)
+    assert host.usage("old").out_bytes < 110_000
+
+
+def test_a_failing_commit_is_made_good_later(running: Host) -> None:
+    guest = running.start("web1")
+    running.ask("commit")
+    with running.ledger().transaction():
+        guest.send(200_000)
+        assert until(lambda: running.ask("commit") == {"ok": False})
+        assert any("ledger" in problem for problem in running.ask("status")["problems"])
+    counted = quiet(running, guest)
+    assert until(lambda: running.usage("web1") == counted)
+    assert running.ask("status")["problems"] == []
+
+
+def test_a_vm_that_crosses_while_the_ledger_cannot_be_written_is_blocked_all_the_same(running: Host) -> None:
+    guest = running.start("web1")
+    running.add("web1", limit_bytes=LIMIT)
+    running.ask("sync")
+    with running.ledger().transaction():
+        guest.send(LIMIT)
+        assert until(lambda: running.blocked(guest.address()))
+    assert until(lambda: len(running.ledger().active_blocks()) == 1)
+    assert running.blocked(guest.address())
+
+
+# the watcher
+
+
+def test_a_vif_that_no_hook_announced_is_bound_once_it_is_connected(host: Host) -> None:
+    host.hook_env["XENBW_HOOK"] = "/nonexistent"
+    host.start_daemon()
+    guest = host.start("ovs guest", vifname="web0")
+    guest.send(100_000)
+    counted = quiet(host, guest)
+    assert until(lambda: host.usage("ovs guest") == counted)
+    (binding,) = host.ledger().live_bindings().values()
+    assert (binding.interface, binding.mac, str(binding.ips[0])) == ("web0", "00:16:3e:50:01:00", guest.address())
+    guest.stop()
+    assert until(lambda: not host.ledger().live_bindings())
+
+
+def test_a_blocked_vm_that_no_hook_announced_is_blocked_when_the_watcher_finds_it(host: Host) -> None:
+    host.hook_env["XENBW_HOOK"] = "/nonexistent"
+    host.start_daemon()
+    host.add("web1", blocked_reason="test")
+    host.ask("sync")
+    guest = host.start("web1")
+    assert until(lambda: host.blocked(guest.address()))
+
+
+def test_a_vif_is_left_alone_until_its_script_has_connected_it(host: Host) -> None:
+    host.hook_env["XENBW_HOOK"] = "/nonexistent"
+    host.start_daemon()
+    guest = host.start("web1")
+    assert until(lambda: len(host.ledger().live_bindings()) == 1)
+    guest.stop()
+    host.store.write_all({"/local/domain/9/name": "slow"})
+    backend = "/local/domain/0/backend/vif/9/0"
+    host.store.write_all({f"{backend}/frontend-id": "9", f"{backend}/mac": "00:16:3e:00:00:09"})
+    host.namespace.ip("link add vif9.0 type veth peer name far")
+    assert until(lambda: host.ask("status")["pending_vifs"] == 1)
+    time.sleep(1.5)
+    assert host.ledger().live_bindings() == {}
+    host.store.write_all({f"{backend}/hotplug-status": "connected"})
+    assert until(lambda: len(host.ledger().live_bindings()) == 1)
+
+
+def test_a_renamed_interface_goes_on_being_counted(running: Host) -> None:
+    guest = running.start("web1")
+    guest.send(100_000)
+    guest.rename_vif("customer7")
+    guest.ping("10.50.0.2", timeout=1)
+    guest.send(100_000)
+    counted = quiet(running, guest)
+    assert until(lambda: running.usage("web1") == counted)
+    (binding,) = running.ledger().live_bindings().values()
+    assert binding.interface == "customer7"
+
+
+def test_a_quick_restart_under_the_same_interface_name_is_two_bindings(running: Host) -> None:
+    guest = running.start("web1", vifname="web0")
+    guest.send(400_000)
+    first = quiet(running, guest)
+    assert until(lambda: running.usage("web1") == first)
+    guest.reboot()
+    guest.send(100_000)
+    second = quiet(running, guest)
+    assert until(lambda: running.usage("web1") == first.plus(second))
+
+
+def test_a_renamed_domain_is_charged_under_its_new_name_from_then_on(running: Host) -> None:
+    guest = running.start("old name")
+    guest.send(100_000)
+    assert until(lambda: running.usage("old name") == guest.counters())
+    running.store.write_all({f"/local/domain/{guest.domid}/name": "new name"})
+    running.stop_daemon()
+    running.start_daemon()
+    assert until(lambda: {vm.name for vm in running.ledger().vms().values()} == {"old name", "new name"})
+    guest.send(200_000)
+    counted = quiet(running, guest)
+    assert until(lambda: running.usage("old name").plus(running.usage("new name")) == counted)
+    assert 100_000 < running.usage("old name").out_bytes < 110_000
+    assert 200_000 < running.usage("new name").out_bytes < 220_000
+
+
+# others' failures
+
+
+def test_a_hung_xenstored_stalls_nothing(running: Host) -> None:
+    guest = running.start("web1")
+    running.add("web1", limit_bytes=LIMIT)
+    running.ask("sync")
+    running.store.hang()
+    running.namespace.ip("link add vif77.0 type veth peer name far")
+    guest.send(LIMIT)
+    assert until(lambda: running.blocked(guest.address()))
+    running.store.resume()
+
+
+def test_a_dead_xenstored_is_survived(running: Host) -> None:
+    guest = running.start("web1")
+    running.store.die()
+    running.namespace.ip("link add vif77.0 type veth peer name far")
+    guest.send(100_000)
+    counted = quiet(running, guest)
+    assert until(lambda: running.usage("web1") == counted)
+    assert running.stop_daemon() == 0
+
+
+@pytest.mark.parametrize(
+    "meddling",
+    [
+        "iptables-legacy -F FORWARD",
+        "iptables-legacy -F",
+        "iptables-legacy -F && iptables-legacy -X",
+        "iptables-legacy -I FORWARD -j ACCEPT",
+        "iptables-legacy -I XENBW -j ACCEPT",
+        "iptables-legacy -D XENBW 1",
+        "iptables-legacy -D OUTPUT -j XENBW",
+        "iptables-legacy -A FORWARD -j XENBW",
+        "printf '*filter\\n:INPUT ACCEPT\\n:FORWARD ACCEPT\\n:OUTPUT ACCEPT\\n-A FORWARD -j ACCEPT\\nCOMMIT\\n'"
+        " | iptables-legacy-restore",
+    ],
+)
+def test_a_block_that_others_removed_or_shadowed_is_repaired_and_their_rules_are_left(
+    running: Host, meddling: str
+) -> None:
+    running.add("web1", blocked_reason="test")
+    guest = running.start("web1")
+    running.ask("sync")
+    good = sorted(rule for rule in running.rules() if "XENBW" in rule)
+    running.run(["sh", "-c", meddling], check=True)
+
+    def whole() -> bool:
+        rules, chains = running.rules(), ("INPUT", "OUTPUT", "FORWARD")
+        first = [next((rule for rule in rules if rule.startswith(f"-A {chain} ")), None) for chain in chains]
+        jumps = [f"-A {chain} -j XENBW" for chain in chains]
+        return first == jumps and sorted(rule for rule in rules if "XENBW" in rule) == good
+
+    assert until(whole)
+    assert not guest.ping("10.50.0.2", timeout=0.2)
+    if meddling.endswith("FORWARD -j ACCEPT"):
+        assert "-A FORWARD -j ACCEPT" in running.rules()
+
+
+def test_writers_at_the_same_time_do_not_lose_a_block(running: Host) -> None:
+    running.add("web1", blocked_reason="test")
+    guest = running.start("web1")
+    noise = "for i in $(seq 100); do iptables-legacy -w -A INPUT -s 192.0.2.$i -j DROP; done"
+    writer = running.popen(["sh", "-c", noise], output=running.directory / "noise")
+    for state in ("1", None) * 5:
+        running.add("web1", blocked_reason=state)
+        running.ask("sync")
+    running.add("web1", blocked_reason="test")
+    running.ask("sync")
+    writer.wait()
+    assert until(lambda: running.blocked(guest.address()))
+    assert len([rule for rule in running.rules() if "192.0.2." in rule]) == 100
+
+
+def test_a_damaged_ledger_is_set_aside_and_blocks_stay(running: Host) -> None:
+    running.add("web1", limit_bytes=LIMIT)
+    guest = running.start("web1")
+    guest.send(LIMIT)
+    assert until(lambda: running.blocked(guest.address()))
+    running.kill_daemon()
+    for path in running.state.iterdir():
+        path.unlink()
+    running.ledger_path.write_bytes(b"no ledger " * 4000)
+    running.start_daemon()
+    assert running.blocked(guest.address())
+    assert not guest.ping("10.50.0.2", timeout=0.2)
+    (aside,) = running.state.glob("ledger.db.damaged-*")
+    assert aside.read_bytes() == b"no ledger " * 4000
+    running.xenbw("lift", "web1")
+    assert guest.ping("10.50.0.2")
+
+
+def test_what_can_still_be_read_of_a_damaged_ledger_is_carried_over(running: Host) -> None:
+    guest = running.start("web1")
+    running.xenbw("addvm", "web1", "--limit", "5TB", "--reset-day", "7")
+    guest.send(300_000)
+    counted = quiet(running, guest)
+    assert until(lambda: running.usage("web1") == counted)
+    assert running.stop_daemon() == 0
+    whole = running.ledger()
+    whole.close()
+    data = bytearray(running.ledger_path.read_bytes())
+    # The page of an index: tables can still be read from end to end.
+    page = _root_page(running, "event_at")
+    data[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096
+    running.ledger_path.write_bytes(data)
+    running.start_daemon()
+    document = running.show("web1")
+    assert (document["limit_bytes"], document["out_bytes"]) == (5 * 10**12, counted.out_bytes)
+
+
+def _root_page(host: Host, index: str) -> int:
+    import sqlite3
+
+    with sqlite3.connect(host.ledger_path) as db:
+        return int(db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (index,)).fetchone()[0])
+
+
+def test_a_newer_ledger_is_refused_and_left_untouched(host: Host) -> None:
+    host.ledger().close()
+    host.run(
+        ["python3", "-c", f"import sqlite3; sqlite3.connect('{host.ledger_path}').execute('PRAGMA user_version=99')"]
+    )
+    before = host.ledger_path.read_bytes()
+    done = _xenbwd(host)
+    assert done.returncode == 1
+    assert "newer xenbw" in done.stdout + done.stderr
+    assert host.ledger_path.read_bytes() == before
+
+
+def _xenbwd(host: Host) -> subprocess.CompletedProcess[str]:
+    import sys
+
+    from tests.support.host import REPO
+
+    return host.run([sys.executable, "-m", "xenbw.daemon", "--config", str(host.config)], env={"PYTHONPATH": str(REPO)})
+
+
+def test_a_second_daemon_is_refused(running: Host) -> None:
+    done = _xenbwd(running)
+    assert done.returncode == 1
+    assert "another xenbwd is running" in done.stderr
+
+
+def test_a_bad_config_stops_the_start_with_one_line(host: Host) -> None:
+    host.configure('[meter]\nsource = "guess"\n')
+    done = _xenbwd(host)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "[meter] source = 'guess'" in done.stderr
+
+
+# manners
+
+
+def test_blocks_stay_when_the_daemon_stops_cleanly(running: Host) -> None:
+    running.add("web1", blocked_reason="test")
+    guest = running.start("web1")
+    running.ask("sync")
+    assert running.stop_daemon() == 0
+    assert running.blocked(guest.address())
+    assert not guest.ping("10.50.0.2", timeout=0.2)
+    assert not (running.run_dir / "xenbwd.sock").exists()
+
+
+def test_systemd_is_told_ready_status_watchdog_and_reloading(host: Host) -> None:
+    host.start_daemon()
+    heard = host.notified("WATCHDOG=1")
+    assert any(word.startswith("STATUS=") and "metered" in word for word in heard)
+    assert host.daemon is not None
+    host.daemon.send_signal(signal.SIGHUP)
+    heard = host.notified("READY=1")
+    assert "RELOADING=1" in heard
+    assert any(word.startswith("MONOTONIC_USEC=") for word in heard)
+    assert host.stop_daemon() == 0
+    host.notified("STOPPING=1")
+
+
+def test_a_bad_config_at_reload_keeps_the_old_one(running: Host) -> None:
+    guest = running.start("web1")
+    running.configure("[meter]\ninterval = -1\n")
+    assert running.daemon is not None
+    running.daemon.send_signal(signal.SIGHUP)
+    running.notified("READY=1")
+    assert "not allowed" in running.log.read_text()
+    running.configure("")
+    guest.send(100_000)
+    assert until(lambda: running.usage("web1").out_bytes > 100_000)
+
+
+def test_ready_is_said_when_the_blocks_stand(host: Host) -> None:
+    host.start_daemon()
+    host.add("web1", blocked_reason="test")
+    guest = host.start("web1")
+    host.ask("sync")
+    host.kill_daemon()
+    host.run(["iptables-legacy", "-F"])
+    host.start_daemon()
+    assert host.blocked(guest.address())

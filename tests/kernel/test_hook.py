@@ -1,0 +1,317 @@
+"""The hook, sourced by Debian's unmodified vif scripts: what it records, whom it blocks, that it never harms a boot."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import pytest
+
+from tests.support.capture import Capture
+from tests.support.guest import Guest
+from tests.support.host import Host, until
+from xenbw.model import Binding, Cause, Kind
+from xenbw.store.ledger import Ledger, to_text
+
+pytestmark = pytest.mark.kernel
+
+
+def live(host: Host) -> list[Binding]:
+    return sorted(host.ledger().live_bindings().values(), key=lambda binding: (binding.domid, binding.devid))
+
+
+def blocked_vm(host: Host, name: str) -> None:
+    """A VM that the ledger says is blocked, with no daemon to put it into the kernel."""
+    host.add(name)
+    ledger = host.ledger()
+    vm = ledger.vm_named(name)
+    assert vm is not None
+    ledger.block(vm.id, Cause.QUOTA, "over its allowance", vm.found_at, None)
+
+
+def pending(host: Host) -> list[Path]:
+    folder = host.run_dir / "pending"
+    return sorted(folder.iterdir()) if folder.exists() else []
+
+
+def succeeded(guest: Guest) -> bool:
+    """The scripts ended well, and nothing was printed on xl's terminal."""
+    return all((run.returncode, run.stdout, run.stderr) == (0, "", "") for run in guest.scripts)
+
+
+# what it records
+
+
+@pytest.mark.parametrize("script", ["vif-bridge", "vif-route", "vif-nat"])
+def test_each_vif_script_leaves_a_binding(host: Host, script: str) -> None:
+    host.ledger()
+    guest = host.start("web1", ("10.51.0.11",), script=script)
+    (binding,) = live(host)
+    assert (binding.domid, binding.devid, binding.kind, binding.interface) == (1, 0, Kind.VIF, "vif1.0")
+    assert (binding.mac, binding.ips) == ("00:16:3e:50:01:00", (IPv4Address("10.51.0.11"),))
+    assert binding.bridge == ("xenbr0" if script == "vif-bridge" else None)
+    assert host.ledger().vms()[binding.vm_id].name == "web1"
+    assert succeeded(guest)
+
+
+def test_the_interface_is_recorded_under_its_new_name(host: Host) -> None:
+    host.ledger()
+    host.start("web1", vifname="web0")
+    (binding,) = live(host)
+    assert binding.interface == "web0"
+    index = host.run(["cat", "/sys/class/net/web0/ifindex"]).stdout
+    assert binding.ifindex == int(index)
+
+
+def test_a_vif_may_have_several_addresses_of_both_families_with_prefix_lengths(host: Host) -> None:
+    host.ledger()
+    host.start("web1", config_ips=("10.50.0.11/24", "10.50.0.12", "fd50::11/64", "bananas", "10.0.0.0/8"))
+    (binding,) = live(host)
+    assert binding.ips == (IPv4Address("10.50.0.11"), IPv4Address("10.50.0.12"), IPv6Address("fd50::11"))
+
+
+def test_a_vif_without_ip_has_a_binding_too(host: Host) -> None:
+    host.ledger()
+    host.start("web1", config_ips=())
+    (binding,) = live(host)
+    assert binding.ips == ()
+
+
+def test_several_vifs_of_one_guest_are_recorded_side_by_side(host: Host) -> None:
+    host.ledger()
+    guest = host.start("web1", tuple(f"10.50.0.{n}" for n in range(20, 28)), vifs=8)
+    assert [(binding.devid, str(binding.ips[0])) for binding in live(host)] == [
+        (n, f"10.50.0.{20 + n}") for n in range(8)
+    ]
+    assert len({binding.vm_id for binding in live(host)}) == 1
+    assert succeeded(guest)
+
+
+def test_the_end_of_the_vif_ends_the_binding(host: Host) -> None:
+    host.ledger()
+    guest = host.start("web1")
+    guest.stop()
+    (binding,) = host.ledger().latest_bindings()
+    assert binding.ended_at is not None
+    assert binding.ended_at > binding.started_at
+    assert binding.end_reason == "offline"
+
+
+def test_a_migrating_domain_is_recorded_under_its_own_name(host: Host) -> None:
+    host.ledger()
+    host.start("web1--incoming")
+    assert [vm.name for vm in host.ledger().vms().values()] == ["web1"]
+
+
+@pytest.mark.parametrize("name", ["sp ace:col", "$(reboot)", "a'b\"c", "-n", "grün", "tab\there", "%s%n"])
+def test_a_name_is_data_whatever_it_holds(host: Host, name: str) -> None:
+    host.ledger()
+    blocked_vm(host, name)
+    guest = host.start(name)
+    assert succeeded(guest)
+    assert [vm.name for vm in host.ledger().vms().values()] == [name]
+    assert host.blocked(guest.address())
+
+
+# whom it blocks
+
+
+@pytest.mark.parametrize("script", ["vif-bridge", "vif-route", "vif-nat"])
+def test_a_blocked_vm_is_null_routed_before_its_script_ends_with_no_daemon(host: Host, script: str) -> None:
+    blocked_vm(host, "web1")
+    with Capture(host.outside) as wire:
+        guest = host.start("web1", ("10.51.0.11",), script=script)
+        assert host.blocked("10.51.0.11")
+        assert not guest.ping("10.50.0.2", count=3, timeout=0.2)
+        assert IPv4Address("10.51.0.11") not in wire.sources()
+    assert succeeded(guest)
+
+
+def test_the_block_is_in_both_families_and_in_first_place(host: Host) -> None:
+    blocked_vm(host, "web1")
+    host.run(["iptables-legacy", "-A", "FORWARD", "-j", "ACCEPT"])
+    guest = host.start("web1", ("10.50.0.11", "fd50::11"))
+    for version in (4, 6):
+        rules = host.rules(version)
+        for chain in ("INPUT", "OUTPUT", "FORWARD"):
+            assert next(rule for rule in rules if rule.startswith(f"-A {chain} ")) == f"-A {chain} -j XENBW"
+        assert host.blocked(guest.address(version))
+    assert not guest.ping("fd50::2", timeout=0.2)
+    assert not guest.ping("fd50::1", timeout=0.2)
+
+
+def test_every_vif_of_a_blocked_guest_is_blocked_when_they_start_side_by_side(host: Host) -> None:
+    blocked_vm(host, "web1")
+    addresses = tuple(f"10.50.0.{n}" for n in range(20, 26))
+    host.start("web1", addresses, vifs=6)
+    assert [address for address in addresses if not host.blocked(address)] == []
+
+
+def test_a_damaged_ledger_does_not_let_a_blocked_vm_in(running: Host) -> None:
+    running.add("web1", blocked_reason="test")
+    running.ask("sync")
+    running.kill_daemon()
+    running.run(["iptables-legacy", "-F"])
+    for path in running.state.iterdir():
+        path.write_bytes(b"not a ledger at all" * 1000)
+    guest = running.start("web1")
+    assert running.blocked(guest.address())
+    assert succeeded(guest)
+    assert len(pending(running)) == 1
+
+
+def test_an_address_that_passed_to_a_vm_in_good_standing_is_freed_with_no_daemon(running: Host) -> None:
+    running.add("debtor", blocked_reason="test")
+    debtor = running.start("debtor", ("10.50.0.11",))
+    other = running.start("other", ("10.50.0.12",))
+    running.add("other", blocked_reason="test")
+    running.ask("sync")
+    assert running.blocked("10.50.0.11")
+    assert running.blocked("10.50.0.12")
+    running.kill_daemon()
+    debtor.stop()
+    heir = running.start("heir", ("10.50.0.11",))
+    assert heir.ping("10.50.0.2")
+    assert not running.blocked("10.50.0.11")
+    assert running.blocked(other.address())
+
+
+def test_dom0s_own_address_is_not_blocked_whoever_claims_it(running: Host) -> None:
+    running.add("liar", blocked_reason="test")
+    running.ask("sync")
+    running.kill_daemon()
+    running.start("liar", ("10.50.0.66",), config_ips=("10.50.0.1", "10.50.0.66", "127.0.0.1", "0.0.0.0"))
+    assert running.blocked("10.50.0.66")
+    assert not [rule for rule in running.rules() if any(ip in rule for ip in ("10.50.0.1/32", "127.0.0.1", "0.0.0.0"))]
+
+
+# that it never harms a boot
+
+
+def broken(host: Host, name: str, text: str) -> None:
+    path = host.directory / name
+    path.write_text(text)
+    path.chmod(0o755)
+    host.hook_env["XENBW_HOOK"] = str(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#!/no/such/python\n",
+        "#!/usr/bin/python3\nimport no_such_module\n",
+        "#!/bin/sh\necho noise; echo noise >&2; exit 3\n",
+        "#!/bin/sh\nkill -9 $$\n",
+        "#!/bin/sh\nkill -9 $PPID\n",
+        "#!/bin/sh\nkill -9 -$(ps -o pgid= $$ | tr -d ' ')\n",
+        "\x00\x01garbage",
+    ],
+    ids=["no Python", "broken package", "noise and failure", "killed", "parent killed", "group killed", "garbage"],
+)
+def test_a_broken_program_leaves_the_boot_alone(host: Host, text: str) -> None:
+    broken(host, "program", text)
+    guest = host.start("web1")
+    assert succeeded(guest)
+    assert guest.ping("10.50.0.2")
+    guest.stop()
+    assert succeeded(guest)
+
+
+def test_a_missing_program_leaves_the_boot_alone(host: Host) -> None:
+    host.hook_env["XENBW_HOOK"] = "/nonexistent"
+    guest = host.start("web1")
+    assert succeeded(guest)
+    assert guest.ping("10.50.0.2")
+
+
+def test_a_program_that_hangs_is_killed_at_the_limit_with_its_children(host: Host) -> None:
+    mark = host.directory / "mark"
+    broken(host, "program", f"#!/bin/sh\n(sleep 1; touch {mark}) &\nsleep 3600\n")
+    host.hook_env["XENBW_HOOK_TIMEOUT"] = "0.3"
+    guest = host.start("web1")
+    assert succeeded(guest)
+    assert guest.scripts[0].seconds < 3
+    assert not until(mark.exists, 1.5)
+
+
+def test_a_child_left_behind_does_not_hold_the_boot(host: Host) -> None:
+    broken(host, "program", "#!/bin/sh\nsetsid sleep 3600 &\n")
+    host.hook_env["XENBW_HOOK_TIMEOUT"] = "0.5"
+    guest = host.start("web1")
+    assert succeeded(guest)
+    assert guest.scripts[0].seconds < 3
+
+
+@pytest.mark.parametrize("limit", ["", "soon", "1.2.3", "-1", ".", "$(reboot)"])
+def test_a_senseless_limit_falls_back_to_two_seconds(host: Host, limit: str) -> None:
+    host.ledger()
+    host.hook_env["XENBW_HOOK_TIMEOUT"] = limit
+    guest = host.start("web1")
+    assert succeeded(guest)
+    assert len(live(host)) == 1
+
+
+def test_a_missing_ledger_costs_nothing_but_a_note_for_the_daemon(host: Host) -> None:
+    guest = host.start("web1")
+    assert succeeded(guest)
+    assert len(pending(host)) == 1
+    assert not host.ledger_path.exists()
+
+
+def test_a_ledger_that_is_locked_is_not_waited_for_beyond_half_a_second(host: Host) -> None:
+    with host.ledger().transaction():
+        guest = host.start("web1")
+    assert succeeded(guest)
+    assert guest.scripts[0].seconds < 2
+    assert len(pending(host)) == 1
+
+
+def test_a_full_disk_costs_nothing_but_a_note_for_the_daemon(host: Host) -> None:
+    host.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(host.state)], check=True)
+    # Seen from here the folder is empty: the mount is dom0's own.
+    assert host.xenbw("addvm", "web1", "--limit", "1GB", "--force").returncode == 0
+    host.run(["dd", "if=/dev/zero", f"of={host.state}/filler", "bs=4k"])
+    guest = host.start("web1")
+    assert succeeded(guest)
+    assert len(pending(host)) == 1
+
+
+def test_a_read_only_disk_costs_nothing_but_a_note_for_the_daemon(host: Host) -> None:
+    blocked_vm(host, "web1")
+    host.run(["mount", "--bind", str(host.state), str(host.state)], check=True)
+    host.run(["mount", "-o", "remount,ro,bind", str(host.state)], check=True)
+    guest = host.start("web1")
+    assert succeeded(guest)
+    assert len(pending(host)) == 1
+
+
+def test_the_daemon_takes_over_what_a_hook_could_not_write(host: Host) -> None:
+    guest = host.start("sp ace:col")
+    guest.send(100_000)
+    assert len(pending(host)) == 1
+    host.start_daemon()
+    assert until(lambda: not pending(host))
+    assert host.usage("sp ace:col") == guest.counters()
+
+
+def test_a_hook_next_to_a_busy_daemon_waits_for_nobody(running: Host) -> None:
+    guests = [running.start(f"web{n}") for n in range(6)]
+    assert all(succeeded(guest) for guest in guests)
+    assert pending(running) == []
+    assert [binding.end_reason for binding in live(running)] == [None] * 6
+
+
+def test_the_hook_and_the_ledger_write_times_in_one_form() -> None:
+    from datetime import UTC, datetime
+
+    from xenbw.store.bindings import stamp
+
+    moment = datetime(2026, 3, 29, 1, 2, 3, 456789, tzinfo=UTC)
+    assert stamp(moment.timestamp()) == to_text(moment)
+    assert stamp(0) == to_text(datetime.fromtimestamp(0, UTC))
+
+
+def test_the_ledgers_owner_may_be_root_alone(host: Host) -> None:
+    host.ledger()
+    assert host.ledger_path.stat().st_mode & 0o007 == 0
+    assert isinstance(host.ledger(), Ledger)

@@ -1,0 +1,196 @@
+"""What a VM goes through, as an admin would tell it: real daemon, real hook, real traffic, Debian's own scripts."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
+
+from tests.support.capture import Capture
+from tests.support.guest import Guest
+from tests.support.host import Host, until
+from xenbw.model import Action, Counters
+
+pytestmark = pytest.mark.kernel
+
+LIMIT = 1_000_000
+
+
+def overdrawn(host: Host, name: str = "web1", **start: object) -> Guest:
+    """A running VM that has used up its allowance and is blocked."""
+    guest = host.start(name, **start)  # type: ignore[arg-type]
+    host.add(name, limit_bytes=LIMIT)
+    host.ask("sync")
+    guest.send(LIMIT)
+    assert until(lambda: host.blocked(guest.address()))
+    return guest
+
+
+def test_usage_is_what_the_guest_itself_counted(running: Host) -> None:
+    guest = running.start("web1", ("10.50.0.11", "fd50::11"))
+    guest.send(700_000)
+    guest.receive(300_000, version=6)
+    assert until(lambda: running.usage("web1") == guest.counters())
+
+
+def test_several_vifs_and_lives_add_up(running: Host) -> None:
+    guest = running.start("web1", ("10.50.0.11", "10.50.0.12"), vifs=2)
+    total = Counters(0, 0)
+    for _ in range(3):
+        guest.send(100_000)
+        guest.receive(50_000)
+        # What a vif counted after the last reading goes with it; here nothing passes after this one.
+        guest.namespace.ip("link set eth0 down", "link set eth1 down")
+        life = guest.counters(0).plus(guest.counters(1))
+        total = total.plus(life)
+        assert until(lambda: running.usage("web1") == total)  # noqa: B023
+        guest.reboot()
+    documents = running.show("web1")["bindings"]
+    assert len(documents) == 8
+    assert sum(binding["in_bytes"] for binding in documents[:6]) == total.in_bytes
+
+
+def test_a_vm_over_its_allowance_is_null_routed_in_both_directions(running: Host) -> None:
+    neighbour = running.start("web2", ("10.50.0.12",))
+    guest = overdrawn(running, ips=("10.50.0.11",))
+    for address in ("10.50.0.1", "10.50.0.2", neighbour.address()):
+        assert not guest.ping(address, timeout=0.2)
+    assert guest.receive(1000) == 0
+    assert not neighbour.ping(guest.address(), timeout=0.2)
+    assert neighbour.ping("10.50.0.2")
+    assert running.show("web1")["state"] == "over"
+
+
+def test_ipv6_is_null_routed_too(running: Host) -> None:
+    guest = overdrawn(running, ips=("10.50.0.11", "fd50::11"))
+    assert until(lambda: running.blocked("fd50::11"))
+    assert not guest.ping("fd50::2", timeout=0.2)
+    assert not guest.ping("fd50::1", timeout=0.2)
+
+
+@pytest.mark.parametrize("script", ["vif-route", "vif-nat"])
+def test_routed_and_natted_guests_are_blocked_and_released_as_well(running: Host, script: str) -> None:
+    guest = overdrawn(running, ips=("10.51.0.11",), script=script)
+    assert not guest.ping("10.50.0.1", timeout=0.2)
+    running.xenbw("addvm", "web1", "--limit", "1TB")
+    assert until(lambda: guest.ping("10.50.0.1", timeout=0.2))
+
+
+def test_a_restart_under_a_new_domid_lets_no_packet_through(running: Host) -> None:
+    guest = overdrawn(running)
+    address = IPv4Address(guest.address())
+    for _ in range(3):
+        with Capture(running.outside) as wire:
+            guest.reboot()
+            guest.send(100_000, timeout=0.05)
+            guest.ping("10.50.0.2", count=3, timeout=0.1)
+            assert address not in wire.sources()
+    assert guest.domid == 4
+
+
+def test_a_restart_with_the_daemon_dead_and_the_firewall_flushed_lets_no_packet_through(running: Host) -> None:
+    guest = overdrawn(running, ips=("10.50.0.11", "fd50::11"))
+    running.kill_daemon()
+    guest.stop()
+    running.run(["iptables-legacy", "-F"])
+    running.run(["iptables-legacy", "-X"])
+    running.run(["ip6tables-legacy", "-F"])
+    with Capture(running.outside) as wire:
+        guest.start()
+        guest.ping("10.50.0.2", count=3, timeout=0.1)
+        guest.ping("fd50::2", count=3, timeout=0.1)
+        seen = wire.sources()
+    assert IPv4Address("10.50.0.11") not in seen
+    assert IPv6Address("fd50::11") not in seen
+
+
+def test_a_raised_allowance_releases_and_leaves_no_rule(running: Host) -> None:
+    guest = overdrawn(running)
+    running.xenbw("addvm", "web1", "--limit", "1TB")
+    assert guest.ping("10.50.0.2")
+    assert not [rule for rule in running.rules() if "XENBW" in rule]
+    assert running.show("web1")["state"] == "ok"
+
+
+def test_a_lift_lasts_until_the_period_ends(running: Host) -> None:
+    guest = overdrawn(running)
+    running.xenbw("lift", "web1")
+    assert guest.ping("10.50.0.2")
+    guest.send(100_000)
+    guest.reboot()
+    assert guest.ping("10.50.0.2")
+    assert running.show("web1")["state"] == "exempt"
+
+
+def test_the_admin_blocks_and_lifts_a_vm_whatever_its_usage(running: Host) -> None:
+    guest = running.start("web1")
+    running.xenbw("block", "web1", "--reason", "unpaid")
+    assert not guest.ping("10.50.0.2", timeout=0.2)
+    assert (running.show("web1")["state"], running.show("web1")["reason"]) == ("blocked", "unpaid")
+    running.xenbw("lift", "web1")
+    assert guest.ping("10.50.0.2")
+
+
+def test_an_address_given_to_another_vm_is_not_blocked(running: Host) -> None:
+    guest = overdrawn(running, ips=("10.50.0.11",))
+    guest.stop()
+    assert running.blocked("10.50.0.11")
+    heir = running.start("web2", ("10.50.0.11",))
+    assert heir.ping("10.50.0.2")
+    assert until(lambda: not running.blocked("10.50.0.11"))
+    heir.stop()
+    assert not running.blocked("10.50.0.11")
+
+
+def test_a_policy_only_to_warn_blocks_nobody(running: Host) -> None:
+    guest = running.start("web1")
+    running.add("web1", limit_bytes=LIMIT, action=Action.WARN)
+    running.ask("sync")
+    guest.send(LIMIT)
+    assert until(lambda: running.show("web1")["state"] == "over")
+    assert guest.ping("10.50.0.2")
+
+
+def test_a_default_limit_only_meters_a_vm_nobody_added_unless_the_admin_says_otherwise() -> None:
+    with Host('[default]\nlimit = "1MB"\n') as host:
+        host.start_daemon()
+        guest = host.start("web1")
+        guest.send(LIMIT)
+        assert until(lambda: host.show("web1")["state"] == "over")
+        assert guest.ping("10.50.0.2")
+        host.configure('[default]\nlimit = "1MB"\nenforce = true\n')
+        assert host.daemon is not None
+        host.daemon.send_signal(1)
+        host.notified("READY=1")
+        assert until(lambda: host.blocked(guest.address()))
+
+
+def test_dom0s_own_addresses_and_those_of_the_config_are_never_blocked() -> None:
+    with Host('[enforce]\nprotect = ["10.50.0.64/26"]\n') as host:
+        host.start_daemon()
+        host.start(
+            "liar", ("10.50.0.11",), config_ips=("10.50.0.1", "10.50.0.66", "10.50.0.11", "127.0.0.1", "0.0.0.0")
+        )
+        host.xenbw("block", "liar")
+        assert host.blocked("10.50.0.11")
+        assert len([rule for rule in host.rules() if rule.startswith("-A XENBW")]) == 2
+        assert any("10.50.0.1 is protected" in problem for problem in host.ask("status")["problems"])
+
+
+def test_a_bridge_that_iptables_does_not_see_is_said_loudly(running: Host) -> None:
+    # What Debian's default, br_netfilter not loaded, comes down to.
+    running.run(["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"], check=True)
+    guest = overdrawn(running)
+    assert guest.ping("10.50.0.2")
+    status = running.xenbw("status").stdout
+    assert "web1" in status
+    assert "THE BLOCK DOES NOT HOLD" in status
+    assert "br_netfilter" in status
+    assert "DOES NOT HOLD" in running.log.read_text()
+
+
+def test_a_removed_vm_starts_clean_and_is_free(running: Host) -> None:
+    guest = overdrawn(running)
+    running.xenbw("rmvm", "web1", "--yes")
+    assert guest.ping("10.50.0.2")
+    assert running.usage("web1").out_bytes < LIMIT / 10

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.clock import utc
+from xenbw.accounting import HOUR, Share, Tally, delta, divide, hour_of
+from xenbw.model import ZERO, Binding, Counters, Kind, Period
+
+NOON = utc("2026-03-10 12:00")
+SECOND = timedelta(seconds=1)
+BYTES = st.integers(0, 2**63)
+COUNTERS = st.builds(Counters, BYTES, BYTES)
+
+
+def monthly(moment: datetime) -> Period:
+    """Periods that begin at 18:30 UTC on the last day of the month before, as in Kolkata."""
+    shifted = moment + timedelta(hours=5, minutes=30)
+    start = shifted.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    following = (start + timedelta(days=32)).replace(day=1)
+    return Period(start - timedelta(hours=5, minutes=30), following - timedelta(hours=5, minutes=30))
+
+
+def for_every_vm(_vm_id: int, moment: datetime) -> Period:
+    return monthly(moment)
+
+
+def binding(number: int = 1, **facts: object) -> Binding:
+    known = {"vm_id": 1, "boot_id": "b", "domid": number, "devid": 0, "kind": Kind.VIF, "ifindex": number}
+    known |= {"interface": f"vif{number}.0", "started_at": NOON, "last_at": NOON, **facts}
+    return Binding(id=number, **known)  # type: ignore[arg-type]  # test shorthand
+
+
+def total(shares: list[Share]) -> Counters:
+    return Counters(sum(share.in_bytes for share in shares), sum(share.out_bytes for share in shares))
+
+
+# between two readings
+
+
+def test_what_passed_is_the_difference() -> None:
+    assert delta(Counters(100, 10), Counters(150, 10)) == Counters(50, 0)
+
+
+@pytest.mark.parametrize("now", [Counters(7, 3), Counters(0, 20), Counters(200, 9)])
+def test_counters_of_which_one_fell_began_again_from_zero_both(now: Counters) -> None:
+    assert delta(Counters(100, 10), now) == now
+
+
+def test_nothing_is_added_for_a_wrap() -> None:
+    assert delta(Counters(2**32 - 1, 2**64 - 1), Counters(5, 5)) == Counters(5, 5)
+
+
+# over hours and periods
+
+
+def test_an_ordinary_reading_lies_in_its_hour_and_is_no_guess() -> None:
+    shares = list(divide(Counters(70, 7), NOON, NOON + 10 * SECOND, monthly))
+    assert shares == [Share(monthly(NOON).start, NOON, 70, 7, 0)]
+
+
+def test_a_reading_across_the_hour_is_divided_by_time_without_being_called_a_guess() -> None:
+    shares = list(divide(Counters(100, 11), NOON - SECOND, NOON + 3 * SECOND, monthly))
+    start = monthly(NOON).start
+    assert shares == [Share(start, NOON - HOUR, 25, 2, 0), Share(start, NOON, 75, 9, 0)]
+
+
+def test_what_was_divided_across_a_long_gap_is_marked() -> None:
+    shares = list(divide(Counters(60, 0), NOON - HOUR / 2, NOON + HOUR, monthly))
+    assert [(share.hour, share.in_bytes, share.divided_bytes) for share in shares] == [
+        (NOON - HOUR, 20, 20),
+        (NOON, 40, 40),
+    ]
+
+
+def test_a_period_that_begins_within_the_hour_divides_it() -> None:
+    boundary = utc("2026-03-31 18:30")
+    shares = list(divide(Counters(30, 0), boundary - 10 * SECOND, boundary + 20 * SECOND, monthly))
+    hour = utc("2026-03-31 18:00")
+    assert shares == [
+        Share(monthly(boundary - SECOND).start, hour, 10, 0, 0),
+        Share(boundary, hour, 20, 0, 0),
+    ]
+
+
+def test_a_reading_taken_exactly_at_the_boundary_belongs_to_the_period_before() -> None:
+    boundary = utc("2026-03-31 18:30")
+    shares = list(divide(Counters(30, 3), boundary - SECOND, boundary, monthly))
+    assert [share.period_start for share in shares] == [monthly(boundary - SECOND).start]
+    assert total(shares) == Counters(30, 3)
+
+
+@pytest.mark.parametrize("back", [timedelta(0), SECOND, timedelta(days=400)])
+def test_a_clock_that_stood_still_or_went_back_leaves_all_in_the_present_hour(back: timedelta) -> None:
+    shares = list(divide(Counters(30, 3), NOON + back, NOON, monthly))
+    assert shares == [Share(monthly(NOON).start, NOON, 30, 3, 0)]
+
+
+@given(
+    COUNTERS,
+    st.timedeltas(timedelta(days=-70), timedelta(days=70)),
+    st.timedeltas(timedelta(0), timedelta(days=70)) | st.timedeltas(timedelta(0), timedelta(hours=3)),
+)
+def test_a_division_is_exact_in_its_sum_and_every_share_lies_between_the_readings(
+    amount: Counters, offset: timedelta, gap: timedelta
+) -> None:
+    since, until = NOON + offset, NOON + offset + gap
+    shares = list(divide(amount, since, until, monthly))
+    assert total(shares) == amount
+    assert all(min(share.in_bytes, share.out_bytes) >= 0 for share in shares)
+    assert all(hour_of(since) <= share.hour <= until for share in shares)
+    assert all(monthly(since).start <= share.period_start <= until for share in shares)
+    assert len({(share.period_start, share.hour) for share in shares}) == len(shares)
+
+
+# the tally
+
+
+def following(*bindings: Binding, since: datetime = NOON) -> Tally:
+    tally = Tally()
+    for one in bindings:
+        tally.follow(one, since)
+    tally.open_period(1, monthly(since).start, ZERO)
+    return tally
+
+
+def credit(
+    tally: Tally,
+    until: datetime,
+    period_of: Callable[[int, datetime], Period] = for_every_vm,
+    **raw: tuple[int, int],
+) -> set[int]:
+    readings = {f"{name}.0": Counters(*value) for name, value in raw.items()}
+    return tally.credit(readings, until, period_of)
+
+
+def test_a_vms_interfaces_add_up() -> None:
+    tally = following(binding(1), binding(2))
+    assert credit(tally, NOON + SECOND, vif1=(10, 1), vif2=(5, 2)) == {1}
+    assert tally.usage[1] == Counters(15, 3)
+
+
+def test_a_binding_goes_on_from_its_last_reading() -> None:
+    tally = following(binding(1, last=Counters(1000, 500), counted=Counters(300, 200)))
+    credit(tally, NOON + SECOND, vif1=(1010, 501))
+    (pending,) = tally.pending().bindings
+    assert pending == (1, Counters(310, 201), Counters(1010, 501), NOON + SECOND)
+
+
+def test_an_interface_that_stands_still_changes_nothing() -> None:
+    tally = following(binding(1, last=Counters(1000, 500)))
+    assert credit(tally, NOON + SECOND, vif1=(1000, 500)) == set()
+    assert not tally.pending()
+
+
+def test_an_interface_without_a_reading_is_left_as_it_is() -> None:
+    tally = following(binding(1), binding(2))
+    credit(tally, NOON + SECOND, vif2=(5, 5))
+    credit(tally, NOON + 2 * HOUR, vif1=(70, 0), vif2=(5, 5))
+    hours = {share.hour: share.in_bytes for _, share in tally.pending().shares}
+    assert hours == {NOON: 5 + 35, NOON + HOUR: 35}
+
+
+def test_what_a_forgotten_binding_was_credited_is_still_written() -> None:
+    tally = following(binding(1))
+    credit(tally, NOON + SECOND, vif1=(10, 1))
+    tally.forget(1)
+    assert credit(tally, NOON + 2 * SECOND, vif1=(99, 9)) == set()
+    assert [counted for _, counted, _, _ in tally.pending().bindings] == [Counters(10, 1)]
+    assert total([share for _, share in tally.pending().shares]) == Counters(10, 1)
+
+
+def test_what_was_written_is_not_pending_any_more() -> None:
+    tally = following(binding(1))
+    credit(tally, NOON + SECOND, vif1=(10, 1))
+    tally.settled()
+    assert not tally.pending()
+    assert tally.usage[1] == Counters(10, 1)
+
+
+def test_what_passed_after_the_boundary_is_there_when_its_period_opens() -> None:
+    boundary = utc("2026-03-31 18:30")
+    tally = following(binding(1, last_at=boundary - 10 * SECOND), since=boundary - 10 * SECOND)
+    credit(tally, boundary + 10 * SECOND, vif1=(20, 2))
+    assert tally.usage[1] == Counters(10, 1)
+    tally.open_period(1, boundary)
+    assert tally.usage[1] == Counters(10, 1)
+
+
+def test_every_interfaces_bytes_are_there_when_a_gap_went_over_more_than_one_boundary() -> None:
+    since, until = utc("2026-03-30"), utc("2026-05-03")
+    tally = following(binding(1, last_at=since), binding(2, last_at=since), since=since)
+    credit(tally, until, vif1=(34_000, 0), vif2=(34_000, 0))
+    tally.open_period(1, monthly(until).start)
+    placed = [share for _, share in tally.pending().shares if share.period_start == monthly(until).start]
+    assert tally.usage[1] == total(placed)
+    assert tally.usage[1].in_bytes > 4000
+
+
+def test_a_period_that_nothing_was_placed_in_opens_empty() -> None:
+    tally = following(binding(1))
+    credit(tally, NOON + SECOND, vif1=(10, 1))
+    tally.open_period(1, monthly(NOON).end)
+    assert tally.usage[1] == ZERO
+
+
+def test_time_before_a_binding_began_is_not_charged_to_it() -> None:
+    tally = following(binding(1, last_at=NOON - 5 * HOUR, started_at=NOON - 5 * HOUR), since=NOON - HOUR)
+    credit(tally, NOON, vif1=(60, 0))
+    assert {share.hour for _, share in tally.pending().shares} == {NOON - HOUR}

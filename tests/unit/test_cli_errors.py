@@ -1,0 +1,190 @@
+"""Every failure is one line on standard error that says what to do, and an exit status: 1 failed, 2 not understood."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.support.console import Console
+
+NOBODY = 65534
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Console:
+    return Console(tmp_path)
+
+
+def line(result: subprocess.CompletedProcess[str]) -> str:
+    """The error's one line, with nothing else said."""
+    assert result.stdout == ""
+    assert result.stderr.endswith("\n")
+    assert result.stderr.count("\n") == 1, result.stderr
+    return result.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["addvm", "web1", "--limit", "10 bananas"], "xenbw: not a size: '10 bananas' (write it like 500GB"),
+        (["addvm", "web1", "--limit", "0"], "xenbw: size out of range: '0'"),
+        (["addvm", "web1", "--limit", "1", "--reset-day", "32"], "xenbw: not a reset day: '32' (a whole number from 1"),
+        (["addvm", "web1", "--limit", "1", "--reset-day", "²"], "xenbw: not a reset day: '²'"),
+        (["addvm", "web1", "--limit", "1", "--warn", "0"], "xenbw: not a percentage to warn at: '0'"),
+        (["addvm", "web1", "--limit", "1", "--count", "both"], "xenbw: argument --count: invalid choice: 'both'"),
+        (["addvm", "web1", "--limit", "1", "--ip", "10.0.0.0/24"], "xenbw: not one address: '10.0.0.0/24'"),
+        (["addvm", "web1", "--limit", "1", "--ip", "fe80::1%eth0"], "xenbw: not an address: 'fe80::1%eth0'"),
+        (["addvm", "web1", "--limit", "1", "--ip", "0.0.0.0"], "xenbw: 0.0.0.0 is no VM's address"),
+        (["addvm", "web1", "--limit", "1", "--ip", "255.255.255.255"], "xenbw: 255.255.255.255 is no VM's address"),
+        (["addvm", "web1", "--limit", "1", "--ip", "::1"], "xenbw: ::1 is no VM's address"),
+        (["addvm", "Domain-0", "--limit", "1", "--force"], "xenbw: Domain-0 is not a VM"),
+        (["addvm", "", "--limit", "1"], "xenbw: the name of a VM is empty"),
+        (["addvm", "--limit", "1"], "xenbw: no VM was named (xenbw addvm VM --limit 500GB, or --all)"),
+        (["addvm", "web1", "--all"], "xenbw: --all takes no VM, --ip or --config-file"),
+        (["lst"], "xenbw: argument COMMAND: invalid choice: 'lst'"),
+        ([], "xenbw: the following arguments are required: COMMAND (see xenbw --help)"),
+        (["show"], "xenbw: the following arguments are required: VM (see xenbw show --help)"),
+        (["list", "--colour\x1b[2J"], "xenbw: unrecognized arguments: --colour\\x1b[2J"),
+    ],
+)
+def test_a_request_that_cannot_be_understood_ends_with_2(console: Console, words: list[str], says: str) -> None:
+    result = console.run(*words)
+    assert result.returncode == 2
+    assert line(result).startswith(says)
+    assert not console.ledger_path.exists()
+
+
+@pytest.mark.parametrize("command", ["show", "block", "lift", "rmvm"])
+def test_an_unknown_vm_ends_with_1_and_names_those_that_are_near(console: Console, command: str) -> None:
+    with console.ledger() as ledger:
+        for name in ("web1", "web2", "WEB3", "db"):
+            ledger.meet(name, NOW)
+    result = console.run(command, "web", *(["--yes"] if command == "rmvm" else []))
+    assert result.returncode == 1
+    assert line(result) == "xenbw: no VM named 'web' is known (did you mean WEB3, web2, web1?)"
+
+
+def test_a_missing_config_file_ends_with_1(console: Console, tmp_path: Path) -> None:
+    result = console.run("--config", str(tmp_path / "none.toml"), "list")
+    assert result.returncode == 1
+    assert line(result).startswith(f"xenbw: {tmp_path}/none.toml: No such file or directory (name another file")
+
+
+def test_the_config_file_can_be_named_before_and_after_the_command(console: Console, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[period]\nreset_day = 32\n")
+    for words in (["--config", str(bad), "list"], ["list", "--config", str(bad)]):
+        result = console.run(*words)
+        assert result.returncode == 2
+        assert line(result) == (
+            f"xenbw: {bad}: [period] reset_day = 32: not allowed (allowed: a whole number from 1 to 31)"
+        )
+
+
+def test_without_a_ledger_the_way_to_one_is_told(console: Console) -> None:
+    result = console.run("show", "web1")
+    assert result.returncode == 1
+    assert line(result) == (
+        f"xenbw: {console.ledger_path}: there is no ledger yet (start xenbwd, or add a VM with xenbw-addvm)"
+    )
+
+
+def test_a_ledger_of_a_newer_xenbw_is_refused_and_left_alone(console: Console) -> None:
+    console.ledger_path.parent.mkdir()
+    with sqlite3.connect(console.ledger_path) as db:
+        db.execute("PRAGMA user_version = 99")
+    before = console.ledger_path.read_bytes()
+    for words in (["list"], ["addvm", "web1", "--limit", "1"]):
+        result = console.run(*words)
+        assert result.returncode == 1
+        assert "written by a newer xenbw (schema 99" in result.stderr.splitlines()[0]
+    assert console.ledger_path.read_bytes() == before
+
+
+def test_a_damaged_ledger_is_one_line_too(console: Console) -> None:
+    console.ledger_path.parent.mkdir()
+    console.ledger_path.write_bytes(b"no database at all, but long enough to look like one" * 40)
+    result = console.run("show", "web1")
+    assert result.returncode == 1
+    assert line(result).startswith(f"xenbw: {console.ledger_path}: the ledger is damaged")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become nobody")
+@pytest.mark.parametrize("mode", [0o700, 0o755], ids=["in a folder of root's", "in a folder all may enter"])
+def test_without_root_the_ledger_cannot_be_opened_and_nothing_is_written(mode: int) -> None:
+    # pytest's own folders are closed to others.
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        console = Console(root)
+        with console.ledger() as ledger:
+            ledger.meet("web1", NOW)
+        console.ledger_path.parent.chmod(mode)
+        for words in (["show", "web1"], ["block", "web1"], ["addvm", "web1", "--limit", "1", "--force"]):
+            result = console.run(*words, user=NOBODY, group=NOBODY, extra_groups=[])
+            assert result.returncode == 1
+            assert "are you root?" in line(result) or "run it as root" in line(result)
+        assert console.vm("web1").blocked_reason is None
+        assert console.vm("web1").added_at is None
+
+
+def test_output_into_a_closed_pipe_is_no_complaint(console: Console) -> None:
+    with console.ledger() as ledger:
+        ledger.meet("web1", NOW)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "xenbw.cli.main", "list", "--json"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=console.env,
+        check=False,
+    )
+    os.close(writer)
+    assert done.returncode == 141
+    assert b"Traceback" not in done.stderr
+    assert b"Broken" not in done.stderr
+
+
+def test_a_name_in_an_encoding_that_is_not_utf_8_is_looked_up_as_xl_list_s_output_is_read(console: Console) -> None:
+    with console.ledger() as ledger:
+        ledger.meet(r"caf\xe9", NOW)
+    assert console.run("show", b"caf\xe9").stdout.startswith("VM               caf\\xe9\n")
+
+
+def test_names_print_on_a_terminal_that_knows_only_ascii(console: Console) -> None:
+    with console.ledger() as ledger:
+        ledger.meet("東京", NOW)
+    done = subprocess.run(
+        [sys.executable, "-m", "xenbw.cli.main", "list"],
+        capture_output=True,
+        env={**console.env, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert done.returncode == 0
+    assert rb"\u6771\u4eac" in done.stdout
+
+
+def test_xenbw_addvm_is_xenbw_addvm_by_itself(console: Console) -> None:
+    code = "import sys; from xenbw.cli.main import addvm_main; sys.exit(addvm_main())"
+    words = ["web1", "--limit", "10 bananas"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, env=console.env, check=False)
+    assert (done.returncode, done.stderr) == (2, console.run("addvm", *words).stderr.encode())
+
+
+def test_the_version_is_told(console: Console) -> None:
+    assert console.done("--version") == "xenbw 0.1.0\n"
+
+
+def test_commands_that_only_read_import_nothing_slow(console: Console) -> None:
+    code = "import sys, xenbw.cli.main; print({'iptc', 'smtplib', 'pymongo', 'pyudev', 'pyxs'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=console.env, check=True)
+    assert done.stdout == b"set()\n"

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from tests.support.console import Console, StandIn
+from xenbw.quota import period_at
+
+KEYS = [
+    "name",
+    "running",
+    "state",
+    "reason",
+    "period_start",
+    "period_end",
+    "in_bytes",
+    "out_bytes",
+    "used_bytes",
+    "limit_bytes",
+    "count",
+    "percent",
+]
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Console:
+    return Console(tmp_path)
+
+
+@pytest.fixture
+def daemon(console: Console) -> Iterator[StandIn]:
+    with StandIn(console) as running:
+        yield running
+
+
+@pytest.fixture
+def end(console: Console, daemon: StandIn) -> datetime:
+    """Three VMs with traffic; the end of their period."""
+    console.run("addvm", "web1", "--limit", "500GB", "--ip", "192.0.2.9")
+    console.run("addvm", "ren", "--limit", "unlimited")
+    console.runs("web1", "vif7.0", ips="192.0.2.9")
+    console.runs("passing by", "vif8.0")
+    console.uses("web1", 300 * 10**9, 117 * 10**9)
+    console.uses("passing by", 1500, 0)
+    daemon.asked.clear()
+    return period_at(datetime.now(UTC), 1, ZoneInfo("UTC")).end
+
+
+def test_lists_every_vm_and_marks_those_nobody_added(console: Console, end: datetime) -> None:
+    ends = end.strftime("%Y-%m-%d 00:00 UTC")
+    assert console.done("list").splitlines() == [
+        "VM            STATE      RUNNING       IN     OUT     USED      LIMIT     %  PERIOD ENDS",
+        f"passing by *  unlimited  yes      1.50 KB     0 B  1.50 KB  unlimited     -  {ends}",
+        f"ren           unlimited  no           0 B     0 B      0 B  unlimited     -  {ends}",
+        f"web1          warned     yes       300 GB  117 GB   417 GB     500 GB  83.4  {ends}",
+        "",
+        "* not added: only metered (xenbw addvm VM adds it)",
+    ]
+
+
+def test_the_daemon_is_asked_to_write_its_latest_numbers_first(
+    console: Console, daemon: StandIn, end: datetime
+) -> None:
+    console.done("list")
+    console.done("show", "web1")
+    assert daemon.asked == ["commit", "commit"]
+
+
+def test_the_json_listing_has_exactly_the_documented_keys(console: Console, end: datetime) -> None:
+    document = json.loads(console.done("list", "--json"))
+    assert list(document) == ["host", "generated_at", "vms"]
+    assert document["host"] == "dom0-a"
+    assert [list(vm) for vm in document["vms"]] == [KEYS] * 3
+    assert document["vms"][2] == {
+        "name": "web1",
+        "running": True,
+        "state": "warned",
+        "reason": "used 417 GB of 500 GB (in and out together): past 80 %",
+        "period_start": document["vms"][2]["period_start"],
+        "period_end": end.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "in_bytes": 300 * 10**9,
+        "out_bytes": 117 * 10**9,
+        "used_bytes": 417 * 10**9,
+        "limit_bytes": 500 * 10**9,
+        "count": "total",
+        "percent": 83.4,
+    }
+
+
+def test_without_a_daemon_the_ledger_s_numbers_are_shown_with_a_note(console: Console) -> None:
+    with console.ledger() as ledger:
+        ledger.meet("web1", datetime.now(UTC))
+    for words in (["list"], ["list", "--json"], ["show", "web1"]):
+        result = console.run(*words)
+        assert result.returncode == 0
+        assert "web1" in result.stdout
+        assert result.stderr == "note: xenbwd is not running: these numbers are as of its last commit\n"
+
+
+def test_a_daemon_that_cannot_write_is_told_beside_the_old_numbers(
+    console: Console, daemon: StandIn, end: datetime
+) -> None:
+    daemon.writes = False
+    assert console.run("list").stderr.startswith("note: xenbwd could not write to the ledger: these numbers are as of")
+
+
+def test_a_ledger_without_vms_says_how_to_add_one(console: Console, daemon: StandIn) -> None:
+    with console.ledger():
+        pass
+    assert console.done("list") == "no VM is known yet: xenbw addvm adds one\n"
+    assert json.loads(console.done("list", "--json"))["vms"] == []
+
+
+def test_where_the_default_is_enforced_the_footnote_says_so(console: Console, end: datetime) -> None:
+    console.config.write_text(console.config.read_text() + '[default]\nlimit = "1TB"\nenforce = true\n')
+    assert console.done("list").endswith("* not added: held to the [default] allowance (xenbw addvm VM adds it)\n")
+
+
+def test_a_binding_left_from_before_the_last_boot_does_not_run(console: Console, daemon: StandIn) -> None:
+    console.runs("web1")
+    with console.ledger() as ledger, ledger.transaction() as db:
+        db.execute("UPDATE binding SET boot_id = 'an earlier one'")
+    assert json.loads(console.done("list", "--json"))["vms"][0]["running"] is False
+
+
+def test_a_hostile_name_is_shown_with_escapes(console: Console, daemon: StandIn) -> None:
+    console.runs("a\x1b[2J\nb")
+    assert r"a\x1b[2J\nb *  unlimited  yes" in console.done("list").splitlines()[1]
+
+
+def test_show_tells_everything_about_one_vm(console: Console, end: datetime) -> None:
+    console.done("block", "web1", "--reason", "abuse report 12")
+    said = console.done("show", "web1")
+    now = datetime.now(UTC).strftime("%Y-%m-%d")
+    facts, blocks, bindings, history = (part.splitlines() for part in said.split("\n\n"))
+    assert facts[:6] == [
+        "VM               web1",
+        "state            blocked: abuse report 12",
+        "running          yes",
+        "used             417 GB of 500 GB (83.4 %)",
+        "in               300 GB",
+        "out              117 GB",
+    ]
+    assert facts[6] == "counted          total; warned at 80 %; past the limit: block"
+    assert facts[7].endswith(end.strftime(" to %Y-%m-%d 00:00 UTC"))
+    assert facts[9:] == ["addresses given  192.0.2.9", "config file      none"]
+    assert blocks[0].split() == ["BLOCKED", "UNTIL", "LIFTED", "WHY"]
+    assert blocks[1].startswith(now)
+    assert blocks[1].endswith("admin: abuse report 12")
+    assert bindings[0].split() == ["INTERFACE", "DOMID", "MAC", "IPS", "BRIDGE", "FROM", "TO", "ENDED", "IN", "OUT"]
+    assert bindings[1].startswith(f"vif7.0     7      00:16:3e:77:00:0b  192.0.2.9  xenbr0  {now}")
+    assert history[0].split() == ["PERIOD", "FROM", "IN", "OUT", "USED", "PLACED", "BY", "TIME"]
+    assert history[1].endswith("UTC  300 GB  117 GB  417 GB             0 B")
+
+
+def test_show_as_json_adds_blocks_bindings_and_history(console: Console, end: datetime) -> None:
+    console.done("block", "web1", "--reason", "abuse report 12")
+    document = json.loads(console.done("show", "web1", "--json"))
+    assert list(document) == [*KEYS, "blocks", "bindings", "history"]
+    assert (document["state"], document["reason"]) == ("blocked", "abuse report 12")
+    (block,), (binding,), (month,) = document["blocks"], document["bindings"], document["history"]
+    assert (block["cause"], block["until"], block["lifted_at"]) == ("admin", None, None)
+    assert (binding["interface"], binding["ips"], binding["ended_at"]) == ("vif7.0", ["192.0.2.9"], None)
+    assert (month["period_start"], month["used_bytes"]) == (document["period_start"], 417 * 10**9)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.support.console import Console, StandIn
+from xenbw.store import outbox
+from xenbw.units import format_size
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Console:
+    return Console(tmp_path)
+
+
+@pytest.fixture
+def daemon(console: Console) -> Iterator[StandIn]:
+    with StandIn(console) as running:
+        yield running
+
+
+@pytest.fixture
+def blocked(console: Console, daemon: StandIn) -> None:
+    """web1 is null-routed, ren is in good standing, one mail waits."""
+    console.run("addvm", "web1", "--limit", "1GB", "--ip", "2001:db8::9", "192.0.2.9")
+    console.run("addvm", "ren", "--limit", "1GB", "--ip", "192.0.2.10")
+    console.run("block", "web1", "--reason", "abuse")
+    with console.ledger() as ledger:
+        outbox.queue(ledger, NOW, "subject", "body")
+
+
+@pytest.mark.usefixtures("blocked")
+def test_tells_at_a_glance_that_everything_works(console: Console) -> None:
+    said = console.done("status").splitlines()
+    size = sum(
+        file.stat().st_size for file in console.ledger_path.parent.glob("ledger.db*") if file.suffix != ".db-shm"
+    )
+    assert said[:7] == [
+        "xenbwd         running, version 0.1.0, meter kernel",
+        f"ledger         {console.ledger_path}, {format_size(size)}",
+        "VMs            2: 1 blocked, 1 ok",
+        "null routes    2",
+        "               192.0.2.9 web1",
+        "               2001:db8::9 web1",
+        "mails waiting  1",
+    ]
+    assert said[7:9] == ["", "newest events"]
+    assert said[9].endswith("UTC  web1 null-routed: abuse")
+    assert len(said[9:]) == 3
+
+
+def test_problems_come_first_each_on_a_line_of_its_own(console: Console, daemon: StandIn) -> None:
+    with console.ledger():
+        pass
+    daemon.problems += ["web1: THE BLOCK DOES NOT HOLD", "two\nlines\x1b[2J"]
+    assert console.done("status").splitlines()[:2] == ["! web1: THE BLOCK DOES NOT HOLD", r"! two\nlines\x1b[2J"]
+
+
+def test_a_daemon_that_does_not_run_is_a_failure(console: Console) -> None:
+    with console.ledger() as ledger:
+        ledger.meet("web1", NOW)
+    result = console.run("status")
+    assert (result.returncode, result.stderr) == (1, "")
+    assert result.stdout.startswith(
+        "! xenbwd is not running: nothing is metered (systemctl start xenbwd)\nxenbwd         NOT RUNNING\n"
+    )
+    assert "VMs            1: 1 unlimited\n" in result.stdout
+
+
+def test_a_ledger_that_cannot_be_read_is_a_failure_and_the_rest_is_still_told(
+    console: Console, daemon: StandIn
+) -> None:
+    result = console.run("status")
+    assert result.returncode == 1
+    assert result.stdout.startswith(f"! {console.ledger_path}: there is no ledger yet")
+    assert "xenbwd         running, version 0.1.0" in result.stdout
+    assert f"ledger         {console.ledger_path}, missing\n" in result.stdout
+
+
+@pytest.mark.usefixtures("blocked")
+def test_the_same_as_json(console: Console) -> None:
+    document = json.loads(console.done("status", "--json"))
+    assert list(document) == [
+        "host",
+        "generated_at",
+        "daemon",
+        "ledger",
+        "states",
+        "null_routes",
+        "mails_waiting",
+        "problems",
+        "events",
+    ]
+    assert document["daemon"]["meter"] == "kernel"
+    assert document["states"] == {"ok": 1, "blocked": 1}
+    assert document["null_routes"] == {"192.0.2.9": "web1", "2001:db8::9": "web1"}
+    assert (document["mails_waiting"], document["problems"]) == (1, [])
+    assert [event["kind"] for event in document["events"]] == ["null-routed", "added", "added"]
+
+
+def test_without_a_daemon_the_json_s_daemon_is_null(console: Console) -> None:
+    with console.ledger():
+        pass
+    result = console.run("status", "--json")
+    assert result.returncode == 1
+    assert json.loads(result.stdout)["daemon"] is None
+    assert json.loads(result.stdout)["problems"] == [
+        "xenbwd is not running: nothing is metered (systemctl start xenbwd)"
+    ]

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.clock import utc
+from xenbw.enforce.desired import Holder, is_protected, plan
+from xenbw.model import Address
+
+EARLIER, LATER = utc("2026-03-01"), utc("2026-03-02")
+IP = ip_address("192.0.2.7")
+IP6 = ip_address("2001:db8::7")
+DOM0 = ip_address("192.0.2.1")
+
+
+def running(name: str, *addresses: object, blocked: bool = False, since: datetime = EARLIER) -> Holder:
+    held = frozenset(ip_address(str(address)) for address in addresses)
+    return Holder(name, blocked, held, held, since)
+
+
+def down(name: str, *addresses: object, blocked: bool = False, since: datetime = EARLIER) -> Holder:
+    return Holder(name, blocked, frozenset(), frozenset(ip_address(str(address)) for address in addresses), since)
+
+
+def routes(*holders: Holder) -> Mapping[Address, str]:
+    return plan(holders, ()).desired.null_routes
+
+
+def test_a_blocked_vm_has_all_its_addresses_blocked_running_or_not() -> None:
+    assert routes(running("a", IP, IP6, blocked=True)) == {IP: "a", IP6: "a"}
+    assert routes(down("a", IP, IP6, blocked=True)) == {IP: "a", IP6: "a"}
+
+
+def test_a_vm_in_good_standing_has_none_blocked_and_its_addresses_are_held() -> None:
+    found = plan([running("a", IP)], ())
+    assert found.desired.null_routes == {}
+    assert found.held == {IP}
+
+
+def test_an_address_that_a_running_vm_in_good_standing_holds_is_not_blocked_for_a_former_owner() -> None:
+    assert routes(down("old", IP, blocked=True), running("new", IP, since=LATER)) == {}
+    assert routes(down("old", IP, blocked=True, since=LATER), running("new", IP)) == {}
+
+
+def test_a_blocked_vm_that_runs_does_not_free_its_address_by_someone_elses_memory_of_it() -> None:
+    assert routes(running("a", IP, blocked=True), down("b", IP, since=LATER)) == {IP: "a"}
+
+
+@pytest.mark.parametrize("since", [EARLIER, LATER])
+def test_of_two_running_vms_with_one_address_the_one_in_good_standing_decides(since: datetime) -> None:
+    other = running("good", IP, since=EARLIER if since is LATER else LATER)
+    assert routes(running("bad", IP, blocked=True, since=since), other) == {}
+
+
+def test_of_two_running_vms_that_are_both_blocked_the_address_stays_blocked() -> None:
+    assert set(routes(running("a", IP, blocked=True), running("b", IP, blocked=True, since=LATER))) == {IP}
+
+
+def test_of_vms_that_are_down_the_last_to_run_holds_the_address() -> None:
+    assert routes(down("a", IP, blocked=True), down("b", IP, since=LATER)) == {}
+    assert routes(down("a", IP), down("b", IP, blocked=True, since=LATER)) == {IP: "b"}
+
+
+def test_of_two_that_never_ran_the_one_in_good_standing_holds_the_address() -> None:
+    assert routes(down("a", IP), down("b", IP, blocked=True)) == {}
+    assert routes(down("b", IP, blocked=True), down("a", IP)) == {}
+
+
+def test_what_a_running_vm_held_in_its_last_life_only_is_not_taken_from_another() -> None:
+    mover = Holder("mover", True, frozenset({IP6}), frozenset({IP, IP6}), EARLIER)
+    assert routes(mover, running("heir", IP)) == {IP6: "mover"}
+
+
+def test_a_protected_address_is_never_blocked_and_is_named_instead() -> None:
+    found = plan([running("a", DOM0, IP, blocked=True)], [ip_network("192.0.2.0/30")])
+    assert found.desired.null_routes == {IP: "a"}
+    assert found.protected == {DOM0: "a"}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1"])
+def test_addresses_that_belong_to_no_vm_are_always_protected(address: str) -> None:
+    assert is_protected(ip_address(address), ())
+
+
+def test_a_network_protects_only_addresses_of_its_own_version() -> None:
+    everything6 = [ip_network("::/0")]
+    assert is_protected(IP6, everything6)
+    assert not is_protected(IP, everything6)
+
+
+POOL = st.frozensets(st.sampled_from([ip_address(f"192.0.2.{number}") for number in range(1, 5)]))
+HOLDERS = st.lists(
+    st.builds(
+        lambda number, blocked, live, known, since: Holder(f"vm{number}", blocked, live, live | known, since),
+        st.integers(0, 9),
+        st.booleans(),
+        POOL,
+        POOL,
+        st.sampled_from([EARLIER, LATER]),
+    ),
+    max_size=5,
+    unique_by=lambda holder: holder.name,
+)
+
+
+@given(HOLDERS)
+def test_every_null_route_is_owed_by_a_blocked_vm_and_harms_no_running_one_in_good_standing(
+    holders: list[Holder],
+) -> None:
+    found = plan(holders, [ip_network("192.0.2.1/32")])
+    by_name = {holder.name: holder for holder in holders}
+    for address, name in found.desired.null_routes.items():
+        assert by_name[name].blocked
+        assert address in by_name[name].known
+        assert not any(address in holder.live for holder in holders if not holder.blocked)
+    assert DOM0 not in found.desired.null_routes
+    assert not found.held & set(found.desired.null_routes)
+
+
+@given(HOLDERS)
+def test_a_blocked_vm_that_runs_is_let_through_only_for_another_that_runs_in_good_standing(
+    holders: list[Holder],
+) -> None:
+    found = plan(holders, ())
+    for holder in holders:
+        for address in holder.live if holder.blocked else ():
+            shared = any(address in other.live for other in holders if not other.blocked)
+            assert (address in found.desired.null_routes) != shared
+
+
+@given(HOLDERS, st.randoms())
+def test_the_order_in_which_vms_are_listed_decides_no_block(holders: list[Holder], random: object) -> None:
+    shuffled = list(holders)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis hands out a random.Random
+    assert set(plan(holders, ()).desired.null_routes) == set(plan(shuffled, ()).desired.null_routes)

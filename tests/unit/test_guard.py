@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+from tests.support.books import add_vm, open_ledger, start_vif, vm_of
+from tests.support.clock import utc
+from tests.support.guarded import END, IP, IP6, NOW, Host, MethodStandIn
+from xenbw.config import DaemonSection, EnforceSection, MailSection, Settings
+from xenbw.guard import Guard
+from xenbw.model import Action, Cause, Counters, State
+from xenbw.net import interfaces
+from xenbw.store import outbox
+from xenbw.store.ledger import Ledger, LedgerError
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with closing(open_ledger(tmp_path)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(daemon=DaemonSection(run_dir=tmp_path / "run"), mail=MailSection(to=("noc@example.com",)))
+
+
+@pytest.fixture
+def bridges(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Says whether iptables sees bridged frames, which is the machine's affair otherwise."""
+
+    def say(filtered: bool) -> None:
+        monkeypatch.setattr(interfaces, "bridge_filtered", lambda _version: filtered)
+
+    return say
+
+
+@pytest.fixture
+def host(ledger: Ledger, settings: Settings, bridges: Callable[[bool], None]) -> Host:
+    bridges(True)
+    return Host(ledger, settings, MethodStandIn())
+
+
+@contextmanager
+def unwritable(ledger: Ledger) -> Iterator[None]:
+    with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+# judging
+
+
+def test_a_vm_within_its_allowance_changes_nothing(host: Host) -> None:
+    assert not host.judge(799)
+    assert host.events() == []
+    assert vm_of(host.ledger, host.web1).state is State.OK
+
+
+def test_a_warning_is_recorded_and_mailed_once(host: Host) -> None:
+    for used in (800, 850, 1000):
+        assert not host.judge(used)
+    assert host.events() == ["warned"]
+    assert host.mails() == ["traffic warning"]
+    assert vm_of(host.ledger, host.web1).state_since == NOW
+
+
+def test_a_vm_that_goes_over_is_blocked_announced_once_and_until_its_period_ends(host: Host) -> None:
+    assert host.judge(1001)
+    host.at += timedelta(minutes=1)
+    assert not host.judge(1001)
+    host.restart()
+    assert not host.judge(1002)
+    block = host.ledger.active_blocks()[host.web1]
+    assert (block.cause, block.since, block.until) == (Cause.QUOTA, NOW, END)
+    assert host.events() == ["null-routed"]
+    assert host.mails() == ["null-routed"]
+
+
+def test_the_roster_knows_the_new_standing_without_reading_the_ledger_again(host: Host) -> None:
+    for _ in range(2):
+        host.guard.judge(host.roster, {host.web1: Counters(900, 0)}, [host.web1], host.moment)
+    assert host.roster.entries[host.web1].vm.state is State.WARNED
+    assert host.events() == ["warned"]
+
+
+def test_the_announcement_names_the_addresses_and_the_reason(host: Host) -> None:
+    host.judge(1001)
+    (message,) = outbox.due(host.ledger, NOW, NOW + timedelta(hours=1))
+    assert f"Addresses: {IP}, {IP6}" in message.body
+    assert "used 1.00 KB of 1.00 KB (in and out together): over its allowance by 1 B" in message.body
+
+
+def test_without_recipients_events_are_recorded_and_no_mail_waits(host: Host) -> None:
+    host.settings = replace(host.settings, mail=MailSection())
+    host.restart()
+    host.judge(1001)
+    assert host.events() == ["null-routed"]
+    assert outbox.waiting(host.ledger) == 0
+    assert not host.guard.queued
+
+
+def test_a_new_period_releases_with_an_event(host: Host) -> None:
+    host.judge(1001)
+    host.new_period()
+    assert host.judge()
+    assert host.ledger.active_blocks() == {}
+    assert host.events() == ["null-routed", "released"]
+    assert host.ledger.blocks_of(host.web1)[0].lift_reason == "a new period began"
+
+
+def test_a_raised_allowance_releases_at_once(host: Host) -> None:
+    host.judge(1001)
+    host.ledger.set_vm(host.web1, limit_bytes=2000)
+    assert host.judge()
+    assert host.events() == ["null-routed", "released"]
+    assert host.ledger.blocks_of(host.web1)[0].lift_reason == "its allowance covers its usage again"
+
+
+def test_a_policy_that_only_warns_from_now_on_releases_and_says_why(host: Host) -> None:
+    host.judge(1001)
+    host.ledger.set_vm(host.web1, action=Action.WARN)
+    assert host.judge()
+    assert host.ledger.blocks_of(host.web1)[0].lift_reason == "its allowance no longer blocks it"
+    assert vm_of(host.ledger, host.web1).state_reason.endswith("its policy is only to warn")
+
+
+def test_a_lift_holds_to_the_end_of_the_period_and_not_beyond(host: Host) -> None:
+    host.judge(1001)
+    host.ledger.set_vm(host.web1, lifted_until=END)
+    assert host.judge(5000)
+    assert vm_of(host.ledger, host.web1).state is State.EXEMPT
+    assert not host.judge(9000)
+    assert host.events() == ["null-routed", "released"]
+    host.new_period()
+    assert not host.judge(0)
+    assert host.judge(1001)
+    assert host.events() == ["null-routed", "released", "null-routed"]
+
+
+def test_a_block_by_the_admin_has_no_end_and_outlives_the_period(host: Host) -> None:
+    host.ledger.set_vm(host.web1, blocked_reason="unpaid")
+    assert host.judge(0)
+    host.new_period()
+    assert not host.judge(0)
+    block = host.ledger.active_blocks()[host.web1]
+    assert (block.cause, block.reason, block.until) == (Cause.ADMIN, "unpaid", None)
+
+
+def test_a_vm_that_the_admin_lets_go_but_is_over_stays_blocked_for_that(host: Host) -> None:
+    host.ledger.set_vm(host.web1, blocked_reason="unpaid")
+    host.judge(1001)
+    host.ledger.set_vm(host.web1, blocked_reason=None)
+    host.judge(1001)
+    block = host.ledger.active_blocks()[host.web1]
+    assert (block.cause, block.until) == (Cause.QUOTA, END)
+    assert host.events() == ["null-routed"]
+
+
+def test_a_moved_period_moves_the_end_of_the_block_without_another_announcement(host: Host) -> None:
+    host.judge(1001)
+    host.ledger.set_vm(host.web1, reset_day=25)
+    host.judge(1001)
+    assert host.ledger.active_blocks()[host.web1].until == utc("2026-03-25")
+    assert host.events() == ["null-routed"]
+
+
+def test_a_vm_that_nobody_added_is_over_without_a_block_or_a_word(host: Host) -> None:
+    host.ledger.set_vm(host.web1, added_at=None)
+    assert not host.judge(1001)
+    assert vm_of(host.ledger, host.web1).state is State.OVER
+    assert host.events() == []
+
+
+def test_a_vm_that_is_added_while_it_is_over_is_blocked_and_its_reason_follows(host: Host) -> None:
+    host.ledger.set_vm(host.web1, added_at=None)
+    host.judge(1001)
+    host.ledger.set_vm(host.web1, added_at=NOW)
+    host.at += timedelta(minutes=1)
+    assert host.judge(1001)
+    vm = vm_of(host.ledger, host.web1)
+    assert "nobody added" not in vm.state_reason
+    assert vm.state_since == NOW
+    assert host.events() == ["null-routed"]
+
+
+def test_a_policy_of_warning_announces_once_and_blocks_never(host: Host) -> None:
+    host.ledger.set_vm(host.web1, action=Action.WARN)
+    for used in (1001, 2000):
+        assert not host.judge(used)
+    assert host.events() == ["over"]
+    assert host.mails() == ["over its allowance, not blocked"]
+
+
+def test_a_message_that_waits_is_told_to_whoever_sends(host: Host) -> None:
+    host.judge(0)
+    assert not host.guard.queued
+    host.judge(1001)
+    assert host.guard.queued
+
+
+# a ledger that cannot be written
+
+
+def test_a_vm_that_goes_over_while_the_ledger_cannot_be_written_is_blocked_all_the_same(host: Host) -> None:
+    with unwritable(host.ledger):
+        assert host.guard.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
+        assert isinstance(host.guard.failure, LedgerError)
+        host.enforce()
+    assert host.method.asked[-1] == {IP: "web1", IP6: "web1"}
+    assert set(host.over_file().addresses()) == {str(IP), str(IP6)}
+
+
+def test_it_is_recorded_and_announced_once_the_ledger_can_be_written_again(host: Host) -> None:
+    with unwritable(host.ledger):
+        host.guard.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
+    assert host.judge(1001)
+    assert host.guard.failure is None
+    assert host.events() == ["null-routed"]
+    assert host.mails() == ["null-routed"]
+    assert not host.judge(1001)
+
+
+def test_a_warning_that_could_not_be_recorded_is_not_lost(host: Host) -> None:
+    with unwritable(host.ledger):
+        host.guard.judge(host.roster, {host.web1: Counters(900, 0)}, [host.web1], host.moment)
+    host.guard.judge(host.roster, {host.web1: Counters(900, 0)}, [host.web1], host.moment)
+    assert host.events() == ["warned"]
+
+
+# enforcing
+
+
+def test_what_is_blocked_is_asked_of_every_method_and_told_to_the_hook(host: Host) -> None:
+    host.judge(1001)
+    assert sorted(host.enforce()) == [f"web1: {IP}", f"web1: {IP6}"]
+    assert host.enforce() == []
+    assert host.over_file().addresses() == {str(IP): "web1", str(IP6): "web1"}
+    assert host.over_file().ledger == str(host.settings.ledger.path)
+
+
+def test_a_released_vm_is_asked_to_be_free_and_its_addresses_are_held(host: Host) -> None:
+    host.judge(1001)
+    host.enforce()
+    host.ledger.set_vm(host.web1, limit_bytes=2000)
+    host.judge()
+    host.enforce()
+    assert host.method.asked[-1] == {}
+    assert host.over_file().blocked == {}
+    assert host.over_file().held == {str(IP), str(IP6)}
+
+
+def test_a_blocked_vm_without_a_known_address_is_told_to_the_hook_by_its_name(host: Host) -> None:
+    db = add_vm(host.ledger, "db one\t2", NOW, limit_bytes=1000)
+    host.usage[db] = Counters(1001, 0)
+    host.judge(0)
+    host.enforce()
+    assert host.over_file().blocked == {"db one\t2": []}
+
+
+def test_addresses_that_the_admin_gave_are_blocked_with_those_that_are_known(host: Host) -> None:
+    given = ip_address("192.0.2.99")
+    host.ledger.set_vm(host.web1, ips=(given,))
+    host.judge(1001)
+    host.enforce()
+    assert set(host.method.asked[-1]) == {IP, IP6, given}
+
+
+def test_a_vm_that_went_down_stays_blocked(host: Host) -> None:
+    host.judge(1001)
+    (binding,) = host.ledger.live_bindings().values()
+    host.ledger.end_binding(binding.id, NOW, "vanished")
+    host.enforce()
+    assert set(host.method.asked[-1]) == {IP, IP6}
+
+
+def test_an_address_that_went_to_another_vm_is_free_at_its_start(host: Host) -> None:
+    host.judge(1001)
+    (binding,) = host.ledger.live_bindings().values()
+    host.ledger.end_binding(binding.id, NOW, "vanished")
+    start_vif(host.ledger, "heir", NOW + timedelta(hours=1), domid=2, ips=str(IP))
+    host.judge(1001)
+    host.enforce()
+    assert host.method.asked[-1] == {IP6: "web1"}
+
+
+def test_a_protected_address_is_not_blocked_and_is_a_problem_to_see(host: Host, settings: Settings) -> None:
+    host.settings = replace(settings, enforce=EnforceSection(protect=(ip_network(f"{IP}/32"),)))
+    host.restart()
+    host.judge(1001)
+    host.enforce()
+    assert host.method.asked[-1] == {IP6: "web1"}
+    assert host.guard.problems == [f"web1: {IP} is protected and is not blocked"]
+    assert host.over_file().protected == [f"{IP}/32"]
+
+
+def test_a_method_that_fails_is_a_problem_and_the_others_still_do_their_work(host: Host) -> None:
+    other = MethodStandIn()
+    host.method.fails = "iptables: it is locked"
+    host.guard = Guard(host.ledger, host.settings, [host.method, other])
+    host.judge(1001)
+    host.enforce()
+    assert host.guard.problems == ["iptables: it is locked"]
+    assert set(other.asked[-1]) == {IP, IP6}
+
+
+def test_a_bridge_that_iptables_does_not_see_is_announced_once_and_shown_as_long_as_it_lasts(
+    host: Host, bridges: Callable[[bool], None]
+) -> None:
+    start_vif(host.ledger, "web1", NOW, domid=1, devid=1, bridge="xenbr0")
+    bridges(False)
+    host.judge(1001)
+    for _ in range(2):
+        host.enforce()
+        assert "THE BLOCK DOES NOT HOLD" in host.guard.problems[0]
+    bridges(True)
+    host.enforce()
+    assert host.guard.problems == []
+    assert host.events() == ["null-routed", "unfiltered"]
+
+
+def test_a_run_folder_that_cannot_be_written_is_a_problem_and_the_blocks_still_stand(host: Host) -> None:
+    host.settings.daemon.run_dir.write_text("a file is in the way")
+    host.judge(1001)
+    host.enforce()
+    assert set(host.method.asked[-1]) == {IP, IP6}
+    assert "hooks rely on the ledger alone" in host.guard.problems[0]

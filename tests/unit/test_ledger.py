@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from tests.support.books import BOOT, add_vm, open_ledger, start_vif, vm_of
+from tests.support.clock import utc
+from xenbw.accounting import HOUR, Pending, Share
+from xenbw.model import ZERO, Action, Block, Cause, Count, Counters, State
+from xenbw.store.ledger import Alive, Ledger
+
+NOW = utc("2026-03-20 12:00")
+MARCH = utc("2026-03-01")
+ALIVE = Alive(NOW, 1.5, BOOT)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with closing(open_ledger(tmp_path)) as opened:
+        yield opened
+
+
+def test_a_vm_is_read_back_as_it_was_written(ledger: Ledger) -> None:
+    vm_id = ledger.meet("sp ace:col", NOW).id
+    facts = {
+        "added_at": NOW,
+        "limit_bytes": 2**63 - 1,
+        "unlimited": True,
+        "count": Count.MAX,
+        "warn_percent": 70,
+        "action": Action.WARN,
+        "reset_day": 31,
+        "ips": (ip_address("192.0.2.7"), ip_address("2001:db8::7")),
+        "config_file": "/etc/xen/a b.cfg",
+        "period_start": MARCH,
+        "period_rule": "31@UTC",
+        "state": State.EXEMPT,
+        "state_reason": "because",
+        "state_since": NOW,
+        "blocked_reason": "",
+        "lifted_until": NOW,
+    }
+    ledger.set_vm(vm_id, **facts)
+    vm = vm_of(ledger, vm_id)
+    assert {key: getattr(vm, key) for key in facts} == facts
+
+
+def test_a_retired_vm_makes_room_for_a_new_one_of_its_name(ledger: Ledger) -> None:
+    old = add_vm(ledger, "web1", NOW)
+    ledger.block(old, Cause.ADMIN, "unpaid", NOW, None)
+    ledger.retire(old, NOW)
+    new = ledger.meet("web1", NOW)
+    assert (new.id != old, new.added_at) == (True, None)
+    assert ledger.active_blocks() == {}
+
+
+def test_a_vm_that_is_retired_while_it_runs_goes_on_from_its_counters_as_one_that_nobody_added(ledger: Ledger) -> None:
+    old = start_vif(ledger, "web1", NOW, domid=1, ips="192.0.2.7")
+    ledger.commit(Pending(((old.id, Counters(9, 8), Counters(90, 80), NOW + HOUR),), ()), ALIVE)
+    ledger.retire(old.vm_id, NOW + 2 * HOUR)
+    (new,) = ledger.live_bindings().values()
+    assert new.vm_id == ledger.meet("web1", NOW).id != old.vm_id
+    assert (new.last, new.counted, new.last_at, new.ips) == (Counters(90, 80), ZERO, NOW + HOUR, old.ips)
+
+
+def test_binding_an_interface_twice_changes_nothing_but_what_became_known(ledger: Ledger) -> None:
+    first = start_vif(ledger, "web1", NOW, domid=1, ips="192.0.2.7")
+    again = start_vif(ledger, "web1", NOW + HOUR, domid=1, mac="00:16:3e:00:00:01")
+    assert again.id == first.id
+    assert (again.started_at, again.ips, again.mac) == (NOW, first.ips, "00:16:3e:00:00:01")
+
+
+def test_an_interface_whose_domain_was_renamed_goes_on_from_its_counters_under_the_new_name(ledger: Ledger) -> None:
+    old = start_vif(ledger, "web1", NOW, domid=1)
+    ledger.commit(Pending(((old.id, Counters(9, 8), Counters(90, 80), NOW),), ()), ALIVE)
+    new = start_vif(ledger, "web2", NOW + HOUR, domid=1)
+    assert (new.last, new.counted) == (Counters(90, 80), ZERO)
+    (ended,) = ledger.bindings_of(old.vm_id, MARCH)
+    assert (ended.ended_at, ended.end_reason) == (NOW + HOUR, "renamed")
+
+
+def test_usage_adds_up_per_hour_and_counts_for_the_present_period_only(ledger: Ledger) -> None:
+    vm_id = add_vm(ledger, "web1", NOW, period_start=MARCH)
+    february = utc("2026-02-01")
+    for _ in range(2):
+        shares = (Share(MARCH, NOW, 2**60, 1, 1), Share(february, MARCH - HOUR, 7, 7, 0))
+        ledger.commit(Pending((), tuple((vm_id, share) for share in shares)), ALIVE)
+    assert ledger.usage() == {vm_id: Counters(2**61, 2)}
+    assert ledger.history(vm_id) == [(MARCH, Counters(2**61, 2), 2), (february, Counters(14, 14), 0)]
+    assert ledger.hours(vm_id, MARCH) == [(NOW, Counters(2**61, 2))]
+
+
+def test_the_last_commit_is_remembered_by_both_clocks(ledger: Ledger) -> None:
+    assert ledger.alive() is None
+    ledger.commit(Pending((), ()), ALIVE)
+    assert ledger.alive() == ALIVE
+
+
+def test_a_block_keeps_its_beginning_while_its_cause_changes(ledger: Ledger) -> None:
+    vm_id = add_vm(ledger, "web1", NOW)
+    ledger.block(vm_id, Cause.QUOTA, "over", NOW, NOW + HOUR)
+    ledger.block(vm_id, Cause.ADMIN, "unpaid", NOW + HOUR, None)
+    assert ledger.active_blocks() == {vm_id: Block(vm_id, Cause.ADMIN, "unpaid", NOW, None)}
+    ledger.lift(vm_id, NOW + 2 * HOUR, "paid")
+    ledger.lift(vm_id, NOW + 3 * HOUR, "again")
+    (block,) = ledger.blocks_of(vm_id)
+    assert (block.lifted_at, block.lift_reason) == (NOW + 2 * HOUR, "paid")
+
+
+def test_the_newest_life_of_a_vm_is_where_its_addresses_are_known_from(ledger: Ledger) -> None:
+    first = start_vif(ledger, "web1", NOW, domid=1, ips="192.0.2.1")
+    ledger.end_binding(first.id, NOW + HOUR, "vanished")
+    second = [start_vif(ledger, "web1", NOW + HOUR, domid=2, devid=n, ips=f"192.0.2.{7 + n}") for n in (0, 1)]
+    for binding in second:
+        ledger.end_binding(binding.id, NOW + 2 * HOUR, "vanished")
+    assert {binding.id for binding in ledger.latest_bindings()} == {binding.id for binding in second}
+
+
+def test_pruning_forgets_history_but_no_usage_no_block_in_force_and_no_vms_last_life(ledger: Ledger) -> None:
+    old = NOW - timedelta(days=900)
+    lives = [start_vif(ledger, "web1", old, domid=domid) for domid in (1, 2)]
+    for binding in lives:
+        ledger.end_binding(binding.id, old, "vanished")
+    vm_id = lives[0].vm_id
+    ledger.commit(Pending((), ((vm_id, Share(MARCH, old, 5, 5, 0)),)), ALIVE)
+    ledger.block(vm_id, Cause.ADMIN, "unpaid", old, None)
+    ledger.record(old, "kind", "old")
+    ledger.record(NOW, "kind", "new")
+    ledger.add_readings([(lives[1].id, Counters(1, 1))], old)
+    ledger.prune(NOW, NOW - timedelta(days=800))
+    assert [binding.id for binding in ledger.bindings_of(vm_id, utc("2000-01-01"))] == [lives[1].id]
+    assert ledger.history(vm_id) == [(MARCH, Counters(5, 5), 0)]
+    assert list(ledger.active_blocks()) == [vm_id]
+    assert [text for _, _, text in ledger.events(10)] == ["new"]

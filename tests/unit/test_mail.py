@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.clock import utc
+from tests.support.mailserver import Mailbox, free_port, make_authority, serve
+from xenbw.config import MailSection
+from xenbw.errors import UsageError
+from xenbw.notify.mail import Mail, MailError
+
+pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH")
+
+AT = utc("2026-03-29 12:30")
+TO = ("noc@example.com",)
+HEADERS = sorted(
+    "Auto-Submitted Content-Transfer-Encoding Content-Type Date From MIME-Version Message-ID Subject To".split()
+)
+
+
+def mail(port: int, *, host_name: str = "dom0-7.example.net", timeout: float = 5.0, **keys: Any) -> Mail:
+    section = MailSection(**{"to": TO, "host": "localhost", "port": port, **keys})
+    return Mail(section, host_name, timeout=timeout)
+
+
+@pytest.fixture
+def mailbox() -> Mailbox:
+    return Mailbox()
+
+
+@pytest.fixture
+def port(mailbox: Mailbox) -> Iterator[int]:
+    with serve(mailbox) as number:
+        yield number
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
+    return make_authority(tmp_path_factory.mktemp("authority"))
+
+
+@contextmanager
+def failing(permanent: bool) -> Iterator[list[str]]:
+    said: list[str] = []
+    with pytest.raises(MailError) as caught:
+        yield said
+    said.append(str(caught.value))
+    assert caught.value.permanent is permanent
+
+
+def test_a_message_arrives_with_all_its_headers(mailbox: Mailbox, port: int) -> None:
+    refused = mail(port, to=("noc@example.com", "Night Shift <night@example.com>")).send("over", "text\n", "12.1", AT)
+    letter = mailbox.read()
+    assert refused == {}
+    assert letter["From"] == "xenbw@dom0-7.example.net"
+    assert letter["To"] == "noc@example.com, Night Shift <night@example.com>"
+    assert letter["Subject"] == "over"
+    assert letter["Date"].datetime == AT
+    assert letter["Message-ID"] == "<xenbw.12.1@dom0-7.example.net>"
+    assert letter["Auto-Submitted"] == "auto-generated"
+    assert mailbox.text() == "text\n"
+    assert mailbox.recipients == [["noc@example.com", "night@example.com"]]
+    assert mailbox.senders == ["xenbw@dom0-7.example.net"]
+
+
+def test_a_repeat_is_the_same_message_to_the_byte(mailbox: Mailbox, port: int) -> None:
+    for _ in range(2):
+        mail(port).send("over", "text", "12.1", AT)
+    assert mailbox.letters[0] == mailbox.letters[1]
+
+
+def test_the_configured_sender_is_used_in_header_and_envelope(mailbox: Mailbox, port: int) -> None:
+    mail(port, sender="Traffic Desk <traffic@example.org>").send("s", "b", "1", AT)
+    assert mailbox.read()["From"] == "Traffic Desk <traffic@example.org>"
+    assert mailbox.senders == ["traffic@example.org"]
+
+
+def test_a_local_user_needs_no_domain(mailbox: Mailbox, port: int) -> None:
+    mail(port, to=("root",)).send("s", "b", "1", AT)
+    assert mailbox.recipients == [["root"]]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "web\r\nBcc: victim@example.com",
+        "web\nX-Spam: no\n\nnew body",
+        "web\x00\x1b[2J",
+        "kundé 42 — ünïcode ☃",
+        "=?utf-8?q?Bcc=3A?=",
+        "w" * 3000,
+        "é" * 3000,
+        "lone \udcff surrogate",
+        "\u2028line\u2029separators\x85",
+        "",
+    ],
+    ids=lambda name: ascii(name[:20]),
+)
+def test_no_name_can_add_a_header_or_break_one(name: str, mailbox: Mailbox, port: int) -> None:
+    mail(port).send(f"[xenbw] {name}: null-routed", f"{name} was null-routed\n", "1", AT)
+    letter, raw = mailbox.read(), mailbox.letters[0]
+    assert sorted(letter.keys()) == HEADERS
+    assert letter["To"] == TO[0]
+    assert letter["Subject"].startswith("[xenbw] ")
+    assert letter["Subject"].isprintable()
+    assert len(letter["Subject"]) <= 200
+    assert max(len(line) for line in raw.split(b"\r\n")) <= 998
+    assert raw.isascii()
+    assert mailbox.recipients == [list(TO)]
+
+
+def test_names_of_people_who_write_otherwise_arrive_as_they_are(mailbox: Mailbox, port: int) -> None:
+    mail(port).send("[xenbw] kundé-☃: null-routed", "kundé-☃ was null-routed\n", "1", AT)
+    assert mailbox.read()["Subject"] == "[xenbw] kundé-☃: null-routed"
+    assert mailbox.text() == "kundé-☃ was null-routed\n"
+
+
+@pytest.mark.parametrize("host_name", ["rack 3\r\nX: y", "höst", "..", "a@b"])
+def test_an_odd_host_name_still_makes_a_good_sender(host_name: str, mailbox: Mailbox, port: int) -> None:
+    mail(port, host_name=host_name).send("s", "b", "1", AT)
+    (address,) = mailbox.read()["From"].addresses
+    assert address.username == "xenbw"
+    assert address.domain.isascii()
+    assert address.domain
+
+
+def test_a_line_with_a_single_dot_does_not_end_the_message(mailbox: Mailbox, port: int) -> None:
+    mail(port).send("s", "one\n.\n..two\n", "1", AT)
+    assert mailbox.text() == "one\n.\n..two\n"
+
+
+def test_login_is_given_where_it_is_configured(mailbox: Mailbox) -> None:
+    with serve(mailbox, login=("desk", "s3cret")) as port:
+        mail(port, user="desk", password="s3cret").send("s", "b", "1", AT)
+    assert len(mailbox.letters) == 1
+
+
+def test_a_refused_login_is_temporary_and_keeps_the_password_to_itself(mailbox: Mailbox) -> None:
+    with serve(mailbox, login=("desk", "right")) as port, failing(permanent=False) as said:
+        mail(port, user="desk", password="s3cret").send("s", "b", "1", AT)
+    assert "refuses the login of desk (535)" in said[0]
+    assert "s3cret" not in said[0]
+
+
+def test_a_password_that_smtp_cannot_carry_is_said_to_be_so_without_showing_it(mailbox: Mailbox) -> None:
+    with serve(mailbox, login=("desk", "right")) as port, failing(permanent=False) as said:
+        mail(port, user="desk", password="pässwört").send("s", "b", "1", AT)
+    assert "only ASCII" in said[0]
+    assert "ssw" not in said[0].replace("password", "")
+
+
+def test_a_server_without_login_is_a_temporary_failure(port: int) -> None:
+    with failing(permanent=False):
+        mail(port, user="desk", password="s3cret").send("s", "b", "1", AT)
+
+
+def test_starttls_encrypts_to_a_server_whose_authority_is_trusted(
+    mailbox: Mailbox, authority: tuple[Path, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority[0]))
+    with serve(mailbox, tls=authority[1]) as port:
+        mail(port, starttls=True).send("s", "b", "1", AT)
+    assert mailbox.encrypted == [True]
+
+
+def test_starttls_refuses_a_certificate_that_nobody_vouches_for(
+    mailbox: Mailbox, authority: tuple[Path, ssl.SSLContext]
+) -> None:
+    with serve(mailbox, tls=authority[1]) as port, failing(permanent=False) as said:
+        mail(port, starttls=True).send("s", "b", "1", AT)
+    assert "CERTIFICATE_VERIFY_FAILED" in said[0]
+    assert mailbox.letters == []
+
+
+def test_starttls_refuses_a_certificate_for_another_host(
+    mailbox: Mailbox, authority: tuple[Path, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority[0]))
+    with serve(mailbox, tls=authority[1]) as port, failing(permanent=False):
+        mail(port, host="127.0.0.1", starttls=True).send("s", "b", "1", AT)
+    assert mailbox.letters == []
+
+
+def test_a_server_that_lacks_starttls_gets_nothing_in_the_clear(mailbox: Mailbox, port: int) -> None:
+    with failing(permanent=False) as said:
+        mail(port, starttls=True).send("s", "b", "1", AT)
+    assert "STARTTLS" in said[0]
+    assert mailbox.letters == []
+
+
+def test_a_server_that_is_away_is_a_temporary_failure_that_names_it() -> None:
+    port = free_port()
+    with failing(permanent=False) as said:
+        mail(port).send("s", "b", "1", AT)
+    assert f"mail server localhost:{port}: Connection refused" in said[0]
+
+
+@pytest.mark.parametrize("host", [".example.invalid", "nowhere.invalid", "x" * 70])
+def test_a_host_name_that_leads_nowhere_is_a_temporary_failure(host: str) -> None:
+    with failing(permanent=False):
+        mail(25, host=host).send("s", "b", "1", AT)
+
+
+def test_a_server_that_says_nothing_is_not_waited_for_longer_than_the_timeout(mailbox: Mailbox) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begin = time.monotonic()
+        with failing(permanent=False) as said:
+            mail(silent.getsockname()[1], host="127.0.0.1", timeout=0.2).send("s", "b", "1", AT)
+    assert time.monotonic() - begin < 1.0
+    assert "timed out" in said[0]
+
+
+@pytest.mark.parametrize(("answer", "permanent"), [("451 try later", False), ("554 5.7.1 spam", True)])
+def test_a_refused_message_is_permanent_only_if_the_server_says_so(
+    answer: str, permanent: bool, mailbox: Mailbox, port: int
+) -> None:
+    mailbox.at_data = answer
+    with failing(permanent) as said:
+        mail(port).send("s", "b", "1", AT)
+    assert answer in said[0]
+
+
+@pytest.mark.parametrize(("answer", "permanent"), [("450 greylisted", False), ("550 no such user", True)])
+def test_a_refused_recipient_is_permanent_only_if_the_server_says_so(
+    answer: str, permanent: bool, mailbox: Mailbox, port: int
+) -> None:
+    mailbox.at_recipient[TO[0]] = answer
+    with failing(permanent) as said:
+        mail(port).send("s", "b", "1", AT)
+    assert f"{TO[0]}: {answer}" in said[0]
+
+
+def test_one_recipient_refused_for_now_keeps_the_message_for_all(mailbox: Mailbox, port: int) -> None:
+    mailbox.at_recipient.update({"a@example.com": "550 no such user", "b@example.com": "450 later"})
+    with failing(permanent=False):
+        mail(port, to=("a@example.com", "b@example.com")).send("s", "b", "1", AT)
+
+
+def test_a_recipient_refused_beside_others_is_named_and_the_message_is_sent(mailbox: Mailbox, port: int) -> None:
+    mailbox.at_recipient["gone@example.com"] = "550 no such user"
+    refused = mail(port, to=("gone@example.com", *TO)).send("s", "b", "1", AT)
+    assert refused == {"gone@example.com": "550 no such user"}
+    assert mailbox.recipients == [list(TO)]
+
+
+def test_an_odd_goodbye_does_not_undo_an_accepted_message(mailbox: Mailbox, port: int) -> None:
+    mailbox.at_quit = "421 going down"
+    assert mail(port).send("s", "b", "1", AT) == {}
+    assert len(mailbox.letters) == 1
+
+
+@pytest.mark.parametrize(
+    "address", ["", "two@a, three@b", "a b@c", "x@y>", "<x@y", "x@y\r\nBcc: z@y", "ü@x", 'a"<b@c>']
+)
+def test_an_address_that_is_none_is_refused_before_anything_is_sent(address: str) -> None:
+    with pytest.raises(UsageError):
+        mail(25, to=(address,))

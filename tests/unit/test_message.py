@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from ipaddress import ip_address
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from tests.support.clock import utc
+from xenbw.model import Period
+from xenbw.notify import message
+from xenbw.notify.message import Case
+
+CASE = Case(
+    host="dom0-7",
+    name="web1",
+    reason="used 501 GB of 500 GB (in and out together): over its allowance by 1.00 GB",
+    addresses=(ip_address("192.0.2.7"), ip_address("2001:db8::7")),
+    period=Period(utc("2026-03-14 23:00"), utc("2026-04-14 22:00")),
+    at=utc("2026-03-29 12:30"),
+    zone=ZoneInfo("Europe/Berlin"),
+)
+HOSTILE = "a'; reboot; '\nVM:        other\r\nBcc: x@y\x1b[2J\u202eb"
+
+
+def every_message(case: Case) -> list[tuple[str, str]]:
+    return [
+        message.warned(case),
+        message.null_routed(case, case.period.end),
+        message.null_routed(case, None),
+        message.over(case),
+        message.released(case, "a new period began"),
+        message.unfiltered(case, "xenbr0"),
+    ]
+
+
+def test_a_null_route_is_told_with_its_reason_its_end_and_how_to_release_it() -> None:
+    subject, body = message.null_routed(CASE, CASE.period.end)
+    assert subject == "[xenbw] web1: null-routed"
+    assert body == (
+        "web1 was null-routed: used 501 GB of 500 GB (in and out together): over its allowance by 1.00 GB.\n"
+        "\n"
+        "It stays so until 2026-04-15 00:00 CEST, when its next period begins, or until its allowance is raised.\n"
+        "\n"
+        "To release it now: xenbw lift web1\n"
+        "\n"
+        "VM:        web1\n"
+        "Host:      dom0-7\n"
+        "Addresses: 192.0.2.7, 2001:db8::7\n"
+        "Period:    2026-03-15 00:00 CET to 2026-04-15 00:00 CEST\n"
+        "Time:      2026-03-29 14:30 CEST\n"
+    )
+
+
+def test_a_block_by_the_admin_has_no_end() -> None:
+    assert "It stays so until it is lifted." in message.null_routed(CASE, None)[1]
+
+
+def test_a_release_says_why_and_where_the_vm_stands_now() -> None:
+    case = replace(CASE, reason="no allowance is set")
+    body = message.released(case, "its allowance covers its usage again")[1]
+    assert "web1 is no longer blocked: its allowance covers its usage again." in body
+    assert "Where it stands now: no allowance is set." in body
+
+
+def test_addresses_that_nobody_knows_are_said_to_be_unknown() -> None:
+    assert "Addresses: none known\n" in message.over(replace(CASE, addresses=()))[1]
+
+
+@pytest.mark.parametrize("number", range(len(every_message(CASE))))
+def test_a_hostile_name_adds_no_line_and_hides_nothing(number: int) -> None:
+    subject, body = every_message(replace(CASE, name=HOSTILE))[number]
+    _, plain = every_message(CASE)[number]
+    assert subject.isprintable()
+    assert len(body.splitlines()) == len(plain.splitlines())
+    assert all(line.isprintable() for line in body.splitlines())
+
+
+def test_the_command_to_release_a_vm_can_be_pasted_into_a_shell_whatever_the_name() -> None:
+    body = message.null_routed(replace(CASE, name="a'; touch /tmp/x; '"), None)[1]
+    command = next(line for line in body.splitlines() if line.startswith("To release"))
+    assert shlex.split(command.partition(": ")[2]) == ["xenbw", "lift", "a'; touch /tmp/x; '"]
