@@ -1,0 +1,35 @@
+# Runs on Debian 12 as root: tools/setup installs what each target needs.
+SHELL_FILES = tools/setup tools/build-deb tools/check-deb .ci/run hooks/vif-post.d/xenbw.hook debian/xenbw.postrm \
+	etc/completion/xenbw
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+
+demo:  ## see it work: virtual machines, traffic and a block, in network namespaces
+	@tools/setup demo
+	@.venv/bin/python -m tests.demo
+
+test:  ## unit tests, and kernel tests with real bridges, iptables and nft
+	@tools/setup test
+	@.venv/bin/pytest -q tests/unit tests/kernel
+
+lint:  ## ruff, mypy, shellcheck
+	@tools/setup test
+	.venv/bin/ruff check . hooks/vif-hook
+	.venv/bin/ruff format --check . hooks/vif-hook
+	.venv/bin/mypy
+	shellcheck $(SHELL_FILES)
+
+deb:  ## build dist/xenbw_VERSION_all.deb
+	@tools/setup deb
+	@tools/build-deb
+
+bench:  ## measure the hook and the daemon
+	@tools/setup test
+	@.venv/bin/python -m benchmarks
+
+clean:  ## remove what the other targets made
+	rm -rf .venv dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help demo test lint deb bench clean
