@@ -28,6 +28,7 @@ class Namespace:
     def __init__(self, mounts: str | None = None) -> None:
         self._net = -1
         self._mounts: int | None = None
+        self._root = -1
         self._children: list[subprocess.Popen[bytes]] = []
         _in_thread(lambda: self._create(mounts))
 
@@ -41,6 +42,8 @@ class Namespace:
             _check(_libc.unshare(_CLONE_NEWNS))
             subprocess.run(["sh", "-euc", "mount --make-rprivate /\n" + mounts], check=True)
             self._mounts = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            # In a chroot the root of the mounts is not our root; this is ours, among the new mounts.
+            self._root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     @property
     def path(self) -> str:
@@ -119,13 +122,15 @@ class Namespace:
         os.close(self._net)
         if self._mounts is not None:
             os.close(self._mounts)
+            os.close(self._root)
 
     def _command(self, argv: Sequence[str]) -> list[str]:
         if self._mounts is None:
             return list(argv)
         # Entering the mounts moves a process to "/".
-        mounts = f"--mount=/proc/{os.getpid()}/fd/{self._mounts}"
-        return ["nsenter", mounts, "--", "env", f"--chdir={Path.cwd()}", "--", *argv]
+        held = f"/proc/{os.getpid()}/fd"
+        enter = ["nsenter", f"--mount={held}/{self._mounts}", f"--root={held}/{self._root}"]
+        return [*enter, "--", "env", f"--chdir={Path.cwd()}", "--", *argv]
 
 
 def _in_thread(work: Callable[[], None]) -> None:
