@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
+from zoneinfo import ZoneInfo
 
 from xenbw import quota
 from xenbw.accounting import PeriodOf
@@ -34,6 +36,12 @@ def allowance_of(vm: VM, default: Allowance) -> Allowance:
     )
 
 
+@lru_cache(maxsize=1024)
+def _period(start: datetime, reset_day: int, zone: ZoneInfo) -> Period:
+    """The period that starts there; one object for all VMs that share it, which most do."""
+    return Period(start, quota.period_at(start, reset_day, zone).end)
+
+
 class Roster:
     """The ledger's VMs in memory, with their periods.
 
@@ -61,11 +69,8 @@ class Roster:
                 replace(vm, period_start=start, period_rule=rule),
                 allowance,
                 vm.added_at is not None or self.settings.default.enforce,
-                self._period(start, allowance),
+                _period(start, allowance.reset_day, zone),
             )
-
-    def _period(self, start: datetime, allowance: Allowance) -> Period:
-        return Period(start, quota.period_at(start, allowance.reset_day, self.settings.period.timezone).end)
 
     def period_of(self, trusted: bool) -> PeriodOf:
         """In which period bytes count that passed at some moment: never before the present one, and not after it

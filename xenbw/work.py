@@ -19,6 +19,7 @@ from xenbw.enforce.iptables import Iptables
 from xenbw.errors import XenbwError
 from xenbw.guard import Guard
 from xenbw.model import ZERO, Count, State
+from xenbw.net import interfaces
 from xenbw.net.counters import KernelMeter, Meter, XentopMeter
 from xenbw.net.udev import Event
 from xenbw.roster import Roster
@@ -53,7 +54,14 @@ class Work:
     """Everything xenbwd keeps in memory, and what it does with it."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, lookup: Lookup, clock: Clock, boot_id: str, run: Runner
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        lookup: Lookup,
+        clock: Clock,
+        boot_id: str,
+        run: Runner,
+        sysfs: Path = interfaces.SYSFS,
     ) -> None:
         self.settings, self._ledger, self._clock, self._boot_id, self._run = settings, ledger, clock, boot_id, run
         self._alive = ledger.alive()
@@ -62,7 +70,7 @@ class Work:
         self._moment = self._timeline.moment(self._tick)
         self._started_at = self._moment.at
         self._tally = Tally()
-        self._census = Census(ledger, lookup, self._tally, boot_id)
+        self._census = Census(ledger, lookup, self._tally, boot_id, sysfs)
         self._roster = Roster(ledger, settings)
         self._guard = Guard(ledger, settings, [Iptables(4), Iptables(6)])
         self._meter: Meter = self._choose_meter()

@@ -52,7 +52,7 @@ def start(stage: Stage, host: Host) -> tuple[Guest, Guest]:
 def config(host: Host, name: str, mac: str, *ips: str) -> None:
     """A config file, as xl reads it."""
     vif = f"mac={mac}, bridge=xenbr0, ip={' '.join(ips)}"
-    (host.directory / f"{name}.cfg").write_text(f'name = "{name}"\nmemory = 512\nvif = [ "{vif}" ]\n')
+    (host.etc / f"{name}.cfg").write_text(f'name = "{name}"\nmemory = 512\nvif = [ "{vif}" ]\n')
 
 
 def traffic(stage: Stage, host: Host, web1: Guest, db1: Guest) -> None:

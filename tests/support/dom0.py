@@ -53,7 +53,8 @@ class Dom0:
 
     `namespace` is dom0's, `outside` is a host on the wire behind the bridge; `store` is xenstored, with its socket at
     `store.path` and, inside, at its usual place. `guests` are the running ones. `hook_env` is given to every vif
-    script on top of what xl gives. `bin_dir` holds the `xl`. Inside, /run and /var/log/xen are private and empty.
+    script on top of what xl gives. `bin_dir` holds the `xl`, `etc` is its /etc/xen. Inside, /run and /var/log/xen are
+    private and empty.
     """
 
     def __init__(self, hooks: Iterable[Path] = ()) -> None:
@@ -87,8 +88,9 @@ class Dom0:
         self._wire()
 
     def _install(self) -> None:
-        shutil.copytree(_SCRIPTS, self.directory / "scripts")
-        installed = self.directory / "scripts" / "vif-post.d"
+        self.etc = self.directory / "etc-xen"
+        shutil.copytree(_SCRIPTS, self.etc / "scripts")
+        installed = self.etc / "scripts" / "vif-post.d"
         installed.mkdir()
         for hook in self._hooks:
             shutil.copy(hook, installed)
@@ -105,7 +107,7 @@ class Dom0:
         mine = shlex.quote(str(self.directory))
         return f"""
             mount -t sysfs sysfs /sys
-            mount --bind {mine}/scripts {_SCRIPTS}
+            mount --bind {mine}/etc-xen {_SCRIPTS.parent}
             mount --bind {mine}/log /var/log/xen
             mount -t tmpfs tmpfs /run
             mkdir /run/xenstored

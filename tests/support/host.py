@@ -51,7 +51,7 @@ class Host(Dom0):
         """Write xenbw.toml; the daemon takes it over at its next start or SIGHUP."""
         self.config.write_text(
             f'[daemon]\nrun_dir = "{self.run_dir}"\n[ledger]\npath = "{self.ledger_path}"\n'
-            f'commit = 1.0\n[enforce]\ninterval = 1\n[toolstack]\nconfig_dirs = ["{self.directory}"]\n'
+            "commit = 1.0\n[enforce]\ninterval = 1\n"
         )
         own = self.directory / "xenbw.toml.d" / "own.toml"
         own.parent.mkdir(exist_ok=True)

@@ -51,6 +51,11 @@ class Namespace:
         return f"/proc/{os.getpid()}/fd/{self._net}"
 
     @property
+    def root(self) -> Path:
+        """The namespace's own file tree, with its mounts, seen from outside."""
+        return Path(f"/proc/{os.getpid()}/fd/{self._root}")
+
+    @property
     def inode(self) -> int:
         """The number that /proc/PID/ns/net shows for processes in this namespace."""
         return os.fstat(self._net).st_ino

@@ -242,4 +242,3 @@ def test_closing_never_waits_for_a_hung_xenstored(server: Xenstored) -> None:
     lookup.ask(7, 0)
     lookup.close()
     assert thread.daemon
-

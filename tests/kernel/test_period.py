@@ -1,0 +1,173 @@
+"""What time does to a block: the daemon's own work, with the kernel's real counters and rules, and the test's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+import pytest
+
+from tests.support.clock import HandClock, utc
+from tests.support.guest import Guest
+from tests.support.host import Host, until
+from xenbw import config
+from xenbw.clock import boot_id
+from xenbw.model import Counters, State
+from xenbw.runner import run
+from xenbw.work import Work
+from xenbw.xen.xenstore import Lookup
+
+pytestmark = pytest.mark.kernel
+
+LIMIT = 1_000_000
+MARCH, APRIL, MAY = utc("2026-03-01"), utc("2026-04-01"), utc("2026-05-01")
+
+
+class Daemon:
+    """The daemon's work in a miniature dom0, a cycle at a time."""
+
+    def __init__(self, host: Host, clock: HandClock) -> None:
+        self.host, self.clock = host, clock
+        self.guest = host.start("web1")
+        self.start()
+        host.add("web1", limit_bytes=LIMIT)
+        self.cycle()
+
+    def start(self) -> None:
+        """Begin, or begin again after being killed: nothing in memory is kept."""
+        settings = config.load(self.host.config)
+        lookup = Lookup(str(self.host.store.path))
+        sysfs = self.host.namespace.root / "sys/class/net"
+        with self.host.namespace.entered():
+            self.work = Work(settings, self.host.ledger(), lookup, self.clock, boot_id(), run, sysfs)
+            self.work.enforce()
+            self.work.start()
+
+    def cycle(self, **later: float) -> None:
+        self.clock.go(**(later or {"seconds": 1}))
+        with self.host.namespace.entered():
+            self.work.cycle([])
+            self.work.sync()
+            self.work.catch_up()
+
+    def go_over(self) -> Guest:
+        self.guest.send(LIMIT)
+        self.cycle()
+        assert self.state is State.OVER
+        assert self.host.blocked(self.guest.address())
+        return self.guest
+
+    @property
+    def state(self) -> State:
+        vm = self.host.ledger().vm_named("web1")
+        assert vm is not None
+        return vm.state
+
+    def periods(self) -> dict[datetime, tuple[Counters, int]]:
+        vm = self.host.ledger().vm_named("web1")
+        assert vm is not None
+        return {start: (usage, divided) for start, usage, divided in self.host.ledger().history(vm.id)}
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock(utc("2026-03-20 12:00"), elapsed=100_000)
+
+
+@pytest.fixture
+def daemon(host: Host, clock: HandClock) -> Iterator[Daemon]:
+    yield Daemon(host, clock)
+
+
+def test_a_blocked_vm_is_released_when_its_new_period_begins(daemon: Daemon, clock: HandClock) -> None:
+    guest = daemon.go_over()
+    daemon.cycle(days=11)
+    assert daemon.host.blocked(guest.address())
+    daemon.cycle(days=1)
+    assert daemon.state is State.OK
+    assert guest.ping("10.50.0.2")
+    assert any("a new period began" in text for _, _, text in daemon.host.ledger().events(3))
+
+
+def test_a_clock_that_is_not_trusted_releases_nobody(daemon: Daemon, clock: HandClock) -> None:
+    guest = daemon.go_over()
+    clock.wall, clock.synced = utc("2026-06-01"), False
+    daemon.cycle()
+    assert daemon.host.blocked(guest.address())
+    clock.wall = utc("2026-03-20 12:10")
+    daemon.cycle()
+    clock.synced = True
+    daemon.cycle()
+    assert daemon.host.blocked(guest.address())
+    assert list(daemon.periods()) == [MARCH]
+
+
+def test_a_clock_never_synchronised_is_trusted_after_a_quarter_of_an_hour(daemon: Daemon, clock: HandClock) -> None:
+    guest = daemon.go_over()
+    clock.wall, clock.synced = utc("2026-04-02"), False
+    daemon.cycle()
+    daemon.cycle(minutes=14)
+    assert daemon.host.blocked(guest.address())
+    daemon.cycle(minutes=1)
+    assert not daemon.host.blocked(guest.address())
+
+
+def test_a_clock_that_goes_back_reopens_no_period_and_loses_no_byte(daemon: Daemon, clock: HandClock) -> None:
+    daemon.go_over()
+    daemon.cycle(days=12)
+    assert daemon.state is State.OK
+    clock.wall = utc("2026-03-31 23:00")
+    daemon.guest.send(200_000)
+    daemon.cycle()
+    assert daemon.state is State.OK
+    periods = daemon.periods()
+    total = Counters(0, 0)
+    for usage, _ in periods.values():
+        total = total.plus(usage)
+    assert total == daemon.guest.counters()
+    assert periods[APRIL][0].out_bytes > 200_000
+
+
+def test_bytes_that_passed_over_a_boundary_with_no_daemon_are_divided_by_time(daemon: Daemon, clock: HandClock) -> None:
+    daemon.cycle()
+    before = daemon.periods().get(MARCH, (Counters(0, 0), 0))[0]
+    daemon.guest.send(400_000)
+    clock.go(days=23)  # to April 12th, noon: half of the time in either month
+    daemon.start()
+    daemon.cycle()
+    periods = daemon.periods()
+    assert periods[MARCH][0].plus(periods[APRIL][0]) == daemon.guest.counters()
+    added = periods[MARCH][0].out_bytes - before.out_bytes
+    assert abs(added - periods[APRIL][0].out_bytes) < 5000
+    assert periods[APRIL][1] == sum(periods[APRIL][0])
+    assert daemon.state is State.OK
+
+
+def test_a_lift_ends_with_the_period(daemon: Daemon, clock: HandClock) -> None:
+    guest = daemon.go_over()
+    ledger = daemon.host.ledger()
+    vm = ledger.vm_named("web1")
+    assert vm is not None
+    ledger.set_vm(vm.id, lifted_until=APRIL)
+    daemon.cycle()
+    assert daemon.state is State.EXEMPT
+    assert guest.ping("10.50.0.2")
+    daemon.cycle(days=12)
+    assert daemon.state is State.OK
+    guest.send(LIMIT)
+    daemon.cycle()
+    assert daemon.state is State.OVER
+
+
+def test_a_restart_in_a_later_period_counts_nothing_twice(daemon: Daemon, clock: HandClock) -> None:
+    stops: list[Callable[[], None]] = [daemon.start, daemon.cycle]
+    for day in range(6):
+        daemon.guest.send(50_000)
+        clock.go(days=10)
+        stops[day % 2]()
+    daemon.cycle()
+    total = Counters(0, 0)
+    for usage, _ in daemon.periods().values():
+        total = total.plus(usage)
+    assert until(lambda: total == daemon.guest.counters(), 1)
+    assert list(daemon.periods()) == [MAY, APRIL, MARCH]

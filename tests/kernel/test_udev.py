@@ -1,0 +1,54 @@
+"""The watcher, on the kernel's own events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.netns import Namespace
+from xenbw.net.udev import NetEvent, Overflow, Watcher
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    space = Namespace()
+    yield space
+    space.close()
+
+
+def watch(namespace: Namespace, buffer: int = 1 << 20) -> Watcher:
+    with namespace.entered():
+        return Watcher(buffer)
+
+
+def test_an_interface_is_seen_to_come_to_be_renamed_and_to_go(namespace: Namespace) -> None:
+    watcher = watch(namespace)
+    namespace.ip("link add vif1.0 type veth peer name far")
+    came = [event for event in watcher.drain() if isinstance(event, NetEvent) and event.interface == "vif1.0"]
+    namespace.ip("link set vif1.0 name web0", "link del web0")
+    rest = [event for event in watcher.drain() if isinstance(event, NetEvent) and event.interface == "web0"]
+    assert [event.action for event in came + rest] == ["add", "move", "remove"]
+    assert len({event.ifindex for event in came + rest}) == 1
+    watcher.close()
+
+
+def test_other_namespaces_are_not_seen(namespace: Namespace) -> None:
+    watcher = watch(namespace)
+    other = Namespace()
+    other.ip("link add vif1.0 type veth peer name far")
+    assert list(watcher.drain()) == []
+    other.close()
+    watcher.close()
+
+
+def test_lost_events_are_told_as_an_overflow_and_later_ones_are_seen(namespace: Namespace) -> None:
+    watcher = watch(namespace, buffer=2048)
+    namespace.ip(*(f"link add vif{n}.0 type veth peer name far{n}" for n in range(200)))
+    assert Overflow() in list(watcher.drain())
+    list(watcher.drain())
+    namespace.ip("link del vif7.0")
+    assert any(event == NetEvent("remove", "vif7.0", event.ifindex) for event in watcher.drain() if event != Overflow())
+    watcher.close()

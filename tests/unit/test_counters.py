@@ -1,0 +1,125 @@
+"""The meters: /proc/net/dev in one pass, and xentop's numbers laid to the right interfaces."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.host import until
+from xenbw.errors import XenbwError
+from xenbw.model import Counters
+from xenbw.net.counters import KernelMeter, MeterError, XentopMeter
+from xenbw.runner import CommandError, Result
+
+CAPTURE = Path("tests/data/xen-4.17/03-many-vifname-longname-oddname")
+
+
+def test_the_kernel_meter_reads_the_wanted_interfaces_in_the_guests_directions() -> None:
+    meter = KernelMeter(CAPTURE / "proc-net-dev.txt")
+    assert meter.read(["vif1.0", "web0", "gone"]) == {
+        "vif1.0": Counters(in_bytes=20304713, out_bytes=20324843),
+        "web0": Counters(in_bytes=20036467, out_bytes=11955),
+    }
+
+
+def test_the_kernel_meter_can_read_all_there_is() -> None:
+    everything = KernelMeter(CAPTURE / "proc-net-dev.txt").read_all()
+    assert list(everything) == ["lo", "xenbr0", "out0", "vif1.0", "vif6.0", "vif6.1", "web0", "vif8.0"]
+
+
+def test_a_kernel_meter_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    with pytest.raises(MeterError, match="No such file"):
+        KernelMeter(tmp_path / "none").read(["vif1.0"])
+
+
+class Machine:
+    """A host whose interfaces and xentop are those of a capture; names are kept by ifindex as the census does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, output: bytes) -> None:
+        text = (CAPTURE / "sysfs-net.txt").read_text()
+        self.indexes = {name: int(index) for name, index in re.findall(r"/sys/class/net/(\S+) ifindex=(\d+)", text)}
+        self.output: bytes | XenbwError = output
+        self.status = 0
+        self.bound = {
+            "vif1.0": "web1",
+            "vif6.0": "customer-42.example.org_web+db",
+            "vif6.1": "customer-42.example.org_web+db",
+            "web0": "ren",
+            "vif8.0": "sp ace:col",
+        }
+        monkeypatch.setattr("socket.if_nameindex", lambda: [(index, name) for name, index in self.indexes.items()])
+        monkeypatch.setattr(
+            "xenbw.net.counters.KernelMeter.read_all", lambda _: KernelMeter.read(MeterAt, self.indexes)
+        )
+        self.meter = XentopMeter(self.run, self.owner, interval=0.01)
+
+    def run(self, argv: list[str], **_: object) -> Result:
+        assert argv == ["xentop", "-b", "-f", "-n", "-i", "1"]
+        if isinstance(self.output, XenbwError):
+            raise self.output
+        return Result(self.status, self.output, b"")
+
+    def owner(self, interface: str) -> tuple[str, int] | None:
+        return (self.bound[interface], self.indexes[interface]) if interface in self.bound else None
+
+
+MeterAt = KernelMeter(CAPTURE / "proc-net-dev.txt")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch, (CAPTURE / "xentop-b-f-n-i1.txt").read_bytes())
+
+
+def test_xentops_numbers_are_those_of_the_kernel_for_every_interface(machine: Machine) -> None:
+    assert until(lambda: bool(machine.meter.read(machine.bound)))
+    kernel = MeterAt.read(machine.bound)
+    read = machine.meter.read(machine.bound)
+    assert read.keys() == kernel.keys()
+    # The two were captured seconds apart on a running host: a few broadcasts may lie between them.
+    assert all(abs(read[name].in_bytes - kernel[name].in_bytes) < 1000 for name in kernel)
+    assert read["vif6.1"] != read["vif6.0"]
+
+
+def test_a_domain_whose_networks_do_not_match_its_interfaces_is_left_out(machine: Machine) -> None:
+    del machine.bound["vif6.1"]
+    assert until(lambda: bool(machine.meter.read(["web0"])))
+    assert machine.meter.read(["vif6.0", "web0"]).keys() == {"web0"}
+
+
+def test_an_interface_reborn_since_the_sample_gets_nothing_of_its_past(machine: Machine) -> None:
+    assert until(lambda: bool(machine.meter.read(["web0"])))
+    machine.meter.close()
+    machine.indexes["web0"] += 100
+    assert machine.meter.read(["web0", "vif1.0"]).keys() == {"vif1.0"}
+
+
+def test_a_failing_xentop_is_said_and_forgotten_when_it_works_again(machine: Machine) -> None:
+    assert until(lambda: bool(machine.meter.read(["web0"])))
+    machine.status = 1
+
+    def fails() -> bool:
+        try:
+            machine.meter.read(["web0"])
+        except MeterError as error:
+            return "exit status 1" in error.message
+        return False
+
+    assert until(fails)
+    machine.status = 0
+    assert until(lambda: not fails())
+
+
+@pytest.mark.parametrize("problem", [CommandError("xentop: command not found"), b"no xentop output at all\n"])
+def test_a_missing_or_raving_xentop_is_an_error_and_no_reading(machine: Machine, problem: XenbwError | bytes) -> None:
+    machine.output = problem
+
+    def fails() -> bool:
+        try:
+            return machine.meter.read(["web0"]) is None
+        except MeterError:
+            return True
+
+    assert until(fails)
