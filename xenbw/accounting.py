@@ -118,6 +118,10 @@ class Tally:
         """Stop counting a binding; what it was credited stays pending until the next commit."""
         self.tracked.pop(binding_id, None)
 
+    def stands_in(self, vm_id: int, start: datetime) -> bool:
+        """Whether that is the VM's present period here."""
+        return self._period_start.get(vm_id) == start
+
     def open_period(self, vm_id: int, start: datetime, usage: Counters | None = None) -> None:
         """Make `start` the VM's present period, with the usage the ledger has for it, or with what `credit` has
         already placed in it."""

@@ -52,11 +52,11 @@ class Roster:
         self._ledger, self.settings = ledger, settings
         self.entries: dict[int, Entry] = {}
 
-    def load(self, moment: Moment) -> None:
+    def load(self, moment: Moment) -> set[int]:
         """Read the VMs anew; a VM without a period gets one, and a changed reset day or zone is applied to the usage
-        of the hours it concerns."""
+        of the hours it concerns. Returns the ids of those VMs."""
         zone, default = self.settings.period.timezone, self.settings.default_allowance
-        self.entries = {}
+        entries, reckoned = {}, set()
         for vm in self._ledger.vms().values():
             allowance = allowance_of(vm, default)
             rule = f"{allowance.reset_day}@{zone.key}"
@@ -65,12 +65,15 @@ class Roster:
                 start = quota.period_at(moment.at, allowance.reset_day, zone).start
                 # A period reckoned by a clock that may be wrong has no rule yet, and is reckoned anew by a good one.
                 self._ledger.refile(vm.id, start, rule if moment.trusted else "")
-            self.entries[vm.id] = Entry(
+                reckoned.add(vm.id)
+            entries[vm.id] = Entry(
                 replace(vm, period_start=start, period_rule=rule),
                 allowance,
                 vm.added_at is not None or self.settings.default.enforce,
                 _period(start, allowance.reset_day, zone),
             )
+        self.entries = entries
+        return reckoned
 
     def period_of(self, trusted: bool) -> PeriodOf:
         """In which period bytes count that passed at some moment: never before the present one, and not after it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from xenbw.enforce import protect
 from xenbw.enforce.iptables import Iptables
 from xenbw.errors import XenbwError
 from xenbw.guard import Guard
-from xenbw.model import ZERO, Count, State
+from xenbw.model import Count, State
 from xenbw.net import interfaces
 from xenbw.net.counters import KernelMeter, Meter, XentopMeter
 from xenbw.net.udev import Event
 from xenbw.roster import Roster
 from xenbw.runner import Runner
-from xenbw.store.ledger import Alive, Ledger, LedgerError
+from xenbw.store import rescue
+from xenbw.store.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
 from xenbw.store.timeline import timeline
 from xenbw.units import format_time
 from xenbw.xen.xenstore import Answer, Lookup
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 _SAMPLE = 60.0
 _NAMES = 60.0
 _PROTECT = 60.0
-_PRUNE = 86400.0
+_PRUNE = 60.0
 
 
 class _Every:
@@ -107,6 +108,13 @@ class Work:
         elif before is not None:
             log.info("%s: works again", about)
 
+    def _ledger_failed(self, error: LedgerError) -> None:
+        """Go on without the ledger for now; a damaged one will not come back, and is replaced at the next start."""
+        if isinstance(error, CorruptLedgerError):
+            rescue.mark(self._ledger.path)
+            raise error
+        self._complain("ledger", str(error))
+
     # the day's work
 
     def start(self) -> None:
@@ -115,12 +123,12 @@ class Work:
         booted_at = moment.at - timedelta(seconds=self._tick.elapsed)
         since = max(alive.at, min(booted_at, moment.at)) if alive else moment.at
         self._census.take_spool(self._pending_folder)
-        self._roster.load(moment)
+        refiled = self._roster.load(moment)
         self._census.load(self._roster.entries, alive.at if alive else None)
         # What passed before xenbw was ever here belongs to nobody's allowance.
         self._census.rescan(moment.at, since, KernelMeter().read_all if alive is None else dict)
         self._census.load(self._roster.entries)
-        self._open_periods()
+        self._open_periods(refiled)
         # Before the first commit moves the mark of when a daemon was last alive.
         self._measure(moment)
         self._reload()
@@ -143,7 +151,7 @@ class Work:
                 self.enforce()
             self._housekeeping(moment, elapsed)
         except LedgerError as error:
-            self._complain("ledger", str(error))
+            self._ledger_failed(error)
 
     def _measure(self, moment: Moment) -> None:
         try:
@@ -177,7 +185,7 @@ class Work:
         """Judge, and act on it at once: commit what led to the verdict, then block or release."""
         changed = self._guard.judge(self._roster, self._tally.usage, vm_ids, moment)
         if self._guard.failure is not None:
-            self._complain("ledger", str(self._guard.failure))
+            self._ledger_failed(self._guard.failure)
         for vm_id in vm_ids:
             entry = self._roster.entries[vm_id]
             self._ceilings[vm_id] = (entry.allowance.count, quota.ceiling(entry.allowance, entry.vm.state))
@@ -212,15 +220,13 @@ class Work:
         self._settle(lambda: self._census.hear(answers, self._now().at))
 
     def _settle(self, take_note: Callable[[], bool]) -> None:
-        """Let the census take note, in one transaction; if bindings changed, act on it."""
+        """Let the census take note; if bindings changed, act on it."""
         try:
-            with self._ledger.transaction():
-                changed = take_note()
-            if changed:
+            if take_note():
                 self._reload()
                 self.enforce()
         except LedgerError as error:
-            self._complain("ledger", str(error))
+            self._ledger_failed(error)
 
     def sync(self) -> list[str]:
         """A hook or the CLI has news in the ledger: take it over, judge and enforce. Returns what was enforced."""
@@ -230,7 +236,7 @@ class Work:
             self._reload()
             return self.enforce()
         except LedgerError as error:
-            self._complain("ledger", str(error))
+            self._ledger_failed(error)
             return []
 
     def _reload(self) -> None:
@@ -238,16 +244,18 @@ class Work:
         if not self.commit():
             return
         moment = self._moment
-        self._roster.load(moment)
+        refiled = self._roster.load(moment)
         self._roster.roll(moment)
         self._census.load(self._roster.entries)
-        self._open_periods()
+        self._open_periods(refiled)
         self._judge(list(self._roster.entries), moment)
 
-    def _open_periods(self) -> None:
-        usage = self._ledger.usage()
+    def _open_periods(self, refiled: Collection[int]) -> None:
+        """Let the tally go on from the ledger's sums; where it already stands in the period, its own are newer."""
         for vm_id, entry in self._roster.entries.items():
-            self._tally.open_period(vm_id, entry.period.start, usage.get(vm_id, ZERO))
+            start = entry.period.start
+            if vm_id in refiled or not self._tally.stands_in(vm_id, start):
+                self._tally.open_period(vm_id, start, self._ledger.usage_in(vm_id, start))
 
     # acting
 
@@ -257,13 +265,17 @@ class Work:
         alive = Alive(moment.at, self._tick.elapsed, self._boot_id)
         try:
             self._ledger.commit(self._tally.pending(), alive)
-            self._ledger.sync()
-        except (LedgerError, OSError) as error:
-            self._complain("ledger", str(error))
+        except LedgerError as error:
+            self._ledger_failed(error)
             return False
         self._tally.settled()
         self._alive = alive
-        self._complain("ledger", None)
+        try:
+            self._ledger.sync()
+        except OSError as error:
+            self._complain("ledger", f"{self._ledger.path}: {error.strerror}")
+        else:
+            self._complain("ledger", None)
         return True
 
     def enforce(self) -> list[str]:
@@ -271,7 +283,7 @@ class Work:
         try:
             changes = self._guard.enforce(self._roster, self._moment)
         except LedgerError as error:
-            self._complain("ledger", str(error))
+            self._ledger_failed(error)
             return []
         for change in changes:
             log.info("%s", change)
@@ -283,7 +295,7 @@ class Work:
         try:
             self._measure(self._now())
         except LedgerError as error:
-            self._complain("ledger", str(error))
+            self._ledger_failed(error)
         return self.commit()
 
     def close(self) -> None:

@@ -54,7 +54,7 @@ def test_a_ledger_that_is_not_there_is_made_only_where_it_may_be(tmp_path: Path)
 
 def test_a_new_ledger_has_the_present_schema(ledger: Ledger) -> None:
     assert ledger.rows("PRAGMA user_version")[0][0] == schema.VERSION
-    ledger.check()
+    ledger.check(10)
 
 
 def test_opening_an_up_to_date_ledger_writes_nothing(ledger: Ledger) -> None:
@@ -95,7 +95,7 @@ def test_damage_inside_the_file_is_found_by_the_check(tmp_path: Path) -> None:
         damaged[page * 4096 : page * 4096 + 64] = b"\xee" * 64
     path.write_bytes(damaged)
     with closing(Ledger.open(path)) as ledger, pytest.raises(CorruptLedgerError):
-        ledger.check()
+        ledger.check(10)
     assert path.read_bytes() == damaged
 
 
@@ -130,7 +130,7 @@ def test_several_processes_may_begin_one_ledger_at_once(tmp_path: Path) -> None:
         os.close(start)
         assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
         with closing(Ledger.open(path)) as ledger:
-            ledger.check()
+            ledger.check(10)
 
 
 def _begin_when_told(path: Path, starter: int, start: int) -> int:
@@ -286,7 +286,7 @@ def test_a_process_killed_in_the_middle_of_its_writes_leaves_whole_commits(ledge
         writer.wait()
         writer.stdout.close()
         with closing(Ledger.open(ledger.path)) as after:
-            after.check()
+            after.check(10)
             counted = after.live_bindings()[binding.id].counted
             ((_, usage, _),) = after.history(binding.vm_id)
             hours = after.hours(binding.vm_id, MARCH)

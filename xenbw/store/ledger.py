@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from xenbw.accounting import Pending
 from xenbw.errors import XenbwError
 from xenbw.model import VM, Action, Address, Binding, Block, Cause, Count, Counters, Kind, State
 from xenbw.store import bindings, schema
+
+# Rows deleted in one transaction: some 20 ms. A minute brings one reading for each vif.
+_PRUNED_AT_ONCE = 5000
 
 
 class LedgerError(XenbwError):
@@ -239,11 +243,20 @@ class Ledger:
         changed, self._data_version = version != self._data_version, version
         return bool(changed)
 
-    def check(self) -> None:
-        """Raise CorruptLedgerError unless SQLite finds the file sound. Takes time with its size: once, at start."""
-        answer = self.rows("PRAGMA quick_check(1)")
-        if not answer or answer[0][0] != "ok":
-            raise _explain(self.path, _Damaged())
+    def check(self, seconds: float) -> None:
+        """Raise CorruptLedgerError if SQLite finds damage within so many seconds of looking; more is not waited for."""
+        limit = time.monotonic() + seconds
+        self._db.set_progress_handler(lambda: time.monotonic() > limit, 10_000)
+        try:
+            answer = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorname", "") != "SQLITE_INTERRUPT":
+                raise _explain(self.path, error) from None
+        else:
+            if answer[0] != "ok":
+                raise _explain(self.path, _Damaged())
+        finally:
+            self._db.set_progress_handler(None, 0)
 
     def sync(self) -> None:
         """Force committed transactions to the disk, with no lock held meanwhile."""
@@ -416,6 +429,16 @@ class Ledger:
         )
         return {row[0]: Counters(row[1], row[2]) for row in rows}
 
+    def usage_in(self, vm_id: int, start: datetime) -> Counters:
+        """A VM's usage in the period that starts there."""
+        row = self.rows(
+            "SELECT coalesce(sum(in_bytes), 0), coalesce(sum(out_bytes), 0) FROM usage"
+            " WHERE vm_id = ? AND period_start = ?",
+            vm_id,
+            to_text(start),
+        )[0]
+        return Counters(row[0], row[1])
+
     def history(self, vm_id: int) -> list[tuple[datetime, Counters, int]]:
         """(period start, usage, bytes of it that were divided by time) per period, newest first."""
         rows = self.rows(
@@ -493,18 +516,28 @@ class Ledger:
         return [(datetime.fromisoformat(row[0]), row[1], row[2]) for row in rows]
 
     def prune(self, readings_before: datetime, history_before: datetime) -> None:
-        """Forget raw readings, and history of bindings, blocks and events, from before these times. Usage stays."""
-        with self.transaction() as db:
-            db.execute("DELETE FROM reading WHERE at < ?", (to_text(readings_before),))
-            old = (to_text(history_before),)
-            db.execute("DELETE FROM event WHERE at < ?", old)
-            db.execute("DELETE FROM block WHERE lifted_at < ?", old)
-            db.execute(
-                "DELETE FROM binding WHERE ended_at < ? AND id NOT IN (SELECT max(id) FROM binding GROUP BY vm_id)"
-                " AND id NOT IN (SELECT binding_id FROM reading)",
-                old,
-            )
-            db.execute("DELETE FROM outbox WHERE sent_at < ?", old)
+        """Forget raw readings, and history of bindings, blocks, events and sent messages, from before these times, some
+        thousand rows at a time, so that nobody waits for it. Usage stays."""
+        old = to_text(history_before)
+        for table, condition, before in (
+            ("reading", "at < ?", to_text(readings_before)),
+            ("event", "at < ?", old),
+            ("block", "lifted_at < ?", old),
+            ("outbox", "sent_at < ?", old),
+            (
+                "binding",
+                "ended_at < ? AND id NOT IN (SELECT max(id) FROM binding GROUP BY vm_id)",
+                to_text(min(history_before, readings_before)),
+            ),
+        ):
+            key = "(at, binding_id)" if table == "reading" else "id"
+            columns = key.strip("()")
+            with self.transaction() as db:
+                db.execute(
+                    f"DELETE FROM {table} WHERE {key} IN"  # noqa: S608 (names of this function)
+                    f" (SELECT {columns} FROM {table} WHERE {condition} LIMIT {_PRUNED_AT_ONCE})",
+                    (before,),
+                )
 
 
 class _Damaged(sqlite3.DatabaseError):

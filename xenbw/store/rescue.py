@@ -14,6 +14,9 @@ from xenbw.store.ledger import CorruptLedgerError, Ledger
 
 log = logging.getLogger(__name__)
 
+# Seconds to look for damage at start: guests at boot wait for READY.
+_CHECK = 1.0
+
 # What a new ledger needs to go on as before; bindings are found again, history stays in the file set aside.
 _CARRIED = ("vm", "block", "usage")
 
@@ -27,7 +30,9 @@ def open_or_replace(path: Path, over: Path, now: datetime) -> Ledger:
     try:
         ledger = Ledger.open(path, create=True, patience=0.5)
         try:
-            ledger.check()
+            ledger.check(_CHECK)
+            if _suspect(path).exists():
+                raise CorruptLedgerError(f"{path}: the ledger was found damaged while in use", "it is set aside")
         except BaseException:
             ledger.close()
             raise
@@ -39,6 +44,7 @@ def open_or_replace(path: Path, over: Path, now: datetime) -> Ledger:
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+    _suspect(path).unlink(missing_ok=True)
     ledger = Ledger.open(path, create=True, patience=0.5)
     with ledger.transaction() as db:
         carried = _carry_over(db, aside)
@@ -46,6 +52,16 @@ def open_or_replace(path: Path, over: Path, now: datetime) -> Ledger:
         ledger.record(now, "damaged", f"the ledger was damaged and set aside as {aside}; {carried}; {kept}")
     log.error("new ledger: %s; %s", carried, kept)
     return ledger
+
+
+def mark(path: Path) -> None:
+    """Leave word for the next start that the ledger is damaged, where a short look at it might not find out."""
+    with contextlib.suppress(OSError):
+        _suspect(path).touch()
+
+
+def _suspect(path: Path) -> Path:
+    return path.with_name(f"{path.name}.suspect")
 
 
 def _carry_over(db: sqlite3.Connection, aside: Path) -> str:
