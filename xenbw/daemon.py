@@ -42,6 +42,7 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._running = True
         self._reload = False
+        self._poked = False
         self._pinged_at = 0.0
         settings.daemon.run_dir.mkdir(parents=True, exist_ok=True)
         self._lock = _only_one(settings.daemon.run_dir)
@@ -65,6 +66,8 @@ class Daemon:
             for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
                 handle: Callable[[], None] = key.data
                 handle()
+            if self._poked:
+                self._take_news()
             if self._reload:
                 self._reload = False
                 self._reconfigure()
@@ -132,15 +135,23 @@ class Daemon:
 
     def _answer(self, op: str) -> Answer:
         match op:
-            case "poke" | "sync":
-                # The kernel's own news come first: a hook's poke may overtake them.
-                self._work.on_events(self._watcher.drain())
-                return {"ok": True, "changes": self._work.sync()}
+            case "poke":
+                self._poked = True
+                return {"ok": True}
+            case "sync":
+                return {"ok": True, "changes": self._take_news()}
             case "commit":
                 return {"ok": self._work.catch_up()}
             case "status":
                 return self._status()
         return {"error": f"unknown op {op!r}"}
+
+    def _take_news(self) -> list[str]:
+        """Once for however many hooks poked meanwhile: a host that boots starts all its guests at once."""
+        self._poked = False
+        # The kernel's own news come first: a hook's poke may overtake them.
+        self._work.on_events(self._watcher.drain())
+        return self._work.sync()
 
     def _status(self) -> Answer:
         status = self._work.status()

@@ -1,0 +1,25 @@
+"""`python -m benchmarks [cycle|hook|crossing|memory ...]`, as root: one row for each figure."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+from benchmarks.figure import print_table
+
+_ALL = ("cycle", "hook", "crossing", "memory")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="measure what xenbw costs; needs root")
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"one or more of {', '.join(_ALL)} (default: all)")
+    chosen = parser.parse_args().what or _ALL
+    for name in chosen:
+        if name not in _ALL:
+            parser.error(f"{name!r} is none of {', '.join(_ALL)}")
+    for name in chosen:
+        print_table(importlib.import_module(f"benchmarks.{name}").measure())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The processor time of a round of the daemon's work (read, account, judge, commit) in which every vif has changed."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.figure import Figure, milliseconds
+from benchmarks.rig import INSIDE, PYTHON, Rig
+from xenbw.clock import SystemClock, boot_id
+from xenbw.config import LedgerSection, Settings
+from xenbw.runner import run
+from xenbw.store.ledger import Ledger
+from xenbw.work import Work
+from xenbw.xen.xenstore import Lookup
+
+_ROUNDS = 15
+_TURNS = 3
+_NET_DEV = Path("/proc/net/dev")
+
+Samples = dict[str, list[float]]
+
+
+def measure() -> list[Figure]:
+    thousand: Samples = {}
+    two_thousand: Samples = {}
+    with Rig() as small, Rig() as large:
+        small.grow(1000)
+        large.grow(2000)
+        for _ in range(_TURNS):  # in turns, so that a machine that is busy for a while does not favour one of them
+            _run_inside(small, thousand)
+            _run_inside(large, two_thousand)
+    medians = [{name: milliseconds(seconds) for name, seconds in each.items()} for each in (thousand, two_thousand)]
+    reading = [("one bare read of /proc/net/dev", each["read"]) for each in medians]
+    growth = medians[1]["cycle"] / medians[0]["cycle"]
+    growth_of_reading = medians[1]["read"] / medians[0]["read"]
+    return [
+        Figure("cycle, 1000 vifs changed, CPU", medians[0]["cycle"], "ms", 30, reading[0]),
+        Figure("cycle, 2000 vifs changed, CPU", medians[1]["cycle"], "ms", None, reading[1]),
+        Figure("growth from 1000 to 2000 vifs", growth, "x", 2.2, ("that of the bare read", growth_of_reading)),
+        Figure("cycle, 1000 vifs idle, CPU", medians[0]["idle"], "ms", None, reading[0]),
+        Figure("what is due each minute, 1000 vifs, CPU", medians[0]["minute"], "ms", None, reading[0]),
+        Figure("taking over a hook's news, 1000 vifs, CPU", medians[0]["sync"], "ms", None, reading[0]),
+    ]
+
+
+def _run_inside(rig: Rig, samples: Samples) -> None:
+    """The work looks at /proc and /sys of its own namespaces: so it is done by a process that lives in them."""
+    done = rig.run([PYTHON, "-m", "benchmarks.cycle"], env=INSIDE, timeout=300, check=True)
+    for name, seconds in json.loads(done.stdout).items():
+        samples.setdefault(name, []).extend(seconds)
+
+
+def _inside() -> None:
+    """Prints samples, seconds of processor time, as JSON."""
+    settings = replace(Settings(), ledger=LedgerSection(commit=0.0))
+    ledger, lookup = Ledger.open(settings.ledger.path), Lookup()
+    work = Work(settings, ledger, lookup, SystemClock(), boot_id(), run)
+    work.start()
+    vifs = [name for _, name in socket.if_nameindex() if name.startswith("vif")]
+    begin = time.process_time()
+    _round(work)  # the first does what is due once a minute: it asks xenstore for every VM's name
+    _hear(work, lookup, len(vifs))
+    minute = time.process_time() - begin
+    changed, idle = [], []
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        for _ in range(_ROUNDS):
+            for vif in vifs:
+                sender.sendto(bytes(1000), (vif, 0))
+            changed.append(_cpu(lambda: _round(work)))
+            idle.append(_cpu(lambda: _round(work)))
+    samples = {
+        "cycle": changed,
+        "idle": idle,
+        "minute": [minute],
+        "sync": [_cpu(work.sync) for _ in range(_ROUNDS)],
+        "read": [_cpu(_NET_DEV.read_bytes) for _ in range(_ROUNDS)],
+    }
+    lookup.close()
+    work.close()
+    print(json.dumps(samples))
+
+
+def _hear(work: Work, lookup: Lookup, count: int) -> None:
+    """Take in that many answers of xenstore; what its thread does meanwhile would be counted with the rest."""
+    while count > 0:
+        answers = lookup.answers()
+        work.on_answers(answers)
+        count -= len(answers)
+        time.sleep(0.01)
+
+
+def _round(work: Work) -> None:
+    work.cycle(())
+
+
+def _cpu(call: Callable[[], object]) -> float:
+    """The processor time of a call in seconds, that of every thread included."""
+    begin = time.process_time()
+    call()
+    return time.process_time() - begin
+
+
+if __name__ == "__main__":
+    _inside()

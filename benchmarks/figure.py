@@ -1,0 +1,39 @@
+"""One measured figure, and the table it is printed in."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measurement in `unit`. limit: the target, at most that much, or None where there is none to meet.
+    peer: what it is compared to, measured in the same run and unit, as (words, value)."""
+
+    what: str
+    value: float
+    unit: str
+    limit: float | None = None
+    peer: tuple[str, float] | None = None
+
+    def row(self) -> tuple[str, str, str, str, str]:
+        """what, measured, target, whether it is met, ratio to the peer."""
+        target = "" if self.limit is None else f"<= {self.limit:.4g} {self.unit}"
+        met = "" if self.limit is None else "met" if self.value <= self.limit else "MISSED"
+        ratio = ""
+        if self.peer is not None:
+            name, value = self.peer
+            ratio = f"{self.value / value:.2f} x {name} ({value:.4g} {self.unit})"
+        return self.what, f"{self.value:.4g} {self.unit}", target, met, ratio
+
+
+def milliseconds(seconds: Iterable[float]) -> float:
+    """The median of some durations, in milliseconds."""
+    return statistics.median(seconds) * 1000
+
+
+def print_table(figures: Iterable[Figure]) -> None:
+    for what, measured, target, met, ratio in (figure.row() for figure in figures):
+        print(f"{what:52} {measured:>12}  {target:14} {met:6} {ratio}".rstrip(), flush=True)

@@ -1,0 +1,151 @@
+"""A miniature dom0 with xenbw as installed (no configuration, every file in its usual place) and a fleet of guests."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from tests.support.dom0 import BRIDGE, Dom0
+from tests.support.host import HOOK, REPO, until
+from tests.support.netns import Namespace
+from xenbw import control
+from xenbw.clock import boot_id
+from xenbw.errors import XenbwError
+from xenbw.store.ledger import Ledger
+
+GB = 1_000_000_000
+_UNIT = REPO / "etc" / "systemd" / "xenbwd.service"
+PYTHON = "/usr/bin/python3"
+INSIDE = {"PYTHONPATH": str(REPO)}
+
+
+class Rig(Dom0):
+    """A Dom0 whose /var/lib/xenbw is `state`, on this machine's disk. fleet: how many guests it has."""
+
+    def __init__(self) -> None:
+        super().__init__([HOOK])
+        self.fleet = 0
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.hook_env = {"XENBW_HOOK": str(REPO / "hooks" / "vif-hook"), "XENBW_LIB": str(REPO)}
+        self._peers = Namespace()
+        self._exit.callback(self._peers.close)
+        for namespace in (self.namespace, self._peers):
+            with namespace.entered():
+                # A thousand interfaces looking for neighbours and routers would drown what is measured.
+                Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+        self.ledger = Ledger.open(self.state / "ledger.db", create=True)
+        self._exit.callback(self.ledger.close)
+        return self
+
+    def _mounts(self) -> str:
+        self.state = self.directory / "state"
+        self.state.mkdir()
+        return f"""{super()._mounts()}
+            mkdir /run/xenbw
+            mount -t tmpfs tmpfs /var/lib
+            mkdir /var/lib/xenbw
+            mount --bind {shlex.quote(str(self.state))} /var/lib/xenbw
+        """
+
+    def grow(self, count: int) -> None:
+        """Let the fleet be that many running VMs, each with a vif (a veth pair named as one), a binding in the ledger,
+        an allowance out of reach, and what libxl leaves in xenstore."""
+        domids = range(self.fleet + 1, count + 1)
+        self.namespace.ip(
+            *(f"link add vif{n}.0 type veth peer name eth{n} netns {self._peers.path}" for n in domids),
+            *(f"link set vif{n}.0 up" for n in domids),
+        )
+        self._peers.ip(*(f"link set eth{n} up" for n in domids))
+        with self.namespace.entered():
+            ifindexes = {name: ifindex for ifindex, name in socket.if_nameindex()}
+        now, boot = datetime.now(UTC), boot_id()
+        with self.ledger.transaction():
+            for n in domids:
+                vm = self.ledger.meet(vm_name(n), now)
+                self.ledger.set_vm(vm.id, added_at=now, limit_bytes=500 * GB)
+                self.ledger.bind(
+                    at=now,
+                    name=vm_name(n),
+                    boot_id=boot,
+                    domid=n,
+                    devid=0,
+                    kind="vif",
+                    ifindex=ifindexes[f"vif{n}.0"],
+                    interface=f"vif{n}.0",
+                    mac=_mac(n),
+                    ips=_address(n),
+                    bridge=BRIDGE,
+                )
+        for n in domids:
+            self.store.write_all(_nodes(n))
+        self.fleet = count
+        self.take_domid(count)
+
+    def block(self, name: str) -> None:
+        """As `xenbw block` does; a running daemon finds it in the ledger at its next round."""
+        self._set(name, blocked_reason="for the measurement")
+
+    def allow(self, name: str, limit_bytes: int) -> None:
+        """As `xenbw addvm` does, likewise."""
+        self._set(name, limit_bytes=limit_bytes)
+
+    def _set(self, name: str, **values: object) -> None:
+        now = datetime.now(UTC)
+        self.ledger.set_vm(self.ledger.meet(name, now).id, added_at=now, **values)
+
+    def send_to_all(self, size: int = 1000) -> None:
+        """One frame of that size to every guest of the fleet."""
+        with self.namespace.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            for n in range(1, self.fleet + 1):
+                sender.sendto(bytes(size), (f"vif{n}.0", 0))
+
+    def start_daemon(self) -> int:
+        """Start xenbwd as its unit does and wait until it counts the whole fleet; its process id."""
+        log = self.directory / "xenbwd.log"
+        given = re.findall(r"^Environment=(\w+)=(\S+)$", _UNIT.read_text(), re.MULTILINE)
+        process = self.popen([PYTHON, "-m", "xenbw.daemon"], output=log, env={**INSIDE, **dict(given)})
+        self._daemon = process.pid
+        if not until(lambda: process.poll() is not None or self._counts_all(), 60) or process.poll() is not None:
+            raise RuntimeError(f"xenbwd does not count: {log.read_text()}")
+        return process.pid
+
+    def ask(self, op: str) -> dict[str, Any]:
+        """Ask the daemon, over the socket in the /run that only it and its like can see."""
+        return control.ask(Path(f"/proc/{self._daemon}/root/run/xenbw"), op, timeout=10)
+
+    def _counts_all(self) -> bool:
+        try:
+            return bool(self.ask("status")["interfaces"] >= self.fleet)
+        except XenbwError:
+            return False
+
+
+def _nodes(n: int) -> dict[str, str]:
+    domain, backend = f"/local/domain/{n}", f"/local/domain/0/backend/vif/{n}/0"
+    return {
+        f"{domain}/name": vm_name(n),
+        f"{backend}/frontend-id": str(n),
+        f"{backend}/mac": _mac(n),
+        f"{backend}/ip": _address(n),
+        f"{backend}/bridge": BRIDGE,
+        f"{backend}/hotplug-status": "connected",
+    }
+
+
+def vm_name(n: int) -> str:
+    """The fleet's VM with domid n."""
+    return f"fleet{n:04}"
+
+
+def _mac(n: int) -> str:
+    return f"00:16:3e:60:{n >> 8:02x}:{n & 255:02x}"
+
+
+def _address(n: int) -> str:
+    return f"10.60.{n >> 8}.{n & 255}"
