@@ -61,21 +61,17 @@ class Census:
         floor: the last moment until which a daemon read them all, given at its start.
         """
         self._floor = floor or self._floor
-        before, tracked = self.live, self._tally.tracked
+        tracked = self._tally.tracked
         self.live = {id_: b for id_, b in self._ledger.live_bindings().items() if b.vm_id in vm_ids}
         self._names = {vm.id: vm.name for vm in self._ledger.vms().values()}
         self._by_ifindex = {b.ifindex: b for b in self._present()}
-        # An interface that goes over to another VM (renamed, or removed and found again) goes on from its last
-        # reading, which may be younger than what the ledger had when the new binding was made.
-        read = {before[id_].ifindex: tracked[id_].last for id_ in tracked.keys() - self.live.keys() if id_ in before}
         followed = {binding.id for binding in self._by_ifindex.values()}
         for gone in tracked.keys() - followed:
             self._tally.forget(gone)
         for binding in self._by_ifindex.values():
             known = tracked.get(binding.id)
             if known is None:
-                last = read.get(binding.ifindex, binding.last)
-                self._tally.follow(replace(binding, last=last), self._floor or binding.started_at)
+                self._tally.follow(binding, self._floor or binding.started_at)
             else:
                 known.interface = binding.interface
             self._waiting.pop(binding.ifindex, None)
@@ -120,7 +116,7 @@ class Census:
             "kind": call["kind"],
         }
         if call["starts"] == "1":
-            self._ledger.bind(
+            binding_id = self._ledger.bind(
                 at=at,
                 name=call["name"],
                 ifindex=int(call["ifindex"]),
@@ -130,6 +126,9 @@ class Census:
                 bridge=call["bridge"] or None,
                 **vif,
             )
+            # Told late: it may have gone meanwhile.
+            if call["boot_id"] != self._boot_id or int(call["ifindex"]) not in interfaces.present(self._sysfs):
+                self._ledger.end_binding(binding_id, at, "vanished")
         else:
             self._ledger.unbind(at=at, reason="offline", **vif)
 
@@ -155,23 +154,24 @@ class Census:
         return changed
 
     def _end(self, ifindex: int, at: datetime, reason: str) -> bool:
-        binding = self._by_ifindex.pop(ifindex, None)
-        if binding is None:
-            return False
-        self._ledger.end_binding(binding.id, at, reason)
-        return True
+        ended = [b for b in self.live.values() if (b.boot_id, b.ifindex) == (self._boot_id, ifindex)]
+        for binding in ended:
+            self._ledger.end_binding(binding.id, at, reason)
+            del self.live[binding.id]
+        self._by_ifindex.pop(ifindex, None)
+        return bool(ended)
 
     def _appear(self, ifindex: int, interface: str, at: datetime, since: datetime, baseline: Counters) -> bool:
         """An interface is there, or has a new name; once known, it goes by its ifindex. Whether a binding changed."""
-        binding, waiting = self._by_ifindex.get(ifindex), self._waiting.get(ifindex)
+        binding, waiting, name = self._by_ifindex.get(ifindex), self._waiting.get(ifindex), interfaces.shown(interface)
         if binding is not None:
             bridge = interfaces.bridge_of(interface, self._sysfs) or binding.bridge
-            if (binding.interface, binding.bridge) == (interface, bridge):
+            if (binding.interface, binding.bridge) == (name, bridge):
                 return False
-            self._ledger.rename_interface(binding.id, interface, bridge)
+            self._ledger.rename_interface(binding.id, name, bridge)
             return True
         if waiting is not None:
-            waiting.vif = replace(waiting.vif, interface=interface)
+            waiting.vif = replace(waiting.vif, interface=name)
             return False
         vif = interfaces.identify(interface, self._sysfs)
         if vif is not None and vif.ifindex == ifindex:
@@ -228,10 +228,13 @@ class Census:
 
     def _bind(self, waiting: _Waiting, facts: VifFacts, at: datetime) -> bool:
         # Before its script is done the vif may still be renamed, and the hook will announce it.
+        if waiting.vif.ifindex not in self._waiting:
+            return False
         if facts.hotplug_status != "connected" and at - waiting.seen_at < _SCRIPT_LIMIT:
             return False
         vif = replace(waiting.vif, bridge=interfaces.bridge_of(waiting.vif.interface, self._sysfs))
         self._write(vif, facts, waiting.seen_at, waiting.since, waiting.baseline)
+        del self._waiting[vif.ifindex]
         by = "its name: it has no xenbus node" if vif.by_name else "its xenbus node"
         log.info("%s: bound to %s by %s; no hook announced it", vif.interface, facts.name, by)
         return True

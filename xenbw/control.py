@@ -7,6 +7,7 @@ answer with the daemon's state.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -83,14 +84,15 @@ class Server:
         all callers are on this host and write theirs in one piece."""
         with stream:
             try:
-                line = stream.recv(_LONGEST)
-                request = json.loads(line)
-                answer = self._handle(request["op"])
+                request = json.loads(stream.recv(_LONGEST))
+                op = str(request["op"])
+            except (OSError, ValueError, KeyError, TypeError):
+                return
+            answer = self._handle(op)
+            with contextlib.suppress(OSError):  # a hook does not wait for its answer
                 stream.setblocking(True)
                 stream.settimeout(0.2)
                 stream.sendall(json.dumps(answer).encode() + b"\n")
-            except (OSError, ValueError, KeyError, TypeError):
-                return
 
     def close(self) -> None:
         self._socket.close()

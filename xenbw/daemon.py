@@ -45,7 +45,12 @@ class Daemon:
         self._poked = False
         self._pinged_at = 0.0
         settings.daemon.run_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = _only_one(settings.daemon.run_dir)
+        settings.ledger.path.parent.mkdir(parents=True, exist_ok=True)
+        # Two daemons on one ledger would count every byte twice, and two in one folder undo each other's blocks.
+        self._locks = [
+            _only_one(settings.daemon.run_dir / "xenbwd.lock"),
+            _only_one(settings.ledger.path.with_name(f"{settings.ledger.path.name}.lock")),
+        ]
         ledger = rescue.open_or_replace(settings.ledger.path, settings.daemon.run_dir / "over", clock.tick().wall)
         self._lookup = Lookup()
         self._watcher = Watcher()
@@ -88,7 +93,8 @@ class Daemon:
         self._lookup.close()
         self._dismiss_courier()
         self._work.close()
-        os.close(self._lock)
+        for lock in self._locks:
+            os.close(lock)
 
     def _hire_courier(self) -> None:
         settings = self._work.settings
@@ -181,9 +187,12 @@ def _drain(descriptor: int) -> None:
         os.read(descriptor, 4096)
 
 
-def _only_one(run_dir: Path) -> int:
-    """A lock held while we live: two daemons on one ledger would count every byte twice."""
-    lock = os.open(run_dir / "xenbwd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _only_one(path: Path) -> int:
+    """A lock held while we live. Raises XenbwError when another daemon has it, or the file cannot be made."""
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise XenbwError(f"{path}: {error.strerror}", "is the disk full or mounted read-only?") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -5,7 +5,9 @@ Used by the daemon in its loop, and by the CLI when no daemon answers.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,12 +47,14 @@ class Guard:
         self._ledger, self.settings, self._methods = ledger, settings, methods
         self.protect: frozenset[Network] = frozenset(settings.enforce.protect)
         self.problems: list[str] = []  # what stands in the way of blocks just now
-        self.plan = Plan(Desired({}), {}, frozenset())
+        self.plan = Plan(Desired({}), {}, {}, frozenset())
         self.queued = False  # whether a message was put into the outbox; whoever sends them resets it
         self.failure: LedgerError | None = None  # why the last judgement could not be recorded
-        self.unrecorded: dict[int, Block] = {}  # blocks that the ledger could not take yet
+        self.unsettled: set[int] = set()  # VMs whose judgement could not be recorded, to be judged again
+        self._unrecorded: dict[int, Block] = {}  # those of them that are blocked, all the same
         self._unfiltered: set[tuple[int, str]] = set()
         self._latest: list[Binding] | None = None
+        self._protected_told = ""
 
     # judging
 
@@ -63,7 +67,8 @@ class Guard:
             standing = quota.stand(entry.vm, entry.allowance, entry.enforced, usage.get(vm_id, ZERO), entry.period)
             block = blocks.get(vm_id)
             cause, until = (block.cause, block.until) if block else (None, None)
-            unrecorded = self.unrecorded.pop(vm_id, None)
+            unrecorded = self._unrecorded.pop(vm_id, None)
+            self.unsettled.discard(vm_id)
             if (standing.state, standing.block) == (entry.vm.state, cause) and block_until(entry, cause) == until:
                 changed = changed or unrecorded is not None
                 continue
@@ -74,9 +79,10 @@ class Guard:
             except LedgerError as error:
                 # A full disk must not let a VM through: it is blocked now and recorded when that works again.
                 self.failure = error
+                self.unsettled.add(vm_id)
                 if standing.block is not None:
                     until = block_until(entry, standing.block)
-                    self.unrecorded[vm_id] = Block(vm_id, standing.block, standing.reason, moment.at, until)
+                    self._unrecorded[vm_id] = Block(vm_id, standing.block, standing.reason, moment.at, until)
             changed = changed or cause != standing.block
         return changed
 
@@ -138,12 +144,9 @@ class Guard:
     def enforce(self, roster: Roster, moment: Moment) -> list[str]:
         """Make the kernel's blocks what the ledger says, and tell the hook. Returns what had to be changed; what could
         not be done is in `problems`."""
-        blocks, latest = {**self.unrecorded, **self._ledger.active_blocks()}, self._ledger.latest_bindings()
+        blocks, latest = {**self._unrecorded, **self._ledger.active_blocks()}, self._ledger.latest_bindings()
         plan = desired.plan(holders(roster, blocks, latest), self.protect)
-        self.problems = [
-            f"{name}: {address} is protected and is not blocked"
-            for address, name in sorted(plan.protected.items(), key=lambda item: str(item[0]))
-        ]
+        self.problems = _obstacles(plan, roster, blocks, latest)
         self.plan = plan
         self._tell_hook(roster, blocks, plan)
         changes: list[str] = []
@@ -161,12 +164,18 @@ class Guard:
         }
         for address, name in plan.desired.null_routes.items():
             blocked[name].append(str(address))
+        protected = " ".join(sorted(str(network) for network in self.protect))
+        if protected != self._protected_told:
+            # For a hook that finds no file of a daemon, after a boot without one.
+            with suppress(LedgerError):
+                self._ledger.set_meta("protected", protected)
+                self._protected_told = protected
         try:
             self.settings.daemon.run_dir.mkdir(parents=True, exist_ok=True)
             overfile.write(
                 str(over_path(self.settings)),
                 str(self.settings.ledger.path),
-                sorted(str(network) for network in self.protect),
+                protected.split(),
                 sorted(str(address) for address in plan.held),
                 blocked,
             )
@@ -208,6 +217,25 @@ def _standing_now(entry: Entry, standing: Standing, at: datetime) -> Entry:
     return replace(entry, vm=vm)
 
 
+def _obstacles(plan: Plan, roster: Roster, blocks: Mapping[int, Block], latest: Iterable[Binding]) -> list[str]:
+    """Why some blocked VM is not, or not wholly, null-routed."""
+    found = [f"{name}: {address} is protected and is not blocked" for address, name in plan.protected.items()]
+    found += [
+        f"{name}: {address} is not blocked: {other}, in good standing, holds it too"
+        for address, (name, other) in plan.withheld.items()
+    ]
+    routed = set(plan.desired.null_routes.values())
+    running = {binding.vm_id for binding in latest if binding.ended_at is None}
+    for vm_id in blocks.keys() & roster.entries.keys() & running:
+        name = roster.entries[vm_id].vm.name
+        if name not in routed:
+            found.append(
+                f"{name}: THE BLOCK DOES NOT HOLD: no address of it is known that may be blocked"
+                f" (xenbw-addvm {shlex.quote(name)} --ip ADDRESS)"
+            )
+    return sorted(found)
+
+
 def over_path(settings: Settings) -> Path:
     """The file that tells hooks who is blocked."""
     return settings.daemon.run_dir / "over"
@@ -238,10 +266,10 @@ def holders(roster: Roster, blocks: Mapping[int, Block], latest: Iterable[Bindin
     found = []
     for vm_id, entry in roster.entries.items():
         life = lives.get(vm_id, [])
+        runs = any(b.ended_at is None for b in life)
         given = frozenset(entry.vm.ips)
-        running = frozenset(address for b in life if b.ended_at is None for address in b.ips)
+        live = frozenset(address for b in life if b.ended_at is None for address in b.ips)
         known = frozenset(address for b in life for address in b.ips) | given
-        live = running | given if any(b.ended_at is None for b in life) else running
         since = max((b.started_at for b in life), default=_EVER)
-        found.append(Holder(entry.vm.name, vm_id in blocks, live, known, since))
+        found.append(Holder(entry.vm.name, vm_id in blocks, live, given if runs else frozenset(), known, since))
     return found

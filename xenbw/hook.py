@@ -7,12 +7,12 @@ moment; the ledger's lock for half a second), imports little, and whatever fails
 from __future__ import annotations
 
 import _socket  # socket without the enums and selectors around it, which take 5 ms to import
-import fcntl
 import os
 import sqlite3
 import time
 
-from xenbw.enforce import overfile, restore
+from xenbw.enforce import gate, overfile
+from xenbw.errors import XenbwError
 from xenbw.net import addresses
 from xenbw.store import bindings
 from xenbw.xen import hotplug, xswire
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _RUN_DIR = "/run/xenbw"
 _STORE_PATIENCE = 0.5
 _LEDGER_PATIENCE = 0.5
-_TURN_PATIENCE = 0.5
 
 
 class _Paths:
@@ -36,14 +35,18 @@ class _Paths:
         # Reading TOML costs 15 ms; a second instance names its configuration, everyone else has these places.
         if os.environ.get("XENBW_CONFIG") or not os.path.exists(f"{_RUN_DIR}/over"):
             self._from_config()
-        self.over_file = f"{self.run_dir}/over"
-        self.over = overfile.read(self.over_file)
-        if self.over is not None and self.over.ledger:
+        self.over = self.read_over()
+        if self.over is not None:
             self.ledger = self.over.ledger
+        elif not self.ledger:
+            self._from_config()
+
+    def read_over(self) -> overfile.Over | None:
+        """What the daemon's file says now."""
+        return overfile.read(f"{self.run_dir}/over")
 
     def _from_config(self) -> None:
         from xenbw import config
-        from xenbw.errors import XenbwError
 
         try:
             settings = config.load()
@@ -61,10 +64,14 @@ class _Facts:
         mac, ip, name = xswire.read(
             (f"{backend}/mac", f"{backend}/ip", f"/local/domain/{call.domid}/name"), _STORE_PATIENCE
         )
+        self.starts = call.command in ("online", "add")
+        if name is None and self.starts:
+            raise XenbwError(f"domain {call.domid} has no name in xenstore", "the daemon will look again")
         self.name = base_name(decode(name or b""))
+        # A name is bytes to the kernel; one that is no UTF-8 is recorded as it is shown everywhere.
+        self.interface = decode(os.fsencode(call.interface))
         self.mac = decode(mac) if mac else None
         self.ips = addresses.parse(call.ips or decode(ip or b""))[0]
-        self.starts = call.command in ("online", "add")
         self.at = bindings.stamp(time.time())
         self.boot_id = _first_line("/proc/sys/kernel/random/boot_id")
         self.ifindex = int(_first_line(f"/sys/class/net/{call.interface}/ifindex")) if self.starts else 0
@@ -83,7 +90,7 @@ class _Facts:
                 devid=call.devid,
                 kind=call.kind,
                 ifindex=self.ifindex,
-                interface=call.interface,
+                interface=self.interface,
                 mac=self.mac,
                 ips=" ".join(self.ips),
                 bridge=call.bridge,
@@ -114,7 +121,7 @@ class _Facts:
             "devid": str(call.devid),
             "kind": call.kind,
             "ifindex": str(self.ifindex),
-            "interface": call.interface,
+            "interface": self.interface,
             "mac": self.mac or "",
             "ips": " ".join(self.ips),
             "bridge": call.bridge or "",
@@ -133,71 +140,6 @@ def _first_line(path: str) -> str:
         return file.readline().strip()
 
 
-def _keep_out(facts: _Facts, paths: _Paths, over: overfile.Over) -> None:
-    """Null-route the VM's addresses, together with all the others that the over file lists."""
-    allowed = _blockable(facts.ips, over)
-    known = over.blocked.setdefault(facts.name, [])
-    news = overfile.blocked_line(facts.name, allowed) if set(allowed) - set(known) or not known else ""
-    known.extend(allowed)
-    _write_chain(paths, over, news, allowed)
-
-
-def _let_in(facts: _Facts, paths: _Paths, over: overfile.Over) -> None:
-    """The VM is in good standing: none of its addresses stays blocked for a former owner's debt."""
-    everyone = over.addresses()
-    debts = [ip for ip in facts.ips if ip in everyone]
-    if debts:
-        over.held.update(debts)
-        _write_chain(paths, over, overfile.held_line(debts), debts)
-
-
-def _write_chain(paths: _Paths, over: overfile.Over, news: str, concerned: list[str]) -> None:
-    """Add the news to the over file and put the file's null routes into the kernel, for the families concerned.
-
-    Hooks side by side do so one after the other, each with the file as it is by then, or the last would undo what the
-    others wrote. A turn takes some 10 ms; who got none for half a second goes on without.
-    """
-    lock = -1
-    try:
-        os.makedirs(paths.run_dir, exist_ok=True)
-        lock = os.open(f"{paths.run_dir}/over.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        _take_turn(lock)
-        if news:
-            overfile.append(paths.over_file, news)
-        over = overfile.read(paths.over_file) or over
-    except OSError:
-        pass  # a full /run: what this call knows is put into the kernel all the same
-    for version in {restore.family(ip) for ip in concerned}:
-        restore.write_chain(version, over.addresses())
-    if lock >= 0:
-        os.close(lock)
-
-
-def _take_turn(lock: int) -> None:
-    limit = time.monotonic() + _TURN_PATIENCE
-    while time.monotonic() < limit:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.005)
-        else:
-            return
-
-
-def _blockable(ips: list[str], over: overfile.Over) -> list[str]:
-    """The addresses that may be blocked: not dom0's and its helpers', not held by a VM in good standing."""
-    from ipaddress import ip_address, ip_network
-
-    protected = [ip_network(word) for word in over.protected]
-    return [
-        ip
-        for ip in ips
-        if ip not in over.held
-        and not any(ip_address(ip) in network for network in protected)
-        and not (ip_address(ip).is_loopback or ip_address(ip).is_unspecified or ip_address(ip).is_multicast)
-    ]
-
-
 def _poke(run_dir: str) -> None:
     """Tell the daemon that there is news, without waiting for it."""
     stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
@@ -211,31 +153,33 @@ def _poke(run_dir: str) -> None:
         stream.close()
 
 
-def run(env: dict[str, str]) -> None:
-    """One call of the hook. Raises whatever goes wrong; main turns it into a line for the system's log."""
-    call = hotplug.parse(env)
-    paths = _Paths()
-    facts = _Facts(call)
-    over = paths.over or overfile.Over()
-    blocked = facts.name in over.blocked
-    if facts.starts and blocked:
-        _keep_out(facts, paths, over)
+def _record(facts: _Facts, paths: _Paths) -> None:
+    """Write the binding, or its end, into the ledger; where that fails, leave word for the daemon."""
     try:
         db = sqlite3.connect(f"file:{paths.ledger}?mode=rw", uri=True, isolation_level=None, timeout=_LEDGER_PATIENCE)
         db.execute("PRAGMA synchronous = NORMAL")
         # Moving the WAL into the file is the daemon's work, not a booting VM's.
         db.execute("PRAGMA wal_autocheckpoint = 0")
-        # With a daemon's file at hand, that file is the last word; without one, the ledger is.
-        if facts.starts and not blocked and paths.over is None and bindings.is_blocked(db, facts.name):
-            blocked = True
-            _keep_out(facts, paths, over)
         facts.record(db)
         db.close()
     except sqlite3.Error:
         facts.spool(paths.run_dir)
-    if facts.starts and not blocked:
-        _let_in(facts, paths, over)
+
+
+def run(env: dict[str, str]) -> None:
+    """One call of the hook. Raises whatever goes wrong; main turns it into a line for the system's log."""
+    call = hotplug.parse(env)
+    paths = _Paths()
+    facts = _Facts(call)
+    # The daemon's file is the last word, and is there before the ledger, which may be slow or broken.
+    if facts.starts and paths.over is not None:
+        gate.admit(facts.name, facts.ips, paths.run_dir, paths.read_over)
+    _record(facts, paths)
+    if facts.starts and paths.over is None:
+        gate.admit(facts.name, facts.ips, paths.run_dir, lambda: gate.from_ledger(paths.ledger, facts.boot_id))
     _poke(paths.run_dir)
+    if not facts.starts and paths.over is not None:
+        gate.leave(facts.ips, paths.run_dir, paths.over)
 
 
 def main() -> None:

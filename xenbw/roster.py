@@ -11,7 +11,7 @@ from xenbw import quota
 from xenbw.accounting import PeriodOf
 from xenbw.clock import Moment
 from xenbw.config import Settings
-from xenbw.model import VM, Allowance, Period
+from xenbw.model import VM, ZERO, Allowance, Counters, Period
 from xenbw.store.ledger import Ledger
 
 
@@ -46,10 +46,13 @@ class Roster:
     """The ledger's VMs in memory, with their periods.
 
     A period only ever advances: a clock that goes back re-opens none, and none opens while the clock is not trusted.
+    The daemon records what it reckons. The CLI (record False) only reckons: who writes that a period began must also
+    have divided the bytes that passed since the last one.
     """
 
-    def __init__(self, ledger: Ledger, settings: Settings) -> None:
-        self._ledger, self.settings = ledger, settings
+    def __init__(self, ledger: Ledger, settings: Settings, *, record: bool = True) -> None:
+        self._ledger, self.settings, self._record = ledger, settings, record
+        self._reckoned: set[int] = set()
         self.entries: dict[int, Entry] = {}
 
     def load(self, moment: Moment) -> set[int]:
@@ -64,7 +67,8 @@ class Roster:
             if start is None or (vm.period_rule != rule and moment.trusted):
                 start = quota.period_at(moment.at, allowance.reset_day, zone).start
                 # A period reckoned by a clock that may be wrong has no rule yet, and is reckoned anew by a good one.
-                self._ledger.refile(vm.id, start, rule if moment.trusted else "")
+                if self._record:
+                    self._ledger.refile(vm.id, start, rule if moment.trusted else "")
                 reckoned.add(vm.id)
             entries[vm.id] = Entry(
                 replace(vm, period_start=start, period_rule=rule),
@@ -72,7 +76,7 @@ class Roster:
                 vm.added_at is not None or self.settings.default.enforce,
                 _period(start, allowance.reset_day, zone),
             )
-        self.entries = entries
+        self.entries, self._reckoned = entries, set() if self._record else reckoned
         return reckoned
 
     def period_of(self, trusted: bool) -> PeriodOf:
@@ -92,12 +96,28 @@ class Roster:
         """Open the period that contains this moment for every VM whose last one ended; returns those VMs' ids."""
         if not moment.trusted:
             return []
-        ended = [id_ for id_, entry in self.entries.items() if moment.at >= entry.period.end]
-        if ended:
+        rolled = {}
+        for vm_id, entry in self.entries.items():
+            if moment.at >= entry.period.end:
+                period = quota.period_at(moment.at, entry.allowance.reset_day, self.settings.period.timezone)
+                rolled[vm_id] = replace(entry, vm=replace(entry.vm, period_start=period.start), period=period)
+        if rolled and self._record:
             with self._ledger.transaction():
-                for vm_id in ended:
-                    entry = self.entries[vm_id]
-                    period = quota.period_at(moment.at, entry.allowance.reset_day, self.settings.period.timezone)
-                    self._ledger.set_vm(vm_id, period_start=period.start)
-                    self.entries[vm_id] = replace(entry, vm=replace(entry.vm, period_start=period.start), period=period)
-        return ended
+                for vm_id, entry in rolled.items():
+                    self._ledger.set_vm(vm_id, period_start=entry.period.start)
+        self.entries.update(rolled)
+        return list(rolled)
+
+    def usage(self) -> dict[int, Counters]:
+        """Each VM's usage in its period as it is reckoned here, from the ledger."""
+        recorded, vms = self._ledger.usage(), self._ledger.vms()
+        found = {}
+        for vm_id, entry in self.entries.items():
+            start = entry.period.start
+            if vm_id in self._reckoned:
+                found[vm_id] = self._ledger.usage_since(vm_id, start)
+            elif vm_id in vms and vms[vm_id].period_start == start:
+                found[vm_id] = recorded.get(vm_id, ZERO)
+            else:
+                found[vm_id] = self._ledger.usage_in(vm_id, start)
+        return found

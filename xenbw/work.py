@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,7 @@ class Work:
     def cycle(self, events: Iterable[Event]) -> None:
         """One round, each [meter] interval."""
         self.on_events(events)
+        self._take_spool()
         trusted = self._moment.trusted
         moment, elapsed = self._now(), self._tick.elapsed
         try:
@@ -145,8 +147,8 @@ class Work:
             if self._ledger.changed_by_others() or moment.trusted != trusted:
                 self._reload()
             self._measure(moment)
-            if self._commit_timer.due(elapsed) and self.commit() and self._guard.unrecorded:
-                self._judge(list(self._guard.unrecorded), moment)
+            if self._commit_timer.due(elapsed) and self.commit() and self._guard.unsettled:
+                self._judge(self._guard.unsettled & self._roster.entries.keys(), moment)
             if self._enforce_timer.due(elapsed):
                 self.enforce()
             self._housekeeping(moment, elapsed)
@@ -170,7 +172,8 @@ class Work:
         if not any(moment.at >= entry.period.end for entry in self._roster.entries.values()):
             return []
         self.commit()
-        rolled = self._roster.roll(moment)
+        self._roster.roll(moment)
+        rolled = [id_ for id_, e in self._roster.entries.items() if not self._tally.stands_in(id_, e.period.start)]
         for vm_id in rolled:
             self._tally.open_period(vm_id, self._roster.entries[vm_id].period.start)
         return rolled
@@ -228,10 +231,13 @@ class Work:
         except LedgerError as error:
             self._ledger_failed(error)
 
+    def _take_spool(self) -> None:
+        self._settle(lambda: self._census.take_spool(self._pending_folder) > 0)
+
     def sync(self) -> list[str]:
         """A hook or the CLI has news in the ledger: take it over, judge and enforce. Returns what was enforced."""
         try:
-            self._census.take_spool(self._pending_folder)
+            self._take_spool()
             self._ledger.changed_by_others()
             self._reload()
             return self.enforce()
@@ -241,13 +247,13 @@ class Work:
 
     def _reload(self) -> None:
         """Take over what the ledger says of VMs and bindings."""
-        if not self.commit():
+        if not self.commit(heirs=True):
             return
         moment = self._moment
         refiled = self._roster.load(moment)
-        self._roster.roll(moment)
         self._census.load(self._roster.entries)
         self._open_periods(refiled)
+        self._roll(moment)
         self._judge(list(self._roster.entries), moment)
 
     def _open_periods(self, refiled: Collection[int]) -> None:
@@ -259,12 +265,12 @@ class Work:
 
     # acting
 
-    def commit(self) -> bool:
+    def commit(self, *, heirs: bool = False) -> bool:
         """Write what was counted. Whether that worked; if not, it is kept and written the next time."""
         moment = self._moment
         alive = Alive(moment.at, self._tick.elapsed, self._boot_id)
         try:
-            self._ledger.commit(self._tally.pending(), alive)
+            self._ledger.commit(self._tally.pending(), alive, heirs=heirs)
         except LedgerError as error:
             self._ledger_failed(error)
             return False
@@ -303,8 +309,15 @@ class Work:
         self._ledger.close()
 
     def configure(self, settings: Settings) -> None:
-        """Take over a changed configuration. Where the ledger and the run folder are is settled at start."""
-        self.settings = settings
+        """Take over a changed configuration, but for where the ledger and the run folder are: hooks rely on those."""
+        before = self.settings
+        fixed = (settings.ledger.path, settings.daemon) == (before.ledger.path, before.daemon)
+        self._complain(
+            "config", None if fixed else "[ledger] path and [daemon] run_dir change at the next restart only"
+        )
+        self.settings = settings = replace(
+            settings, ledger=replace(settings.ledger, path=before.ledger.path), daemon=before.daemon
+        )
         self._roster.settings = settings
         self._guard.settings = settings
         self._meter.close()

@@ -96,7 +96,66 @@ def test_a_vm_that_crosses_while_the_ledger_cannot_be_written_is_blocked_all_the
     assert running.blocked(guest.address())
 
 
+@pytest.mark.parametrize("killed", [True, False])
+def test_bytes_of_a_renamed_or_removed_vm_are_counted_once_whatever_comes_then(running: Host, killed: bool) -> None:
+    guest = running.start("web1")
+    running.xenbw("addvm", "web1", "--limit", "1TB")
+    guest.send(300_000)
+    counted = quiet(running, guest)
+    running.xenbw("rmvm", "web1", "--yes")
+    if killed:
+        running.kill_daemon()
+    else:
+        running.stop_daemon()
+    running.start_daemon()
+    everyone = running.ledger()
+    assert until(lambda: running.ask("commit") == {"ok": True})
+    rows = everyone.rows("SELECT sum(in_bytes), sum(out_bytes) FROM usage")
+    assert tuple(rows[0]) == tuple(counted)
+
+
+def test_news_told_late_are_taken_over_without_another_hook(running: Host) -> None:
+    with running.ledger().transaction():
+        guest = running.start("web1")
+        assert len(list((running.run_dir / "pending").iterdir())) == 1
+    assert until(lambda: len(running.ledger().live_bindings()) == 1)
+    assert list((running.run_dir / "pending").iterdir()) == []
+    guest.stop()
+
+
+def test_a_start_told_when_the_vif_has_gone_again_leaves_no_phantom(host: Host) -> None:
+    guest = host.start("web1")
+    host.hook_env["XENBW_HOOK"] = "/nonexistent"
+    guest.stop()
+    host.start_daemon()
+    assert host.ledger().live_bindings() == {}
+
+
+def test_a_second_daemon_on_the_same_ledger_is_refused(running: Host) -> None:
+    other = running.directory / "other.toml"
+    other.write_text(f'[daemon]\nrun_dir = "{running.directory}/other"\n[ledger]\npath = "{running.ledger_path}"\n')
+    first, running.config = running.config, other
+    done = _xenbwd(running)
+    running.config = first
+    assert (done.returncode, "another xenbwd" in done.stderr) == (1, True)
+
+
 # the watcher
+
+
+def test_an_interface_whose_name_is_no_utf8_is_metered_like_any_other(running: Host) -> None:
+    guest = running.start("web1")
+    running.run(
+        ["sh", "-c", f"ip link set {guest.interface} down; ip link set {guest.interface} name \"$(printf 'w\\351')\""]
+    )
+    running.run(["sh", "-c", "ip link set \"$(printf 'w\\351')\" up"])
+    assert until(lambda: [b.interface for b in running.ledger().live_bindings().values()] == ["w\\xe9"])
+    guest.ping("10.50.0.2", timeout=1)
+    guest.send(100_000)
+    assert until(lambda: running.usage("web1").out_bytes > 100_000)
+    running.stop_daemon()
+    running.start_daemon()
+    assert until(lambda: running.ask("status")["interfaces"] == 1)
 
 
 def test_a_vif_that_no_hook_announced_is_bound_once_it_is_connected(host: Host) -> None:
@@ -209,6 +268,7 @@ def test_a_dead_xenstored_is_survived(running: Host) -> None:
         "iptables-legacy -I FORWARD -j ACCEPT",
         "iptables-legacy -I XENBW -j ACCEPT",
         "iptables-legacy -D XENBW 1",
+        "iptables-legacy -I XENBW ! -s 192.0.2.1 -j ACCEPT",
         "iptables-legacy -D OUTPUT -j XENBW",
         "iptables-legacy -A FORWARD -j XENBW",
         "printf '*filter\\n:INPUT ACCEPT\\n:FORWARD ACCEPT\\n:OUTPUT ACCEPT\\n-A FORWARD -j ACCEPT\\nCOMMIT\\n'"
@@ -365,6 +425,17 @@ def test_a_bad_config_at_reload_keeps_the_old_one(running: Host) -> None:
     running.configure("")
     guest.send(100_000)
     assert until(lambda: running.usage("web1").out_bytes > 100_000)
+
+
+def test_a_reload_cannot_move_the_ledger_from_under_the_hooks(running: Host) -> None:
+    elsewhere = running.directory / "elsewhere"
+    running.configure(f'[daemon]\nrun_dir = "{elsewhere}"\n')
+    assert running.daemon is not None
+    running.daemon.send_signal(signal.SIGHUP)
+    running.notified("READY=1")
+    running.configure("")
+    assert any("next restart" in problem for problem in running.ask("status")["problems"])
+    assert not elsewhere.exists()
 
 
 def test_ready_is_said_when_the_blocks_stand(host: Host) -> None:

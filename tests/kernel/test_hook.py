@@ -176,6 +176,70 @@ def test_an_address_that_passed_to_a_vm_in_good_standing_is_freed_with_no_daemon
     assert running.blocked(other.address())
 
 
+def test_every_blocked_vm_is_kept_out_after_a_boot_without_a_daemon(host: Host) -> None:
+    for name in ("a", "b", "c"):
+        blocked_vm(host, name)
+    guests = [host.start(name) for name in ("a", "b", "c")]
+    good = host.start("good")
+    assert [host.blocked(guest.address()) for guest in (*guests, good)] == [True, True, True, False]
+
+
+def test_after_a_boot_without_a_daemon_the_addresses_it_protected_still_are(running: Host) -> None:
+    running.add("liar", blocked_reason="test")
+    running.ask("sync")
+    running.kill_daemon()
+    (running.run_dir / "over").unlink()
+    running.start("liar", ("10.50.0.66",), config_ips=("10.50.0.1", "10.50.0.66"))
+    assert running.blocked("10.50.0.66")
+    assert not [rule for rule in running.rules() if "10.50.0.1/32" in rule]
+
+
+def test_an_address_whose_last_holder_is_down_protects_nobody(running: Host) -> None:
+    running.start("good", ("10.50.0.11",))
+    running.ask("sync")
+    running.kill_daemon()
+    running.guests[0].stop()
+    running.start_daemon()
+    running.add("debtor", blocked_reason="test")
+    running.ask("sync")
+    running.kill_daemon()
+    running.start("debtor", ("10.50.0.11",))
+    assert running.blocked("10.50.0.11")
+
+
+def test_an_address_that_a_vm_in_good_standing_gave_back_with_no_daemon_protects_nobody(running: Host) -> None:
+    running.add("debtor", blocked_reason="test")
+    good = running.start("good", ("10.50.0.11",))
+    running.ask("sync")
+    running.kill_daemon()
+    good.stop()
+    running.start("debtor", ("10.50.0.11",))
+    assert running.blocked("10.50.0.11")
+
+
+def test_addresses_that_only_the_admin_knows_are_blocked_again_with_no_daemon(running: Host) -> None:
+    guest = running.start("web1", ("10.50.0.11",), config_ips=())
+    running.xenbw("addvm", "web1", "--limit", "1GB", "--ip", "10.50.0.11")
+    running.xenbw("block", "web1")
+    running.kill_daemon()
+    guest.stop()
+    running.run(["iptables-legacy", "-F"])
+    guest.start()
+    assert running.blocked("10.50.0.11")
+
+
+def test_tables_locked_by_others_do_not_hold_the_boot_and_the_binding_is_recorded(running: Host) -> None:
+    running.add("web1", blocked_reason="test")
+    running.ask("sync")
+    holder = running.popen(["flock", "/run/xtables.lock", "sleep", "4"], output=running.directory / "flock")
+    guest = running.start("web1", ("10.50.0.11", "fd50::11"))
+    assert succeeded(guest)
+    assert guest.scripts[0].seconds < 2
+    assert len(live(running)) == 1
+    holder.wait()
+    assert until(lambda: running.blocked("10.50.0.11") and running.blocked("fd50::11"))
+
+
 def test_dom0s_own_address_is_not_blocked_whoever_claims_it(running: Host) -> None:
     running.add("liar", blocked_reason="test")
     running.ask("sync")

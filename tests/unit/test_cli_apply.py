@@ -24,7 +24,7 @@ from xenbw.cli.command import Context
 from xenbw.clock import Moment, SystemClock, boot_id
 from xenbw.control import socket_path
 from xenbw.enforce.desired import Desired
-from xenbw.model import State
+from xenbw.model import Cause, State
 from xenbw.runner import run
 from xenbw.store.ledger import Alive, Ledger
 
@@ -103,16 +103,17 @@ def test_a_method_that_cannot_serve_is_left_out_and_told(
     assert "! no such table\n" in capsys.readouterr().err
 
 
-def test_without_a_daemon_a_period_that_ended_is_closed_first(
+def test_without_a_daemon_a_period_that_ended_is_judged_as_ended_and_left_for_the_daemon_to_divide(
     ledger: Ledger, context: Context, console: Console
 ) -> None:
     vm = ledger.meet("web2", datetime.now(UTC))
     old = datetime(2020, 1, 1, tzinfo=UTC)
     ledger.set_vm(vm.id, added_at=old, period_start=old, period_rule="1@UTC")
+    ledger.set_vm(vm.id, limit_bytes=1)
+    ledger.block(vm.id, Cause.QUOTA, "over in its last period", old, datetime(2020, 2, 1, tzinfo=UTC))
     apply(ledger, context, list)
-    started = console.vm("web2").period_start
-    assert started is not None
-    assert started.year > 2020
+    assert vm.id not in ledger.active_blocks()
+    assert console.vm("web2").period_start == old
 
 
 def test_while_the_clock_is_not_trusted_time_goes_on_from_the_last_commit(ledger: Ledger, context: Context) -> None:

@@ -20,11 +20,18 @@ DOM0 = ip_address("192.0.2.1")
 
 def running(name: str, *addresses: object, blocked: bool = False, since: datetime = EARLIER) -> Holder:
     held = frozenset(ip_address(str(address)) for address in addresses)
-    return Holder(name, blocked, held, held, since)
+    return Holder(name, blocked, held, frozenset(), held, since)
+
+
+def told(name: str, *addresses: object, blocked: bool = False) -> Holder:
+    """A running VM to which the admin gave addresses that none of its interfaces is known by."""
+    held = frozenset(ip_address(str(address)) for address in addresses)
+    return Holder(name, blocked, frozenset(), held, held, EARLIER)
 
 
 def down(name: str, *addresses: object, blocked: bool = False, since: datetime = EARLIER) -> Holder:
-    return Holder(name, blocked, frozenset(), frozenset(ip_address(str(address)) for address in addresses), since)
+    known = frozenset(ip_address(str(address)) for address in addresses)
+    return Holder(name, blocked, frozenset(), frozenset(), known, since)
 
 
 def routes(*holders: Holder) -> Mapping[Address, str]:
@@ -72,8 +79,24 @@ def test_of_two_that_never_ran_the_one_in_good_standing_holds_the_address() -> N
 
 
 def test_what_a_running_vm_held_in_its_last_life_only_is_not_taken_from_another() -> None:
-    mover = Holder("mover", True, frozenset({IP6}), frozenset({IP, IP6}), EARLIER)
+    mover = Holder("mover", True, frozenset({IP6}), frozenset(), frozenset({IP, IP6}), EARLIER)
     assert routes(mover, running("heir", IP)) == {IP6: "mover"}
+
+
+def test_who_runs_with_an_address_holds_it_before_whom_the_admin_once_gave_it_to() -> None:
+    assert routes(told("a", IP), running("b", IP, blocked=True)) == {IP: "b"}
+    assert routes(told("a", IP, blocked=True), running("b", IP)) == {}
+    assert routes(told("a", IP, blocked=True)) == {IP: "a"}
+
+
+def test_an_address_withheld_from_a_block_is_named_with_who_holds_it() -> None:
+    found = plan([running("a", IP, blocked=True), running("b", IP)], ())
+    assert found.withheld == {IP: ("a", "b")}
+
+
+def test_an_address_of_a_vm_that_is_down_is_not_held_for_it() -> None:
+    assert plan([down("a", IP)], ()).held == frozenset()
+    assert plan([running("a", IP)], ()).held == {IP}
 
 
 def test_a_protected_address_is_never_blocked_and_is_named_instead() -> None:
@@ -96,7 +119,9 @@ def test_a_network_protects_only_addresses_of_its_own_version() -> None:
 POOL = st.frozensets(st.sampled_from([ip_address(f"192.0.2.{number}") for number in range(1, 5)]))
 HOLDERS = st.lists(
     st.builds(
-        lambda number, blocked, live, known, since: Holder(f"vm{number}", blocked, live, live | known, since),
+        lambda number, blocked, live, known, since: Holder(
+            f"vm{number}", blocked, live, frozenset(), live | known, since
+        ),
         st.integers(0, 9),
         st.booleans(),
         POOL,

@@ -25,14 +25,15 @@ def freshen(context: Context) -> str | None:
 
 def roster(ledger: Ledger, context: Context) -> Roster:
     """The VMs with their periods."""
-    found = Roster(ledger, context.settings)
-    found.load(context.moment(ledger))
+    found, moment = Roster(ledger, context.settings, record=False), context.moment(ledger)
+    found.load(moment)
+    found.roll(moment)
     return found
 
 
 def accounts(ledger: Ledger, vms: Roster) -> dict[int, Account]:
     """Every VM's account by its id, in the order of names."""
-    usage, here = ledger.usage(), boot_id()
+    usage, here = vms.usage(), boot_id()
     running = {binding.vm_id for binding in ledger.live_bindings().values() if binding.boot_id == here}
     found = {}
     for vm_id, entry in vms.entries.items():

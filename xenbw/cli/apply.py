@@ -59,14 +59,14 @@ def null_routes(ledger: Ledger, vms: Roster, context: Context) -> dict[Address, 
 def _enforce(ledger: Ledger, context: Context, methods: Sequence[Method]) -> list[str]:
     """Judge and enforce as the daemon would; returns what stands in the way."""
     moment = context.moment(ledger)
-    vms = Roster(ledger, context.settings)
+    vms = Roster(ledger, context.settings, record=False)
     vms.load(moment)
     vms.roll(moment)
     unusable = {method.name: reason for method in methods if (reason := method.probe()) is not None}
     guard = Guard(ledger, context.settings, [method for method in methods if method.name not in unusable])
     mail = context.settings.mail
     guard.protect = protected(context) | (protect.helpers([mail.host]) if mail.to else set())
-    guard.judge(vms, ledger.usage(), list(vms.entries), moment)
+    guard.judge(vms, vms.usage(), list(vms.entries), moment)
     guard.enforce(vms, moment)
     failed = [str(guard.failure)] if guard.failure else []
     return [*failed, *guard.problems, *(reason for reason in unusable.values() if guard.plan.desired.null_routes)]

@@ -26,8 +26,8 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace, context: Context) -> int:
     with context.ledger() as ledger:
         vm = find(ledger, options.name)
-        entry = roster(ledger, context).entries[vm.id]
-        usage = ledger.usage().get(vm.id, ZERO)
+        vms = roster(ledger, context)
+        entry, usage = vms.entries[vm.id], vms.usage().get(vm.id, ZERO)
         standing = quota.stand(vm, entry.allowance, entry.enforced, usage, entry.period)
         columns: dict[str, object] = {}
         if standing.block is Cause.ADMIN:

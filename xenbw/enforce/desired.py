@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
@@ -14,12 +14,13 @@ Network = IPv4Network | IPv6Network
 
 @dataclass(frozen=True)
 class Holder:
-    """A VM and its addresses. live: of a running interface, or given to it by the admin while it runs; known: of its
-    last life. since: when that life began, which decides between two VMs that are both down."""
+    """A VM and its addresses. live: of its running interfaces; given: by the admin, while it runs; known: all of them,
+    from its last life on. since: when that life began, which decides between VMs that are down."""
 
     name: str
     blocked: bool
     live: frozenset[Address]
+    given: frozenset[Address]
     known: frozenset[Address]
     since: datetime
 
@@ -33,10 +34,16 @@ class Desired:
 
 @dataclass(frozen=True)
 class Plan:
-    """desired, and what was left out: addresses never to be blocked, and those a VM in good standing holds."""
+    """desired, and what the admin and the hook need to know beside it.
+
+    protected: addresses of blocked VMs that are never to be blocked -> that VM. withheld: addresses that a blocked VM
+    runs with but another one, in good standing, holds -> both names. held: addresses that running VMs in good standing
+    hold.
+    """
 
     desired: Desired
     protected: Mapping[Address, str]
+    withheld: Mapping[Address, tuple[str, str]]
     held: frozenset[Address]
 
 
@@ -50,27 +57,33 @@ def is_protected(address: Address, protect: Collection[Network]) -> bool:
     )
 
 
-def plan(holders: Iterable[Holder], protect: Collection[Network]) -> Plan:
+def plan(holders: Collection[Holder], protect: Collection[Network]) -> Plan:
     """The null routes for these holders.
 
-    An address is blocked only while a blocked VM holds it and no VM in good standing does. A running VM holds its
-    addresses before one that is down; of those that are down, the last to run holds them.
+    An address is blocked only while a blocked VM holds it and no VM in good standing does. Who runs with it on an
+    interface holds it before whom the admin gave it to, and a running VM before one that is down; of those that are
+    down, the last to run holds it. Of two with an equal claim, the one in good standing does.
     """
     owners: dict[Address, Holder] = {}
-    running: set[Address] = set()
-    # Of two that never ran, the one in good standing comes last and holds the address.
     for holder in sorted(holders, key=lambda holder: (holder.since, not holder.blocked)):
-        for address in holder.live:
-            # Of two running VMs that claim one address, the one in good standing decides.
-            if address not in running or not holder.blocked:
-                owners[address] = holder
-            running.add(address)
-        for address in holder.known - running:
-            owners[address] = holder
+        owners |= dict.fromkeys(holder.known, holder)
+    standing_last = sorted(holders, key=lambda holder: not holder.blocked)
+    for claim in ("given", "live"):
+        for holder in standing_last:
+            owners |= dict.fromkeys(getattr(holder, claim), holder)
     routes = {address: owner.name for address, owner in owners.items() if owner.blocked}
     refused = {address: name for address, name in routes.items() if is_protected(address, protect)}
     return Plan(
         Desired({address: name for address, name in routes.items() if address not in refused}),
         refused,
-        frozenset(address for address, owner in owners.items() if not owner.blocked),
+        {
+            address: (holder.name, owners[address].name)
+            for holder in holders
+            if holder.blocked
+            for address in holder.live | holder.given
+            if not owners[address].blocked
+        },
+        frozenset(
+            address for address, owner in owners.items() if not owner.blocked and address in owner.live | owner.given
+        ),
     )

@@ -13,12 +13,10 @@ from typing import Any
 import iptc
 
 from xenbw.enforce.desired import Desired
-from xenbw.enforce.restore import CHAIN, HOOKED, REJECT_WITH, comment
+from xenbw.enforce.restore import CHAIN, HOOKED, REJECT_WITH, XTABLES_LOCK, comment
 from xenbw.errors import XenbwError
 from xenbw.model import Address
 
-# libiptc takes no lock of its own; the iptables commands all take this one (iptables/xshared.h, XT_LOCK_NAME).
-_LOCK = "/run/xtables.lock"
 _LOCK_PATIENCE = 1.0
 _TRIES = 5
 
@@ -32,7 +30,11 @@ class IptablesError(XenbwError):
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # libiptc takes no lock of its own.
+    try:
+        lock = os.open(XTABLES_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise IptablesError(f"{XTABLES_LOCK}: {error.strerror}", "systemd-tmpfiles --create makes it") from None
     try:
         limit = time.monotonic() + _LOCK_PATIENCE
         while True:
@@ -41,7 +43,9 @@ def _locked() -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > limit:
-                    raise IptablesError(f"{_LOCK}: held by another program", "it is tried again shortly") from None
+                    raise IptablesError(
+                        f"{XTABLES_LOCK}: held by another program", "it is tried again shortly"
+                    ) from None
                 time.sleep(0.01)
         yield
     finally:
@@ -157,7 +161,10 @@ class Iptables:
 
     def _read(self, rule: Any) -> Spec | None:
         """The rule as one of ours, or None when anything about it differs."""
-        ends = {side: ip_interface(getattr(rule, side)).network for side in ("src", "dst")}
+        try:
+            ends = {side: ip_interface(getattr(rule, side)).network for side in ("src", "dst")}
+        except ValueError:  # negated, as we never write it
+            return None
         named = [side for side, network in ends.items() if network.prefixlen]
         matches, target = rule.matches, rule.target
         if (

@@ -1,9 +1,9 @@
 """/run/xenbw/over: who is blocked, with their addresses, for the hook, which must know it with the ledger unreadable
 and the daemon dead.
 
-Lines of words separated by tabs: `ledger PATH`, `protected ADDRESS...`, `held ADDRESS...` (by VMs in good standing),
-`vm NAME ADDRESS...`; names are backslash-escaped. The daemon writes it whole; a hook appends what it knows better while
-no daemon runs. Lines add up, and an address that is held is not blocked.
+Lines of words separated by tabs: `ledger PATH`, `protected ADDRESS...`, `held ADDRESS...` (by running VMs in good
+standing), `free ADDRESS...` (held no more), `vm NAME ADDRESS...`; names are backslash-escaped. The daemon writes it
+whole; a hook appends what it knows better while no daemon runs. Lines add up; an address that is held is not blocked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Over:
     __slots__ = ("blocked", "held", "ledger", "protected")
 
     def __init__(self) -> None:
-        self.ledger: str | None = None
+        self.ledger = ""
         self.protected: list[str] = []
         self.held: set[str] = set()
         self.blocked: dict[str, list[str]] = {}
@@ -50,7 +50,8 @@ def _line(kind: str, *words: str) -> str:
 
 
 def read(path: str) -> Over | None:
-    """The file's content, or None when there is none that can be read. A line that is not understood is passed over."""
+    """The file's content, or None when there is none by a daemon that can be read. A line that is not understood is
+    passed over."""
     over = Over()
     try:
         with open(path, encoding="ascii") as file:
@@ -62,11 +63,13 @@ def read(path: str) -> Over | None:
                     over.protected += words
                 elif kind == "held":
                     over.held.update(words)
+                elif kind == "free":
+                    over.held.difference_update(words)
                 elif kind == "vm" and words:
                     over.blocked.setdefault(unescape(words[0]), []).extend(words[1:])
     except (OSError, ValueError):
         return None
-    return over
+    return over if over.ledger else None
 
 
 def write(
@@ -95,9 +98,14 @@ def held_line(addresses: Iterable[str]) -> str:
     return _line("held", *addresses)
 
 
+def free_line(addresses: Iterable[str]) -> str:
+    """What to append for addresses that a VM in good standing held until now."""
+    return _line("free", *addresses)
+
+
 def append(path: str, line: str) -> None:
-    """Add a line, as one write, so that hooks side by side do not mix theirs. Raises OSError."""
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    """Add a line to a daemon's file, as one write, so that hooks side by side do not mix theirs. Raises OSError."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
         os.write(file, line.encode("ascii"))
     finally:

@@ -31,7 +31,9 @@ def own(run: Runner) -> set[Network]:
             continue
         for entry in entries:
             found.update(_network(info.get("local", "")) for info in entry.get("addr_info", ()))
-            found.add(_network(entry.get("gateway", "")))
+            for hop in (entry, *entry.get("nexthops", ())):
+                found.add(_network(hop.get("gateway", "")))
+                found.add(_network(hop.get("via", {}).get("host", "")))
     return {network for network in found if network is not None}
 
 

@@ -14,11 +14,16 @@ REJECT_WITH = {4: "icmp-port-unreachable", 6: "icmp6-port-unreachable"}
 _COMMANDS = {4: "iptables-legacy-restore", 6: "ip6tables-legacy-restore"}
 # xt_comment.h: XT_MAX_COMMENT_LEN is 256 with the terminating NUL
 _LONGEST = 255
+# The lock that all iptables commands take (iptables/xshared.h, XT_LOCK_NAME). iptables-legacy-restore waits for it
+# however long it takes, even with -w 0; so the caller takes it, with a limit, and the command is told to take another.
+XTABLES_LOCK = "/run/xtables.lock"
+_OWN_LOCK = {"XTABLES_LOCKFILE": os.devnull}
 
 
 def comment(name: str) -> str:
-    """A rule's comment that names the VM; what could end a quoted word or a line is shown as `?`."""
-    plain = "".join(c if " " <= c <= "~" and c not in "\"\\'" else "?" for c in name)
+    """A rule's comment that names the VM; what could end a quoted word or a line, or look like an option to who reads
+    the rule back (python-iptables), is shown as `?`."""
+    plain = "".join(c if " " <= c <= "~" and c not in "\"\\'" else "?" for c in name).replace(" -", " ?")
     return f"xenbw: {plain}"[:_LONGEST]
 
 
@@ -42,8 +47,7 @@ def chain_text(version: int, addresses: Mapping[str, str], *, jumps_exist: bool)
 
 
 def write_chain(version: int, addresses: Mapping[str, str]) -> bool:
-    """Put the chain into the kernel; whether that worked. Both waits, for the lock and for the command, are bounded by
-    the hook's own limit."""
+    """Put the chain into the kernel; whether that worked. The caller holds XTABLES_LOCK."""
     return any(_restore(version, chain_text(version, addresses, jumps_exist=known)) for known in (True, False))
 
 
@@ -58,8 +62,8 @@ def _restore(version: int, text: bytes) -> bool:
             (os.POSIX_SPAWN_CLOSE, source),
             (os.POSIX_SPAWN_CLOSE, sink),
         ]
-        argv = [_COMMANDS[version], "-w", "1", "--noflush"]
-        pid = os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions)
+        argv = [_COMMANDS[version], "--noflush"]
+        pid = os.posix_spawnp(argv[0], argv, {**os.environ, **_OWN_LOCK}, file_actions=actions)
     except OSError:
         os.close(sink)
         return False

@@ -55,7 +55,7 @@ class KernelMeter:
 
     def _lines(self) -> dict[str, str]:
         try:
-            text = self._path.read_text(encoding="utf-8", errors="surrogateescape")
+            text = self._path.read_text(encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise MeterError(f"{self._path}: {error.strerror}", "is /proc mounted?") from None
         # A name cannot hold a colon (net/core/dev.c, dev_valid_name); the two lines of heading have none.

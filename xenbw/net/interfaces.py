@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from xenbw.model import Kind
+from xenbw.xen.text import decode
 
 SYSFS = Path("/sys/class/net")
 _NODENAME = re.compile(r"backend/vif/(\d+)/(\d+)", re.ASCII)
@@ -25,6 +27,12 @@ class Vif:
     devid: int
     bridge: str | None
     by_name: bool
+
+
+def shown(interface: str) -> str:
+    """The interface's name as it is kept and printed: a name is bytes to the kernel, and what is no UTF-8 in it shows
+    as it does in VMs' names."""
+    return decode(os.fsencode(interface))
 
 
 def _read(path: Path) -> str | None:
@@ -52,7 +60,7 @@ def identify(interface: str, sysfs: Path = SYSFS) -> Vif | None:
     if found is None:
         return None
     return Vif(
-        interface=interface,
+        interface=shown(interface),
         ifindex=int(ifindex),
         kind=Kind.EMU if emu else Kind.VIF,
         domid=int(found[1]),

@@ -65,10 +65,16 @@ class Watcher:
             # say which error it was.
             if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ENOBUFS:
                 yield Overflow()
-            device = self._monitor.poll(timeout=0)
-            if device is None:
+            try:
+                device = self._monitor.poll(timeout=0)
+                if device is None:
+                    return
+                event = _event(device.action, device.subsystem, device.properties)
+            except (OSError, UnicodeDecodeError):
+                # Events were lost just now, or one holds a name that is no UTF-8, which pyudev cannot tell. What else
+                # waits is read when the socket is found readable again.
+                yield Overflow()
                 return
-            event = _event(device.action, device.subsystem, device.properties)
             if event is not None:
                 yield event
 

@@ -63,6 +63,16 @@ def null_routed(case: Case, until: datetime | None) -> tuple[str, str]:
         if until
         else "It stays so until it is lifted."
     )
+    if not case.addresses:
+        return (
+            f"[xenbw] {case.shown}: to be null-routed, but NO ADDRESS OF IT IS KNOWN",
+            _body(
+                case,
+                f"{case.shown} is to be blocked: {case.reason}.",
+                "Its traffic still passes: its vif has no ip= and no address was given to xenbw.",
+                f"To block it: xenbw-addvm {shlex.quote(case.shown)} --ip ADDRESS",
+            ),
+        )
     return (
         f"[xenbw] {case.shown}: null-routed",
         _body(

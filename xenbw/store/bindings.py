@@ -61,7 +61,7 @@ def bind(
     """
     vm_id = meet(db, name, at, rev)
     known = db.execute(
-        "SELECT id, vm_id, last_in, last_out FROM binding WHERE boot_id = ? AND ifindex = ? AND ended_at IS NULL",
+        "SELECT id, vm_id FROM binding WHERE boot_id = ? AND ifindex = ? AND ended_at IS NULL",
         (boot_id, ifindex),
     ).fetchone()
     if known is not None and known[1] == vm_id:
@@ -73,7 +73,13 @@ def bind(
         return int(known[0])
     if known is not None:
         _end(db, known[0], at, "renamed", rev)
-        baseline = (known[2], known[3])
+    # Whatever ended it, an interface that is bound again goes on from where it was last read: it is the same device.
+    before = db.execute(
+        "SELECT last_in, last_out FROM binding WHERE boot_id = ? AND ifindex = ? ORDER BY id DESC LIMIT 1",
+        (boot_id, ifindex),
+    ).fetchone()
+    if before is not None:
+        baseline = (before[0], before[1])
     row = db.execute(
         "INSERT INTO binding (vm_id, boot_id, domid, devid, kind, ifindex, interface, mac, ips, bridge, started_at,"
         " last_in, last_out, last_at, rev) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
@@ -85,10 +91,14 @@ def bind(
 def unbind(
     db: sqlite3.Connection, *, boot_id: str, domid: int, devid: int, kind: str, at: str, reason: str, rev: int
 ) -> None:
-    """Record the end of the interface's life. Its counters are the daemon's to write."""
+    """Record the end of the interface's life. Its counters are the daemon's to write.
+
+    Detach and attach use the same domid and devid again: an end told late does not end what began after it.
+    """
     rows = db.execute(
-        "SELECT id FROM binding WHERE boot_id = ? AND domid = ? AND devid = ? AND kind = ? AND ended_at IS NULL",
-        (boot_id, domid, devid, kind),
+        "SELECT id FROM binding WHERE boot_id = ? AND domid = ? AND devid = ? AND kind = ? AND ended_at IS NULL"
+        " AND started_at <= ?",
+        (boot_id, domid, devid, kind, at),
     ).fetchall()
     for (binding_id,) in rows:
         _end(db, binding_id, at, reason, rev)
@@ -105,13 +115,32 @@ def end(db: sqlite3.Connection, binding_id: int, at: str, reason: str, rev: int)
         _end(db, binding_id, at, reason, rev)
 
 
-def is_blocked(db: sqlite3.Connection, name: str) -> bool:
-    """Whether the VM of that name is blocked at present."""
-    return (
-        db.execute(
-            "SELECT 1 FROM vm JOIN block ON block.vm_id = vm.id AND block.lifted_at IS NULL"
-            " WHERE vm.name = ? AND vm.retired_at IS NULL",
-            (name,),
-        ).fetchone()
-        is not None
+def blocked(db: sqlite3.Connection) -> dict[str, list[str]]:
+    """The name of every VM that is blocked at present, with the addresses it is known by: those the admin gave it and
+    those of its newest life."""
+    found: dict[str, list[str]] = {}
+    for name, given, ips in db.execute(
+        "SELECT vm.name, vm.ips, binding.ips FROM vm JOIN block ON block.vm_id = vm.id AND block.lifted_at IS NULL"
+        " LEFT JOIN binding AS head ON head.id = (SELECT max(id) FROM binding WHERE vm_id = vm.id)"
+        " LEFT JOIN binding ON binding.vm_id = vm.id"
+        " AND binding.boot_id = head.boot_id AND binding.domid = head.domid"
+        " WHERE vm.retired_at IS NULL"
+    ):
+        found.setdefault(name, []).extend(f"{given} {ips or ''}".split())
+    return found
+
+
+def held(db: sqlite3.Connection, boot_id: str) -> set[str]:
+    """The addresses that running VMs in good standing hold."""
+    rows = db.execute(
+        "SELECT binding.ips FROM binding WHERE ended_at IS NULL AND boot_id = ?"
+        " AND NOT EXISTS (SELECT 1 FROM block WHERE block.vm_id = binding.vm_id AND lifted_at IS NULL)",
+        (boot_id,),
     )
+    return {address for (ips,) in rows for address in ips.split()}
+
+
+def protected(db: sqlite3.Connection) -> list[str]:
+    """The addresses and networks that are never blocked, as the daemon last knew them."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'protected'").fetchone()
+    return [] if row is None else str(row[0]).split()

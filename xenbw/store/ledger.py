@@ -135,7 +135,7 @@ def _explain(path: Path, error: sqlite3.Error) -> LedgerError:
         "SQLITE_READONLY": "is the file system mounted read-only? are you root?",
         "SQLITE_CANTOPEN": "is xenbwd running? are you root?",
         "SQLITE_FULL": "the disk is full; free some space",
-        "SQLITE_IOERR": "the disk answers with errors; see dmesg",
+        "SQLITE_IOERR": "the disk is full or answers with errors; see df and dmesg",
     }
     prefix = "_".join(name.split("_")[:2])
     return LedgerError(f"{path}: {error}", hint.get(prefix, "see the file system and its permissions"))
@@ -392,10 +392,21 @@ class Ledger:
 
     # usage
 
-    def commit(self, pending: Pending, alive: Alive) -> None:
-        """Write what was counted since the last commit, and that this daemon was alive until then."""
+    def commit(self, pending: Pending, alive: Alive, *, heirs: bool = False) -> None:
+        """Write what was counted since the last commit, and that this daemon was alive until then.
+
+        heirs: an interface may have gone over to another binding meanwhile (its domain renamed, its VM removed); that
+        one then goes on from what is written here, in the same transaction, or a crash would count some bytes twice.
+        """
         with self.transaction() as db:
             rev = self.rev
+            if heirs:
+                db.executemany(
+                    "UPDATE binding SET last_in = ?, last_out = ?, last_at = ?, rev = ? WHERE ended_at IS NULL"
+                    " AND (boot_id, ifindex) ="
+                    " (SELECT boot_id, ifindex FROM binding WHERE id = ? AND ended_at IS NOT NULL)",
+                    [(*last, to_text(at), rev, id_) for id_, _, last, at in pending.bindings],
+                )
             db.executemany(
                 "UPDATE binding SET in_bytes = ?, out_bytes = ?, last_in = ?, last_out = ?, last_at = ?, rev = ?"
                 " WHERE id = ?",
@@ -434,6 +445,15 @@ class Ledger:
         row = self.rows(
             "SELECT coalesce(sum(in_bytes), 0), coalesce(sum(out_bytes), 0) FROM usage"
             " WHERE vm_id = ? AND period_start = ?",
+            vm_id,
+            to_text(start),
+        )[0]
+        return Counters(row[0], row[1])
+
+    def usage_since(self, vm_id: int, start: datetime) -> Counters:
+        """A VM's usage in the hours from `start` on, whichever period they were filed under."""
+        row = self.rows(
+            "SELECT coalesce(sum(in_bytes), 0), coalesce(sum(out_bytes), 0) FROM usage WHERE vm_id = ? AND hour >= ?",
             vm_id,
             to_text(start),
         )[0]

@@ -56,6 +56,7 @@ CREATE TABLE binding (
     rev INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX binding_live ON binding (boot_id, ifindex) WHERE ended_at IS NULL;
+CREATE INDEX binding_interface ON binding (boot_id, ifindex);
 CREATE INDEX binding_vm ON binding (vm_id, started_at);
 
 CREATE TABLE usage (
