@@ -6,297 +6,34 @@ nothing slow happens inside one, so that no lock is held for longer than the wri
 
 from __future__ import annotations
 
-import fcntl
-import os
-import sqlite3
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
-from ipaddress import ip_address
-from pathlib import Path
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from xenbw.accounting import Pending
-from xenbw.errors import XenbwError
-from xenbw.model import VM, Action, Address, Binding, Block, Cause, Count, Counters, Kind, State
-from xenbw.store import bindings, schema
+from xenbw.model import VM, Binding, Block, Cause, Counters
+from xenbw.store import bindings
+from xenbw.store.file import Alive, CorruptLedgerError, LedgerError, LedgerFile
+from xenbw.store.rows import binding_of, block_of, to_column, to_text, vm_of
+
+__all__ = ["Alive", "CorruptLedgerError", "Ledger", "LedgerError", "to_text"]
 
 # Rows deleted in one transaction: some 20 ms. A minute brings one reading for each vif.
 _PRUNED_AT_ONCE = 5000
 
 
-class LedgerError(XenbwError):
-    """The ledger cannot be used: missing, locked, read-only, full, or newer than this program."""
-
-
-class CorruptLedgerError(LedgerError):
-    """The file is not a ledger, or is damaged. Only the daemon sets it aside."""
-
-
-# A commit writes the same few times into every row.
-@lru_cache(maxsize=64)
-def to_text(moment: datetime | None) -> str | None:
-    """A time as the ledger writes it: UTC, fixed width, so that text order is time order."""
-    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def _to_time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
-
-
-def _addresses(text: str) -> tuple[Address, ...]:
-    return tuple(ip_address(word) for word in text.split())
-
-
-@dataclass(frozen=True)
-class Alive:
-    """When the ledger was last committed, by the wall clock and by seconds since that boot."""
-
-    at: datetime
-    elapsed: float
-    boot_id: str
-
-
-def _vm(row: sqlite3.Row) -> VM:
-    return VM(
-        id=row["id"],
-        name=row["name"],
-        found_at=datetime.fromisoformat(row["found_at"]),
-        added_at=_to_time(row["added_at"]),
-        limit_bytes=row["limit_bytes"],
-        unlimited=bool(row["unlimited"]),
-        count=None if row["count"] is None else Count(row["count"]),
-        warn_percent=row["warn_percent"],
-        action=None if row["action"] is None else Action(row["action"]),
-        reset_day=row["reset_day"],
-        ips=_addresses(row["ips"]),
-        config_file=row["config_file"],
-        period_start=_to_time(row["period_start"]),
-        period_rule=row["period_rule"],
-        state=State(row["state"]),
-        state_reason=row["state_reason"],
-        state_since=_to_time(row["state_since"]),
-        blocked_reason=row["blocked_reason"],
-        lifted_until=_to_time(row["lifted_until"]),
-    )
-
-
-def _binding(row: sqlite3.Row) -> Binding:
-    return Binding(
-        id=row["id"],
-        vm_id=row["vm_id"],
-        boot_id=row["boot_id"],
-        domid=row["domid"],
-        devid=row["devid"],
-        kind=Kind(row["kind"]),
-        ifindex=row["ifindex"],
-        interface=row["interface"],
-        mac=row["mac"],
-        ips=_addresses(row["ips"]),
-        bridge=row["bridge"],
-        started_at=datetime.fromisoformat(row["started_at"]),
-        ended_at=_to_time(row["ended_at"]),
-        end_reason=row["end_reason"],
-        counted=Counters(row["in_bytes"], row["out_bytes"]),
-        last=Counters(row["last_in"], row["last_out"]),
-        last_at=_to_time(row["last_at"]),
-    )
-
-
-def _block(row: sqlite3.Row) -> Block:
-    return Block(
-        vm_id=row["vm_id"],
-        cause=Cause(row["cause"]),
-        reason=row["reason"],
-        since=datetime.fromisoformat(row["since"]),
-        until=_to_time(row["until"]),
-        lifted_at=_to_time(row["lifted_at"]),
-        lift_reason=row["lift_reason"],
-    )
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, datetime):
-        return to_text(value)
-    if isinstance(value, tuple):
-        return " ".join(str(item) for item in value)
-    return int(value) if isinstance(value, bool) else value
-
-
-def _explain(path: Path, error: sqlite3.Error) -> LedgerError:
-    name = getattr(error, "sqlite_errorname", "") or ""
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return CorruptLedgerError(f"{path}: the ledger is damaged", "start xenbwd: it sets the file aside; blocks stay")
-    hint = {
-        "SQLITE_BUSY": "another process holds it; try again",
-        "SQLITE_READONLY": "is the file system mounted read-only? are you root?",
-        "SQLITE_CANTOPEN": "is xenbwd running? are you root?",
-        "SQLITE_FULL": "the disk is full; free some space",
-        "SQLITE_IOERR": "the disk is full or answers with errors; see df and dmesg",
-    }
-    prefix = "_".join(name.split("_")[:2])
-    return LedgerError(f"{path}: {error}", hint.get(prefix, "see the file system and its permissions"))
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """One process at a time: two that switch a new ledger to WAL at once get SQLITE_BUSY, whatever their patience."""
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
-
-
-class Ledger:
-    """One process's connection to the ledger."""
-
-    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
-        self._db, self.path = db, path
-        self._data_version = -1
-        self.rev = 0
-
-    @classmethod
-    def open(cls, path: Path, *, create: bool = False, patience: float = 5.0) -> Ledger:
-        """Open the ledger, bringing an older one up to date; make one where `create` allows it.
-
-        patience: seconds to wait for another process's transaction. Raises LedgerError, CorruptLedgerError.
-        """
-        try:
-            if create:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                # Its rows name customers and their traffic: root's eyes only.
-                # Never opened by ourselves once it is there: closing it would drop this process's SQLite locks on it.
-                with suppress(FileExistsError):
-                    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o640))
-            elif not path.exists():
-                raise LedgerError(f"{path}: there is no ledger yet", "start xenbwd, or add a VM with xenbw-addvm")
-            db = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=patience
-            )
-        except PermissionError:
-            raise LedgerError(f"{path}: permission denied", "run it as root") from None
-        except OSError as error:
-            raise LedgerError(f"{path}: {error.strerror}", "is the file system mounted read-only or full?") from None
-        except sqlite3.Error as error:
-            raise _explain(path, error) from None
-        db.row_factory = sqlite3.Row
-        try:
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version > schema.VERSION:
-                raise LedgerError(
-                    f"{path}: written by a newer xenbw (schema {version}, this one knows {schema.VERSION})",
-                    "upgrade xenbw; the ledger was left untouched",
-                )
-            if version < schema.VERSION:
-                with _alone_in(path.parent):
-                    db.execute("PRAGMA journal_mode = WAL")
-                    schema.migrate(db)
-            db.execute("PRAGMA synchronous = NORMAL")
-        except LedgerError:
-            db.close()
-            raise
-        except OSError as error:
-            db.close()
-            raise LedgerError(f"{path.parent}: {error.strerror}", "run it as root") from None
-        except sqlite3.Error as error:
-            db.close()
-            raise _explain(path, error) from None
-        return cls(db, path)
-
-    def close(self) -> None:
-        self._db.close()
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One write, whole or not at all. Nested calls join the outer one. Raises LedgerError."""
-        if self._db.in_transaction:
-            yield self._db
-            return
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self.rev = bindings.next_rev(self._db)
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as error:
-            raise _explain(self.path, error) from None
-
-    def rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
-        """Read, without a lock; for the store's own modules. Raises LedgerError."""
-        try:
-            return self._db.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise _explain(self.path, error) from None
-
-    def changed_by_others(self) -> bool:
-        """Whether another process wrote since the last call (PRAGMA data_version: microseconds)."""
-        version = self.rows("PRAGMA data_version")[0][0]
-        changed, self._data_version = version != self._data_version, version
-        return bool(changed)
-
-    def check(self, seconds: float) -> None:
-        """Raise CorruptLedgerError if SQLite finds damage within so many seconds of looking; more is not waited for."""
-        limit = time.monotonic() + seconds
-        self._db.set_progress_handler(lambda: time.monotonic() > limit, 10_000)
-        try:
-            answer = self._db.execute("PRAGMA quick_check(1)").fetchone()
-        except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorname", "") != "SQLITE_INTERRUPT":
-                raise _explain(self.path, error) from None
-        else:
-            if answer[0] != "ok":
-                raise _explain(self.path, _Damaged())
-        finally:
-            self._db.set_progress_handler(None, 0)
-
-    def sync(self) -> None:
-        """Force committed transactions to the disk, with no lock held meanwhile."""
-        # Opening and closing the -wal file is safe: SQLite keeps its POSIX locks on the -shm file.
-        try:
-            file = os.open(f"{self.path}-wal", os.O_RDONLY)
-        except FileNotFoundError:
-            return
-        try:
-            os.fdatasync(file)
-        finally:
-            os.close(file)
-
-    # meta
-
-    def meta(self, key: str) -> Any:
-        rows = self.rows("SELECT value FROM meta WHERE key = ?", key)
-        return rows[0][0] if rows else None
-
-    def set_meta(self, key: str, value: str | float) -> None:
-        with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-
-    def alive(self) -> Alive | None:
-        """The last commit by a daemon, or None before the first."""
-        value = self.meta("alive")
-        if value is None:
-            return None
-        at, elapsed, boot = value.split(" ")
-        return Alive(datetime.fromisoformat(at), float(elapsed), boot)
+class Ledger(LedgerFile):
+    """What the ledger knows, as values of the model."""
 
     # VMs
 
     def vms(self) -> dict[int, VM]:
         """Every VM that was not retired, by id."""
-        return {row["id"]: _vm(row) for row in self.rows("SELECT * FROM vm WHERE retired_at IS NULL ORDER BY name")}
+        return {row["id"]: vm_of(row) for row in self.rows("SELECT * FROM vm WHERE retired_at IS NULL ORDER BY name")}
 
     def vm_named(self, name: str) -> VM | None:
         rows = self.rows("SELECT * FROM vm WHERE name = ? AND retired_at IS NULL", name)
-        return _vm(rows[0]) if rows else None
+        return vm_of(rows[0]) if rows else None
 
     def meet(self, name: str, at: datetime) -> VM:
         """The VM of that name; a name never seen gets a row of its own."""
@@ -312,7 +49,7 @@ class Ledger:
         with self.transaction() as db:
             db.execute(
                 f"UPDATE vm SET {columns}, rev = ? WHERE id = ?",  # noqa: S608 (keyword names of this program)
-                (*(_plain(value) for value in values.values()), self.rev, vm_id),
+                (*(to_column(value) for value in values.values()), self.rev, vm_id),
             )
 
     def retire(self, vm_id: int, at: datetime) -> None:
@@ -324,7 +61,8 @@ class Ledger:
             self.lift(vm_id, at, "the VM was removed")
             (name,) = db.execute("SELECT name FROM vm WHERE id = ?", (vm_id,)).fetchone()
             live = [
-                _binding(row) for row in self.rows("SELECT * FROM binding WHERE vm_id = ? AND ended_at IS NULL", vm_id)
+                binding_of(row)
+                for row in self.rows("SELECT * FROM binding WHERE vm_id = ? AND ended_at IS NULL", vm_id)
             ]
             db.execute("UPDATE vm SET retired_at = ?, rev = ? WHERE id = ?", (to_text(at), self.rev, vm_id))
             for binding in live:
@@ -348,7 +86,7 @@ class Ledger:
     # bindings
 
     def live_bindings(self) -> dict[int, Binding]:
-        return {row["id"]: _binding(row) for row in self.rows("SELECT * FROM binding WHERE ended_at IS NULL")}
+        return {row["id"]: binding_of(row) for row in self.rows("SELECT * FROM binding WHERE ended_at IS NULL")}
 
     def bindings_of(self, vm_id: int, since: datetime) -> list[Binding]:
         """The VM's bindings that lived after `since`, oldest first."""
@@ -357,7 +95,7 @@ class Ledger:
             vm_id,
             to_text(since),
         )
-        return [_binding(row) for row in rows]
+        return [binding_of(row) for row in rows]
 
     def latest_bindings(self) -> list[Binding]:
         """For each VM the bindings of its newest life, running or ended: where its addresses are known from."""
@@ -366,7 +104,7 @@ class Ledger:
             " USING (vm_id) JOIN binding AS head ON head.id = newest.id"
             " WHERE binding.ended_at IS NULL OR (binding.boot_id = head.boot_id AND binding.domid = head.domid)"
         )
-        return [_binding(row) for row in rows]
+        return [binding_of(row) for row in rows]
 
     def bind(self, *, at: datetime, **facts: Any) -> int:
         """See bindings.bind."""
@@ -498,11 +236,11 @@ class Ledger:
 
     def active_blocks(self) -> dict[int, Block]:
         """The blocks in force, by VM id."""
-        return {row["vm_id"]: _block(row) for row in self.rows("SELECT * FROM block WHERE lifted_at IS NULL")}
+        return {row["vm_id"]: block_of(row) for row in self.rows("SELECT * FROM block WHERE lifted_at IS NULL")}
 
     def blocks_of(self, vm_id: int) -> list[Block]:
         """The VM's blocks, newest first."""
-        return [_block(row) for row in self.rows("SELECT * FROM block WHERE vm_id = ? ORDER BY id DESC", vm_id)]
+        return [block_of(row) for row in self.rows("SELECT * FROM block WHERE vm_id = ? ORDER BY id DESC", vm_id)]
 
     def block(self, vm_id: int, cause: Cause, reason: str, since: datetime, until: datetime | None) -> None:
         """Record a block in force. One that is already there keeps its beginning and takes the new cause and end."""
@@ -558,7 +296,3 @@ class Ledger:
                     f" (SELECT {columns} FROM {table} WHERE {condition} LIMIT {_PRUNED_AT_ONCE})",
                     (before,),
                 )
-
-
-class _Damaged(sqlite3.DatabaseError):
-    sqlite_errorname = "SQLITE_CORRUPT"

@@ -1,0 +1,201 @@
+"""The ledger's file: opening it, reading, whole transactions, and what went wrong in the admin's words."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from xenbw.errors import XenbwError
+from xenbw.store import bindings, schema
+
+
+class LedgerError(XenbwError):
+    """The ledger cannot be used: missing, locked, read-only, full, or newer than this program."""
+
+
+class CorruptLedgerError(LedgerError):
+    """The file is not a ledger, or is damaged. Only the daemon sets it aside."""
+
+
+@dataclass(frozen=True)
+class Alive:
+    """When the ledger was last committed, by the wall clock and by seconds since that boot."""
+
+    at: datetime
+    elapsed: float
+    boot_id: str
+
+
+def _explain(path: Path, error: sqlite3.Error) -> LedgerError:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return CorruptLedgerError(f"{path}: the ledger is damaged", "start xenbwd: it sets the file aside; blocks stay")
+    hint = {
+        "SQLITE_BUSY": "another process holds it; try again",
+        "SQLITE_READONLY": "is the file system mounted read-only? are you root?",
+        "SQLITE_CANTOPEN": "is xenbwd running? are you root?",
+        "SQLITE_FULL": "the disk is full; free some space",
+        "SQLITE_IOERR": "the disk is full or answers with errors; see df and dmesg",
+    }
+    prefix = "_".join(name.split("_")[:2])
+    return LedgerError(f"{path}: {error}", hint.get(prefix, "see the file system and its permissions"))
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time: two that switch a new ledger to WAL at once get SQLITE_BUSY, whatever their patience."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+class LedgerFile:
+    """One process's connection to the ledger."""
+
+    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
+        self._db, self.path = db, path
+        self._data_version = -1
+        self.rev = 0
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = False, patience: float = 5.0) -> Self:
+        """Open the ledger, bringing an older one up to date; make one where `create` allows it.
+
+        patience: seconds to wait for another process's transaction. Raises LedgerError, CorruptLedgerError.
+        """
+        try:
+            if create:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # Its rows name customers and their traffic: root's eyes only.
+                # Never opened by ourselves once it is there: closing it would drop this process's SQLite locks on it.
+                with suppress(FileExistsError):
+                    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o640))
+            elif not path.exists():
+                raise LedgerError(f"{path}: there is no ledger yet", "start xenbwd, or add a VM with xenbw-addvm")
+            db = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=patience
+            )
+        except PermissionError:
+            raise LedgerError(f"{path}: permission denied", "run it as root") from None
+        except OSError as error:
+            raise LedgerError(f"{path}: {error.strerror}", "is the file system mounted read-only or full?") from None
+        except sqlite3.Error as error:
+            raise _explain(path, error) from None
+        db.row_factory = sqlite3.Row
+        try:
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version > schema.VERSION:
+                raise LedgerError(
+                    f"{path}: written by a newer xenbw (schema {version}, this one knows {schema.VERSION})",
+                    "upgrade xenbw; the ledger was left untouched",
+                )
+            if version < schema.VERSION:
+                with _alone_in(path.parent):
+                    db.execute("PRAGMA journal_mode = WAL")
+                    schema.migrate(db)
+            db.execute("PRAGMA synchronous = NORMAL")
+        except LedgerError:
+            db.close()
+            raise
+        except OSError as error:
+            db.close()
+            raise LedgerError(f"{path.parent}: {error.strerror}", "run it as root") from None
+        except sqlite3.Error as error:
+            db.close()
+            raise _explain(path, error) from None
+        return cls(db, path)
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One write, whole or not at all. Nested calls join the outer one. Raises LedgerError."""
+        if self._db.in_transaction:
+            yield self._db
+            return
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self.rev = bindings.next_rev(self._db)
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise _explain(self.path, error) from None
+
+    def rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
+        """Read, without a lock; for the store's own modules. Raises LedgerError."""
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise _explain(self.path, error) from None
+
+    def changed_by_others(self) -> bool:
+        """Whether another process wrote since the last call (PRAGMA data_version: microseconds)."""
+        version = self.rows("PRAGMA data_version")[0][0]
+        changed, self._data_version = version != self._data_version, version
+        return bool(changed)
+
+    def check(self, seconds: float) -> None:
+        """Raise CorruptLedgerError if SQLite finds damage within so many seconds of looking; more is not waited for."""
+        limit = time.monotonic() + seconds
+        self._db.set_progress_handler(lambda: time.monotonic() > limit, 10_000)
+        try:
+            answer = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorname", "") != "SQLITE_INTERRUPT":
+                raise _explain(self.path, error) from None
+        else:
+            if answer[0] != "ok":
+                raise _explain(self.path, _Damaged())
+        finally:
+            self._db.set_progress_handler(None, 0)
+
+    def sync(self) -> None:
+        """Force committed transactions to the disk, with no lock held meanwhile."""
+        # Opening and closing the -wal file is safe: SQLite keeps its POSIX locks on the -shm file.
+        try:
+            file = os.open(f"{self.path}-wal", os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            os.fdatasync(file)
+        finally:
+            os.close(file)
+
+    # meta
+
+    def meta(self, key: str) -> Any:
+        rows = self.rows("SELECT value FROM meta WHERE key = ?", key)
+        return rows[0][0] if rows else None
+
+    def set_meta(self, key: str, value: str | float) -> None:
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def alive(self) -> Alive | None:
+        """The last commit by a daemon, or None before the first."""
+        value = self.meta("alive")
+        if value is None:
+            return None
+        at, elapsed, boot = value.split(" ")
+        return Alive(datetime.fromisoformat(at), float(elapsed), boot)
+
+
+class _Damaged(sqlite3.DatabaseError):
+    sqlite_errorname = "SQLITE_CORRUPT"

@@ -1,0 +1,93 @@
+"""Rows of the ledger as values of the model, and back."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import UTC, datetime
+from functools import lru_cache
+from ipaddress import ip_address
+
+from xenbw.model import VM, Action, Address, Binding, Block, Cause, Count, Counters, Kind, State
+
+
+# A commit writes the same few times into every row.
+@lru_cache(maxsize=64)
+def to_text(moment: datetime | None) -> str | None:
+    """A time as the ledger writes it: UTC, fixed width, so that text order is time order."""
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def to_time(text: str | None) -> datetime | None:
+    """A time as the ledger wrote it."""
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _addresses(text: str) -> tuple[Address, ...]:
+    return tuple(ip_address(word) for word in text.split())
+
+
+def vm_of(row: sqlite3.Row) -> VM:
+    return VM(
+        id=row["id"],
+        name=row["name"],
+        found_at=datetime.fromisoformat(row["found_at"]),
+        added_at=to_time(row["added_at"]),
+        limit_bytes=row["limit_bytes"],
+        unlimited=bool(row["unlimited"]),
+        count=None if row["count"] is None else Count(row["count"]),
+        warn_percent=row["warn_percent"],
+        action=None if row["action"] is None else Action(row["action"]),
+        reset_day=row["reset_day"],
+        ips=_addresses(row["ips"]),
+        config_file=row["config_file"],
+        period_start=to_time(row["period_start"]),
+        period_rule=row["period_rule"],
+        state=State(row["state"]),
+        state_reason=row["state_reason"],
+        state_since=to_time(row["state_since"]),
+        blocked_reason=row["blocked_reason"],
+        lifted_until=to_time(row["lifted_until"]),
+    )
+
+
+def binding_of(row: sqlite3.Row) -> Binding:
+    return Binding(
+        id=row["id"],
+        vm_id=row["vm_id"],
+        boot_id=row["boot_id"],
+        domid=row["domid"],
+        devid=row["devid"],
+        kind=Kind(row["kind"]),
+        ifindex=row["ifindex"],
+        interface=row["interface"],
+        mac=row["mac"],
+        ips=_addresses(row["ips"]),
+        bridge=row["bridge"],
+        started_at=datetime.fromisoformat(row["started_at"]),
+        ended_at=to_time(row["ended_at"]),
+        end_reason=row["end_reason"],
+        counted=Counters(row["in_bytes"], row["out_bytes"]),
+        last=Counters(row["last_in"], row["last_out"]),
+        last_at=to_time(row["last_at"]),
+    )
+
+
+def block_of(row: sqlite3.Row) -> Block:
+    return Block(
+        vm_id=row["vm_id"],
+        cause=Cause(row["cause"]),
+        reason=row["reason"],
+        since=datetime.fromisoformat(row["since"]),
+        until=to_time(row["until"]),
+        lifted_at=to_time(row["lifted_at"]),
+        lift_reason=row["lift_reason"],
+    )
+
+
+def to_column(value: object) -> object:
+    """A value of the model as SQLite keeps it."""
+    if isinstance(value, datetime):
+        return to_text(value)
+    if isinstance(value, tuple):
+        return " ".join(str(item) for item in value)
+    return int(value) if isinstance(value, bool) else value
