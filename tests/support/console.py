@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import subprocess
 import sys
 import threading
@@ -60,6 +61,25 @@ class Console:
     def env(self) -> dict[str, str]:
         search = f"{self.root / 'bin'}:{os.environ['PATH']}"
         return {**os.environ, "PATH": search, "XENBW_CONFIG": str(self.config), "PYTHONPATH": str(REPO)}
+
+    def run_as(self, user: int, *words: str) -> subprocess.CompletedProcess[str]:
+        """The same as another user, who may not enter this source tree: from a copy of it, with Debian's Python."""
+        lib = self.root / "lib"
+        if not lib.exists():
+            shutil.copytree(REPO / "xenbw", lib / "xenbw")
+        return subprocess.run(
+            ["/usr/bin/python3", "-m", "xenbw.cli.main", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            cwd="/",
+            env={**self.env, "PYTHONPATH": str(lib)},
+            timeout=30,
+            user=user,
+            group=user,
+            extra_groups=[],
+        )
 
     def run(self, *words: str | bytes, wrap: tuple[str, ...] = (), **options: Any) -> subprocess.CompletedProcess[str]:
         """`xenbw words…`, off a terminal; `wrap` is a command that runs it."""
@@ -165,6 +185,10 @@ class StandIn:
             guard.judge(roster, ledger.usage(), list(roster.entries), moment)
 
 
+# A shell that starts the tests in the background lets them, and all they start, ignore Ctrl-C.
+_HEEDING_CTRL_C = ("env", "--default-signal=INT")
+
+
 class Terminal:
     """`xenbw words…` with a real pseudo-terminal as its controlling one."""
 
@@ -172,7 +196,7 @@ class Terminal:
         self._mine, theirs = os.openpty()
         self._seen = ""
         self._process = subprocess.Popen(
-            ["setsid", "--ctty", sys.executable, "-m", "xenbw.cli.main", *words],
+            ["setsid", "--ctty", *_HEEDING_CTRL_C, sys.executable, "-m", "xenbw.cli.main", *words],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

@@ -129,7 +129,7 @@ def test_without_root_the_ledger_cannot_be_opened_and_nothing_is_written(mode: i
             ledger.meet("web1", NOW)
         console.ledger_path.parent.chmod(mode)
         for words in (["show", "web1"], ["block", "web1"], ["addvm", "web1", "--limit", "1", "--force"]):
-            result = console.run(*words, user=NOBODY, group=NOBODY, extra_groups=[])
+            result = console.run_as(NOBODY, *words)
             assert result.returncode == 1
             assert "are you root?" in line(result) or "run it as root" in line(result)
         assert console.vm("web1").blocked_reason is None
