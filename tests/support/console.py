@@ -64,9 +64,10 @@ class Console:
 
     def run_as(self, user: int, *words: str) -> subprocess.CompletedProcess[str]:
         """The same as another user, who may not enter this source tree: from a copy of it, with Debian's Python."""
-        lib = self.root / "lib"
+        lib = self.root / "python"
         if not lib.exists():
-            shutil.copytree(REPO / "xenbw", lib / "xenbw")
+            shutil.copytree(REPO / "xenbw", lib / "xenbw", ignore=shutil.ignore_patterns("__pycache__"))
+            subprocess.run(["chmod", "-R", "a+rX", str(lib)], check=True)
         return subprocess.run(
             ["/usr/bin/python3", "-m", "xenbw.cli.main", *words],
             capture_output=True,
