@@ -9,9 +9,15 @@ demo:  ## see it work: virtual machines, traffic and a block, in network namespa
 	@tools/setup demo
 	@.venv/bin/python -m tests.demo
 
-test:  ## unit tests, and kernel tests with real bridges, iptables and nft
+test:  ## unit tests, kernel tests with real bridges, iptables and nft, and the mongo tests
 	@tools/setup test
 	@.venv/bin/pytest -q tests/unit tests/kernel
+	@$(MAKE) --no-print-directory mongo
+
+mongo:  ## tests with a genuine mongod, under Debian's pymongo and under today's
+	@tools/setup mongo
+	@.venv/bin/pytest -q tests/mongo
+	@PYTHONPATH=$(CURDIR)/.venv/pymongo4 .venv/bin/pytest -q tests/mongo
 
 lint:  ## ruff, mypy, shellcheck
 	@tools/setup test
@@ -32,4 +38,4 @@ clean:  ## remove what the other targets made
 	rm -rf .venv dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test lint deb bench clean
+.PHONY: help demo test mongo lint deb bench clean

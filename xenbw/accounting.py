@@ -168,9 +168,9 @@ class Tally:
         sums[1] += amount.out_bytes
         sums[2] += divided_bytes
 
-    def readings(self) -> list[tuple[int, Counters]]:
-        """(binding_id, raw counters) of every tracked binding, as last read."""
-        return [(tracked.binding_id, tracked.last) for tracked in self.tracked.values()]
+    def readings(self) -> list[tuple[int, Counters, Counters]]:
+        """(binding_id, raw counters as last read, its VM's usage in the period) of every tracked binding."""
+        return [(t.binding_id, t.last, self.usage.get(t.vm_id, ZERO)) for t in self.tracked.values()]
 
     def pending(self) -> Pending:
         """What a commit has to write now. Call `settled` once it is written."""

@@ -99,6 +99,21 @@ def _mail_sender(value: Any) -> str:
     return "" if value == "" else _mail_address(value)
 
 
+def _mongodb_uri(value: Any) -> str:
+    uri = _text(value)
+    if uri and not uri.startswith(("mongodb://", "mongodb+srv://")):
+        raise UsageError('an address like "mongodb://db1.example.org,db2.example.org/?replicaSet=rs0"')
+    return uri
+
+
+def _database(value: Any) -> str:
+    name = _text(value)
+    # MongoDB's own limits (docs, "Naming Restrictions")
+    if not name or len(name.encode()) > 63 or set(name) & set('/\\. "$*<>:|?'):
+        raise UsageError("a database's name of 1 to 63 letters, digits, - and _")
+    return name
+
+
 def _networks(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
     try:
         return tuple(ip_network(item, strict=False) for item in _texts(value))
@@ -156,6 +171,24 @@ class DaemonSection:
 
 
 @dataclass(frozen=True)
+class MongodbSection:
+    uri: str = field(default="", repr=False, metadata={"check": _mongodb_uri})
+    database: str = _key(_database, "xenbw")
+    interval: float = _key(_between(0.1, 3600, "seconds"), 10.0)
+    keep_samples: int = _key(_whole(1, 3650, "days"), 30)
+    user: str = _key(_text, "")
+    password: str = field(default="", repr=False, metadata={"check": _text})
+    ca: Path | None = _key(_path, None)
+    certificate: Path | None = _key(_path, None)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The servers that the address names."""
+        servers = self.uri.partition("://")[2].partition("/")[0].rpartition("@")[2]
+        return tuple(word.rpartition(":")[0] or word for word in servers.split(",") if word)
+
+
+@dataclass(frozen=True)
 class PeriodSection:
     timezone: ZoneInfo = _key(_zone, ZoneInfo("UTC"))
     reset_day: int = _key(_whole(1, 31), 1)
@@ -197,6 +230,7 @@ class Settings:
     meter: MeterSection = MeterSection()
     ledger: LedgerSection = LedgerSection()
     daemon: DaemonSection = DaemonSection()
+    mongodb: MongodbSection = MongodbSection()
     period: PeriodSection = PeriodSection()
     default: DefaultSection = DefaultSection()
     enforce: EnforceSection = EnforceSection()
@@ -205,6 +239,11 @@ class Settings:
     @property
     def host_name(self) -> str:
         return self.host.name or os.uname().nodename
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """The hosts that xenbw itself talks to."""
+        return (*((self.mail.host,) if self.mail.to else ()), *self.mongodb.hosts)
 
     @property
     def default_allowance(self) -> Allowance:
@@ -224,7 +263,7 @@ def _section(kind: type[Any], table: Any, where: str) -> Any:
         try:
             values[key] = known[key].metadata["check"](value)
         except UsageError as error:
-            shown = "..." if key == "password" else repr(value)
+            shown = "..." if key in ("password", "uri") else repr(value)
             raise UsageError(f"{where} {key} = {shown}: not allowed", f"allowed: {error.message}") from None
     return kind(**values)
 

@@ -25,6 +25,7 @@ from xenbw.net.udev import Watcher
 from xenbw.notify.courier import Courier
 from xenbw.runner import run
 from xenbw.store import rescue
+from xenbw.store.sync import Sync
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 
@@ -57,6 +58,7 @@ class Daemon:
         self._work = Work(settings, ledger, self._lookup, clock, boot_id(), run)
         self._clock = clock
         self._courier: Courier | None = None
+        self._sync: Sync | None = None
         self._server = Server(settings.daemon.run_dir, self._answer)
 
     def serve(self) -> None:
@@ -65,7 +67,7 @@ class Daemon:
         self._work.enforce()
         self._notifier.notify("READY=1")
         self._work.start()
-        self._hire_courier()
+        self._start_threads()
         due = time.monotonic()
         while self._running:
             for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
@@ -91,21 +93,26 @@ class Daemon:
         self._server.close()
         self._watcher.close()
         self._lookup.close()
-        self._dismiss_courier()
+        self._stop_threads()
         self._work.close()
         for lock in self._locks:
             os.close(lock)
 
-    def _hire_courier(self) -> None:
+    def _start_threads(self) -> None:
+        """Whoever waits for other machines does so in a thread of its own, with its own connection to the ledger."""
         settings = self._work.settings
         if settings.mail.to:
             self._courier = Courier(settings, self._clock)
             self._courier.start()
+        if settings.mongodb.uri:
+            self._sync = Sync(settings, self._clock)
+            self._sync.start()
 
-    def _dismiss_courier(self) -> None:
-        if self._courier:
-            self._courier.stop()
-            self._courier = None
+    def _stop_threads(self) -> None:
+        for thread in (self._courier, self._sync):
+            if thread is not None:
+                thread.stop()
+        self._courier = self._sync = None
 
     def _listen(self) -> None:
         """Name what is waited for, and what to do about it."""
@@ -163,14 +170,18 @@ class Daemon:
         status = self._work.status()
         if self._courier and self._courier.problem:
             status["problems"].append(f"mail: {self._courier.problem}")
+        if self._sync:
+            status["book"] = self._sync.state()
+            if self._sync.problem:
+                status["problems"].append(self._sync.problem)
         return {"version": __version__, **status}
 
     def _reconfigure(self) -> None:
         self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             self._work.configure(config.load())
-            self._dismiss_courier()
-            self._hire_courier()
+            self._stop_threads()
+            self._start_threads()
             log.info("configuration read again")
         except XenbwError as error:
             log.error("configuration not taken over: %s", error)
@@ -179,7 +190,8 @@ class Daemon:
     def _tell_systemd(self) -> None:
         if time.monotonic() - self._pinged_at >= _PING:
             self._pinged_at = time.monotonic()
-            self._notifier.notify(f"WATCHDOG=1\nSTATUS={self._work.summary()}")
+            book = f"; {self._sync.summary()}" if self._sync else ""
+            self._notifier.notify(f"WATCHDOG=1\nSTATUS={self._work.summary()}{book}")
 
 
 def _drain(descriptor: int) -> None:

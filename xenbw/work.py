@@ -329,12 +329,9 @@ class Work:
     def _refresh_protected(self) -> None:
         """Find out which addresses are never to be blocked; in a thread but for the first time, since the resolver and
         iproute2 may take their time."""
-        enforce, mail = self.settings.enforce, self.settings.mail
+        hosts = self.settings.helpers if self._ready else ()
         self._guard.protect = frozenset(
-            protect.own(self._run)
-            | protect.resolvers()
-            | set(enforce.protect)
-            | (protect.helpers([mail.host]) if mail.to and self._ready else set())
+            protect.own(self._run) | protect.resolvers() | set(self.settings.enforce.protect) | protect.helpers(hosts)
         )
 
     @property

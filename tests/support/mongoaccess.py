@@ -84,14 +84,22 @@ class Access:
             options["tlsCertificateKeyFile"] = str(self.certificates.client)
         return f"mongodb://{login}{','.join(hosts)}/?{urlencode(options)}"
 
-    def create_users(self, host: str) -> None:
-        """Make ADMIN and KEEPER on an empty server, which lets local clients create the first user unasked."""
+    def create_users(self, host: str, members: int = 1) -> None:
+        """Make ADMIN and KEEPER on an empty server, which lets local clients create the first user unasked.
+
+        Waits until as many `members` of its replica set know them.
+        """
         if not self.key_file:
             return
+        known = {"w": members}
         with connect(self.uri([host], None, directConnection="true")) as client:
-            client[ADMIN.database].command("createUser", ADMIN.name, pwd=ADMIN.password, roles=["root"])
+            client[ADMIN.database].command(
+                "createUser", ADMIN.name, pwd=ADMIN.password, roles=["root"], writeConcern=known
+            )
         with connect(self.uri([host], ADMIN, directConnection="true")) as client:
-            client[KEEPER.database].command("createUser", KEEPER.name, pwd=KEEPER.password, roles=["readWrite"])
+            client[KEEPER.database].command(
+                "createUser", KEEPER.name, pwd=KEEPER.password, roles=["readWrite"], writeConcern=known
+            )
 
 
 OPEN = Access()

@@ -10,7 +10,7 @@ from typing import Any, Self
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from tests.support.mongoaccess import KEEPER, OPEN, Access, connect
+from tests.support.mongoaccess import ADMIN, KEEPER, OPEN, Access, connect
 from tests.support.mongod import Mongod, MongodError
 
 _NAME = "rs0"
@@ -27,6 +27,7 @@ class ReplicaSet:
         self.nodes = [Mongod(access, replica_set=_NAME) for _ in range(count)]
         for node in self.nodes:
             self._exit.callback(node.close)
+        self._clients = self._exit.enter_context(contextlib.ExitStack())
 
     def __enter__(self) -> Self:
         try:
@@ -47,7 +48,7 @@ class ReplicaSet:
     def client(self, **options: Any) -> MongoClient[dict[str, Any]]:
         """A client with the rights of `uri`; closed with the set. `options` are MongoClient's."""
         client = connect(self.uri, **{"serverSelectionTimeoutMS": 5000, **options})
-        self._exit.callback(client.close)
+        self._clients.callback(client.close)
         return client
 
     @property
@@ -62,11 +63,14 @@ class ReplicaSet:
         return victim
 
     def await_whole(self) -> None:
-        """Wait until there is a primary and every other member is in step with it; raises MongodError."""
-        self._await(lambda: self._elected() if all(map(_useful, self._hellos().values())) else None, "is not whole")
+        """Wait until every member is primary or has all that the primary has; raises MongodError."""
+        primary = self._await_useful()
+        everywhere = {"w": len(self.nodes), "wtimeout": 30000}
+        with connect(self._access.uri([primary.host], ADMIN, directConnection="true")) as client:
+            client.admin.command("appendOplogNote", data={"in": "step?"}, writeConcern=everywhere)
 
     def mend(self) -> None:
-        """Heal, resume and start what a test left otherwise; the data stay."""
+        """Heal, resume and start what a test left otherwise, and close the set's clients; the data stay."""
         for node in self.nodes:
             node.resume()
             if not node.running:
@@ -76,6 +80,7 @@ class ReplicaSet:
         self.await_whole()
         for node in self.nodes:
             node.heal()
+        self._clients.close()
 
     def wipe(self) -> None:
         """Come back as a new set with empty disks, on the same ports."""
@@ -98,11 +103,17 @@ class ReplicaSet:
         config = {"_id": _NAME, "members": members, "settings": _SETTINGS}
         with self._probe(self.nodes[0], socketTimeoutMS=10000) as client:
             client.admin.command("replSetInitiate", config)
+        self._access.create_users(self._await_useful().host, len(self.nodes))
         self.await_whole()
-        self._access.create_users(self.primary.host)
+
+    def _await_useful(self) -> Mongod:
+        return self._await(
+            lambda: self._elected() if all(map(_useful, self._hellos().values())) else None, "is not whole"
+        )
 
     def _elected(self) -> Mongod | None:
-        primaries = [(hello["electionId"], node) for node, hello in self._hellos().items() if "electionId" in hello]
+        hellos = self._hellos().items()
+        primaries = [(hello["electionId"], node) for node, hello in hellos if hello.get("isWritablePrimary")]
         # One that hung through an election may still believe in itself: the last election counts.
         return max(primaries, key=lambda elected: elected[0])[1] if primaries else None
 

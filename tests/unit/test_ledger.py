@@ -131,7 +131,7 @@ def test_pruning_forgets_history_but_no_usage_no_block_in_force_and_no_vms_last_
     ledger.block(vm_id, Cause.ADMIN, "unpaid", old, None)
     ledger.record(old, "kind", "old")
     ledger.record(NOW, "kind", "new")
-    ledger.add_readings([(lives[1].id, Counters(1, 1))], old)
+    ledger.add_readings([(lives[1].id, Counters(1, 1), Counters(2, 2))], old)
     ledger.prune(NOW, NOW - timedelta(days=800))
     assert [binding.id for binding in ledger.bindings_of(vm_id, utc("2000-01-01"))] == [lives[1].id]
     assert ledger.history(vm_id) == [(MARCH, Counters(5, 5), 0)]

@@ -64,8 +64,7 @@ def _enforce(ledger: Ledger, context: Context, methods: Sequence[Method]) -> lis
     vms.roll(moment)
     unusable = {method.name: reason for method in methods if (reason := method.probe()) is not None}
     guard = Guard(ledger, context.settings, [method for method in methods if method.name not in unusable])
-    mail = context.settings.mail
-    guard.protect = protected(context) | (protect.helpers([mail.host]) if mail.to else set())
+    guard.protect = protected(context) | protect.helpers(context.settings.helpers)
     guard.judge(vms, vms.usage(), list(vms.entries), moment)
     guard.enforce(vms, moment)
     failed = [str(guard.failure)] if guard.failure else []

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from xenbw import __version__, config
-from xenbw.cli import addvm, block, lift, listing, rmvm, show, status
+from xenbw.cli import addvm, block, lift, listing, resync, rmvm, show, status
 from xenbw.cli.command import Command, Context
 from xenbw.cli.terminal import warn
 from xenbw.clock import SystemClock
@@ -27,6 +27,7 @@ COMMANDS: tuple[Command, ...] = (
     lift.COMMAND,
     rmvm.COMMAND,
     status.COMMAND,
+    resync.COMMAND,
 )
 
 

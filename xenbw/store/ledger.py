@@ -161,13 +161,13 @@ class Ledger(LedgerFile):
             )
             self.set_meta("alive", f"{to_text(alive.at)} {alive.elapsed} {alive.boot_id}")
 
-    def add_readings(self, readings: Iterable[tuple[int, Counters]], at: datetime) -> None:
-        """Keep raw counters, (binding_id, counters), for the record."""
+    def add_readings(self, readings: Iterable[tuple[int, Counters, Counters]], at: datetime) -> None:
+        """Keep for the record: (binding_id, raw counters, the VM's usage in its period by then)."""
         with self.transaction() as db:
             text = to_text(at)
             db.executemany(
-                "INSERT OR IGNORE INTO reading VALUES (?, ?, ?, ?, ?)",
-                [(binding_id, text, *counters, self.rev) for binding_id, counters in readings],
+                "INSERT OR IGNORE INTO reading VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(binding_id, text, *raw, *used, self.rev) for binding_id, raw, used in readings],
             )
 
     def usage(self) -> dict[int, Counters]:
@@ -201,7 +201,7 @@ class Ledger(LedgerFile):
         """(period start, usage, bytes of it that were divided by time) per period, newest first."""
         rows = self.rows(
             "SELECT period_start, sum(in_bytes), sum(out_bytes), sum(divided_bytes) FROM usage WHERE vm_id = ?"
-            " GROUP BY period_start ORDER BY period_start DESC",
+            " GROUP BY period_start HAVING sum(in_bytes) + sum(out_bytes) > 0 ORDER BY period_start DESC",
             vm_id,
         )
         return [(datetime.fromisoformat(row[0]), Counters(row[1], row[2]), row[3]) for row in rows]
@@ -229,7 +229,12 @@ class Ledger(LedgerFile):
                 " divided_bytes = divided_bytes + excluded.divided_bytes, rev = excluded.rev",
                 values,
             )
-            db.execute(f"DELETE {moved}", values)
+            # The rows stay, empty: the book learns of a change by its rev, and never of a row that is gone.
+            db.execute(
+                "UPDATE usage SET in_bytes = 0, out_bytes = 0, divided_bytes = 0, rev = :rev"
+                " WHERE vm_id = :vm AND hour >= :start AND period_start != :start",
+                values,
+            )
             self.set_vm(vm_id, period_start=start, period_rule=rule)
 
     # blocks and events

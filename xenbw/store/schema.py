@@ -6,7 +6,7 @@ import sqlite3
 
 _V1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-INSERT INTO meta VALUES ('rev', 0);
+INSERT INTO meta VALUES ('rev', 0), ('id', lower(hex(randomblob(8))));
 
 CREATE TABLE vm (
     id INTEGER PRIMARY KEY,
@@ -75,9 +75,15 @@ CREATE TABLE reading (
     at TEXT NOT NULL,
     in_raw INTEGER NOT NULL,
     out_raw INTEGER NOT NULL,
+    in_bytes INTEGER NOT NULL,
+    out_bytes INTEGER NOT NULL,
     rev INTEGER NOT NULL,
     PRIMARY KEY (at, binding_id)
 ) WITHOUT ROWID;
+
+CREATE INDEX reading_rev ON reading (rev);
+CREATE INDEX usage_rev ON usage (rev);
+CREATE INDEX binding_rev ON binding (rev);
 
 CREATE TABLE block (
     id INTEGER PRIMARY KEY,

@@ -1,0 +1,217 @@
+"""A genuine mongod, to be killed, hung, wiped and made to fail: what a shared database does to its clients.
+
+`tools/setup mongo` brings the program. Servers listen on 127.0.0.1 only and end with this process, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pymongo import MongoClient
+
+from tests.support.mongoaccess import ADMIN, KEEPER, OPEN, Access, connect
+from tests.support.smalldisk import SmallDisk
+
+_MONGOD = Path(__file__).resolve().parents[2] / ".venv/mongod/fiftyone/db/bin/mongod"
+_OPTIONS = ["--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.25"]
+_OPTIONS += ["--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=16MB)"]
+_PARAMETERS = {
+    "enableTestCommands": "1",  # configureFailPoint
+    "ttlMonitorSleepSecs": "1",
+    "diagnosticDataCollectionEnabled": "false",
+    # A primary that is stopped waits this long for a successor; 15 s if not told.
+    "shutdownTimeoutMillisForSignaledShutdown": "100",
+}
+# Below Linux's ephemeral ports (32768 and up), where a client that connects to a dead server's port may be given that
+# very port as its own and so reach itself.
+_PORTS = range(20000, 32768)
+
+
+class MongodError(Exception):
+    """A mongod did not start; the message says why."""
+
+
+class Mongod:
+    """One server on one port, with a disk of its own: standalone, or a member of `replica_set`.
+
+    `with Mongod() as server` starts it. Its data stay over `kill`, `stop` and `start`, its log is `log`. Start it from
+    a thread that lives on: the kernel ends it with that thread.
+    """
+
+    def __init__(self, access: Access = OPEN, *, replica_set: str | None = None, disk: SmallDisk | None = None) -> None:
+        self._access = access
+        self._replica_set = replica_set
+        self._exit = contextlib.ExitStack()  # in the end clients go first: closing one on a dead server takes seconds
+        self._directory = Path(self._exit.enter_context(tempfile.TemporaryDirectory(prefix="xenbw-mongod-")))
+        self.log = self._directory / "log"
+        self._data = (disk.path if disk else self._directory) / "db"
+        self._data.mkdir()
+        self.host = f"127.0.0.1:{_free_port()}"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._exit.callback(self.kill)
+        self._new = True
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def uri(self) -> str:
+        """For [mongodb] uri: this server alone, as KEEPER where it asks for a login."""
+        return self._access.uri([self.host], KEEPER, directConnection="true")
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there, hung ones included."""
+        return self._process is not None and self._process.poll() is None
+
+    def client(self, **options: Any) -> MongoClient[dict[str, Any]]:
+        """A client with the rights of `uri`; closed with the server. `options` are MongoClient's."""
+        return self._connect(self.uri, options)
+
+    def admin(self, **options: Any) -> MongoClient[dict[str, Any]]:
+        """A client that may do everything; closed with the server. `options` are MongoClient's."""
+        return self._connect(self._access.uri([self.host], ADMIN, directConnection="true"), options)
+
+    def start(self) -> None:
+        """Start it, on the data it has, and wait until it answers (not for an election); raises MongodError."""
+        self.launch()
+        self.await_ready()
+        if self._new and not self._replica_set:
+            self._access.create_users(self.host)
+        self._new = False
+
+    def launch(self) -> None:
+        """Start it and do not wait."""
+        argv = [str(_MONGOD), *_OPTIONS, "--port", self.host.partition(":")[2], "--dbpath", str(self._data)]
+        for name, value in _PARAMETERS.items():
+            argv += ["--setParameter", f"{name}={value}"]
+        if self._replica_set:
+            argv += ["--replSet", self._replica_set, "--oplogSize", "64"]
+        if not _MONGOD.exists():
+            raise MongodError("no mongod here; first run: tools/setup mongo")
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *argv, *self._access.server_options()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def await_ready(self, seconds: float = 30) -> None:
+        """Wait until it takes connections, which a mongod does last; raises MongodError."""
+        limit = time.monotonic() + seconds
+        while not self._listens():
+            if not self.running or time.monotonic() > limit:
+                raise MongodError(f"mongod at {self.host} did not start: {self._last_words()}")
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """kill -9; nothing when it is dead already."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, as systemctl stop does, also to a hung one; its exit status."""
+        assert self._process is not None
+        self._process.terminate()
+        self.resume()
+        return self._process.wait(timeout=30)
+
+    def hang(self) -> None:
+        """Let it keep its connections and take new ones (the kernel does), and answer nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # all its threads, not only the first
+
+    def resume(self) -> None:
+        """Let it go on where it hung; nothing when it does not."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def clear(self) -> None:
+        """Kill it and empty its disk."""
+        self.kill()
+        shutil.rmtree(self._data)
+        self._data.mkdir()
+        self._new = True
+
+    def wipe(self) -> None:
+        """Come back with an empty disk; KEEPER may log in again. A member of a set gets its data from the others."""
+        self.clear()
+        self.start()
+
+    def fail(
+        self,
+        *commands: str,
+        times: int | None = None,
+        mode: str | Mapping[str, object] = "alwaysOn",
+        **data: object,
+    ) -> None:
+        """Make commands ("update", "find" …) fail, `times` times or until `heal`; replaces what was set before.
+
+        `data` is the fail point failCommand's: errorCode=50 (one that means "not primary" or "shutting down" makes a
+        client forget the server, pymongo 3.11 for up to 10 s); closeConnection=True;
+        writeConcernError={"code": 64, "errmsg": "…"} (the write is done, then the error reported);
+        blockConnection=True, blockTimeMS=500; appName="…" for one client only. `mode` is configureFailPoint's, such as
+        {"skip": 2} or {"activationProbability": 0.1}.
+        """
+        when = mode if times is None else {"times": times}
+        self._fail_point(mode=when, data={"failCommands": list(commands), **data})
+
+    def heal(self) -> None:
+        """Undo `fail`."""
+        self._fail_point(mode="off")
+
+    def close(self) -> None:
+        """End it and forget its data."""
+        self.resume()
+        self._exit.close()
+
+    def _fail_point(self, **options: Any) -> None:
+        with connect(self._access.uri([self.host], ADMIN, directConnection="true")) as client:
+            client.admin.command("configureFailPoint", "failCommand", **options)
+
+    def _connect(self, uri: str, options: Mapping[str, Any]) -> MongoClient[dict[str, Any]]:
+        client = connect(uri, **{"serverSelectionTimeoutMS": 2000, **options})
+        self._exit.callback(client.close)
+        return client
+
+    def _last_words(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()
+        grave = [line for line in lines if '"s":"E"' in line or '"s":"F"' in line]
+        return "\n".join((grave or lines)[-5:])
+
+    def _listens(self) -> bool:
+        name, _, port = self.host.partition(":")
+        try:
+            socket.create_connection((name, int(port)), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+
+def _free_port() -> int:
+    for port in random.sample(_PORTS, 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise MongodError("no free port")

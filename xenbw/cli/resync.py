@@ -1,0 +1,28 @@
+"""xenbw resync: have the book written again from the ledger."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from xenbw.cli.command import Command, Context
+from xenbw.cli.terminal import say
+from xenbw.errors import UsageError, XenbwError
+from xenbw.store.sync import marks_path
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """It takes none."""
+
+
+def run(options: Namespace, context: Context) -> int:
+    if not context.settings.mongodb.uri:
+        raise UsageError("there is no book", "set [mongodb] uri in the configuration first")
+    try:
+        marks_path(context.settings).unlink(missing_ok=True)
+    except OSError as error:
+        raise XenbwError(f"{marks_path(context.settings)}: {error.strerror}", "run it as root") from None
+    say("everything that is still in the ledger is pushed to the book again; xenbw status shows how far it is")
+    return 0
+
+
+COMMAND = Command("resync", "push everything in the ledger to the book again", arguments, run)

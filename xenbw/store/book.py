@@ -1,0 +1,201 @@
+"""The book: a MongoDB with everything this host knows, beside what other hosts know. All that is MongoDB is here.
+
+Each host writes only documents whose _id begins with its name, always whole and always with absolute values, so that
+any write may be repeated and an unacknowledged one be sent again. An _id is made of what the thing itself is, not of a
+row's number in this ledger, which a new ledger would give to something else.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import pymongo
+from bson.int64 import Int64
+from pymongo.errors import ConfigurationError, InvalidURI, PyMongoError
+from pymongo.write_concern import WriteConcern
+
+from xenbw.config import Settings
+from xenbw.errors import XenbwError
+from xenbw.store import changes
+from xenbw.store.changes import Chunk
+from xenbw.store.ledger import Ledger
+
+Document = dict[str, Any]
+
+# A server that hangs is given up after this; nothing of ours waits for it but the thread that talks to it.
+_PATIENCE_MS = 5_000
+_SOCKET_PATIENCE_MS = 20_000
+
+
+class BookError(XenbwError):
+    """The book cannot be reached, does not let us in, or does not take what is written."""
+
+
+class Book:
+    """A connection to the book, for one thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        section = settings.mongodb
+        self._host, self._keep = settings.host_name, timedelta(days=section.keep_samples)
+        options: dict[str, Any] = {}
+        if section.user:
+            options |= {"username": section.user, "password": section.password}
+        if section.ca or section.certificate:
+            options["tls"] = True
+        if section.ca:
+            options["tlsCAFile"] = str(section.ca)
+        if section.certificate:
+            options["tlsCertificateKeyFile"] = str(section.certificate)
+        try:
+            self._client: Any = pymongo.MongoClient(
+                section.uri,
+                serverSelectionTimeoutMS=_PATIENCE_MS,
+                connectTimeoutMS=_PATIENCE_MS,
+                socketTimeoutMS=_SOCKET_PATIENCE_MS,
+                tz_aware=True,
+                appname="xenbw",
+                **options,
+            )
+        except (InvalidURI, ConfigurationError, ValueError, OSError) as error:
+            raise BookError(f"[mongodb]: {_plainly(error)}", "see docs/mongodb.md") from None
+        # Acknowledged writes are lost at a kill -9 of the server unless they are in its journal; of a replica set's
+        # primary, unless a majority has them.
+        self._database = self._client.get_database(
+            section.database, write_concern=WriteConcern(w="majority", j=True, wtimeout=_SOCKET_PATIENCE_MS)
+        )
+
+    def prepare(self) -> None:
+        """Make the indexes for the questions that are asked. Raises BookError."""
+        ascending, descending = pymongo.ASCENDING, pymongo.DESCENDING
+        try:
+            base = self._database
+            base.samples.create_index([("vm", ascending), ("at", descending)])
+            base.samples.create_index("expires_at", expireAfterSeconds=0)
+            base.usage.create_index([("vm", ascending), ("span", ascending), ("start", descending)])
+            base.usage.create_index([("span", ascending), ("start", descending), ("in_bytes", descending)])
+            base.bindings.create_index([("vm", ascending), ("started_at", descending)])
+            base.events.create_index([("at", descending)])
+            base.events.create_index([("vm", ascending), ("at", descending)])
+        except PyMongoError as error:
+            raise self._failed(error) from None
+
+    def write(self, collection: str, documents: Iterable[Document]) -> None:
+        """Put documents in place of those with the same _id, in order, and wait until they are safe. Raises
+        BookError."""
+        batch = [pymongo.ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in documents]
+        if not batch:
+            return
+        try:
+            self._database.get_collection(collection).bulk_write(batch, ordered=True)
+        except PyMongoError as error:
+            raise self._failed(error) from None
+
+    def close(self) -> None:
+        self._client.close()
+
+    def documents(self, ledger: Ledger, chunk: Chunk) -> Iterator[tuple[str, list[Document]]]:
+        """(collection, documents) for rows of the ledger."""
+        match chunk.table:
+            case "binding":
+                yield "bindings", [self._binding(row) for row in chunk.rows]
+            case "reading":
+                yield "samples", [self._sample(row) for row in chunk.rows]
+            case "usage":
+                yield (
+                    "usage",
+                    [*self._hours(chunk.rows), *self._days(ledger, chunk.rows), *self._periods(ledger, chunk.rows)],
+                )
+            case "event":
+                yield "events", [self._event(row) for row in chunk.rows]
+
+    def heartbeat(self, at: datetime, facts: Mapping[str, Any]) -> Document:
+        """This host's own document."""
+        return {"_id": self._host, "host": self._host, "seen_at": at, **facts}
+
+    def _binding(self, row: sqlite3.Row) -> Document:
+        return {
+            "_id": f"{self._host}/{row['boot_id']}/{row['ifindex']}/{row['started_at']}",
+            "host": self._host,
+            "vm": row["vm"],
+            "boot_id": row["boot_id"],
+            "domid": row["domid"],
+            "devid": row["devid"],
+            "kind": row["kind"],
+            "interface": row["interface"],
+            "mac": row["mac"],
+            "ips": row["ips"].split(),
+            "bridge": row["bridge"],
+            "started_at": _time(row["started_at"]),
+            "ended_at": _time(row["ended_at"]),
+            "end_reason": row["end_reason"],
+            "in_bytes": Int64(row["in_bytes"]),
+            "out_bytes": Int64(row["out_bytes"]),
+        }
+
+    def _sample(self, row: sqlite3.Row) -> Document:
+        at = datetime.fromisoformat(row["at"])
+        return {
+            "_id": f"{self._host}/{row['boot_id']}/{row['ifindex']}/{row['at']}",
+            "host": self._host,
+            "vm": row["vm"],
+            "interface": row["interface"],
+            "domid": row["domid"],
+            "devid": row["devid"],
+            "at": at,
+            "in_raw": Int64(row["in_raw"]),
+            "out_raw": Int64(row["out_raw"]),
+            "in_bytes": Int64(row["in_bytes"]),
+            "out_bytes": Int64(row["out_bytes"]),
+            "expires_at": at + self._keep,
+        }
+
+    def _hours(self, rows: Iterable[sqlite3.Row]) -> Iterator[Document]:
+        for row in rows:
+            yield self._usage(row, row, "hour", row["hour"], f"{row['period_start']}/{row['hour']}")
+
+    def _days(self, ledger: Ledger, rows: Iterable[sqlite3.Row]) -> Iterator[Document]:
+        for (vm_id, day), row in {(row["vm_id"], row["hour"][:10]): row for row in rows}.items():
+            yield self._usage(row, changes.day_sums(ledger, vm_id, day), "day", f"{day}T00:00:00+00:00", day)
+
+    def _periods(self, ledger: Ledger, rows: Iterable[sqlite3.Row]) -> Iterator[Document]:
+        for (vm_id, start), row in {(row["vm_id"], row["period_start"]): row for row in rows}.items():
+            yield self._usage(row, changes.sums(ledger, vm_id, start), "period", start, start)
+
+    def _usage(self, row: sqlite3.Row, sums: sqlite3.Row, span: str, start: str, key: str) -> Document:
+        return {
+            # A VM that was removed and added again is another one under the same name.
+            "_id": f"{self._host}/{row['vm']}/{row['found_at']}/{span}/{key}",
+            "host": self._host,
+            "vm": row["vm"],
+            "span": span,
+            "start": _time(start),
+            "period_start": None if span == "day" else _time(row["period_start"]),
+            "in_bytes": Int64(sums["in_bytes"]),
+            "out_bytes": Int64(sums["out_bytes"]),
+            "divided_bytes": Int64(sums["divided_bytes"]),
+        }
+
+    def _event(self, row: sqlite3.Row) -> Document:
+        return {
+            "_id": f"{self._host}/{row['at']}/{row['id']}",
+            "host": self._host,
+            "vm": row["vm"],
+            "at": _time(row["at"]),
+            "kind": row["kind"],
+            "text": row["text"],
+        }
+
+    def _failed(self, error: PyMongoError) -> BookError:
+        return BookError(f"the book: {_plainly(error)}", "what it lacks is kept and pushed later")
+
+
+def _plainly(error: Exception) -> str:
+    """A driver's message on one line; pymongo never puts a password into one."""
+    return " ".join(str(error).split())[:300]
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

@@ -1,0 +1,66 @@
+"""What the ledger has beyond a mark: whole rows by their rev, a bounded number at a time, for whoever keeps a copy."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from xenbw.store.ledger import Ledger
+
+_FACTS = {
+    "binding": "SELECT binding.*, vm.name AS vm FROM binding JOIN vm ON vm.id = vm_id",
+    "reading": "SELECT reading.*, vm.name AS vm, binding.vm_id, binding.interface, binding.domid, binding.devid,"
+    " binding.boot_id, binding.ifindex"
+    " FROM reading JOIN binding ON binding.id = binding_id JOIN vm ON vm.id = vm_id",
+    "usage": "SELECT usage.*, vm.name AS vm, vm.found_at FROM usage JOIN vm ON vm.id = vm_id",
+    "event": "SELECT event.*, vm.name AS vm FROM event LEFT JOIN vm ON vm.id = vm_id",
+}
+TABLES = tuple(_FACTS)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of one table that changed after a mark, each as it is now; upto: the mark once they are copied."""
+
+    table: str
+    rows: tuple[sqlite3.Row, ...]
+    upto: int
+
+
+def after(ledger: Ledger, table: str, mark: int, limit: int) -> Chunk:
+    """The next rows, in the order of their last change. A transaction's rows are never torn apart, so there may be some
+    more than limit."""
+    last = ledger.rows(f"SELECT rev FROM {table} WHERE rev > ? ORDER BY rev LIMIT 1 OFFSET ?", mark, limit - 1)  # noqa: S608
+    upto = last[0][0] if last else ledger.meta("rev")
+    rows = ledger.rows(f"{_FACTS[table]} WHERE {table}.rev > ? AND {table}.rev <= ? ORDER BY {table}.rev", mark, upto)
+    return Chunk(table, tuple(rows), upto)
+
+
+def sums(ledger: Ledger, vm_id: int, period_start: str) -> sqlite3.Row:
+    """A VM's usage in one period."""
+    return ledger.rows(
+        "SELECT sum(in_bytes) AS in_bytes, sum(out_bytes) AS out_bytes, sum(divided_bytes) AS divided_bytes FROM usage"
+        " WHERE vm_id = ? AND period_start = ?",
+        vm_id,
+        period_start,
+    )[0]
+
+
+def day_sums(ledger: Ledger, vm_id: int, day: str) -> sqlite3.Row:
+    """A VM's usage on one UTC day, "2026-11-23"."""
+    return ledger.rows(
+        "SELECT sum(in_bytes) AS in_bytes, sum(out_bytes) AS out_bytes, sum(divided_bytes) AS divided_bytes FROM usage"
+        " WHERE vm_id = ? AND hour >= ? AND hour < ?",
+        vm_id,
+        f"{day}T",
+        f"{day}U",
+    )[0]
+
+
+def backlog(ledger: Ledger, done: Mapping[str, int]) -> int:
+    """How many rows the copy lacks."""
+    return sum(
+        int(ledger.rows(f"SELECT count(*) FROM {table} WHERE rev > ?", mark)[0][0])  # noqa: S608
+        for table, mark in done.items()
+    )

@@ -1,0 +1,154 @@
+"""The thread that keeps the book up to the ledger, however long the book is away; nothing else waits for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import threading
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xenbw import __version__
+from xenbw.clock import Clock
+from xenbw.config import Settings
+from xenbw.errors import XenbwError
+from xenbw.store import changes
+from xenbw.store.ledger import Ledger, LedgerError
+from xenbw.units import format_time
+
+if TYPE_CHECKING:
+    from xenbw.store.book import Book
+
+_CHUNK = 2000
+_LONGEST_PAUSE = 120.0
+_LOCK_PATIENCE = 1.0
+
+
+def marks_path(settings: Settings) -> Path:
+    """Where it is kept how far the book is. Without the file everything that is in the ledger is pushed again."""
+    return settings.ledger.path.with_name(f"{settings.ledger.path.name}.book")
+
+
+class Marks:
+    """How far the book has each table of the ledger. Kept beside the ledger and not in it, where each push would look
+    to the daemon like somebody else's change; good for one ledger and one book only."""
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        section = settings.mongodb
+        book = hashlib.sha256(f"{section.uri} {section.database} {settings.host_name}".encode()).hexdigest()
+        self._path, self._of = marks_path(settings), {"ledger": ledger.meta("id"), "book": book}
+        self.done = dict.fromkeys(changes.TABLES, 0)
+        try:
+            kept = json.loads(self._path.read_text(encoding="ascii"))
+            if kept["of"] == self._of:
+                self.done |= {table: int(kept["done"][table]) for table in changes.TABLES}
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # none yet, or torn: pushing something twice changes nothing
+
+    def move(self, table: str, upto: int) -> None:
+        """The book has acknowledged a table up to there. Raises OSError."""
+        self.done[table] = upto
+        fresh = self._path.with_name(f"{self._path.name}.new")
+        fresh.write_text(json.dumps({"of": self._of, "done": self.done}), encoding="ascii")
+        fresh.replace(self._path)
+
+
+def _ago(time: timedelta) -> str:
+    seconds = max(0, round(time.total_seconds()))
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+class Sync(threading.Thread):
+    """Pushes what the ledger has beyond what the book acknowledged, and only then moves the mark.
+
+    problem: why the book is behind, or None. backlog: rows it lacks. current_at: when it last had everything.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        super().__init__(name="book", daemon=True)
+        self._settings, self._clock = settings, clock
+        self._ending = threading.Event()
+        self._book: Book | None = None
+        self.problem: str | None = None
+        self.backlog = 0
+        self.current_at: datetime | None = None
+
+    def stop(self, grace: float = 1.0) -> None:
+        """End the thread; one that is waiting for the server is left behind after `grace` seconds."""
+        self._ending.set()
+        self.join(grace)
+
+    def state(self) -> dict[str, Any]:
+        """For status: {"backlog": rows that the book lacks, "current_at": when it lacked none, or null}."""
+        return {"backlog": self.backlog, "current_at": self.current_at and format_time(self.current_at)}
+
+    def summary(self) -> str:
+        """The same in a few words: "book: up to date", "book: 3 h behind, 41,220 records"."""
+        if self.problem is None:
+            return "book: up to date" if self.backlog == 0 else f"book: {self.backlog:,} records to go"
+        if self.current_at is None:
+            return f"book: not reached since the start, {self.backlog:,} records"
+        return f"book: {_ago(self._clock.tick().wall - self.current_at)} behind, {self.backlog:,} records"
+
+    def run(self) -> None:
+        failures = 0
+        while not self._ending.is_set():
+            try:
+                self.push()
+                failures, self.problem = 0, None
+            except (LedgerError, OSError) as error:
+                self.problem = str(error)
+            except XenbwError as error:
+                failures += 1
+                self.problem = str(error)
+            self._ending.wait(self._pause(failures))
+        if self._book is not None:
+            self._book.close()
+
+    def _pause(self, failures: int) -> float:
+        """Longer after each failure, and never two hosts in step."""
+        interval = self._settings.mongodb.interval
+        longest = max(interval, min(_LONGEST_PAUSE, interval * float(2 ** min(failures, 10))))
+        return longest if failures == 0 else random.uniform(longest / 2, longest)  # noqa: S311 (no secret)
+
+    def push(self) -> None:
+        """Copy everything that the book lacks. Raises BookError, LedgerError; what was acknowledged stays so."""
+        ledger = Ledger.open(self._settings.ledger.path, patience=_LOCK_PATIENCE)
+        try:
+            marks = Marks(self._settings, ledger)
+            self.backlog = changes.backlog(ledger, marks.done)
+            book = self._open_book()
+            for table in changes.TABLES:
+                while self._push_chunk(ledger, book, table, marks) and not self._ending.is_set():
+                    pass
+            now = self._clock.tick().wall
+            self.backlog = changes.backlog(ledger, marks.done)
+            if self.backlog == 0:
+                self.current_at = now
+            book.write("hosts", [book.heartbeat(now, {"version": __version__, "backlog": self.backlog})])
+        finally:
+            ledger.close()
+
+    def _push_chunk(self, ledger: Ledger, book: Book, table: str, marks: Marks) -> bool:
+        """Copy the next rows of a table; whether there may be more."""
+        chunk = changes.after(ledger, table, marks.done[table], _CHUNK)
+        for collection, documents in book.documents(ledger, chunk):
+            book.write(collection, documents)
+        if chunk.rows:
+            marks.move(table, chunk.upto)
+        return len(chunk.rows) >= _CHUNK
+
+    def _open_book(self) -> Book:
+        if self._book is None:
+            # pymongo is 28 MB and a tenth of a second: only where there is a book.
+            from xenbw.store.book import Book
+
+            book = Book(self._settings)
+            book.prepare()
+            self._book = book
+        return self._book
