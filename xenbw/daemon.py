@@ -174,6 +174,7 @@ class Daemon:
             status["book"] = self._sync.state()
             if self._sync.problem:
                 status["problems"].append(self._sync.problem)
+            status["problems"] += self._sync.faults
         return {"version": __version__, **status}
 
     def _reconfigure(self) -> None:

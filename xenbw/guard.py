@@ -64,7 +64,8 @@ class Guard:
         changed, self.failure, self._latest = False, None, None
         for vm_id in vm_ids:
             entry = roster.entries[vm_id]
-            standing = quota.stand(entry.vm, entry.allowance, entry.enforced, usage.get(vm_id, ZERO), entry.period)
+            used = usage.get(vm_id, ZERO).plus(entry.elsewhere)
+            standing = quota.stand(entry.vm, entry.allowance, entry.enforced, used, entry.period)
             block = blocks.get(vm_id)
             cause, until = (block.cause, block.until) if block else (None, None)
             unrecorded = self._unrecorded.pop(vm_id, None)

@@ -23,6 +23,7 @@ class Entry:
     allowance: Allowance
     enforced: bool
     period: Period
+    elsewhere: Counters = ZERO  # usage on other hosts in this period, as far as the book told
 
 
 def allowance_of(vm: VM, default: Allowance) -> Allowance:
@@ -42,6 +43,10 @@ def _period(start: datetime, reset_day: int, zone: ZoneInfo) -> Period:
     return Period(start, quota.period_at(start, reset_day, zone).end)
 
 
+def _of_period(told: tuple[datetime, Counters] | None, start: datetime) -> Counters:
+    return told[1] if told is not None and told[0] == start else ZERO
+
+
 class Roster:
     """The ledger's VMs in memory, with their periods.
 
@@ -59,7 +64,7 @@ class Roster:
         """Read the VMs anew; a VM without a period gets one, and a changed reset day or zone is applied to the usage
         of the hours it concerns. Returns the ids of those VMs."""
         zone, default = self.settings.period.timezone, self.settings.default_allowance
-        entries, reckoned = {}, set()
+        entries, reckoned, elsewhere = {}, set(), self._ledger.elsewhere()
         for vm in self._ledger.vms().values():
             allowance = allowance_of(vm, default)
             rule = f"{allowance.reset_day}@{zone.key}"
@@ -75,6 +80,7 @@ class Roster:
                 allowance,
                 vm.added_at is not None or self.settings.default.enforce,
                 _period(start, allowance.reset_day, zone),
+                _of_period(elsewhere.get(vm.id), start),
             )
         self.entries, self._reckoned = entries, set() if self._record else reckoned
         return reckoned
@@ -100,7 +106,8 @@ class Roster:
         for vm_id, entry in self.entries.items():
             if moment.at >= entry.period.end:
                 period = quota.period_at(moment.at, entry.allowance.reset_day, self.settings.period.timezone)
-                rolled[vm_id] = replace(entry, vm=replace(entry.vm, period_start=period.start), period=period)
+                vm = replace(entry.vm, period_start=period.start)
+                rolled[vm_id] = replace(entry, vm=vm, period=period, elsewhere=ZERO)
         if rolled and self._record:
             with self._ledger.transaction():
                 for vm_id, entry in rolled.items():
@@ -109,7 +116,7 @@ class Roster:
         return list(rolled)
 
     def usage(self) -> dict[int, Counters]:
-        """Each VM's usage in its period as it is reckoned here, from the ledger."""
+        """Each VM's usage on this host in its period as it is reckoned here, from the ledger."""
         recorded, vms = self._ledger.usage(), self._ledger.vms()
         found = {}
         for vm_id, entry in self.entries.items():

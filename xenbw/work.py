@@ -182,7 +182,8 @@ class Work:
         if vm_id not in self._ceilings:
             return True
         count, ceiling = self._ceilings[vm_id]
-        return quota.used_bytes(count, self._tally.usage[vm_id]) >= ceiling
+        used = self._tally.usage[vm_id].plus(self._roster.entries[vm_id].elsewhere)
+        return quota.used_bytes(count, used) >= ceiling
 
     def _judge(self, vm_ids: Iterable[int], moment: Moment) -> None:
         """Judge, and act on it at once: commit what led to the verdict, then block or release."""

@@ -67,7 +67,9 @@ class ReplicaSet:
         primary = self._await_useful()
         everywhere = {"w": len(self.nodes), "wtimeout": 30000}
         with connect(self._access.uri([primary.host], ADMIN, directConnection="true")) as client:
-            client.admin.command("appendOplogNote", data={"in": "step?"}, writeConcern=everywhere)
+            answer = client.admin.command("appendOplogNote", data={"in": "step?"}, writeConcern=everywhere)
+        if "writeConcernError" in answer:
+            raise MongodError(f"the replica set is not in step: {answer['writeConcernError']}")
 
     def mend(self) -> None:
         """Heal, resume and start what a test left otherwise, and close the set's clients; the data stay."""

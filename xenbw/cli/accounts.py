@@ -37,7 +37,7 @@ def accounts(ledger: Ledger, vms: Roster) -> dict[int, Account]:
     running = {binding.vm_id for binding in ledger.live_bindings().values() if binding.boot_id == here}
     found = {}
     for vm_id, entry in vms.entries.items():
-        used = usage.get(vm_id, ZERO)
+        used = usage.get(vm_id, ZERO).plus(entry.elsewhere)
         standing = quota.stand(entry.vm, entry.allowance, entry.enforced, used, entry.period)
         found[vm_id] = Account(entry.vm, entry.allowance, entry.period, used, standing, vm_id in running)
     return found

@@ -10,15 +10,17 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 import pymongo
 from bson.int64 import Int64
-from pymongo.errors import ConfigurationError, InvalidURI, PyMongoError
+from pymongo.errors import ConfigurationError, DuplicateKeyError, InvalidURI, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
+from xenbw.model import Counters
 from xenbw.store import changes
 from xenbw.store.changes import Chunk
 from xenbw.store.ledger import Ledger
@@ -90,6 +92,57 @@ class Book:
             return
         try:
             self._database.get_collection(collection).bulk_write(batch, ordered=True)
+        except PyMongoError as error:
+            raise self._failed(error) from None
+
+    # what all hosts write
+
+    def policies(self, names: list[str]) -> dict[str, Document]:
+        """The documents of these VMs, by name. Raises BookError."""
+        try:
+            return {document["_id"]: document for document in self._database.vms.find({"_id": {"$in": names}})}
+        except PyMongoError as error:
+            raise self._failed(error) from None
+
+    def offer(self, name: str, give: Mapping[str, Any], expected: Mapping[str, Any], at: datetime) -> bool:
+        """Change fields of a VM if they still hold what is expected (None: absent or null); whether they did."""
+        change = {**_bson(give), "edited_at": at, "edited_by": self._host}
+        return self._update({"_id": name, **_bson(expected)}, {"$set": change}, upsert=False)
+
+    def enter(self, name: str, values: Mapping[str, Any], at: datetime) -> None:
+        """Make a VM known; one that was removed meanwhile is known again, one that somebody else entered stays."""
+        document = {**_bson(values), "name": name, "edited_at": at, "edited_by": self._host}
+        self._update({"_id": name, "retired_at": {"$type": "date"}}, {"$unset": {"retired_at": ""}, "$set": document})
+        self._update({"_id": name}, {"$setOnInsert": document}, upsert=True)
+
+    def retire(self, name: str, at: datetime) -> None:
+        """A VM was removed: it is nobody's from then on, until it is entered again."""
+        change = {"retired_at": at, "edited_at": at, "edited_by": self._host}
+        self._update({"_id": name, "edited_at": {"$not": {"$gt": at}}}, {"$set": change})
+
+    def elsewhere(self, periods: Mapping[str, datetime]) -> dict[str, Counters]:
+        """What other hosts counted for these VMs in these periods. Raises BookError."""
+        wanted = {
+            "host": {"$ne": self._host},
+            "vm": {"$in": list(periods)},
+            "span": "period",
+            "start": {"$in": sorted(set(periods.values()))},
+        }
+        found: dict[str, Counters] = {}
+        try:
+            for row in self._database.usage.find(wanted):
+                if row["start"] == periods[row["vm"]]:
+                    used = Counters(int(row["in_bytes"]), int(row["out_bytes"]))
+                    found[row["vm"]] = found.get(row["vm"], Counters(0, 0)).plus(used)
+        except PyMongoError as error:
+            raise self._failed(error) from None
+        return found
+
+    def _update(self, which: Document, change: Document, *, upsert: bool = False) -> bool:
+        try:
+            return bool(self._database.vms.update_one(which, change, upsert=upsert).matched_count)
+        except DuplicateKeyError:
+            return False  # somebody else entered it in this moment
         except PyMongoError as error:
             raise self._failed(error) from None
 
@@ -195,6 +248,12 @@ class Book:
 def _plainly(error: Exception) -> str:
     """A driver's message on one line; pymongo never puts a password into one."""
     return " ".join(str(error).split())[:300]
+
+
+def _bson(values: Mapping[str, Any]) -> Document:
+    """Values of a VM as MongoDB keeps them: sizes as 64-bit integers, words as plain text."""
+    plain = {field: str(value) if isinstance(value, StrEnum) else value for field, value in values.items()}
+    return {field: Int64(value) if field == "limit_bytes" and value else value for field, value in plain.items()}
 
 
 def _time(text: str | None) -> datetime | None:

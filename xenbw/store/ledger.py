@@ -237,6 +237,28 @@ class Ledger(LedgerFile):
             )
             self.set_vm(vm_id, period_start=start, period_rule=rule)
 
+    # what the book says
+
+    def elsewhere(self) -> dict[int, tuple[datetime, Counters]]:
+        """(period start, usage on other hosts in it) of each VM that ran on some, as the book last said."""
+        return {
+            row["vm_id"]: (datetime.fromisoformat(row["period_start"]), Counters(row["in_bytes"], row["out_bytes"]))
+            for row in self.rows("SELECT * FROM elsewhere")
+        }
+
+    def set_elsewhere(self, vm_id: int, start: datetime, usage: Counters) -> None:
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO elsewhere VALUES (?, ?, ?, ?)", (vm_id, to_text(start), *usage))
+
+    def bases(self) -> dict[int, str]:
+        """What this host and the book last agreed on, as text, of each VM that the book knows; removed ones too."""
+        return {row[0]: row[1] for row in self.rows("SELECT id, book_base FROM vm WHERE book_base IS NOT NULL")}
+
+    def retired(self) -> dict[int, tuple[str, datetime]]:
+        """(name, when) of the VMs that were removed and that the book may still have."""
+        rows = self.rows("SELECT id, name, retired_at FROM vm WHERE retired_at IS NOT NULL AND book_base IS NOT NULL")
+        return {row[0]: (row[1], datetime.fromisoformat(row[2])) for row in rows}
+
     # blocks and events
 
     def active_blocks(self) -> dict[int, Block]:

@@ -29,6 +29,7 @@ CREATE TABLE vm (
     state_since TEXT,
     blocked_reason TEXT,
     lifted_until TEXT,
+    book_base TEXT,
     rev INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX vm_name ON vm (name) WHERE retired_at IS NULL;
@@ -69,6 +70,13 @@ CREATE TABLE usage (
     rev INTEGER NOT NULL,
     PRIMARY KEY (vm_id, period_start, hour)
 ) WITHOUT ROWID;
+
+CREATE TABLE elsewhere (
+    vm_id INTEGER PRIMARY KEY REFERENCES vm (id),
+    period_start TEXT NOT NULL,
+    in_bytes INTEGER NOT NULL,
+    out_bytes INTEGER NOT NULL
+);
 
 CREATE TABLE reading (
     binding_id INTEGER NOT NULL REFERENCES binding (id),

@@ -16,6 +16,7 @@ from xenbw.config import Settings
 from xenbw.errors import XenbwError
 from xenbw.store import changes
 from xenbw.store.ledger import Ledger, LedgerError
+from xenbw.store.pull import pull
 from xenbw.units import format_time
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def _ago(time: timedelta) -> str:
 class Sync(threading.Thread):
     """Pushes what the ledger has beyond what the book acknowledged, and only then moves the mark.
 
-    problem: why the book is behind, or None. backlog: rows it lacks. current_at: when it last had everything.
+    problem: why the book is behind, or None. faults: what is wrong in it. backlog: rows it lacks. current_at: when it
+    last had everything.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -75,6 +77,7 @@ class Sync(threading.Thread):
         self._ending = threading.Event()
         self._book: Book | None = None
         self.problem: str | None = None
+        self.faults: list[str] = []
         self.backlog = 0
         self.current_at: datetime | None = None
 
@@ -130,6 +133,7 @@ class Sync(threading.Thread):
             self.backlog = changes.backlog(ledger, marks.done)
             if self.backlog == 0:
                 self.current_at = now
+            self.faults = pull(ledger, book, now)
             book.write("hosts", [book.heartbeat(now, {"version": __version__, "backlog": self.backlog})])
         finally:
             ledger.close()

@@ -1,0 +1,290 @@
+"""Several dom0s and a panel share the book's allowances, and every host's usage counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.books import open_ledger
+from tests.support.clock import HandClock, utc
+from tests.support.host import Host, until
+from tests.support.mongoaccess import KEEPER
+from tests.support.mongod import Mongod
+from xenbw.accounting import Pending, Share
+from xenbw.clock import Moment, SystemClock
+from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings
+from xenbw.guard import Guard
+from xenbw.model import VM, Counters, State
+from xenbw.roster import Roster
+from xenbw.store.file import Alive
+from xenbw.store.sync import Sync
+
+pytestmark = pytest.mark.mongo
+
+NOW = utc("2026-03-20 12:00")
+MARCH = utc("2026-03-01")
+GB = 10**9
+
+
+class Dom0:
+    """A host of the fleet: its ledger, and its thread for the book driven by hand."""
+
+    def __init__(self, name: str, folder: Path, uri: str) -> None:
+        folder.mkdir()
+        self.clock = HandClock(NOW)
+        self.ledger = open_ledger(folder, patience=5)
+        self.settings = Settings(
+            host=HostSection(name=name),
+            ledger=LedgerSection(path=self.ledger.path),
+            mongodb=MongodbSection(uri=uri, database=KEEPER.database),
+        )
+        self.sync = Sync(self.settings, self.clock)
+
+    def add(self, name: str, **values: object) -> None:
+        vm = self.ledger.meet(name, self.clock.wall)
+        self.ledger.set_vm(vm.id, added_at=self.clock.wall, period_start=MARCH, period_rule="1@UTC", **values)
+
+    def sees(self, name: str) -> None:
+        """A VM that nobody added here runs here."""
+        vm = self.ledger.meet(name, self.clock.wall)
+        self.ledger.set_vm(vm.id, period_start=MARCH, period_rule="1@UTC")
+
+    def vm(self, name: str) -> VM:
+        vm = self.ledger.vm_named(name)
+        assert vm is not None
+        return vm
+
+    def uses(self, name: str, amount: int) -> None:
+        share = Share(MARCH, self.clock.wall.replace(minute=0), amount, 0, 0)
+        self.ledger.commit(Pending((), ((self.vm(name).id, share),)), Alive(self.clock.wall, 1000.0, "boot"))
+
+    def judged(self, name: str) -> State:
+        roster = Roster(self.ledger, self.settings)
+        moment = Moment(self.clock.wall, True)
+        roster.load(moment)
+        Guard(self.ledger, self.settings, []).judge(roster, roster.usage(), list(roster.entries), moment)
+        return self.vm(name).state
+
+
+@pytest.fixture
+def a(tmp_path: Path, server: Mongod) -> Iterator[Dom0]:
+    host = Dom0("dom0-a", tmp_path / "a", server.uri)
+    yield host
+    host.ledger.close()
+
+
+@pytest.fixture
+def b(tmp_path: Path, server: Mongod) -> Iterator[Dom0]:
+    host = Dom0("dom0-b", tmp_path / "b", server.uri)
+    yield host
+    host.ledger.close()
+
+
+@pytest.fixture
+def vms(server: Mongod) -> Any:
+    return server.client(tz_aware=True)[KEEPER.database].vms
+
+
+def test_a_vm_added_on_one_host_is_known_on_the_next_it_runs_on(a: Dom0, b: Dom0) -> None:
+    a.add("web1", limit_bytes=5 * GB, reset_day=15)
+    a.sync.push()
+    b.sees("web1")
+    b.sync.push()
+    assert (b.vm("web1").limit_bytes, b.vm("web1").reset_day) == (5 * GB, 15)
+    assert b.vm("web1").added_at is not None
+
+
+def test_a_panel_sets_an_allowance_with_a_plain_update(a: Dom0, vms: Any) -> None:
+    a.add("web1", limit_bytes=5 * GB)
+    a.sync.push()
+    vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": float(7 * GB), "count": "out"}})
+    a.sync.push()
+    assert (a.vm("web1").limit_bytes, a.vm("web1").count) == (7 * GB, "out")
+
+
+def test_a_panel_may_enter_a_vm_before_it_ever_ran(a: Dom0, vms: Any) -> None:
+    vms.insert_one({"_id": "new", "name": "new", "limit_bytes": 9 * GB})
+    a.sync.push()
+    a.sees("new")
+    a.sync.push()
+    assert a.vm("new").limit_bytes == 9 * GB
+
+
+def test_an_edit_made_while_the_book_was_away_is_pushed_later(a: Dom0, vms: Any, server: Mongod) -> None:
+    a.add("web1", limit_bytes=5 * GB)
+    a.sync.push()
+    server.stop()
+    a.ledger.set_vm(a.vm("web1").id, limit_bytes=6 * GB)
+    server.start()
+    a.sync.push()
+    assert vms.find_one({"_id": "web1"})["limit_bytes"] == 6 * GB
+
+
+def test_an_edit_overtaken_by_one_in_the_book_is_kept_as_an_event(a: Dom0, vms: Any) -> None:
+    a.add("web1", limit_bytes=5 * GB)
+    a.sync.push()
+    a.ledger.set_vm(a.vm("web1").id, limit_bytes=6 * GB)
+    vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": 8 * GB}})
+    a.sync.push()
+    assert a.vm("web1").limit_bytes == 8 * GB
+    assert any(kind == "conflict" and "6000000000 here" in text for _, kind, text in a.ledger.events(3))
+
+
+def test_nonsense_in_the_book_is_told_and_the_last_good_value_holds(a: Dom0, vms: Any) -> None:
+    a.add("web1", limit_bytes=5 * GB)
+    a.sync.push()
+    vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": -1, "reset_day": "first", "colour": "red"}})
+    a.sync.push()
+    assert (a.vm("web1").limit_bytes, a.vm("web1").reset_day) == (5 * GB, None)
+    assert [field for field in ("limit_bytes", "reset_day", "colour") if field in " ".join(a.sync.faults)] == [
+        "limit_bytes",
+        "reset_day",
+        "colour",
+    ]
+    vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": 6 * GB}, "$unset": {"reset_day": "", "colour": ""}})
+    a.sync.push()
+    assert (a.vm("web1").limit_bytes, a.sync.faults) == (6 * GB, [])
+
+
+def test_an_emptied_book_frees_nobody_and_is_filled_again(a: Dom0, vms: Any) -> None:
+    a.add("web1", limit_bytes=5 * GB, blocked_reason="unpaid")
+    a.sync.push()
+    vms.drop()
+    a.sync.push()
+    assert (a.vm("web1").limit_bytes, a.vm("web1").blocked_reason) == (5 * GB, "unpaid")
+    assert vms.find_one({"_id": "web1"})["limit_bytes"] == 5 * GB
+
+
+def test_a_block_by_hand_and_its_lifting_reach_the_other_host(a: Dom0, b: Dom0) -> None:
+    a.add("web1", limit_bytes=5 * GB)
+    a.sync.push()
+    b.sees("web1")
+    b.sync.push()
+    a.ledger.set_vm(a.vm("web1").id, blocked_reason="unpaid")
+    a.sync.push()
+    b.sync.push()
+    assert b.judged("web1") is State.BLOCKED
+    b.ledger.set_vm(b.vm("web1").id, blocked_reason=None)
+    b.sync.push()
+    a.sync.push()
+    assert a.judged("web1") is State.OK
+
+
+def test_a_vm_removed_on_one_host_is_only_metered_on_the_others_until_it_is_added_again(a: Dom0, b: Dom0) -> None:
+    a.add("web1", limit_bytes=5 * GB)
+    a.sync.push()
+    b.sees("web1")
+    b.sync.push()
+    a.clock.go(minutes=1)
+    b.clock.go(minutes=1)
+    a.ledger.retire(a.vm("web1").id, a.clock.wall)
+    a.sync.push()
+    b.sync.push()
+    assert (b.vm("web1").added_at, b.vm("web1").limit_bytes) == (None, None)
+    b.clock.go(minutes=1)
+    b.add("web1", limit_bytes=7 * GB)
+    b.sync.push()
+    a.sees("web1")
+    a.sync.push()
+    assert a.vm("web1").limit_bytes == 7 * GB
+
+
+def test_usage_on_every_host_counts_towards_the_verdict(a: Dom0, b: Dom0) -> None:
+    a.add("web1", limit_bytes=5 * GB)
+    a.uses("web1", 3 * GB)
+    a.sync.push()
+    b.sees("web1")
+    b.uses("web1", 2 * GB)
+    b.sync.push()
+    assert b.judged("web1") is State.WARNED
+    b.uses("web1", 1)
+    assert b.judged("web1") is State.OVER
+    b.sync.push()
+    a.sync.push()
+    assert a.judged("web1") is State.OVER
+
+
+def test_clocks_ninety_seconds_apart_lose_no_edit_and_no_byte(a: Dom0, b: Dom0) -> None:
+    b.clock.go(seconds=90)
+    a.add("web1", limit_bytes=5 * GB)
+    a.uses("web1", GB)
+    a.sync.push()
+    b.sees("web1")
+    b.uses("web1", GB)
+    b.sync.push()
+    a.ledger.set_vm(a.vm("web1").id, limit_bytes=6 * GB)
+    a.sync.push()
+    b.sync.push()
+    assert b.vm("web1").limit_bytes == 6 * GB
+    assert b.ledger.elsewhere()[b.vm("web1").id][1] == Counters(GB, 0)
+
+
+def _following(host: Host, name: str, uri: str) -> Sync:
+    """The thread for the book of a host whose daemon's namespace cannot reach the server."""
+    settings = Settings(
+        host=HostSection(name=name),
+        ledger=LedgerSection(path=host.ledger_path),
+        mongodb=MongodbSection(uri=uri, database=KEEPER.database, interval=0.2),
+    )
+    sync = Sync(settings, SystemClock())
+    sync.start()
+    return sync
+
+
+def test_a_vm_moved_ten_times_between_two_dom0s_is_charged_every_byte_once(server: Mongod) -> None:
+    total = Counters(0, 0)
+    with Host() as first, Host() as second:
+        hosts = (first, second)
+        syncs = []
+        for number, host in enumerate(hosts):
+            host.start_daemon()
+            syncs.append(_following(host, f"dom0-{number}", server.uri))
+        for move in range(10):
+            host = hosts[move % 2]
+            guest = host.start("web1")
+            guest.send(50_000)
+            guest.namespace.ip("link set eth0 down")
+            counted = guest.counters()
+            total = total.plus(counted)
+            assert until(lambda: _sum(hosts) == total)  # noqa: B023
+            guest.stop()
+        period = {"vm": "web1", "span": "period"}
+        usage = server.client()[KEEPER.database].usage
+
+        def fleet() -> Counters:
+            rows = list(usage.find(period))
+            return Counters(sum(row["in_bytes"] for row in rows), sum(row["out_bytes"] for row in rows))
+
+        assert until(lambda: fleet() == total)
+        for sync in syncs:
+            sync.stop()
+
+
+def _sum(hosts: tuple[Host, ...]) -> Counters:
+    found = Counters(0, 0)
+    for host in hosts:
+        found = found.plus(host.usage("web1"))
+    return found
+
+
+def test_blocked_on_one_dom0_is_blocked_on_the_next(server: Mongod) -> None:
+    with Host() as first, Host() as second:
+        syncs: list[Sync] = []
+        for number, host in enumerate((first, second)):
+            host.start_daemon()
+            syncs.append(_following(host, f"dom0-{number}", server.uri))
+        guest = first.start("web1")
+        first.xenbw("addvm", "web1", "--limit", "1MB")
+        guest.send(1_000_000)
+        assert until(lambda: first.blocked(guest.address()))
+        guest.stop()
+        moved = second.start("web1", (guest.address(),))
+        assert until(lambda: second.blocked(moved.address()))
+        assert not moved.ping("10.50.0.2", timeout=0.2)
+        moved.reboot()
+        assert second.blocked(moved.address())
+        for sync in syncs:
+            sync.stop()

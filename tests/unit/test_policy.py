@@ -1,0 +1,96 @@
+"""Two sides edit a VM's allowance: what holds, what is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.clock import utc
+from xenbw.store.policy import FIELDS, fault, merge
+
+GB = 10**9
+WORDS: dict[str, st.SearchStrategy[Any]] = {
+    "limit_bytes": st.sampled_from([None, GB, 2 * GB]),
+    "reset_day": st.sampled_from([None, 1, 15]),
+    "count": st.sampled_from([None, "in", "total"]),
+}
+SIDE = st.fixed_dictionaries(WORDS)
+
+
+def test_an_edit_in_the_book_is_taken() -> None:
+    found = merge({"limit_bytes": GB}, {"limit_bytes": GB}, {"limit_bytes": 2 * GB})
+    assert (found.take, found.give, found.lost) == ({"limit_bytes": 2 * GB}, {}, {})
+    assert found.base["limit_bytes"] == 2 * GB
+
+
+def test_an_edit_made_here_is_given_if_the_book_still_holds_what_it_was_based_on() -> None:
+    found = merge({"limit_bytes": 2 * GB}, {"limit_bytes": GB}, {"limit_bytes": GB})
+    assert (found.take, found.give, found.lost) == ({}, {"limit_bytes": 2 * GB}, {})
+
+
+def test_where_both_edited_the_book_wins_and_the_loss_is_told() -> None:
+    found = merge({"limit_bytes": 2 * GB}, {"limit_bytes": GB}, {"limit_bytes": 3 * GB})
+    assert (found.take, found.give, found.lost) == ({"limit_bytes": 3 * GB}, {}, {"limit_bytes": 2 * GB})
+
+
+def test_edits_of_different_fields_both_hold() -> None:
+    base = {"limit_bytes": GB, "reset_day": 1}
+    found = merge({"limit_bytes": 2 * GB, "reset_day": 1}, base, {"limit_bytes": GB, "reset_day": 15})
+    assert (found.take, found.give) == ({"reset_day": 15}, {"limit_bytes": 2 * GB})
+
+
+@pytest.mark.parametrize(
+    ("field", "nonsense"),
+    [
+        ("limit_bytes", -5),
+        ("limit_bytes", 0),
+        ("limit_bytes", "500GB"),
+        ("limit_bytes", True),
+        ("limit_bytes", 1.5),
+        ("limit_bytes", 2**63),
+        ("unlimited", "yes"),
+        ("count", "both"),
+        ("warn_percent", 101),
+        ("action", "explode"),
+        ("reset_day", 32),
+        ("reset_day", [1]),
+        ("blocked_reason", "two\nlines"),
+        ("lifted_until", "tomorrow"),
+    ],
+)
+def test_nonsense_in_the_book_is_named_and_the_last_good_value_kept(field: str, nonsense: object) -> None:
+    good = {"limit_bytes": GB, "lifted_until": utc("2026-04-01")}.get(field)
+    found = merge({field: good}, {field: good}, {field: nonsense})
+    assert (found.take, found.give) == ({}, {})
+    assert found.base[field] == good
+    assert any(field in text for text in found.faults)
+
+
+def test_an_unknown_field_is_named_and_does_no_harm() -> None:
+    found = merge({}, {}, {"_id": "web1", "name": "web1", "edited_by": "panel", "limt_bytes": GB})
+    assert found.faults == ("unknown field 'limt_bytes'",)
+    assert found.take == {}
+
+
+@given(SIDE, SIDE, SIDE)
+def test_both_sides_agree_afterwards_and_no_edit_is_lost_unsaid(local: Any, base: Any, book: Any) -> None:
+    found = merge(local, base, book)
+    mine, theirs = {**local, **found.take}, {**book, **found.give}
+    for field in FIELDS:
+        assert mine.get(field) == theirs.get(field) == found.base.get(field)
+        if local.get(field) not in (base.get(field), mine.get(field)):
+            assert field in found.lost
+
+
+@given(SIDE, SIDE)
+def test_bringing_together_what_agrees_changes_nothing(local: Any, base: Any) -> None:
+    again = merge(local, base, local)
+    assert (again.take, again.give, again.lost) == ({}, {}, {})
+
+
+def test_every_field_can_be_checked() -> None:
+    assert [field for field in FIELDS if fault(field, None) is not None] == []
+    assert [field for field in FIELDS if fault(field, object()) is None] == []

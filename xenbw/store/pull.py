@@ -1,0 +1,139 @@
+"""What the book says that this host does not know: allowances that were edited elsewhere, and usage on other hosts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Protocol
+
+from xenbw.model import VM, Counters
+from xenbw.store import policy
+from xenbw.store.ledger import Ledger
+from xenbw.store.rows import to_column
+from xenbw.units import format_time
+
+Values = Mapping[str, Any]
+
+
+class Shelf(Protocol):
+    """The book's share that all hosts write: one document a VM, under its name; and what other hosts counted."""
+
+    def policies(self, names: list[str]) -> dict[str, dict[str, Any]]: ...
+
+    def offer(self, name: str, give: Values, expected: Values, at: datetime) -> bool: ...
+
+    def enter(self, name: str, values: Values, at: datetime) -> None: ...
+
+    def retire(self, name: str, at: datetime) -> None: ...
+
+    def elsewhere(self, periods: Mapping[str, datetime]) -> dict[str, Counters]: ...
+
+
+def pull(ledger: Ledger, shelf: Shelf, now: datetime) -> list[str]:
+    """Bring this host's VMs and the book's together. Returns what is wrong in the book, for the admin.
+
+    Raises BookError, LedgerError.
+    """
+    for vm_id, (name, retired_at) in ledger.retired().items():
+        shelf.retire(name, retired_at)
+        ledger.set_vm(vm_id, book_base=None)
+    vms = ledger.vms()
+    documents, bases = shelf.policies([vm.name for vm in vms.values()]), ledger.bases()
+    faults: list[str] = []
+    for vm in vms.values():
+        document = documents.get(vm.name)
+        if document is not None and _removed(document, vm):
+            _take_out(ledger, vm, now)
+        elif document is None or "retired_at" in document:
+            if vm.added_at is not None:
+                _enter(ledger, shelf, vm, now)
+        else:
+            faults += _merge(ledger, shelf, vm, json.loads(bases.get(vm.id, "{}")), document, now)
+    _count_elsewhere(ledger, shelf)
+    return faults
+
+
+def _local(vm: VM) -> dict[str, Any]:
+    # An allowance that is not set to unlimited is not "false": None stands for what holds by default.
+    return {field: getattr(vm, field) or None for field in policy.FIELDS}
+
+
+def _text(values: Values) -> str:
+    """Values as the ledger keeps what was agreed on."""
+    return json.dumps({field: to_column(value) for field, value in values.items() if value is not None})
+
+
+def _base(kept: Values) -> dict[str, Any]:
+    until = kept.get("lifted_until")
+    return {
+        **kept,
+        "unlimited": bool(kept.get("unlimited")) or None,
+        "lifted_until": datetime.fromisoformat(until) if until else None,
+    }
+
+
+def _removed(document: Values, vm: VM) -> bool:
+    at = document.get("retired_at")
+    return isinstance(at, datetime) and vm.added_at is not None and vm.added_at <= at
+
+
+def _take_out(ledger: Ledger, vm: VM, now: datetime) -> None:
+    """The VM was removed on another host: here it is one that nobody added."""
+    with ledger.transaction():
+        nothing = dict.fromkeys(policy.FIELDS)
+        ledger.set_vm(vm.id, **{**nothing, "unlimited": False}, added_at=None, book_base=None)
+        ledger.record(now, "removed", f"{vm.name}: removed in the book; it is only metered from now on", vm.id)
+
+
+def _enter(ledger: Ledger, shelf: Shelf, vm: VM, now: datetime) -> None:
+    """The book does not know the VM, or no more: this host's word is all there is."""
+    shelf.enter(vm.name, _local(vm), now)
+    ledger.set_vm(vm.id, book_base=_text(_local(vm)))
+
+
+def _merge(ledger: Ledger, shelf: Shelf, vm: VM, kept: Values, document: dict[str, Any], now: datetime) -> list[str]:
+    local, base = _local(vm), _base(kept)
+    found = policy.merge(local, base, {field: _whole(value) for field, value in document.items()})
+    agreed = dict(found.base)
+    if found.give and not shelf.offer(vm.name, found.give, {field: base.get(field) for field in found.give}, now):
+        # Somebody was quicker; the next round sees what he wrote.
+        agreed |= {field: base.get(field) for field in found.give}
+    if found.take or _text(agreed) != _text(base) or vm.added_at is None:
+        taken = dict(found.take)
+        if "unlimited" in taken:
+            taken["unlimited"] = bool(taken["unlimited"])
+        with ledger.transaction():
+            ledger.set_vm(vm.id, **taken, added_at=vm.added_at or now, book_base=_text(agreed))
+            if found.lost:
+                ledger.record(now, "conflict", f"{vm.name}: {_told(found)}", vm.id)
+    return [f"the book: {vm.name}: {text}; the last good value holds" for text in found.faults]
+
+
+def _whole(value: Any) -> Any:
+    """A number as a JavaScript panel writes it, where every number is a double; and "not unlimited" as the default."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return None if value is False else value
+
+
+def _told(found: policy.Merge) -> str:
+    shown = ((field, _shown(mine), _shown(found.take[field])) for field, mine in found.lost.items())
+    return "; ".join(
+        f"{field} was set to {mine} here and to {theirs} in the book, which holds" for field, mine, theirs in shown
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, datetime):
+        return format_time(value)
+    return "the default" if value is None else str(value)
+
+
+def _count_elsewhere(ledger: Ledger, shelf: Shelf) -> None:
+    known, vms = ledger.elsewhere(), ledger.vms()
+    periods = {vm.name: vm.period_start for vm in vms.values() if vm.period_start is not None}
+    found = shelf.elsewhere(periods)
+    for vm in vms.values():
+        if vm.name in found and vm.period_start and known.get(vm.id) != (vm.period_start, found[vm.name]):
+            ledger.set_elsewhere(vm.id, vm.period_start, found[vm.name])
