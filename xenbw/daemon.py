@@ -191,7 +191,7 @@ class Daemon:
     def _tell_systemd(self) -> None:
         if time.monotonic() - self._pinged_at >= _PING:
             self._pinged_at = time.monotonic()
-            book = f"; {self._sync.summary()}" if self._sync else ""
+            book = f"; book: {self._sync.summary()}" if self._sync else ""
             self._notifier.notify(f"WATCHDOG=1\nSTATUS={self._work.summary()}{book}")
 
 

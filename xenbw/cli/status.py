@@ -99,6 +99,7 @@ def _text(daemon: Answer | None, books: _Books, problems: list[str], context: Co
             [
                 ("xenbwd", _alive(daemon)),
                 ("ledger", f"{path}, {'missing' if size is None else format_size(size)}"),
+                *((("book", daemon["book"]["summary"]),) if daemon and "book" in daemon else ()),
                 ("VMs", f"{total}: {counts}" if total else "none"),
                 ("null routes", str(len(books.null_routes))),
                 *(("", f"{address} {name}") for address, name in books.null_routes.items()),

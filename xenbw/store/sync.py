@@ -87,16 +87,17 @@ class Sync(threading.Thread):
         self.join(grace)
 
     def state(self) -> dict[str, Any]:
-        """For status: {"backlog": rows that the book lacks, "current_at": when it lacked none, or null}."""
-        return {"backlog": self.backlog, "current_at": self.current_at and format_time(self.current_at)}
+        """For status: {"backlog": rows that the book lacks, "current_at": when it lacked none, or null, "summary"}."""
+        current_at = None if self.current_at is None else format_time(self.current_at)
+        return {"backlog": self.backlog, "current_at": current_at, "summary": self.summary()}
 
     def summary(self) -> str:
-        """The same in a few words: "book: up to date", "book: 3 h behind, 41,220 records"."""
+        """The same in a few words: "up to date", "3 h behind, 41,220 records"."""
         if self.problem is None:
-            return "book: up to date" if self.backlog == 0 else f"book: {self.backlog:,} records to go"
+            return "up to date" if self.backlog == 0 else f"{self.backlog:,} records to go"
         if self.current_at is None:
-            return f"book: not reached since the start, {self.backlog:,} records"
-        return f"book: {_ago(self._clock.tick().wall - self.current_at)} behind, {self.backlog:,} records"
+            return f"not reached since the start, {self.backlog:,} records"
+        return f"{_ago(self._clock.tick().wall - self.current_at)} behind, {self.backlog:,} records"
 
     def run(self) -> None:
         failures = 0
