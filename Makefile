@@ -30,8 +30,8 @@ deb:  ## build dist/xenbw_VERSION_all.deb
 	@tools/setup deb
 	@tools/build-deb
 
-bench:  ## measure the hook and the daemon
-	@tools/setup test
+bench:  ## measure the hook, the daemon and the book
+	@tools/setup mongo
 	@.venv/bin/python -m benchmarks
 
 clean:  ## remove what the other targets made

@@ -1,0 +1,44 @@
+"""Rounds of the daemon's work, run inside a rig by benchmarks.book: `without` a book, or with a `dead` one."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import replace
+
+from xenbw.clock import SystemClock, boot_id
+from xenbw.config import LedgerSection, MongodbSection, Settings
+from xenbw.runner import run
+from xenbw.store.ledger import Ledger
+from xenbw.store.sync import Sync
+from xenbw.work import Work
+from xenbw.xen.xenstore import Lookup
+
+_DEAD = "mongodb://127.0.0.1:1/"
+_ROUNDS = 200
+
+
+def main(how: str) -> None:
+    """Prints the wall time of rounds, in seconds, as JSON; `dead` has a thread that cannot reach its book beside."""
+    settings = replace(Settings(), ledger=LedgerSection(commit=0.0), mongodb=MongodbSection(uri=_DEAD))
+    ledger, lookup = Ledger.open(settings.ledger.path), Lookup()
+    work = Work(settings, ledger, lookup, SystemClock(), boot_id(), run)
+    work.start()
+    sync = Sync(settings, SystemClock())
+    if how == "dead":
+        sync.start()
+    work.cycle(())
+    samples = []
+    for _ in range(_ROUNDS):
+        time.sleep(0.02)
+        begin = time.monotonic()
+        work.cycle(())
+        samples.append(time.monotonic() - begin)
+    lookup.close()
+    work.close()
+    print(json.dumps(samples), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
