@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from xenbw import __version__, config
-from xenbw.cli import addvm, block, lift, listing, resync, rmvm, show, status
+from xenbw.cli import addvm, block, bwmon, fleet, lift, listing, resync, rmvm, show, status, transfer
 from xenbw.cli.command import Command, Context
 from xenbw.cli.terminal import warn
 from xenbw.clock import SystemClock
@@ -27,7 +27,11 @@ COMMANDS: tuple[Command, ...] = (
     lift.COMMAND,
     rmvm.COMMAND,
     status.COMMAND,
+    fleet.COMMAND,
     resync.COMMAND,
+    transfer.EXPORT,
+    transfer.IMPORT,
+    bwmon.COMMAND,
 )
 
 

@@ -1,0 +1,153 @@
+"""xenbw fleet: what several hosts wrote to a genuine mongod, on one page."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bson.int64 import Int64
+
+from tests.support.console import Console
+from tests.support.mongoaccess import KEEPER, Access
+from tests.support.mongod import Mongod
+from tests.support.replicaset import ReplicaSet
+
+pytestmark = pytest.mark.mongo
+
+TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+@pytest.fixture
+def console(tmp_path: Path, server: Mongod) -> Console:
+    return with_book(tmp_path, server.uri)
+
+
+def with_book(folder: Path, uri: str) -> Console:
+    console = Console(folder)
+    with console.config.open("a") as file:
+        file.write(f'[mongodb]\nuri = "{uri}"\ndatabase = "{KEEPER.database}"\n')
+    return console
+
+
+def base(server: Mongod | ReplicaSet) -> Any:
+    return server.client(tz_aware=True)[KEEPER.database]
+
+
+def beat(server: Mongod | ReplicaSet, host: str, ago: timedelta, backlog: int = 0) -> None:
+    seen_at = datetime.now(UTC) - ago
+    base(server).hosts.insert_one({"_id": host, "host": host, "seen_at": seen_at, "version": "1", "backlog": backlog})
+
+
+def use(server: Mongod, host: str, vm: str, start: datetime, in_bytes: int, out_bytes: int, life: int = 1) -> None:
+    base(server).usage.insert_one(
+        {
+            "_id": f"{host}/{vm}/{life}/period/{start}",
+            "host": host,
+            "vm": vm,
+            "span": "period",
+            "start": start,
+            "period_start": start,
+            "in_bytes": Int64(in_bytes),
+            "out_bytes": Int64(out_bytes),
+        }
+    )
+
+
+def fleet(console: Console) -> Any:
+    return json.loads(console.done("fleet", "--json"))
+
+
+def test_hosts_are_shown_with_their_lag_and_vms_by_usage_across_hosts(console: Console, server: Mongod) -> None:
+    beat(server, "dom0-a", timedelta(seconds=5))
+    beat(server, "dom0-b", timedelta(hours=3), backlog=41_220)
+    use(server, "dom0-a", "web1", TODAY, 100, 50)
+    use(server, "dom0-b", "web1", TODAY, 1_000, 0)
+    use(server, "dom0-b", "web2", TODAY, 10**13, 10**12)
+    lines = console.done("fleet").splitlines()
+    assert lines[0].split() == ["HOST", "SEEN", "LAG", "BACKLOG", "VERSION"]
+    assert [line.split()[0] for line in lines[1:3]] == ["dom0-a", "dom0-b"]
+    assert "3:00:" in lines[2]
+    assert "41,220" in lines[2]
+    assert lines[4].split() == ["VM", "IN", "OUT", "TOTAL", "PERIOD", "BEGAN", "HOST(S)"]
+    assert [" ".join(line.split()) for line in lines[5:]] == [
+        f"web2 10.0 TB 1.00 TB 11.0 TB {TODAY:%Y-%m-%d} 00:00 UTC dom0-b",
+        f"web1 1.10 KB 50 B 1.15 KB {TODAY:%Y-%m-%d} 00:00 UTC dom0-a, dom0-b",
+    ]
+
+
+def test_the_same_as_json_with_each_hosts_part(console: Console, server: Mongod) -> None:
+    beat(server, "dom0-a", timedelta(seconds=60))
+    use(server, "dom0-a", "web1", TODAY, 2**53 + 1, 1)
+    use(server, "dom0-b", "web1", TODAY, 10, 20)
+    document = fleet(console)
+    (host,), (vm,) = document["hosts"], document["vms"]
+    assert host["lag_seconds"] in range(60, 120)
+    assert (host["name"], host["backlog"], host["version"]) == ("dom0-a", 0, "1")
+    assert vm == {
+        "name": "web1",
+        "period_start": f"{TODAY:%Y-%m-%dT00:00:00Z}",
+        "in_bytes": 2**53 + 11,
+        "out_bytes": 21,
+        "total_bytes": 2**53 + 32,
+        "hosts": [
+            {"name": "dom0-a", "in_bytes": 2**53 + 1, "out_bytes": 1},
+            {"name": "dom0-b", "in_bytes": 10, "out_bytes": 20},
+        ],
+    }
+
+
+def test_only_the_latest_period_counts_and_only_if_it_can_be_the_present_one(console: Console, server: Mongod) -> None:
+    use(server, "dom0-a", "web1", TODAY - timedelta(days=5), 7, 0)
+    use(server, "dom0-b", "web1", TODAY, 3, 0)
+    use(server, "dom0-a", "idle", TODAY - timedelta(days=40), 9, 0)
+    assert [(vm["name"], vm["in_bytes"]) for vm in fleet(console)["vms"]] == [("web1", 3)]
+
+
+def test_usage_that_was_filed_under_an_earlier_period_is_found_there(console: Console, server: Mongod) -> None:
+    use(server, "dom0-a", "web1", TODAY, 0, 0)
+    use(server, "dom0-a", "web1", TODAY - timedelta(days=5), 30, 0)
+    assert [vm["in_bytes"] for vm in fleet(console)["vms"]] == [30]
+
+
+def test_a_vm_with_two_rows_on_one_host_has_one_sum_there(console: Console, server: Mongod) -> None:
+    use(server, "dom0-a", "web1", TODAY, 1, 0, life=1)
+    use(server, "dom0-a", "web1", TODAY, 2, 0, life=2)
+    (vm,) = fleet(console)["vms"]
+    assert vm["hosts"] == [{"name": "dom0-a", "in_bytes": 3, "out_bytes": 0}]
+
+
+def test_a_host_whose_document_makes_no_sense_is_shown_all_the_same(console: Console, server: Mongod) -> None:
+    base(server).hosts.insert_one({"_id": "dom0-x\x1b[2J", "seen_at": "soon", "backlog": "many"})
+    assert fleet(console)["hosts"][0]["seen_at"] is None
+    shown = console.done("fleet")
+    assert "never" in shown
+    assert "\x1b" not in shown
+
+
+def test_a_clock_ahead_of_ours_is_no_negative_lag(console: Console, server: Mongod) -> None:
+    beat(server, "dom0-a", timedelta(seconds=-90))
+    assert fleet(console)["hosts"][0]["lag_seconds"] == 0
+
+
+def test_an_empty_book_is_said_to_be_empty(console: Console) -> None:
+    assert console.done("fleet") == "no host has written to the book yet\n"
+
+
+def test_a_set_with_logins_and_tls_is_read_with_the_rights_of_its_user(
+    tmp_path: Path, replicas: ReplicaSet, guarded: Access
+) -> None:
+    beat(replicas, "dom0-a", timedelta(0))
+    console = with_book(tmp_path, replicas.uri)
+    assert [host["name"] for host in fleet(console)["hosts"]] == ["dom0-a"]
+
+
+def test_a_server_that_is_not_there_or_does_not_answer_is_one_line(console: Console, server: Mongod) -> None:
+    server.hang()
+    hung = console.run("fleet")
+    server.kill()
+    for result in (hung, console.run("fleet")):
+        assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+        assert result.stderr.startswith("xenbw: the book: ")

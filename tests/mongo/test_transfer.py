@@ -1,0 +1,386 @@
+"""The book leaves as a file and comes back; the 2014 script's database becomes ours. Against a genuine mongod."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import bson
+import pytest
+from bson import json_util
+from bson.decimal128 import Decimal128
+from bson.int64 import Int64
+from bson.objectid import ObjectId
+
+from tests.mongo.test_fleet import base, with_book
+from tests.support.console import Console, StandIn
+from tests.support.mongoaccess import KEEPER
+from tests.support.mongod import Mongod
+from xenbw.model import Count, Counters
+
+pytestmark = pytest.mark.mongo
+
+MONTH = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+GB = 2**30
+
+
+@pytest.fixture
+def console(tmp_path: Path, server: Mongod) -> Console:
+    return with_book(tmp_path, server.uri)
+
+
+# the book
+
+
+def fill(server: Mongod) -> dict[str, list[dict[str, Any]]]:
+    """Something in each collection, with what a panel may add in `vms`."""
+    at = datetime(2026, 3, 20, 12, 0, 0, 123000, UTC)
+    database = base(server)
+    database.vms.insert_one(
+        {"_id": "web1", "limit_bytes": Int64(2**62 + 1), "owner": ObjectId(), "rate": 0.1, "price": Decimal128("1.10")}
+    )
+    database.vms.insert_one({"_id": 'é"\n\x1b', "limit_bytes": None, "unlimited": True, "notes": {"a": [1, [2.0]]}})
+    database.hosts.insert_one({"_id": "dom0-a", "seen_at": at, "backlog": Int64(0)})
+    database.bindings.insert_one({"_id": "dom0-a/1", "ips": ["192.0.2.9"], "ended_at": None})
+    database.events.insert_one({"_id": "dom0-a/2", "at": at, "text": "over"})
+    database.usage.insert_many({"_id": f"dom0-a/{n}", "in_bytes": Int64(n), "start": at} for n in range(2500))
+    database.samples.insert_one({"_id": "dom0-a/3", "at": at, "in_raw": Int64(2**63 - 1)})
+    return contents(server)
+
+
+def contents(server: Mongod) -> dict[str, list[dict[str, Any]]]:
+    database = base(server)
+    return {name: list(database[name].find().sort("_id")) for name in sorted(database.list_collection_names())}
+
+
+def test_a_book_comes_back_as_it_was(console: Console, server: Mongod, tmp_path: Path) -> None:
+    before = fill(server)
+    path = str(tmp_path / "book.jsonl")
+    assert "the book, 2,506 records" in console.done("export", "--book", path)
+    server.client().drop_database(KEEPER.database)
+    said = console.done("import", "--book", path)
+    assert "2,500 usage" in said
+    assert contents(server) == before
+    kinds = base(server).usage.aggregate([{"$group": {"_id": {"$type": "$in_bytes"}}}])
+    assert [kind["_id"] for kind in kinds] == ["long"]
+
+
+def test_integers_and_dates_are_written_plainly(console: Console, server: Mongod) -> None:
+    fill(server)
+    records = [json.loads(line) for line in console.done("export", "--book").splitlines()]
+    vm = next(record for record in records if record.get("document", {}).get("_id") == "web1")
+    assert vm["document"]["limit_bytes"] == 2**62 + 1
+    host = next(record for record in records if record.get("collection") == "hosts")
+    assert host["document"]["seen_at"] == {"$date": "2026-03-20T12:00:00.123Z"}
+
+
+def test_repeating_an_import_changes_nothing_and_spares_what_is_not_in_the_file(
+    console: Console, server: Mongod, tmp_path: Path
+) -> None:
+    fill(server)
+    path = str(tmp_path / "book.jsonl")
+    console.done("export", "--book", path)
+    base(server).vms.insert_one({"_id": "web9"})
+    base(server).vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": 1}})
+    console.done("import", "--book", path)
+    once = contents(server)
+    console.done("import", "--book", path)
+    assert contents(server) == once
+    assert {vm["_id"]: vm.get("limit_bytes") for vm in once["vms"]} == {
+        "web1": 2**62 + 1,
+        "web9": None,
+        'é"\n\x1b': None,
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[1]",
+        '{"collection": "vms"}',
+        '{"collection": "system.users", "document": {"_id": 1}}',
+        '{"collection": ["vms"], "document": {"_id": 1}}',
+        '{"collection": "vms", "document": {"name": "web1"}}',
+        '{"collection": "vms", "document": [1]}',
+        '{"collection": "vms", "document": {"_id": 1, "n": 9223372036854775808}}',
+        '{"collection": "vms", "document": {"_id": 1, "at": {"$date": "never"}}}',
+        '{"collection": "vms", "document": {"_id": {"$oid": "x"}}}',
+        '{"collection": "vms", "document": {"_id": 1, "$set": {}}}',
+        '{"collection": "vms", "document": {"_id": "\\ud800"}}',
+        '{"collection": "vms", "document": {"_id": 1, "a\\u0000b": 1}}',
+        '{"collection": "vms", "document": {"_id": 1, "deep": ' + "[" * 9000 + "]" * 9000 + "}}",
+    ],
+)
+def test_a_line_that_is_no_document_is_named_and_nothing_is_written(
+    console: Console, server: Mongod, tmp_path: Path, line: str
+) -> None:
+    path = tmp_path / "book.jsonl"
+    good = '{"collection": "vms", "document": {"_id": "web1"}}'
+    path.write_text(f'{{"xenbw": "book", "format": 1}}\n{good}\n{line}\n{{"end": 2}}\n')
+    result = console.run("import", "--book", str(path))
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1), result
+    assert f"{path}:3: " in result.stderr
+    assert contents(server) == {}
+
+
+def test_a_server_that_fails_meanwhile_is_one_line_and_repeating_it_makes_it_whole(
+    console: Console, server: Mongod, tmp_path: Path
+) -> None:
+    before = fill(server)
+    path = str(tmp_path / "book.jsonl")
+    console.done("export", "--book", path)
+    server.client().drop_database(KEEPER.database)
+    server.fail("update", mode={"skip": 2}, errorCode=8000)
+    result = console.run("import", "--book", path)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "repeating it is safe" in result.stderr
+    server.heal()
+    console.done("import", "--book", path)
+    assert contents(server) == before
+
+
+# the 2014 script
+
+
+def stamp(at: datetime) -> dict[str, Any]:
+    """As mongoid-metastamp stores Time.now on a host whose clock shows UTC."""
+    return {"time": at, "normalized": at, "year": at.year, "month": at.month, "day": at.day, "zone": "+00:00"}
+
+
+class Script:
+    """The 2014 script's database. now: when it last ran."""
+
+    def __init__(self, server: Mongod) -> None:
+        self.base = server.client(tz_aware=True)["bwmon"]
+        self.uri = server.uri.replace("/?", "/bwmon?")
+        self.now = datetime.now(UTC)
+        self._ids: dict[str, ObjectId] = {}
+
+    def watch(self, hostname: str, limit: object) -> None:
+        self._ids[hostname] = (
+            self.base.virtual_machines.insert_one(
+                {"hostname": hostname, "bandwidth_limit_gigabytes": limit, "created_at": MONTH}
+            )
+        ).inserted_id
+
+    def measure(self, hostname: str, cumulative: object, at: datetime) -> None:
+        self.base.bandwidth_measurements.insert_one(
+            {
+                "virtual_machine_id": self._ids[hostname],
+                "cumulative_gigabytes": cumulative,
+                "current_gigabytes": 1,
+                "timestamp": stamp(at),
+            }
+        )
+
+    def limit(self, hostname: str, limit: object) -> None:
+        self.base.virtual_machines.update_one({"hostname": hostname}, {"$set": {"bandwidth_limit_gigabytes": limit}})
+
+
+@pytest.fixture
+def script(server: Mongod) -> Script:
+    """web1 has used 300 of its 500 gigabytes this month, ren nothing, and neither what last month says."""
+    script = Script(server)
+    script.watch("web1", 500)
+    script.watch("ren", 50)
+    for hostname in ("web1", "ren"):
+        script.measure(hostname, 999, MONTH - timedelta(hours=1))
+    script.measure("web1", 0, MONTH)
+    script.measure("web1", 300, script.now)
+    return script
+
+
+def used(console: Console, name: str) -> Counters:
+    with console.ledger() as ledger:
+        vm = ledger.vm_named(name)
+        assert vm is not None
+        return ledger.usage_in(vm.id, MONTH)
+
+
+def snapshot(console: Console) -> list[tuple[Any, ...]]:
+    with console.ledger() as ledger:
+        return [
+            tuple(row)
+            for table in ("vm", "usage", "event", "meta")
+            for row in ledger.rows(f"SELECT * FROM {table}")  # noqa: S608 (names above)
+        ]
+
+
+def test_vms_come_over_with_their_limits_and_this_months_usage(console: Console, script: Script) -> None:
+    (console.xen / "web1.cfg").write_text('name = "web1"\nvif = ["ip=192.0.2.7"]\n')
+    said = console.done("import-bwmon", script.uri).splitlines()
+    vm = console.vm("web1")
+    assert (vm.limit_bytes, vm.count, vm.unlimited) == (500 * GB, Count.TOTAL, False)
+    assert vm.added_at is not None
+    assert [str(ip) for ip in vm.ips] == ["192.0.2.7"]
+    assert used(console, "web1") == Counters(300 * GB, 0)
+    assert used(console, "ren") == Counters(0, 0)
+    assert " ".join(said[0].split()) == "VM ITS LIMIT LIMIT HERE IT COUNTED ADDED TO USAGE MEASURED"
+    assert " ".join(said[1].split()) == "ren 53.7 GB 53.7 GB - 0 B not this month"
+    assert " ".join(said[2].split()) == f"web1 537 GB 537 GB 322 GB 322 GB {script.now:%Y-%m-%d %H:%M} UTC"
+
+
+def test_what_was_taken_over_counts_in_the_verdict(console: Console, script: Script) -> None:
+    script.measure("ren", 51, script.now)
+    console.done("import-bwmon", script.uri)
+    listed = {vm["name"]: vm for vm in json.loads(console.run("list", "--json").stdout)["vms"]}
+    assert (listed["web1"]["state"], listed["web1"]["used_bytes"]) == ("ok", 300 * GB)
+    assert listed["ren"]["state"] == "over"
+
+
+def test_running_it_twice_changes_nothing(console: Console, script: Script) -> None:
+    console.done("import-bwmon", script.uri)
+    once = snapshot(console)
+    console.done("import-bwmon", script.uri)
+    console.done("import-bwmon", "--overwrite", script.uri)
+    assert snapshot(console) == once
+
+
+def test_what_was_metered_here_until_its_last_measurement_is_not_added_again(console: Console, script: Script) -> None:
+    console.runs("web1")
+    console.uses("web1", 10 * GB, 20 * GB)
+    console.done("import-bwmon", script.uri)
+    assert sum(used(console, "web1")) == 300 * GB
+    script.measure("web1", 310, script.now + timedelta(milliseconds=1))
+    console.done("import-bwmon", script.uri)
+    assert used(console, "web1") == Counters(290 * GB, 20 * GB)
+
+
+def test_what_was_metered_here_after_its_last_measurement_is_beside_it(console: Console, server: Mongod) -> None:
+    script = Script(server)
+    measured = script.now - timedelta(hours=2)
+    if measured < MONTH:
+        pytest.skip("the month is less than two hours old")
+    script.watch("web1", 500)
+    script.measure("web1", 300, measured)
+    console.runs("web1")
+    console.uses("web1", 10 * GB, 20 * GB)
+    console.done("import-bwmon", script.uri)
+    assert used(console, "web1") == Counters(310 * GB, 20 * GB)
+
+
+def test_a_vm_that_was_added_here_keeps_its_limit_unless_told_otherwise(console: Console, script: Script) -> None:
+    console.run("addvm", "web1", "--limit", "700GB", "--count", "out", "--ip", "192.0.2.9")
+    result = console.run("import-bwmon", script.uri)
+    assert "700 GB (kept)" in result.stdout
+    assert result.stderr == "note: web1 counts out; the script's sum is filed as in\n"
+    assert console.vm("web1").limit_bytes == 700 * 10**9
+    assert used(console, "web1") == Counters(300 * GB, 0)
+    console.done("import-bwmon", "--overwrite", script.uri)
+    vm = console.vm("web1")
+    assert (vm.limit_bytes, vm.count, [str(ip) for ip in vm.ips]) == (500 * GB, Count.TOTAL, ["192.0.2.9"])
+
+
+def test_a_dry_run_writes_nothing_and_needs_no_ledger(console: Console, script: Script) -> None:
+    said = console.done("import-bwmon", "--dry-run", script.uri)
+    assert "322 GB" in said
+    assert said.endswith("nothing was written\n")
+    assert not console.ledger_path.exists()
+    console.done("import-bwmon", script.uri)
+    script.limit("web1", 1)
+    once = snapshot(console)
+    said = console.done("import-bwmon", "--dry-run", "--overwrite", script.uri)
+    assert "web1 1.07 GB 1.07 GB" in " ".join(said.split())
+    assert snapshot(console) == once
+
+
+def test_while_the_daemon_runs_nothing_is_taken_over(console: Console, script: Script) -> None:
+    with StandIn(console):
+        result = console.run("import-bwmon", script.uri)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "xenbwd is running: nothing was taken over (systemctl stop" in result.stderr
+    assert not console.ledger_path.exists()
+
+
+@pytest.mark.parametrize("limit", [None, 0, -5, "500", float("nan"), float("inf"), 2**62, True])
+def test_a_limit_that_makes_no_sense_is_passed_over_with_a_note(console: Console, script: Script, limit: Any) -> None:
+    script.limit("web1", limit)
+    result = console.run("import-bwmon", script.uri)
+    assert result.returncode == 0
+    assert result.stderr.startswith("note: web1 is passed over: its limit there is no number of gigabytes")
+    with console.ledger() as ledger:
+        assert [vm.name for vm in ledger.vms().values()] == ["ren"]
+
+
+def test_a_limit_edited_in_the_mongo_shell_is_a_number_too(console: Console, script: Script) -> None:
+    script.limit("web1", 500.0)
+    console.done("import-bwmon", script.uri)
+    assert console.vm("web1").limit_bytes == 500 * GB
+
+
+def test_documents_that_make_no_sense_harm_nobody(console: Console, script: Script) -> None:
+    script.watch("Domain-0", 5)
+    script.watch("\x1b[2J", 5)
+    script.base.virtual_machines.insert_many([{}, {"hostname": 5}, {"hostname": " "}])
+    script.base.bandwidth_measurements.insert_many(
+        [{}, {"timestamp": script.now}, {"timestamp": {**stamp(script.now), "time": "now"}, "cumulative_gigabytes": 1}]
+    )
+    script.measure("web1", -1, script.now)
+    script.measure("web1", "lots", script.now)
+    result = console.run("import-bwmon", script.uri)
+    assert (result.returncode, result.stderr.count("\n")) == (0, 2)
+    assert "\x1b" not in result.stdout + result.stderr
+    assert used(console, "web1") == Counters(300 * GB, 0)
+
+
+# its dumps
+
+
+def dump(script: Script, folder: Path, kind: str) -> None:
+    """As mongodump (bson) and mongoexport (json) write them."""
+    for name in ("virtual_machines", "bandwidth_measurements"):
+        documents = list(script.base[name].find())
+        if kind == "bson":
+            (folder / f"{name}.bson").write_bytes(b"".join(bson.encode(document) for document in documents))
+        else:
+            options = json_util.RELAXED_JSON_OPTIONS if kind == "relaxed" else json_util.CANONICAL_JSON_OPTIONS
+            lines = [json_util.dumps(document, json_options=options) for document in documents]
+            (folder / f"{name}.json").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("kind", ["bson", "relaxed", "canonical"])
+def test_a_folder_that_mongodump_or_mongoexport_wrote_is_as_good_as_the_server(
+    console: Console, script: Script, tmp_path: Path, kind: str
+) -> None:
+    dump(script, tmp_path, kind)
+    console.done("import-bwmon", str(tmp_path))
+    assert console.vm("web1").limit_bytes == 500 * GB
+    assert used(console, "web1") == Counters(300 * GB, 0)
+    once = snapshot(console)
+    console.done("import-bwmon", script.uri)
+    assert snapshot(console) == once
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(None, "name a folder with"), (b"\x05", "dump it again"), (b"\xff" * 90, "dump it again")],
+)
+def test_a_dump_that_cannot_be_read_is_one_line(
+    console: Console, tmp_path: Path, content: bytes | None, why: str
+) -> None:
+    for name in ("virtual_machines", "bandwidth_measurements"):
+        if content is not None:
+            (tmp_path / f"{name}.bson").write_bytes(content)
+    result = console.run("import-bwmon", str(tmp_path))
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert why in result.stderr
+    assert not console.ledger_path.exists()
+
+
+@pytest.mark.parametrize("text", ["[{}]", "[]", "nonsense", '{"a": {"$oid": 5}}', "[" * 100_000, "\udcff"])
+def test_json_that_is_not_one_document_a_line_is_one_line(console: Console, tmp_path: Path, text: str) -> None:
+    for name in ("virtual_machines", "bandwidth_measurements"):
+        (tmp_path / f"{name}.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    result = console.run("import-bwmon", str(tmp_path))
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+
+
+@pytest.mark.parametrize("uri", ["mongodb://127.0.0.1:1/bwmon", "mongodb://:x@/", "mongodb://u:geheim@h:port/x"])
+def test_a_database_that_cannot_be_reached_is_one_line_without_its_password(console: Console, uri: str) -> None:
+    result = console.run("import-bwmon", uri)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert result.stderr.startswith("xenbw: the script's database: ")
+    assert "geheim" not in result.stderr

@@ -1,0 +1,234 @@
+"""A ledger leaves as a file and comes back from it, to the byte and the microsecond, or not at all."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.books import add_vm, start_vif
+from tests.support.clock import utc
+from tests.support.console import Console, StandIn
+from xenbw.accounting import Pending, Share
+from xenbw.model import Cause, Counters
+from xenbw.store import outbox
+from xenbw.store.ledger import Alive
+from xenbw.store.transfer import LedgerCopy
+
+NOW = utc("2026-03-20 12:00") + timedelta(microseconds=7)
+HUGE = 2**62 + 1
+NAME = 'web1\x1b[31m"\\ \u2028é'
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Console:
+    """A host with something in every table."""
+    folder = tmp_path / "old"
+    folder.mkdir()
+    console = Console(folder)
+    with console.ledger() as ledger:
+        vm_id = add_vm(ledger, NAME, NOW, limit_bytes=HUGE, reset_day=15)
+        binding = start_vif(ledger, NAME, NOW, domid=1, ips="192.0.2.9 2001:db8::9")
+        share = Share(utc("2026-03-15"), utc("2026-03-20 12:00"), HUGE, 3, 1)
+        raw = Counters(HUGE, 3)
+        ledger.commit(Pending(((binding.id, raw, raw, NOW),), ((vm_id, share),)), Alive(NOW, 1000.25, binding.boot_id))
+        for minute in range(5000):
+            ledger.add_readings([(binding.id, raw, raw)], NOW + timedelta(minutes=minute))
+        ledger.block(vm_id, Cause.ADMIN, "abuse", NOW, None)
+        ledger.record(NOW, "note", "seen")
+        outbox.queue(ledger, NOW, "subject", "two\nlines")
+        ledger.retire(add_vm(ledger, "gone", NOW), NOW)
+    return console
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Console:
+    """Another host, without a ledger yet."""
+    folder = tmp_path / "new"
+    folder.mkdir()
+    return Console(folder)
+
+
+@pytest.fixture
+def exported(console: Console, tmp_path: Path) -> Path:
+    path = tmp_path / "ledger.jsonl"
+    assert console.run("export", str(path)).returncode == 0
+    return path
+
+
+def contents(console: Console) -> dict[str, list[tuple[Any, ...]]]:
+    """All rows of all tables, but for the ledger's own name and its count of transactions."""
+    db = sqlite3.connect(console.ledger_path)
+    tables = [row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+    found = {table: sorted(db.execute(f"SELECT * FROM {table}"), key=repr) for table in tables}  # noqa: S608 (its own names)
+    found["meta"] = [row for row in found["meta"] if row[0] not in ("id", "rev")]
+    db.close()
+    return found
+
+
+def rewrite(path: Path, change: Callable[[list[str]], None]) -> None:
+    lines = path.read_text().splitlines()
+    change(lines)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def edit(path: Path, table: str, values: dict[str, Any]) -> int:
+    """Change columns of the table's first record; returns its line's number."""
+    lines = path.read_text().splitlines()
+    number = next(at for at, line in enumerate(lines) if json.loads(line).get("table") == table)
+    lines[number] = json.dumps(json.loads(lines[number]) | values)
+    path.write_text("\n".join(lines) + "\n")
+    return number + 1
+
+
+def refused(result: subprocess.CompletedProcess[str]) -> str:
+    assert (result.returncode, result.stdout) == (1, ""), result
+    assert result.stderr.count("\n") == 1, result.stderr
+    return result.stderr
+
+
+def test_a_ledger_comes_back_as_it_was(console: Console, fresh: Console, exported: Path) -> None:
+    said = fresh.done("import", str(exported))
+    assert contents(fresh) == contents(console)
+    assert "2 vm, 1 binding" in said
+    assert "5,000 reading" in said
+    assert "of dom0-a" in said
+
+
+def test_what_keeps_a_copy_of_a_ledger_sees_another_one_with_all_changes_still_to_copy(
+    console: Console, fresh: Console, exported: Path
+) -> None:
+    fresh.run("import", str(exported))
+    with console.ledger() as old, fresh.ledger() as new:
+        assert new.meta("id") != old.meta("id")
+        assert new.meta("rev") >= old.meta("rev")
+
+
+def test_without_a_file_it_goes_to_standard_output_as_ascii_lines(console: Console) -> None:
+    lines = console.run("export").stdout.splitlines()
+    head = json.loads(lines[0])
+    assert (head["xenbw"], head["format"], head["host"], head["schema"]) == ("ledger", 1, "dom0-a", 1)
+    assert json.loads(lines[-1]) == {"end": len(lines) - 2}
+    assert all(line.isascii() and line.isprintable() for line in lines)
+    (vm,) = (record for record in map(json.loads, lines) if record.get("name") == NAME)
+    assert (vm["limit_bytes"], vm["found_at"]) == (HUGE, "2026-03-20T12:00:00.000007+00:00")
+
+
+def test_the_file_is_not_for_everybody_and_replaces_an_older_one_only_when_whole(
+    console: Console, exported: Path
+) -> None:
+    assert exported.stat().st_mode & 0o007 == 0
+    exported.write_text("older")
+    console.ledger_path.write_bytes(b"no ledger" * 1000)
+    refused_text = console.run("export", str(exported))
+    assert refused_text.returncode == 1
+    assert exported.read_text() == "older"
+    assert [path.name for path in exported.parent.glob("ledger.jsonl*")] == ["ledger.jsonl"]
+
+
+def test_what_is_not_a_file_is_not_replaced(console: Console) -> None:
+    result = console.run("export", "/dev/null")
+    assert "/dev/null: not a file" in result.stderr
+    assert Path("/dev/null").is_char_device()
+
+
+def test_an_export_is_of_one_moment(console: Console) -> None:
+    copy = LedgerCopy.open(console.ledger_path)
+    records = copy.records()
+    first = next(records)
+    with console.ledger() as ledger:
+        add_vm(ledger, "late", NOW)
+    assert "late" not in first + "".join(records)
+    copy.close()
+
+
+def test_a_ledger_with_records_is_not_filled(console: Console, exported: Path) -> None:
+    before = contents(console)
+    assert "only an empty ledger is filled (move" in refused(console.run("import", str(exported)))
+    assert contents(console) == before
+
+
+def test_while_the_daemon_runs_nothing_is_imported(fresh: Console, exported: Path) -> None:
+    with StandIn(fresh):
+        assert "xenbwd is running: nothing was imported (systemctl stop" in refused(fresh.run("import", str(exported)))
+    assert not fresh.ledger_path.exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "why"),
+    [
+        ("vm", {"limit_bytes": "500"}, "limit_bytes: '500' is not a whole number"),
+        ("vm", {"limit_bytes": 2**63}, "out of range"),
+        ("vm", {"limit_bytes": True}, "not a whole number"),
+        ("vm", {"found_at": "2026-03-20T12:00:00Z"}, "not a time as the ledger writes it"),
+        ("vm", {"found_at": "yesterday"}, "Invalid isoformat"),
+        ("vm", {"state": "asleep"}, "'asleep' is not a valid State"),
+        ("vm", {"name": None}, "NOT NULL"),
+        ("vm", {"colour": "red"}, "vm has the columns id, name"),
+        ("vm", {"table": "sqlite_schema"}, "no table 'sqlite_schema' is known"),
+        ("vm", {"table": ["vm"]}, "no table ['vm'] is known"),
+        ("binding", {"ips": "nowhere"}, "does not appear to be an IPv4 or IPv6 address"),
+        ("binding", {"vm_id": 99}, "FOREIGN KEY"),
+        ("meta", {"key": "rev", "value": "much"}, "rev is a whole number"),
+    ],
+)
+def test_a_record_that_makes_no_sense_is_named_by_its_line_and_nothing_is_written(
+    fresh: Console, exported: Path, table: str, values: dict[str, Any], why: str
+) -> None:
+    number = edit(exported, table, values)
+    said = refused(fresh.run("import", str(exported)))
+    assert f"{exported}:{number}: " in said
+    assert why in said
+    assert all(rows == [] for rows in contents(fresh).values())
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{", "[]", '"vm"', "[" * 100_000, '{"id": 1}', '{"table": "vm"}', "\x00", '{"table": NaN}']
+)
+def test_a_line_that_is_no_record_is_named(fresh: Console, exported: Path, line: str) -> None:
+    rewrite(exported, lambda lines: lines.__setitem__(2, line))
+    assert f"{exported}:3: " in refused(fresh.run("import", str(exported)))
+    assert all(rows == [] for rows in contents(fresh).values())
+
+
+def test_a_file_cut_short_is_not_taken(fresh: Console, exported: Path) -> None:
+    rewrite(exported, lambda lines: lines.__delitem__(slice(-1, None)))
+    assert "the file ends early" in refused(fresh.run("import", str(exported)))
+    rewrite(exported, lambda lines: lines.__delitem__(slice(1, None)))
+    assert ":1: the file ends early" in refused(fresh.run("import", str(exported)))
+    assert all(rows == [] for rows in contents(fresh).values())
+
+
+@pytest.mark.parametrize(
+    ("first", "why"),
+    [
+        ("hello", "not a file that xenbw export wrote"),
+        ('{"xenbw": "book", "format": 1}', "import it with --book"),
+        ('{"xenbw": "ledger", "format": 9}', "upgrade xenbw"),
+        ('{"xenbw": "ledger", "format": 1, "schema": 99}', "a copy of a ledger with schema 99"),
+    ],
+)
+def test_another_file_is_told_by_its_first_line(fresh: Console, exported: Path, first: str, why: str) -> None:
+    rewrite(exported, lambda lines: lines.__setitem__(0, first))
+    assert why in refused(fresh.run("import", str(exported)))
+
+
+def test_bytes_that_are_no_text_and_files_that_are_not_there_are_told(fresh: Console, tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\n")
+    assert "binary:1: " in refused(fresh.run("import", str(tmp_path / "binary")))
+    assert "No such file" in refused(fresh.run("import", str(tmp_path / "none")))
+
+
+@pytest.mark.parametrize("words", [["export", "--book"], ["import", "--book", "x"], ["fleet"]])
+def test_without_a_book_what_needs_one_says_so(fresh: Console, words: list[str]) -> None:
+    result = fresh.run(*words)
+    assert (result.returncode, result.stderr) == (
+        2,
+        "xenbw: there is no book (set [mongodb] uri in the configuration first)\n",
+    )

@@ -1,0 +1,181 @@
+"""xenbw import-bwmon: take over the VMs of the 2014 script, with their limits and what it counted this month."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+from xenbw import quota
+from xenbw.accounting import hour_of
+from xenbw.cli import host
+from xenbw.cli.command import Command, Context
+from xenbw.cli.host import Sighting
+from xenbw.cli.names import vm_name
+from xenbw.cli.terminal import say, warn
+from xenbw.cli.terms import Terms
+from xenbw.cli.transfer import refuse_beside_daemon
+from xenbw.errors import UsageError
+from xenbw.model import VM, Count
+from xenbw.report.table import Column, local_time, render
+from xenbw.roster import allowance_of
+from xenbw.store.ledger import Ledger
+from xenbw.store.transfer import credit
+from xenbw.units import format_size
+from xenbw.xen import domaincfg
+
+if TYPE_CHECKING:
+    from xenbw.store.bwmon import Watched
+
+_COLUMNS = (
+    Column("VM"),
+    Column("ITS LIMIT", right=True),
+    Column("LIMIT HERE", right=True),
+    Column("IT COUNTED", right=True),
+    Column("ADDED TO USAGE", right=True),
+    Column("MEASURED"),
+)
+_SOURCE = "mongodb://localhost/bwmon"
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is to be done about one VM. terms: columns of its row that change; missing: bytes that the script counted
+    by its last measurement and the ledger lacks, to be added to that hour."""
+
+    watched: Watched
+    name: str
+    before: VM | None
+    terms: Terms
+    hour: datetime
+    missing: int
+
+    @property
+    def changes(self) -> bool:
+        return bool(self.terms or self.missing)
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="URI_OR_FOLDER",
+        nargs="?",
+        default=_SOURCE,
+        help=f"its database, or a folder that mongodump or mongoexport wrote; default {_SOURCE}",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="take its limits also for VMs that were added here")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be taken over")
+
+
+def run(options: Namespace, context: Context) -> int:
+    from xenbw.store import bwmon
+
+    if not options.dry_run:
+        # It would go on from the sums that it has in memory.
+        refuse_beside_daemon(context, "nothing was taken over")
+    now = context.clock.tick().wall
+    month = now.astimezone(context.settings.period.timezone).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    watched = _usable(bwmon.read(options.source, month.year, month.month))
+    look = partial(host.look, listed=host.guests(context), context=context, read=cache(domaincfg.read))
+    unborn = options.dry_run and not context.settings.ledger.path.exists()
+    with nullcontext() if unborn else context.ledger(create=True) as ledger:
+        steps = []
+        for name, its in watched.items():
+            before = ledger.vm_named(name) if ledger else None
+            hour = hour_of(min(its.measured_at or now, now))
+            terms = _terms(its, before, options.overwrite, partial(look, name), context)
+            steps.append(_Step(its, name, before, terms, hour, _missing(its, ledger, before, month, hour)))
+        if ledger and not options.dry_run and any(step.changes for step in steps):
+            with ledger.transaction():
+                for step in steps:
+                    _do(step, ledger, context)
+    _tell(steps, options, context)
+    return 0
+
+
+def _usable(found: Iterable[Watched]) -> dict[str, Watched]:
+    """Those that can be VMs here, by their names."""
+    usable = {}
+    for its in found:
+        try:
+            name = vm_name(its.hostname)
+        except UsageError as error:
+            warn(f"note: {its.hostname!r} is passed over: {error.message}")
+            continue
+        if its.limit_bytes is None:
+            warn(f"note: {name} is passed over: its limit there is no number of gigabytes (xenbw addvm adds it)")
+        else:
+            usable[name] = its
+    return usable
+
+
+def _terms(its: Watched, before: VM | None, overwrite: bool, look: Callable[[], Sighting], context: Context) -> Terms:
+    """The columns of its row that change; all that the script counts is in and out together."""
+    added = before is not None and before.added_at is not None
+    if added and not overwrite:
+        return {}
+    terms: Terms = {"limit_bytes": its.limit_bytes, "unlimited": False, "count": Count.TOTAL}
+    if not added:
+        config, protect = look().config, context.settings.enforce.protect
+        found = dict.fromkeys(address for vif in (config.vifs if config else ()) for address in vif.ips)
+        terms["ips"] = tuple(address for address in found if host.may_be_given(address, protect))
+        terms["config_file"] = str(config.path) if config else None
+        return terms
+    return {key: value for key, value in terms.items() if getattr(before, key) != value}
+
+
+def _missing(its: Watched, ledger: Ledger | None, before: VM | None, month: datetime, hour: datetime) -> int:
+    """What the script has counted and the ledger has not. What the ledger has of the month until the last measurement,
+    metered here or taken over before, is in the script's sum too."""
+    hours = ledger.hours(before.id, month) if ledger and before else []
+    return max(0, its.used_bytes - sum(sum(usage) for at, usage in hours if at <= hour))
+
+
+def _do(step: _Step, ledger: Ledger, context: Context) -> None:
+    if not step.changes:
+        return
+    at, settings = context.moment(ledger).at, context.settings
+    vm = ledger.meet(step.name, at)
+    if step.terms:
+        ledger.set_vm(vm.id, added_at=vm.added_at or at, **step.terms)
+    if step.missing:
+        reset_day = allowance_of(ledger.meet(step.name, at), settings.default_allowance).reset_day
+        period = quota.period_at(step.hour, reset_day, settings.period.timezone)
+        credit(ledger, vm.id, period.start, step.hour, step.missing)
+    limit, missing = format_size(step.watched.limit_bytes or 0), format_size(step.missing)
+    what = f"limit {limit}, {missing} of usage" if step.terms else f"{missing} of usage"
+    ledger.record(at, "added", f"{step.name}: taken over from xen-bandwidth-monitor: {what}", vm.id)
+
+
+def _tell(steps: Sequence[_Step], options: Namespace, context: Context) -> None:
+    zone = context.settings.period.timezone
+    rows = []
+    for step in steps:
+        its, before, limit = step.watched, step.before, format_size(step.watched.limit_bytes or 0)
+        kept = before is not None and not step.terms
+        allowance = allowance_of(before, context.settings.default_allowance) if before and kept else None
+        own = allowance.limit_bytes if allowance else its.limit_bytes
+        if allowance and allowance.count not in (Count.TOTAL, Count.IN):
+            warn(f"note: {step.name} counts {allowance.count}; the script's sum is filed as in")
+        rows.append(
+            (
+                step.name,
+                limit,
+                ("unlimited" if own is None else format_size(own)) + (" (kept)" if own != its.limit_bytes else ""),
+                format_size(its.used_bytes) if its.measured_at else "-",
+                format_size(step.missing),
+                local_time(its.measured_at, zone) if its.measured_at else "not this month",
+            )
+        )
+    say(render(_COLUMNS, rows) if rows else "there is nothing to take over")
+    if options.dry_run:
+        say("nothing was written")
+    elif rows:
+        say("stop the script's cron job for good, then start xenbwd: systemctl start xenbwd")
+
+
+COMMAND = Command("import-bwmon", "take over VMs, limits and this month's usage of the 2014 script", arguments, run)

@@ -1,0 +1,117 @@
+"""xenbw fleet: what the book says of all hosts and of their VMs together."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from xenbw.cli.command import Command, Context
+from xenbw.cli.terminal import say
+from xenbw.config import Settings
+from xenbw.errors import UsageError
+from xenbw.report.document import Document, dump
+from xenbw.report.table import Column, local_time, render
+from xenbw.units import format_size, format_time
+
+if TYPE_CHECKING:
+    from xenbw.store.fleet import FleetUsage, HostSeen
+
+_HOSTS = (Column("HOST"), Column("SEEN"), Column("LAG", right=True), Column("BACKLOG", right=True), Column("VERSION"))
+_VMS = (
+    Column("VM"),
+    Column("IN", right=True),
+    Column("OUT", right=True),
+    Column("TOTAL", right=True),
+    Column("PERIOD BEGAN"),
+    Column("HOST(S)"),
+)
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
+
+
+def run(options: Namespace, context: Context) -> int:
+    require_book(context.settings)
+    # pymongo is 28 MB and a tenth of a second: only for who needs it.
+    from xenbw.store.fleet import Fleet
+
+    now = context.clock.tick().wall
+    with closing(Fleet(context.settings)) as fleet:
+        hosts, vms = fleet.hosts(), fleet.usage(now)
+    say(dump(_document(hosts, vms, now)) if options.json else _text(hosts, vms, now, context.settings))
+    return 0
+
+
+def require_book(settings: Settings) -> None:
+    """Raises UsageError where none is configured."""
+    if not settings.mongodb.uri:
+        raise UsageError("there is no book", "set [mongodb] uri in the configuration first")
+
+
+def _lag(host: HostSeen, now: datetime) -> int | None:
+    """Seconds since it last wrote; its clock may be ahead of ours."""
+    return None if host.seen_at is None else max(0, round((now - host.seen_at).total_seconds()))
+
+
+def _text(hosts: Sequence[HostSeen], vms: Sequence[FleetUsage], now: datetime, settings: Settings) -> str:
+    if not hosts:
+        return "no host has written to the book yet"
+    zone = settings.period.timezone
+    lines = [
+        (
+            host.name,
+            "never" if host.seen_at is None else local_time(host.seen_at, zone),
+            "-" if lag is None else str(timedelta(seconds=lag)),
+            "-" if host.backlog is None else f"{host.backlog:,}",
+            host.version or "-",
+        )
+        for host in hosts
+        for lag in (_lag(host, now),)
+    ]
+    tables = [render(_HOSTS, lines)]
+    if vms:
+        used = [
+            (
+                vm.name,
+                *(format_size(size) for size in (*vm.usage, sum(vm.usage))),
+                local_time(vm.period_start, zone),
+                ", ".join(vm.hosts),
+            )
+            for vm in vms
+        ]
+        tables += ["", render(_VMS, used)]
+    return "\n".join(tables)
+
+
+def _document(hosts: Sequence[HostSeen], vms: Sequence[FleetUsage], now: datetime) -> Document:
+    return {
+        "generated_at": format_time(now),
+        "hosts": [
+            {
+                "name": host.name,
+                "seen_at": host.seen_at and format_time(host.seen_at),
+                "lag_seconds": _lag(host, now),
+                "backlog": host.backlog,
+                "version": host.version,
+            }
+            for host in hosts
+        ],
+        "vms": [
+            {
+                "name": vm.name,
+                "period_start": format_time(vm.period_start),
+                "in_bytes": vm.usage.in_bytes,
+                "out_bytes": vm.usage.out_bytes,
+                "total_bytes": sum(vm.usage),
+                "hosts": [{"name": name, **part._asdict()} for name, part in vm.hosts.items()],
+            }
+            for vm in vms
+        ],
+    }
+
+
+COMMAND = Command("fleet", "show all hosts of the book, and VMs by their usage across hosts", arguments, run)

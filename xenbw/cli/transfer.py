@@ -1,0 +1,125 @@
+"""xenbw export and xenbw import: the ledger or the book as a file of JSON lines, and back."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from xenbw import control
+from xenbw.cli.accounts import freshen
+from xenbw.cli.command import Command, Context
+from xenbw.cli.fleet import require_book
+from xenbw.cli.terminal import say, warn
+from xenbw.control import NoDaemonError
+from xenbw.errors import XenbwError
+from xenbw.report.table import printable
+from xenbw.store import archive
+from xenbw.store.transfer import LedgerCopy
+from xenbw.units import format_time
+
+
+def refuse_beside_daemon(context: Context, why: str) -> None:
+    """Raise XenbwError while xenbwd runs, or may."""
+    try:
+        control.ask(context.settings.daemon.run_dir, "status")
+    except NoDaemonError:
+        return
+    raise XenbwError(f"xenbwd is running: {why}", "systemctl stop xenbwd, and start it again afterwards")
+
+
+def _export_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="write to it instead of standard output")
+    parser.add_argument("--book", action="store_true", help="the book's collections instead of this host's ledger")
+
+
+def _export(options: Namespace, context: Context) -> int:
+    if options.book:
+        require_book(context.settings)
+        from xenbw.store.bookcopy import BookCopy
+
+        with closing(BookCopy(context.settings)) as book:
+            return _write(options.file, "book", {}, book.records(), context)
+    if stale := freshen(context):
+        warn(f"note: {stale}")
+    with closing(LedgerCopy.open(context.settings.ledger.path)) as ledger:
+        return _write(options.file, "ledger", ledger.facts(), ledger.records(), context)
+
+
+def _write(path: Path | None, kind: str, facts: Mapping[str, Any], records: Iterable[str], context: Context) -> int:
+    about = {"host": context.settings.host_name, "at": format_time(context.clock.tick().wall), **facts}
+    if path is None:
+        archive.write(sys.stdout, kind, about, records)
+        return 0
+    with _replacing(path) as stream:
+        count = archive.write(stream, kind, about, records)
+    say(printable(f"{path}: the {kind}, {count:,} records"))
+    return 0
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """A file that takes the path's place once it is whole. Who may read it is as with the ledger: it names customers
+    and their traffic."""
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        raise XenbwError(f"{path}: not a file", "without a FILE it goes to standard output")
+    fresh = target.with_name(f"{target.name}.new")
+    try:
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640), "w", encoding="ascii") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(target)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def _import_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", type=Path, help="what xenbw export wrote")
+    parser.add_argument("--book", action="store_true", help="into the book, in place of documents with the same _id")
+
+
+def _import(options: Namespace, context: Context) -> int:
+    return _import_book(options.file, context) if options.book else _import_ledger(options.file, context)
+
+
+def _import_ledger(path: Path, context: Context) -> int:
+    refuse_beside_daemon(context, "nothing was imported")
+    header = archive.header(path, "ledger")
+    with (
+        closing(LedgerCopy.open(context.settings.ledger.path, create=True)) as ledger,
+        ledger.filling(header.get("schema")) as filling,
+    ):
+        archive.each(path, filling.take)
+    say(printable(f"{context.settings.ledger.path}: {_told(filling.counts)}, of {header.get('host')}"))
+    return 0
+
+
+def _import_book(path: Path, context: Context) -> int:
+    require_book(context.settings)
+    from xenbw.store.bookcopy import BookCopy, check
+
+    archive.header(path, "book")
+    # Twice, since no transaction is as large as a book: a file with a line that is wrong is not written in part.
+    archive.each(path, check)
+    with closing(BookCopy(context.settings)) as book:
+        archive.each(path, book.take)
+        book.flush()
+    say(f"the book: {_told(book.counts)}")
+    say("a host that has counted more since then pushes it with: xenbw resync")
+    return 0
+
+
+def _told(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "nothing"
+
+
+EXPORT = Command("export", "write the ledger, or the book, as JSON lines", _export_arguments, _export)
+IMPORT = Command("import", "fill an empty ledger, or the book, from such a file", _import_arguments, _import)

@@ -1,0 +1,160 @@
+"""The whole ledger as records, and a new ledger from them: every row of every table, exactly as it is."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from xenbw.store import schema
+from xenbw.store.file import LedgerError, LedgerFile
+from xenbw.store.ledger import Ledger
+from xenbw.store.rows import binding_of, block_of, to_text, vm_of
+
+Record = dict[str, Any]
+
+_AT_ONCE = 2000
+_TIMES = frozenset({"at", "hour", "since", "until", "last_at", "period_start", "state_since", "lifted_until"})
+_MODELS: Mapping[str, Callable[[sqlite3.Row], object]] = {"vm": vm_of, "binding": binding_of, "block": block_of}
+_LARGEST = 2**63
+
+
+class LedgerCopy(LedgerFile):
+    """A ledger's connection for copying it out or in."""
+
+    def facts(self) -> Record:
+        """What an archive's first line says of it."""
+        return {"schema": schema.VERSION}
+
+    def records(self) -> Iterator[str]:
+        """Every row as {"table": …, its columns} in JSON, all as of one moment. Rows come after those that they refer
+        to. Raises LedgerError."""
+        self.rows("BEGIN")
+        try:
+            for table in self._tables():
+                for row in self._walk(table):
+                    yield json.dumps({"table": table, **dict(row)})
+        finally:
+            self.rows("COMMIT")
+
+    def empty(self) -> bool:
+        """Whether nothing was ever recorded in it."""
+        return not any(
+            self.rows(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608 (a name of this ledger's schema)
+            for table in self._tables()
+            if table != "meta"
+        )
+
+    @contextmanager
+    def filling(self, schema_version: object) -> Iterator[Filling]:
+        """Fill an empty ledger, whole or not at all. Raises LedgerError."""
+        if schema_version != schema.VERSION:
+            raise LedgerError(
+                f"a copy of a ledger with schema {schema_version}, this xenbw has {schema.VERSION}",
+                "import it with the xenbw that wrote it, then upgrade",
+            )
+        columns = {table: self._columns(table) for table in self._tables()}
+        # Each row is held to its references at once, so that the line at fault can be named.
+        self.rows("PRAGMA foreign_keys = ON")
+        with self.transaction() as db:
+            if not self.empty():
+                raise LedgerError(
+                    f"{self.path}: has records in it, and only an empty ledger is filled",
+                    f"move {self.path}* away first",
+                )
+            yield Filling(db, columns)
+
+    def _tables(self) -> list[str]:
+        return [row[0] for row in self.rows("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY rowid")]
+
+    def _columns(self, table: str) -> dict[str, str]:
+        return {row["name"]: row["type"] for row in self.rows("SELECT * FROM pragma_table_info(?)", table)}
+
+    def _walk(self, table: str) -> Iterator[sqlite3.Row]:
+        """The table by its primary key, some rows at a time."""
+        keys = [row[0] for row in self.rows("SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", table)]
+        key, marks = ", ".join(keys), ", ".join("?" * len(keys))
+        order = f"ORDER BY {key} LIMIT {_AT_ONCE}"
+        rows = self.rows(f"SELECT * FROM {table} {order}")  # noqa: S608 (names of this ledger's schema)
+        while rows:
+            yield from rows
+            beyond = f"WHERE ({key}) > ({marks})"
+            rows = self.rows(
+                f"SELECT * FROM {table} {beyond} {order}",  # noqa: S608 (as above)
+                *(rows[-1][name] for name in keys),
+            )
+
+
+class Filling:
+    """A ledger being filled, inside its transaction. counts: rows by table."""
+
+    def __init__(self, db: sqlite3.Connection, columns: Mapping[str, Mapping[str, str]]) -> None:
+        self._db, self._columns = db, columns
+        self.counts: Counter[str] = Counter()
+
+    def take(self, text: str) -> None:
+        """Put one record in. Raises ValueError, KeyError or TypeError for one that is not a row of this schema."""
+        record = json.loads(text)
+        if not isinstance(record, dict):
+            raise TypeError("not a record")
+        table = record.pop("table")
+        columns = self._columns.get(table) if isinstance(table, str) else None
+        if columns is None:
+            raise ValueError(f"no table {table!r} is known")
+        if record.keys() != columns.keys():
+            raise ValueError(f"{table} has the columns {', '.join(columns)}")
+        for name, value in record.items():
+            _check(name, columns[name], value)
+        if table == "meta":
+            self._take_meta(record["key"], record["value"])
+        else:
+            self._insert(table, record)
+        self.counts[table] += 1
+
+    def _take_meta(self, key: object, value: object) -> None:
+        # A ledger that was put back is another one to whoever keeps marks of how far he copied it.
+        if key == "rev":
+            if not isinstance(value, int):
+                raise TypeError("rev is a whole number")
+            self._db.execute("UPDATE meta SET value = max(value, ?) WHERE key = 'rev'", (value,))
+        elif key != "id":
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def _insert(self, table: str, record: Record) -> None:
+        marks = ", ".join("?" * len(record))
+        try:
+            row = self._db.execute(
+                f"INSERT INTO {table} ({', '.join(record)}) VALUES ({marks}) RETURNING *",  # noqa: S608 (checked names)
+                tuple(record.values()),
+            ).fetchone()
+        except sqlite3.IntegrityError as error:
+            raise ValueError(str(error)) from None
+        if table in _MODELS:
+            _MODELS[table](row)
+
+
+def _check(name: str, kind: str, value: object) -> None:
+    """Whether a column may hold this. SQLite itself would take anything."""
+    if value is None:
+        return  # for SQLite to judge, which knows where nothing is allowed
+    if isinstance(value, bool) or not isinstance(value, {"INTEGER": int, "TEXT": str}.get(kind, (int, float, str))):
+        raise TypeError(f"{name}: {value!r} is not {'a whole number' if kind == 'INTEGER' else 'a text'}")
+    if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+        raise ValueError(f"{name}: {value} is out of range")
+    is_time = isinstance(value, str) and (name in _TIMES or name.endswith("_at"))
+    if is_time and to_text(datetime.fromisoformat(str(value))) != value:
+        raise ValueError(f"{name}: {value!r} is not a time as the ledger writes it")
+
+
+def credit(ledger: Ledger, vm_id: int, period_start: datetime, hour: datetime, in_bytes: int) -> None:
+    """Add usage that was counted elsewhere, as bytes to the VM, to one of its hours."""
+    with ledger.transaction() as db:
+        db.execute(
+            "INSERT INTO usage (vm_id, period_start, hour, in_bytes, out_bytes, rev) VALUES (?, ?, ?, ?, 0, ?)"
+            " ON CONFLICT DO UPDATE SET in_bytes = in_bytes + excluded.in_bytes, rev = excluded.rev",
+            (vm_id, to_text(period_start), to_text(hour), in_bytes, ledger.rev),
+        )
