@@ -175,6 +175,8 @@ class Daemon:
             if self._sync.problem:
                 status["problems"].append(self._sync.problem)
             status["problems"] += self._sync.faults
+            if not self._sync.is_alive():
+                status["problems"].append("the book: its thread has ended (systemctl restart xenbwd; the log says why)")
         return {"version": __version__, **status}
 
     def _reconfigure(self) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.bookkeeper import Books
 from tests.support.mongoaccess import KEEPER, Access
 from tests.support.mongod import Mongod
 from tests.support.replicaset import ReplicaSet
+from xenbw.store import book
 
 
 @pytest.fixture
@@ -16,6 +19,21 @@ def server() -> Iterator[Mongod]:
     """A standalone server that lets everyone in."""
     with Mongod() as mongod:
         yield mongod
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The book gives up a server within a second, so that no test waits for long."""
+    monkeypatch.setattr(book, "_PATIENCE_MS", 1000)
+    monkeypatch.setattr(book, "_SOCKET_PATIENCE_MS", 1000)
+
+
+@pytest.fixture
+def books(tmp_path: Path, server: Mongod) -> Iterator[Books]:
+    """A ledger whose book is `server`."""
+    kept = Books(tmp_path, server.uri)
+    yield kept
+    kept.ledger.close()
 
 
 @pytest.fixture(scope="session")

@@ -10,89 +10,18 @@ from typing import Any
 
 import pytest
 
-from tests.support.books import BOOT, add_vm, open_ledger, start_vif
+from tests.support.bookkeeper import MARCH, NOW, VIFS, Books
 from tests.support.clock import HandClock, utc
 from tests.support.host import Host, until
 from tests.support.mongoaccess import KEEPER, Access
 from tests.support.mongod import Mongod
 from tests.support.replicaset import ReplicaSet
-from xenbw.accounting import Pending, Share
 from xenbw.config import MongodbSection, Settings
 from xenbw.errors import XenbwError
-from xenbw.model import Counters
-from xenbw.store.file import Alive
 from xenbw.store.ledger import Ledger
 from xenbw.store.sync import Sync, marks_path
 
 pytestmark = pytest.mark.mongo
-
-NOW = utc("2026-03-20 12:00")
-MARCH = utc("2026-03-01")
-VIFS = 10
-
-
-class Books:
-    """A ledger with traffic in it, and its thread for the book, driven by hand."""
-
-    def __init__(self, folder: Path, uri: str, **section: Any) -> None:
-        self.ledger = open_ledger(folder, patience=5)
-        self.clock = HandClock(NOW)
-        self.settings = Settings(
-            # The server drops what has expired, by its own clock.
-            mongodb=MongodbSection(uri=uri, database=KEEPER.database, keep_samples=3650, **section),
-            ledger=Settings().ledger.__class__(path=self.ledger.path),
-            host=Settings().host.__class__(name="dom0-a"),
-        )
-        self.vms = [add_vm(self.ledger, f"web{n}", NOW, limit_bytes=10**12) for n in range(VIFS)]
-        self.bindings = [start_vif(self.ledger, f"web{n}", NOW, domid=n + 1) for n in range(VIFS)]
-        for vm_id in self.vms:
-            self.ledger.set_vm(vm_id, period_start=MARCH, period_rule="1@UTC")
-        self.total = 0
-        self.sync = Sync(self.settings, self.clock)
-
-    def live(self, minutes: int) -> None:
-        """That many minutes of traffic pass: a sample and a commit each."""
-        for _ in range(minutes):
-            self.clock.go(minutes=1)
-            self.total += 1
-            at = self.clock.wall
-            raw = Counters(self.total * 1000, self.total * 100)
-            hour = at.replace(minute=0, second=0)
-            self.ledger.commit(
-                Pending(
-                    tuple((b.id, raw, raw, at) for b in self.bindings),
-                    tuple((vm_id, Share(MARCH, hour, 1000, 100, 0)) for vm_id in self.vms),
-                ),
-                Alive(at, 1000.0, BOOT),
-            )
-            self.ledger.add_readings([(b.id, raw, raw) for b in self.bindings], at)
-
-    def agrees(self, database: Any) -> bool:
-        """Whether the book has what the ledger has, record by record."""
-        hours = {
-            (row["vm"], row["start"]): (row["in_bytes"], row["out_bytes"])
-            for row in database.usage.find({"span": "hour"})
-        }
-        expected = {}
-        for number, vm_id in enumerate(self.vms):
-            for hour, usage in self.ledger.hours(vm_id, MARCH):
-                expected[f"web{number}", hour] = tuple(usage)
-        whole = {row["vm"]: row["in_bytes"] for row in database.usage.find({"span": "period"})}
-        days: dict[str, int] = {}
-        for row in database.usage.find({"span": "day"}):
-            days[row["vm"]] = days.get(row["vm"], 0) + row["in_bytes"]
-        samples = database.samples.count_documents({})
-        (kept,) = self.ledger.rows("SELECT count(*) FROM reading")[0]
-        bound = {row["vm"]: row["in_bytes"] for row in database.bindings.find()}
-        each = dict.fromkeys((f"web{n}" for n in range(VIFS)), self.total * 1000)
-        return hours == expected and whole == days == bound == each and samples == kept
-
-
-@pytest.fixture
-def books(tmp_path: Path, server: Mongod) -> Iterator[Books]:
-    found = Books(tmp_path, server.uri)
-    yield found
-    found.ledger.close()
 
 
 def base(server: Mongod | ReplicaSet) -> Any:
@@ -130,6 +59,7 @@ def test_numbers_are_64_bit_integers_and_times_are_dates(books: Books, server: M
     assert (kinds["b"], kinds["t"]) == ("long", "date")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_day_without_the_server_is_made_good_record_by_record(books: Books, server: Mongod) -> None:
     books.live(10)
     books.sync.push()
@@ -143,6 +73,7 @@ def test_a_day_without_the_server_is_made_good_record_by_record(books: Books, se
     assert books.agrees(base(server))
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_server_killed_in_the_middle_of_pushes_loses_nothing_it_acknowledged(books: Books, server: Mongod) -> None:
     for _ in range(4):
         books.live(30)

@@ -207,6 +207,23 @@ def test_usage_on_every_host_counts_towards_the_verdict(a: Dom0, b: Dom0) -> Non
     assert a.judged("web1") is State.OVER
 
 
+def test_usage_of_a_vm_removed_elsewhere_is_not_charged_to_the_next_of_its_name(a: Dom0, b: Dom0) -> None:
+    a.add("web1", limit_bytes=5 * GB)
+    a.uses("web1", 4 * GB)
+    a.sync.push()
+    b.sees("web1")
+    b.sync.push()
+    assert b.judged("web1") is State.WARNED
+    a.clock.go(minutes=1)
+    b.clock.go(minutes=1)
+    a.ledger.retire(a.vm("web1").id, a.clock.wall)
+    a.sync.push()
+    b.clock.go(minutes=1)
+    b.add("web1", limit_bytes=5 * GB)
+    b.sync.push()
+    assert b.judged("web1") is State.OK
+
+
 def test_clocks_ninety_seconds_apart_lose_no_edit_and_no_byte(a: Dom0, b: Dom0) -> None:
     b.clock.go(seconds=90)
     a.add("web1", limit_bytes=5 * GB)

@@ -15,6 +15,9 @@ from tests.support.mongod import Mongod, MongodError
 
 _NAME = "rs0"
 _SETTINGS = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200}
+# A member that found a source of its data unfit tries it again after a minute (MongoDB's SyncSourceResolver);
+# with two members left, all waits for that.
+_PATIENCE = 90  # seconds
 _PROBE = {"serverSelectionTimeoutMS": 500, "connectTimeoutMS": 500, "socketTimeoutMS": 500}
 
 
@@ -65,7 +68,7 @@ class ReplicaSet:
     def await_whole(self) -> None:
         """Wait until every member is primary or has all that the primary has; raises MongodError."""
         primary = self._await_useful()
-        everywhere = {"w": len(self.nodes), "wtimeout": 30000}
+        everywhere = {"w": len(self.nodes), "wtimeout": _PATIENCE * 1000}
         with connect(self._access.uri([primary.host], ADMIN, directConnection="true")) as client:
             answer = client.admin.command("appendOplogNote", data={"in": "step?"}, writeConcern=everywhere)
         if "writeConcernError" in answer:
@@ -137,7 +140,7 @@ class ReplicaSet:
         return connect(self._access.uri([node.host], None, directConnection="true"), **{**_PROBE, **options})
 
     def _await(self, found: Callable[[], Mongod | None], complaint: str) -> Mongod:
-        limit = time.monotonic() + 30
+        limit = time.monotonic() + _PATIENCE
         while (node := found()) is None:
             if time.monotonic() > limit:
                 raise MongodError(f"the replica set {complaint}: {self._hellos()}")

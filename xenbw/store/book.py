@@ -14,8 +14,9 @@ from enum import StrEnum
 from typing import Any
 
 import pymongo
+from bson.errors import BSONError
 from bson.int64 import Int64
-from pymongo.errors import ConfigurationError, DuplicateKeyError, InvalidURI, PyMongoError
+from pymongo.errors import BulkWriteError, ConfigurationError, DuplicateKeyError, InvalidURI, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from xenbw.config import Settings
@@ -30,6 +31,7 @@ Document = dict[str, Any]
 # A server that hangs is given up after this; nothing of ours waits for it but the thread that talks to it.
 _PATIENCE_MS = 5_000
 _SOCKET_PATIENCE_MS = 20_000
+_DUPLICATE_KEY = 11000  # mongo src/mongo/base/error_codes.yml
 
 
 class BookError(XenbwError):
@@ -85,29 +87,39 @@ class Book:
             raise self._failed(error) from None
 
     def write(self, collection: str, documents: Iterable[Document]) -> None:
-        """Put documents in place of those with the same _id, in order, and wait until they are safe. Raises
-        BookError."""
-        batch = [pymongo.ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in documents]
+        """Put documents in place of older ones with the same _id, and wait until they are safe. Raises BookError."""
+        batch = [pymongo.ReplaceOne(_older(document), document, upsert=True) for document in documents]
         if not batch:
             return
         try:
-            self._database.get_collection(collection).bulk_write(batch, ordered=True)
+            self._database.get_collection(collection).bulk_write(batch, ordered=False)
+        except BulkWriteError as error:
+            failures = [*error.details["writeErrors"], *error.details["writeConcernErrors"]]
+            if any(failure.get("code") != _DUPLICATE_KEY for failure in failures):
+                raise self._failed(error) from None
         except PyMongoError as error:
             raise self._failed(error) from None
 
     # what all hosts write
 
-    def policies(self, names: list[str]) -> dict[str, Document]:
-        """The documents of these VMs, by name. Raises BookError."""
+    def policies(self, names: list[str]) -> dict[str, Document | None]:
+        """The documents of these VMs, by name; None for one that Python cannot read, such as one with a date beyond the
+        year 9999. Raises BookError."""
         try:
             return {document["_id"]: document for document in self._database.vms.find({"_id": {"$in": names}})}
+        except BSONError:
+            middle = len(names) // 2
+            if middle == 0:
+                return dict.fromkeys(names)
+            return self.policies(names[:middle]) | self.policies(names[middle:])
         except PyMongoError as error:
             raise self._failed(error) from None
 
     def offer(self, name: str, give: Mapping[str, Any], expected: Mapping[str, Any], at: datetime) -> bool:
-        """Change fields of a VM if they still hold what is expected (None: absent or null); whether they did."""
+        """Change fields of a VM if they still hold what is expected (None: absent, null or false); whether they did."""
         change = {**_bson(give), "edited_at": at, "edited_by": self._host}
-        return self._update({"_id": name, **_bson(expected)}, {"$set": change}, upsert=False)
+        still = {field: {"$in": [None, False]} if value is None else value for field, value in _bson(expected).items()}
+        return self._update({"_id": name, **still}, {"$set": change}, upsert=False)
 
     def enter(self, name: str, values: Mapping[str, Any], at: datetime) -> None:
         """Make a VM known; one that was removed meanwhile is known again, one that somebody else entered stays."""
@@ -122,15 +134,18 @@ class Book:
 
     def elsewhere(self, periods: Mapping[str, datetime]) -> dict[str, Counters]:
         """What other hosts counted for these VMs in these periods. Raises BookError."""
+        counted = ("in_bytes", "out_bytes")
         wanted = {
             "host": {"$ne": self._host},
             "vm": {"$in": list(periods)},
             "span": "period",
             "start": {"$in": sorted(set(periods.values()))},
+            "removed_at": None,
+            **{field: {"$type": ["int", "long"], "$gte": 0} for field in counted},
         }
         found: dict[str, Counters] = {}
         try:
-            for row in self._database.usage.find(wanted):
+            for row in self._database.usage.find(wanted, ["vm", "start", *counted]):
                 if row["start"] == periods[row["vm"]]:
                     used = Counters(int(row["in_bytes"]), int(row["out_bytes"]))
                     found[row["vm"]] = found.get(row["vm"], Counters(0, 0)).plus(used)
@@ -151,15 +166,24 @@ class Book:
 
     def documents(self, ledger: Ledger, chunk: Chunk) -> Iterator[tuple[str, list[Document]]]:
         """(collection, documents) for rows of the ledger."""
+        version = {"ledger": ledger.meta("id")}  # revs are one ledger's own
         match chunk.table:
             case "binding":
-                yield "bindings", [self._binding(row) for row in chunk.rows]
+                yield "bindings", [self._binding(row) | version for row in chunk.rows]
             case "reading":
                 yield "samples", [self._sample(row) for row in chunk.rows]
             case "usage":
                 yield (
                     "usage",
-                    [*self._hours(chunk.rows), *self._days(ledger, chunk.rows), *self._periods(ledger, chunk.rows)],
+                    [
+                        document | version
+                        for spans in (
+                            self._hours(chunk.rows),
+                            self._days(ledger, chunk.rows),
+                            self._periods(ledger, chunk.rows),
+                        )
+                        for document in spans
+                    ],
                 )
             case "event":
                 yield "events", [self._event(row) for row in chunk.rows]
@@ -186,6 +210,7 @@ class Book:
             "end_reason": row["end_reason"],
             "in_bytes": Int64(row["in_bytes"]),
             "out_bytes": Int64(row["out_bytes"]),
+            "rev": Int64(row["rev"]),
         }
 
     def _sample(self, row: sqlite3.Row) -> Document:
@@ -229,6 +254,8 @@ class Book:
             "in_bytes": Int64(sums["in_bytes"]),
             "out_bytes": Int64(sums["out_bytes"]),
             "divided_bytes": Int64(sums["divided_bytes"]),
+            "removed_at": _time(row["retired_at"]),
+            "rev": Int64(row["rev"]),
         }
 
     def _event(self, row: sqlite3.Row) -> Document:
@@ -243,6 +270,15 @@ class Book:
 
     def _failed(self, error: PyMongoError) -> BookError:
         return BookError(f"the book: {_plainly(error)}", "what it lacks is kept and pushed later")
+
+
+def _older(document: Document) -> Document:
+    """What a document may replace. A server that hung may carry out a request long after it was given up and sent again
+    with newer values; where it then finds nothing older, it tries to insert, and fails at the _id."""
+    if "rev" not in document:
+        return {"_id": document["_id"]}
+    older = [{"ledger": {"$ne": document["ledger"]}}, {"rev": {"$lte": document["rev"]}}]
+    return {"_id": document["_id"], "$or": older}
 
 
 def _plainly(error: Exception) -> str:

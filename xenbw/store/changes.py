@@ -13,7 +13,7 @@ _FACTS = {
     "reading": "SELECT reading.*, vm.name AS vm, binding.vm_id, binding.interface, binding.domid, binding.devid,"
     " binding.boot_id, binding.ifindex"
     " FROM reading JOIN binding ON binding.id = binding_id JOIN vm ON vm.id = vm_id",
-    "usage": "SELECT usage.*, vm.name AS vm, vm.found_at FROM usage JOIN vm ON vm.id = vm_id",
+    "usage": "SELECT usage.*, vm.name AS vm, vm.found_at, vm.retired_at FROM usage JOIN vm ON vm.id = vm_id",
     "event": "SELECT event.*, vm.name AS vm FROM event LEFT JOIN vm ON vm.id = vm_id",
 }
 TABLES = tuple(_FACTS)

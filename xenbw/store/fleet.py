@@ -62,6 +62,7 @@ class Fleet(Book):
         wanted = {
             "span": "period",
             "start": {"$gt": now - _LONGEST_PERIOD},
+            "removed_at": None,
             # What was filed under another period leaves zeros behind.
             "$or": [{"in_bytes": {"$gt": 0}}, {"out_bytes": {"$gt": 0}}],
         }

@@ -65,6 +65,12 @@ class Ledger(LedgerFile):
                 for row in self.rows("SELECT * FROM binding WHERE vm_id = ? AND ended_at IS NULL", vm_id)
             ]
             db.execute("UPDATE vm SET retired_at = ?, rev = ? WHERE id = ?", (to_text(at), self.rev, vm_id))
+            # So that the book learns of whom this usage was, and nobody adds it to that of the next VM of this name.
+            db.execute(
+                "UPDATE usage SET rev = ? WHERE vm_id = ?"
+                " AND period_start = (SELECT period_start FROM vm WHERE id = usage.vm_id)",
+                (self.rev, vm_id),
+            )
             for binding in live:
                 self.end_binding(binding.id, at, "removed")
                 self.bind(

@@ -28,6 +28,7 @@ FIELDS = (
 # Beside the fields above, what may stand in a document without being remarked on.
 _KNOWN = {*FIELDS, "_id", "name", "edited_at", "edited_by", "retired_at"}
 _LARGEST = 2**63 - 1
+_SHOWN = 60  # letters of what somebody wrote into the book
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,13 @@ def merge(local: Values, base: Values, book: Values) -> Merge:
     """Bring together this host's fields, those both last agreed on, and the book's document. A value in the book that
     cannot be is as if it were not there: the last good one is kept."""
     take, give, agreed, lost = {}, {}, {}, {}
-    faults = [f"unknown field {field!r}" for field in sorted(book.keys() - _KNOWN)]
+    faults = [f"unknown field {field[:_SHOWN]!r}" for field in sorted(book.keys() - _KNOWN)]
     for field in FIELDS:
         mine, before = local.get(field), base.get(field)
         theirs = book.get(field)
         wrong = fault(field, theirs)
         if wrong:
-            faults.append(f"{field} = {theirs!r}: not {wrong}")
+            faults.append(f"{field} = {repr(theirs)[:_SHOWN]}: not {wrong}")
             agreed[field] = before
         elif mine == theirs or (mine != before and theirs == before):
             if mine != theirs:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
-from xenbw.model import VM, Counters
+from xenbw.model import VM, ZERO, Counters
 from xenbw.store import policy
 from xenbw.store.ledger import Ledger
 from xenbw.store.rows import to_column
@@ -19,7 +19,7 @@ Values = Mapping[str, Any]
 class Shelf(Protocol):
     """The book's share that all hosts write: one document a VM, under its name; and what other hosts counted."""
 
-    def policies(self, names: list[str]) -> dict[str, dict[str, Any]]: ...
+    def policies(self, names: list[str]) -> dict[str, dict[str, Any] | None]: ...
 
     def offer(self, name: str, give: Values, expected: Values, at: datetime) -> bool: ...
 
@@ -43,6 +43,9 @@ def pull(ledger: Ledger, shelf: Shelf, now: datetime) -> list[str]:
     faults: list[str] = []
     for vm in vms.values():
         document = documents.get(vm.name)
+        if document is None and vm.name in documents:
+            faults.append(f"the book: {vm.name}: cannot be read; the last good value holds")
+            continue
         if document is not None and _removed(document, vm):
             _take_out(ledger, vm, now)
         elif document is None or "retired_at" in document:
@@ -135,5 +138,7 @@ def _count_elsewhere(ledger: Ledger, shelf: Shelf) -> None:
     periods = {vm.name: vm.period_start for vm in vms.values() if vm.period_start is not None}
     found = shelf.elsewhere(periods)
     for vm in vms.values():
-        if vm.name in found and vm.period_start and known.get(vm.id) != (vm.period_start, found[vm.name]):
-            ledger.set_elsewhere(vm.id, vm.period_start, found[vm.name])
+        used = found.get(vm.name, ZERO)
+        # Nothing is worth a row only where there was something.
+        if vm.period_start and known.get(vm.id, (vm.period_start, ZERO)) != (vm.period_start, used):
+            ledger.set_elsewhere(vm.id, vm.period_start, used)

@@ -48,6 +48,9 @@ def open_or_replace(path: Path, over: Path, now: datetime) -> Ledger:
     ledger = Ledger.open(path, create=True, patience=0.5)
     with ledger.transaction() as db:
         carried = _carry_over(db, aside)
+        for table in _CARRIED:
+            # By the damaged ledger's count the book would wait for revs that this one has yet to reach.
+            db.execute(f"UPDATE {table} SET rev = ?", (ledger.rev,))  # noqa: S608 (names of this module)
         kept = _keep_blocked(ledger, over, now)
         ledger.record(now, "damaged", f"the ledger was damaged and set aside as {aside}; {carried}; {kept}")
     log.error("new ledger: %s; %s", carried, kept)

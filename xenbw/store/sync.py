@@ -127,6 +127,8 @@ class Sync(threading.Thread):
             marks = Marks(self._settings, ledger)
             self.backlog = changes.backlog(ledger, marks.done)
             book = self._open_book()
+            if not any(marks.done.values()):
+                book.prepare()  # a resync: the server may be a new one, without the indexes
             for table in changes.TABLES:
                 while self._push_chunk(ledger, book, table, marks) and not self._ending.is_set():
                     pass

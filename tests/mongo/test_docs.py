@@ -1,0 +1,180 @@
+"""docs/mongodb.md is true: its fields, indexes and commands against what the code writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bson.int64 import Int64
+from pymongo.errors import OperationFailure
+
+from tests.support import page
+from tests.support.bookkeeper import MARCH, Books
+from tests.support.books import vm_of
+from tests.support.clock import utc
+from tests.support.mongoaccess import KEEPER, Access, connect
+from tests.support.mongod import Mongod
+from xenbw import config
+from xenbw.config import MongodbSection
+from xenbw.model import VM
+
+pytestmark = pytest.mark.mongo
+
+_KINDS = ((Int64, "long"), (bool, "bool"), (int, "int"), (str, "string"), (datetime, "date"), (list, "array"))
+WEB1 = 1  # its place in Books.vms
+
+
+def kind_of(value: Any) -> str:
+    return "null" if value is None else next(word for kind, word in _KINDS if isinstance(value, kind))
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Books, Any]]:
+    """A book in which two hosts have written everything they write, and what the first one knows."""
+    with Mongod() as server:
+        hosts = [
+            Books(tmp_path_factory.mktemp(host), server.uri, host, keep_samples=30_000) for host in ("dom0-a", "dom0-b")
+        ]
+        for host in hosts:
+            host.live(90)
+            host.ledger.record(host.clock.wall, "null-routed", "web1 null-routed", host.vms[WEB1])
+            host.sync.push()
+        yield hosts[0], server.client(tz_aware=True)[KEEPER.database]
+        for host in hosts:
+            host.ledger.close()
+
+
+@pytest.fixture
+def guarded_books(tmp_path: Path, guarded: Access) -> Iterator[tuple[Mongod, str]]:
+    """A server with logins and TLS, and its address without either."""
+    with Mongod(guarded) as server:
+        yield server, f"mongodb://{server.host}/?directConnection=true&authSource={KEEPER.database}"
+
+
+COLLECTIONS = ("vms", "usage", "samples", "bindings", "events", "hosts")
+
+
+@pytest.mark.parametrize("collection", COLLECTIONS)
+def test_every_document_has_the_fields_and_types_of_its_table(fleet: tuple[Books, Any], collection: str) -> None:
+    documented = {field: set(kinds.split(" or ")) for field, kinds in page.table(f"`{collection}`").items()}
+    documents = list(fleet[1][collection].find())
+    assert documents
+    for document in documents:
+        assert set(document) == set(documented)
+        assert {field for field, value in document.items() if kind_of(value) not in documented[field]} == set()
+
+
+@pytest.mark.parametrize("collection", COLLECTIONS)
+def test_every_collection_has_the_indexes_that_are_named(fleet: tuple[Books, Any], collection: str) -> None:
+    found = re.search(r"Index(?:es)?: (.*)", page.section(f"`{collection}`"))
+    assert found
+    assert set(re.findall(r"`([\w-]+)`", found[1])) == set(fleet[1][collection].index_information())
+
+
+def test_no_collection_is_left_out(fleet: tuple[Books, Any]) -> None:
+    assert set(fleet[1].list_collection_names()) == set(COLLECTIONS)
+
+
+def test_usage_of_a_period_is_that_of_all_hosts(fleet: tuple[Books, Any]) -> None:
+    whole = {"in_bytes": 180_000, "out_bytes": 18_000}
+    (row,) = page.run("This period", fleet[1])
+    assert {**whole, "_id": "web1", "hosts": sorted(row["hosts"])} == {**row, "hosts": ["dom0-a", "dom0-b"]}
+    assert page.run("Every period so far", fleet[1]) == [{**whole, "_id": MARCH}]
+
+
+def test_hours_of_a_day_are_those_of_all_hosts(fleet: tuple[Books, Any]) -> None:
+    books, database = fleet
+    hours = {
+        row["_id"]: (row["in_bytes"] // 2, row["out_bytes"] // 2) for row in page.run("The hours of a day", database)
+    }
+    assert hours == {hour: tuple(usage) for hour, usage in books.ledger.hours(books.vms[WEB1], MARCH)}
+
+
+def test_who_is_over_who_is_blocked_and_who_lags_is_found(fleet: tuple[Books, Any]) -> None:
+    _, database = fleet
+    assert page.run("Over the allowance now", database) == []
+    database.vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": Int64(190_000)}})
+    over = {"_id": "web1", "limit_bytes": 190_000, "used_bytes": 198_000}
+    assert page.run("Over the allowance now", database) == [over]
+    for count in ("in", "out", "max"):
+        database.vms.update_one({"_id": "web1"}, {"$set": {"count": count}})
+        assert page.run("Over the allowance now", database) == []
+    database.vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": None, "count": None}})
+    assert page.run("Over the allowance now", database) == []
+    blocked = {(row["_id"]["vm"], row["_id"]["host"]) for row in page.run("Blocked now", database)}
+    assert blocked == {("web1", "dom0-a"), ("web1", "dom0-b")}
+    # Their clock stands in March: a long silence.
+    assert {row["_id"] for row in page.run("Hosts that have not", database)} == {"dom0-a", "dom0-b"}
+
+
+def test_bindings_and_samples_are_found_as_shown(fleet: tuple[Books, Any]) -> None:
+    _, database = fleet
+    database.bindings.update_many({"vm": "web1"}, {"$set": {"ips": ["203.0.113.7"]}})
+    assert {row["vm"] for row in page.run("Who had an address", database)} == {"web1"}
+    assert len(page.run("minute by minute", database)) == 2 * 59
+
+
+def test_every_edit_that_is_shown_does_what_is_said(books: Books, server: Mongod) -> None:
+    database = server.client()[KEEPER.database]
+
+    def after(words: str) -> VM:
+        page.run(words, database)
+        books.sync.push()
+        assert books.sync.faults == []
+        return vm_of(books.ledger, books.vms[WEB1])
+
+    books.sync.push()
+    assert after("500 GB a period").limit_bytes == 500 * 10**9
+    assert after("Raise it").limit_bytes == 550 * 10**9
+    free = after("No limit at all")  # and then the default
+    assert (free.limit_bytes, free.unlimited) == (None, False)
+    assert after("Block it")  # and then no more
+    assert after("Let it through").lifted_until == utc("2026-04-01")
+    assert after("Take it out").added_at is None
+    assert after("500 GB a period").added_at is not None
+
+
+def test_an_edit_as_shown_enters_a_vm_that_nobody_knows(server: Mongod) -> None:
+    database = server.client()[KEEPER.database]
+    page.run("500 GB a period", database)
+    assert database.vms.find_one({"_id": "web1"})["limit_bytes"] == 500 * 10**9
+
+
+def test_the_configuration_that_is_shown_is_good_and_every_key_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "xenbw.toml").write_text(page.block("Then, on each dom0", "toml"))
+    shown = config.load(tmp_path / "xenbw.toml").mongodb
+    assert (shown.user, shown.hosts) == ("xenbw", ("db1.example.org", "db2.example.org", "db3.example.org"))
+    assert set(page.table("Connect a dom0")) == {key.name for key in fields(MongodbSection)}
+
+
+def test_the_login_that_is_shown_suffices_with_the_keys_for_tls(
+    tmp_path: Path, guarded: Access, guarded_books: tuple[Mongod, str]
+) -> None:
+    server, uri = guarded_books
+    assert guarded.certificates is not None
+    database = server.admin(tz_aware=True)[KEEPER.database]
+    database.command("dropUser", KEEPER.name)
+    page.run("A login with", database)
+    keys: dict[str, Any] = {"ca": guarded.certificates.authority, "certificate": guarded.certificates.client}
+    books = Books(tmp_path, uri, user="xenbw", password=page.PASSWORD, **keys)
+    books.live(1)
+    books.sync.push()
+    assert books.agrees(database)
+    books.ledger.close()
+
+
+def test_a_panel_with_the_role_that_is_shown_reads_all_and_writes_vms_only(tmp_path: Path) -> None:
+    with Mongod(Access.make(tmp_path, login=True)) as server:
+        page.run("A panel needs no more", server.admin()[KEEPER.database])
+        uri = f"mongodb://{server.host}/?directConnection=true&authSource={KEEPER.database}"
+        with connect(uri, username="panel", password=page.PASSWORD) as client:
+            database = client[KEEPER.database]
+            page.run("500 GB a period", database)
+            assert page.run("This period", database) == []
+            with pytest.raises(OperationFailure):
+                database.usage.insert_one({})

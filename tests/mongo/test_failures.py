@@ -1,0 +1,334 @@
+"""Whatever happens to the server, to the network or to us: the book comes to say what the ledger says."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bson.int64 import Int64
+
+from tests.support.bookkeeper import MARCH, Books
+from tests.support.host import REPO, Host, until
+from tests.support.mongoaccess import KEEPER, Access
+from tests.support.mongod import Mongod
+from tests.support.relay import Relay
+from tests.support.replicaset import ReplicaSet
+from tests.support.smalldisk import SmallDisk
+from xenbw.errors import XenbwError
+from xenbw.store import sync
+from xenbw.store.sync import marks_path
+
+pytestmark = [pytest.mark.mongo, pytest.mark.usefixtures("impatient")]
+
+MIB = 1024**2
+SECRET = "s3cret"  # of which no trace may be seen
+
+
+def base(server: Mongod | ReplicaSet) -> Any:
+    return server.client(tz_aware=True)[KEEPER.database]
+
+
+def pushes(books: Books) -> bool:
+    """Whether the next push succeeds."""
+    try:
+        books.sync.push()
+    except XenbwError:
+        return False
+    return True
+
+
+# a server that answers late, wrongly or not at all
+
+
+def test_a_hung_server_is_given_up_and_made_good_when_it_goes_on(books: Books, server: Mongod) -> None:
+    books.live(10)
+    books.sync.push()
+    server.hang()
+    books.live(10)
+    began = time.monotonic()
+    with pytest.raises(XenbwError, match="the book"):
+        books.sync.push()
+    assert time.monotonic() - began < 5
+    server.resume()
+    assert until(lambda: pushes(books))
+    assert books.agrees(base(server))
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        {"errorCode": 10107},  # NotWritablePrimary
+        {"closeConnection": True},
+        {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}},
+    ],
+    ids=["not primary", "hangs up", "not replicated"],
+)
+def test_what_was_not_acknowledged_is_not_taken_for_written(
+    failure: dict[str, Any], tmp_path: Path, server: Mongod
+) -> None:
+    # A client looks again only at its next heartbeat at a server that said that it is no primary.
+    books = Books(tmp_path, f"{server.uri}&heartbeatFrequencyMS=500")
+    books.live(10)
+    books.sync.push()
+    known = marks_path(books.settings).read_text()
+    books.live(10)
+    server.fail("update", **failure)
+    with pytest.raises(XenbwError, match="the book"):
+        books.sync.push()
+    assert marks_path(books.settings).read_text() == known
+    server.heal()
+    assert until(lambda: pushes(books))
+    assert books.agrees(base(server))
+    books.ledger.close()
+
+
+def test_a_server_that_fails_now_and_then_gets_everything_in_the_end(books: Books, server: Mongod) -> None:
+    server.fail("update", mode={"activationProbability": 0.1}, closeConnection=True)
+    outcomes = set()
+    for _ in range(20):
+        books.live(3)
+        outcomes.add(pushes(books))
+    assert outcomes == {True, False}
+    server.heal()
+    assert until(lambda: pushes(books))
+    assert books.agrees(base(server))
+
+
+def test_a_write_that_is_carried_out_late_does_not_undo_a_newer_one(books: Books, server: Mongod) -> None:
+    books.live(10)
+    books.sync.push()
+    books.live(1)
+    server.fail("update", times=1, blockConnection=True, blockTimeMS=3000)
+    with pytest.raises(XenbwError):
+        books.sync.push()
+    books.live(1)
+    assert until(lambda: pushes(books))
+    time.sleep(3)
+    assert books.agrees(base(server))
+
+
+def test_a_full_disk_costs_nothing_but_time(tmp_path: Path) -> None:
+    with SmallDisk(48 * MIB) as disk, Mongod(disk=disk) as server:
+        books = Books(tmp_path, server.uri)
+        books.live(10)
+        books.sync.push()
+        disk.fill()
+        while pushes(books):
+            books.live(200)
+        disk.free()
+        server.kill()
+        server.start()
+        assert until(lambda: pushes(books))
+        assert books.agrees(base(server))
+        books.ledger.close()
+
+
+def test_indexes_come_back_with_a_resync_of_an_empty_server(books: Books, server: Mongod) -> None:
+    books.live(1)
+    books.sync.push()
+    before = {name: base(server)[name].index_information() for name in ("samples", "usage", "bindings", "events")}
+    base(server).client.drop_database(KEEPER.database)
+    marks_path(books.settings).unlink()
+    books.sync.push()
+    after = {name: base(server)[name].index_information() for name in before}
+    assert after == before
+
+
+def test_tries_leave_nothing_behind(books: Books, server: Mongod) -> None:
+    server.stop()
+    pushes(books)
+    before = threading.active_count()
+    for _ in range(3):
+        pushes(books)
+    assert threading.active_count() <= before
+
+
+# a book that was never there
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """A server that asks for a login."""
+    with Mongod(Access.make(tmp_path_factory.mktemp("locked"), login=True)) as server:
+        yield server
+
+
+def test_the_login_of_the_configuration_opens_the_book(tmp_path: Path, locked: Mongod) -> None:
+    uri = f"mongodb://{locked.host}/?directConnection=true&authSource={KEEPER.database}"
+    books = Books(tmp_path, uri, user=KEEPER.name, password=KEEPER.password)
+    books.live(1)
+    books.sync.push()
+    assert books.agrees(base(locked))
+    books.ledger.close()
+
+
+def test_a_wrong_password_is_said_and_not_shown(tmp_path: Path, locked: Mongod) -> None:
+    uri = f"mongodb://{locked.host}/?directConnection=true&authSource={KEEPER.database}"
+    books = Books(tmp_path, uri, user=KEEPER.name, password=SECRET)
+    with pytest.raises(XenbwError, match="Authentication failed") as caught:
+        books.sync.push()
+    assert SECRET not in f"{caught.value!r} {caught.value} {books.sync.state()} {books.sync.summary()} {books.settings}"
+    books.ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("uri", "section", "said"),
+    [
+        ("mongodb://nowhere.invalid/", {}, "the book: nowhere.invalid:27017: "),
+        ("mongodb://127.0.0.1:1/", {}, "the book: 127.0.0.1:1: "),
+        ("mongodb://", {}, r"\[mongodb\]: "),
+        ("mongodb://host:port/", {}, r"\[mongodb\]: .*[Pp]ort"),
+        (f"mongodb://xenbw:{SECRET}@a@host/", {}, r"\[mongodb\]: .*escaped"),
+        (f"mongodb://xenbw:{SECRET}/word@host/", {}, r"\[mongodb\]: "),
+        (f"mongodb://xenbw:{SECRET}?word@host/", {}, r"\[mongodb\]: "),
+        (f"mongodb+srv://xenbw:{SECRET}@nowhere.invalid/", {}, r"\[mongodb\]: "),
+        ("mongodb://127.0.0.1:1/?replicaSet=", {}, r"\[mongodb\]: |the book: "),
+        ("mongodb://127.0.0.1:1/", {"ca": Path("/nowhere/ca.pem")}, r"\[mongodb\]: .*No such file"),
+        ("mongodb://127.0.0.1:1/", {"certificate": Path("/nowhere/client.pem")}, r"\[mongodb\]: .*No such file"),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_said_in_one_line(
+    tmp_path: Path, uri: str, section: dict[str, Any], said: str
+) -> None:
+    books = Books(tmp_path, uri, **section)
+    books.live(1)
+    with pytest.raises(XenbwError, match=said) as caught:
+        books.sync.push()
+    text = str(caught.value)
+    assert "\n" not in text
+    assert SECRET not in text + repr(books.settings)
+    assert len(text) < 400
+    books.ledger.close()
+
+
+# under load
+
+
+def settles(books: Books, database: Callable[[], Any]) -> bool:
+    """Whether the thread brings the book to agree, in its own time."""
+    return until(lambda: books.sync.backlog == 0 and books.sync.problem is None and books.agrees(database()), 40)
+
+
+def test_a_set_whose_primary_is_killed_under_load_loses_and_doubles_nothing(
+    tmp_path: Path, replicas: ReplicaSet
+) -> None:
+    books = Books(tmp_path, replicas.uri, interval=0.1)
+    books.sync.start()
+    for _ in range(2):
+        books.live(30)
+        assert until(lambda: books.sync.current_at is not None, 20)
+        killed = replicas.kill_primary()
+        for _ in range(20):
+            books.live(5)
+            time.sleep(0.1)
+        killed.start()
+        replicas.await_whole()
+    assert settles(books, lambda: base(replicas))
+    books.sync.stop(grace=5)
+    books.ledger.close()
+
+
+_CHILD = """
+import sys
+from pathlib import Path
+from tests.support.bookkeeper import settings_of
+from xenbw.clock import SystemClock
+from xenbw.store.sync import Sync
+
+sync = Sync(settings_of(Path(sys.argv[1]), sys.argv[2]), SystemClock())
+print("ready", flush=True)
+while True:
+    sync.push()
+"""
+
+
+def test_thirty_kills_at_random_moments_of_pushes_lose_and_double_nothing(books: Books, server: Mongod) -> None:
+    argv = [sys.executable, "-c", _CHILD, str(books.ledger.path), server.uri]
+    moved = set()
+    for _ in range(30):
+        with subprocess.Popen(argv, cwd=REPO, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            end = time.monotonic() + random.uniform(0, 0.5)
+            while time.monotonic() < end:
+                books.live(1)
+                time.sleep(0.005)
+            child.kill()
+        moved.add(sync.Marks(books.settings, books.ledger).done["reading"])
+    assert len(moved) > 10
+    books.sync.push()
+    assert books.agrees(base(server))
+
+
+# nothing waits for it
+
+
+def test_guests_boot_and_are_blocked_while_the_book_hangs(server: Mongod, tmp_path: Path) -> None:
+    with Relay(tmp_path, server.host) as relay, Host(f'[mongodb]\nuri = "{relay.uri}"\ninterval = 0.1\n') as host:
+        host.start_daemon()
+        first = host.start("web1")
+        assert until(lambda: base(server).bindings.find_one({"vm": "web1"}) is not None)
+        host.add("web1", limit_bytes=100_000)
+        server.hang()
+        host.ask("sync")
+        time.sleep(0.5)  # by now the thread waits for an answer
+        second = host.start("web2")
+        assert [script.returncode for script in first.scripts + second.scripts] == [0, 0]
+        assert second.scripts[0].seconds < 2
+        began = time.monotonic()
+        first.send(200_000)
+        assert until(lambda: host.blocked(first.address()))
+        assert time.monotonic() - began < 5
+        server.resume()
+        assert until(lambda: base(server).usage.count_documents({"vm": "web1", "out_bytes": {"$gt": 100_000}}) > 0)
+
+
+# what others wrote
+
+
+def test_a_date_beyond_all_calendars_spoils_one_vm_and_no_other(books: Books, server: Mongod) -> None:
+    books.sync.push()
+    vms = base(server).vms
+    # BSON's dates reach further than Python's: +275760 is what JavaScript's last one looks like.
+    pipeline = [{"$set": {"lifted_until": {"$toDate": 8_640_000_000_000_000}}}]
+    vms.update_one({"_id": "web1"}, pipeline)
+    vms.update_one({"_id": "web2"}, {"$set": {"limit_bytes": Int64(7)}})
+    books.live(1)
+    books.sync.push()
+    assert books.ledger.vms()[books.vms[2]].limit_bytes == 7
+    assert [fault for fault in books.sync.faults if "web1" in fault]
+    assert books.agrees(base(server))
+
+
+def test_usage_of_another_host_that_makes_no_sense_counts_nothing(books: Books, server: Mongod) -> None:
+    books.sync.push()
+    nonsense = {"host": "dom0-b", "vm": "web1", "span": "period", "start": MARCH, "in_bytes": "many"}
+    base(server).usage.insert_one(nonsense)
+    books.live(1)
+    books.sync.push()
+    base(server).usage.delete_one({"host": "dom0-b"})
+    assert books.agrees(base(server))
+
+
+def test_a_text_without_end_is_told_in_short(books: Books, server: Mongod) -> None:
+    books.sync.push()
+    base(server).vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": "x" * 10_000, "y" * 10_000: 1}})
+    books.sync.push()
+    assert len(books.sync.faults) == 2
+    assert all(len(fault) < 400 for fault in books.sync.faults)
+
+
+def test_an_edit_made_here_replaces_a_false_in_the_book(books: Books, server: Mongod) -> None:
+    books.sync.push()
+    base(server).vms.update_one({"_id": "web1"}, {"$set": {"unlimited": False}})
+    books.sync.push()
+    books.ledger.set_vm(books.vms[1], unlimited=True)
+    books.sync.push()
+    assert base(server).vms.find_one({"_id": "web1"})["unlimited"] is True

@@ -1,0 +1,79 @@
+"""A ledger that traffic fills, its thread for the book, and whether both say the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.support.books import BOOT, add_vm, open_ledger, start_vif
+from tests.support.clock import HandClock, utc
+from tests.support.mongoaccess import KEEPER
+from xenbw.accounting import Pending, Share
+from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings
+from xenbw.model import Counters
+from xenbw.store.file import Alive
+from xenbw.store.sync import Sync
+
+NOW = utc("2026-03-20 12:00")
+MARCH = utc("2026-03-01")
+VIFS = 10
+
+
+def settings_of(ledger: Path, uri: str, host: str = "dom0-a", **section: Any) -> Settings:
+    """The configuration of a dom0. `section` are more of the keys of [mongodb]."""
+    # The server drops samples that have expired, by its own clock.
+    book = MongodbSection(**{"uri": uri, "database": KEEPER.database, "keep_samples": 3650, **section})
+    return Settings(mongodb=book, ledger=LedgerSection(path=ledger), host=HostSection(name=host))
+
+
+class Books:
+    """Ten VMs, web0 to web9, on a dom0; `live` lets time and traffic pass, `sync.push()` brings it to the book.
+    `section` are more of the keys of [mongodb]."""
+
+    def __init__(self, folder: Path, uri: str, host: str = "dom0-a", **section: Any) -> None:
+        self.ledger = open_ledger(folder, patience=5)
+        self.clock = HandClock(NOW)
+        self.settings = settings_of(self.ledger.path, uri, host, **section)
+        self.vms = [add_vm(self.ledger, f"web{n}", NOW, limit_bytes=10**12) for n in range(VIFS)]
+        self.bindings = [start_vif(self.ledger, f"web{n}", NOW, domid=n + 1) for n in range(VIFS)]
+        for vm_id in self.vms:
+            self.ledger.set_vm(vm_id, period_start=MARCH, period_rule="1@UTC")
+        self.total = 0
+        self.sync = Sync(self.settings, self.clock)
+
+    def live(self, minutes: int) -> None:
+        """That many minutes of traffic pass: a sample and a commit each."""
+        for _ in range(minutes):
+            self.clock.go(minutes=1)
+            self.total += 1
+            at = self.clock.wall
+            raw = Counters(self.total * 1000, self.total * 100)
+            hour = at.replace(minute=0, second=0)
+            self.ledger.commit(
+                Pending(
+                    tuple((b.id, raw, raw, at) for b in self.bindings),
+                    tuple((vm_id, Share(MARCH, hour, 1000, 100, 0)) for vm_id in self.vms),
+                ),
+                Alive(at, 1000.0, BOOT),
+            )
+            self.ledger.add_readings([(b.id, raw, raw) for b in self.bindings], at)
+
+    def agrees(self, database: Any) -> bool:
+        """Whether the book has what the ledger has, record by record."""
+        hours = {
+            (row["vm"], row["start"]): (row["in_bytes"], row["out_bytes"])
+            for row in database.usage.find({"span": "hour"})
+        }
+        expected = {}
+        for number, vm_id in enumerate(self.vms):
+            for hour, usage in self.ledger.hours(vm_id, MARCH):
+                expected[f"web{number}", hour] = tuple(usage)
+        whole = {row["vm"]: row["in_bytes"] for row in database.usage.find({"span": "period"})}
+        days: dict[str, int] = {}
+        for row in database.usage.find({"span": "day"}):
+            days[row["vm"]] = days.get(row["vm"], 0) + row["in_bytes"]
+        samples = database.samples.count_documents({})
+        (kept,) = self.ledger.rows("SELECT count(*) FROM reading")[0]
+        bound = {row["vm"]: row["in_bytes"] for row in database.bindings.find()}
+        each = dict.fromkeys((f"web{n}" for n in range(VIFS)), self.total * 1000)
+        return hours == expected and whole == days == bound == each and samples == kept
