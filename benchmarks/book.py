@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.figure import Figure
 from benchmarks.rig import INSIDE, PYTHON, Rig
-from tests.support import bookkeeper
+from tests.support.bookkeeper import Books
 from tests.support.mongod import Mongod
 
 _VIFS = 100
@@ -22,9 +22,8 @@ def measure() -> list[Figure]:
 
 
 def _pushes() -> list[Figure]:
-    bookkeeper.VIFS = _VIFS
     with Mongod() as server, tempfile.TemporaryDirectory() as folder:
-        books = bookkeeper.Books(Path(folder), server.uri)
+        books = Books(Path(folder), server.uri, vifs=_VIFS)
         books.live(24 * 60)
         begin = time.monotonic()
         books.sync.push()

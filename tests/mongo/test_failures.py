@@ -267,6 +267,29 @@ def test_thirty_kills_at_random_moments_of_pushes_lose_and_double_nothing(books:
     assert books.agrees(base(server))
 
 
+def test_a_daemon_killed_a_hundred_times_while_it_counts_and_pushes_loses_and_doubles_nothing(
+    server: Mongod, tmp_path: Path
+) -> None:
+    with Relay(tmp_path, server.host) as relay, Host(f'[mongodb]\nuri = "{relay.uri}"\ninterval = 0.1\n') as host:
+        host.start_daemon()
+        guest = host.start("web1")
+        for _ in range(100):
+            guest.send(20_000)
+            time.sleep(random.uniform(0, 0.2))
+            host.kill_daemon()
+            host.start_daemon()
+        guest.namespace.ip("link set eth0 down")
+        counted = guest.counters()
+        assert counted.out_bytes > 100 * 20_000
+        assert until(lambda: host.usage("web1") == counted)
+
+        def booked(span: str) -> tuple[int, int]:
+            rows = list(base(server).usage.find({"vm": "web1", "span": span}))
+            return sum(row["in_bytes"] for row in rows), sum(row["out_bytes"] for row in rows)
+
+        assert until(lambda: booked("hour") == booked("day") == booked("period") == tuple(counted), 20)
+
+
 # nothing waits for it
 
 

@@ -16,7 +16,6 @@ from xenbw.store.sync import Sync
 
 NOW = utc("2026-03-20 12:00")
 MARCH = utc("2026-03-01")
-VIFS = 10
 
 
 def settings_of(ledger: Path, uri: str, host: str = "dom0-a", **section: Any) -> Settings:
@@ -27,15 +26,15 @@ def settings_of(ledger: Path, uri: str, host: str = "dom0-a", **section: Any) ->
 
 
 class Books:
-    """Ten VMs, web0 to web9, on a dom0; `live` lets time and traffic pass, `sync.push()` brings it to the book.
-    `section` are more of the keys of [mongodb]."""
+    """Some VMs, web0, web1 and so on, with a vif each, on a dom0; `live` lets time and traffic pass, `sync.push()`
+    brings it to the book. `section` are more of the keys of [mongodb]."""
 
-    def __init__(self, folder: Path, uri: str, host: str = "dom0-a", **section: Any) -> None:
+    def __init__(self, folder: Path, uri: str, host: str = "dom0-a", *, vifs: int = 10, **section: Any) -> None:
         self.ledger = open_ledger(folder, patience=5)
         self.clock = HandClock(NOW)
         self.settings = settings_of(self.ledger.path, uri, host, **section)
-        self.vms = [add_vm(self.ledger, f"web{n}", NOW, limit_bytes=10**12) for n in range(VIFS)]
-        self.bindings = [start_vif(self.ledger, f"web{n}", NOW, domid=n + 1) for n in range(VIFS)]
+        self.vms = [add_vm(self.ledger, f"web{n}", NOW, limit_bytes=10**12) for n in range(vifs)]
+        self.bindings = [start_vif(self.ledger, f"web{n}", NOW, domid=n + 1) for n in range(vifs)]
         for vm_id in self.vms:
             self.ledger.set_vm(vm_id, period_start=MARCH, period_rule="1@UTC")
         self.total = 0
@@ -75,5 +74,5 @@ class Books:
         samples = database.samples.count_documents({})
         (kept,) = self.ledger.rows("SELECT count(*) FROM reading")[0]
         bound = {row["vm"]: row["in_bytes"] for row in database.bindings.find()}
-        each = dict.fromkeys((f"web{n}" for n in range(VIFS)), self.total * 1000)
+        each = dict.fromkeys((f"web{n}" for n in range(len(self.vms))), self.total * 1000)
         return hours == expected and whole == days == bound == each and samples == kept

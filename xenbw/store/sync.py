@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 import threading
 from datetime import datetime, timedelta
@@ -21,6 +22,8 @@ from xenbw.units import format_time
 
 if TYPE_CHECKING:
     from xenbw.store.book import Book
+
+log = logging.getLogger(__name__)
 
 _CHUNK = 2000
 _LONGEST_PAUSE = 120.0
@@ -102,6 +105,7 @@ class Sync(threading.Thread):
     def run(self) -> None:
         failures = 0
         while not self._ending.is_set():
+            before = (self.problem, self.faults)
             try:
                 self.push()
                 failures, self.problem = 0, None
@@ -110,9 +114,20 @@ class Sync(threading.Thread):
             except XenbwError as error:
                 failures += 1
                 self.problem = str(error)
+            self._log_changes(*before)
             self._ending.wait(self._pause(failures))
         if self._book is not None:
             self._book.close()
+
+    def _log_changes(self, problem: str | None, faults: list[str]) -> None:
+        """A line when something begins to be wrong or is right again, not at each try."""
+        if self.problem is not None and problem is None:
+            log.error("%s", self.problem)
+        elif self.problem is None and problem is not None:
+            log.info("the book is reached again")
+        for fault in self.faults:
+            if fault not in faults:
+                log.error("%s", fault)
 
     def _pause(self, failures: int) -> float:
         """Longer after each failure, and never two hosts in step."""
