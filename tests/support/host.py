@@ -58,11 +58,13 @@ class Host(Dom0):
         own.write_text(config)
 
     def start_daemon(self) -> None:
-        """Start xenbwd and wait until it tells systemd that it is ready."""
+        """Start xenbwd and wait until it has told systemd that it is ready, and has settled what it found."""
         env = {"PYTHONPATH": str(REPO), "NOTIFY_SOCKET": str(self.directory / "notify")}
         argv = [sys.executable, "-m", "xenbw.daemon", "--config", str(self.config)]
         self.daemon = self.popen(argv, output=self.log, env=env)
         self.notified("READY=1")
+        # It answers once it has looked at the whole host.
+        self.ask("status")
 
     def notified(self, word: str, timeout: float = 15) -> list[str]:
         """Wait for a word of the daemon to systemd; returns all of its words until then."""
