@@ -12,6 +12,7 @@ from xenbw.config import LedgerSection, MongodbSection, Settings
 from xenbw.runner import run
 from xenbw.store.ledger import Ledger
 from xenbw.store.sync import Sync
+from xenbw.timedated import Timedated
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 
@@ -23,7 +24,7 @@ def main(how: str) -> None:
     """Prints the wall time of rounds, in seconds, as JSON; `dead` has a thread that cannot reach its book beside."""
     settings = replace(Settings(), ledger=LedgerSection(commit=0.0), mongodb=MongodbSection(uri=_DEAD))
     ledger, lookup = Ledger.open(settings.ledger.path), Lookup()
-    work = Work(settings, ledger, lookup, SystemClock(), boot_id(), run)
+    work = Work(settings, ledger, lookup, SystemClock(), Timedated(run).vouches, boot_id(), run)
     work.start()
     sync = Sync(settings, SystemClock())
     if how == "dead":

@@ -15,6 +15,7 @@ from xenbw.clock import SystemClock, boot_id
 from xenbw.config import LedgerSection, Settings
 from xenbw.runner import run
 from xenbw.store.ledger import Ledger
+from xenbw.timedated import Timedated
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 
@@ -59,7 +60,7 @@ def _inside() -> None:
     """Prints samples, seconds of processor time, as JSON."""
     settings = replace(Settings(), ledger=LedgerSection(commit=0.0))
     ledger, lookup = Ledger.open(settings.ledger.path), Lookup()
-    work = Work(settings, ledger, lookup, SystemClock(), boot_id(), run)
+    work = Work(settings, ledger, lookup, SystemClock(), Timedated(run).vouches, boot_id(), run)
     work.start()
     vifs = [name for _, name in socket.if_nameindex() if name.startswith("vif")]
     begin = time.process_time()

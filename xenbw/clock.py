@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
 # Kernel and clock agree to well under a second; a larger difference means that somebody set the clock.
 _JUMP = timedelta(seconds=60)
-_STA_UNSYNC = 0x0040  # linux include/uapi/linux/timex.h
 
 
 @dataclass(frozen=True)
 class Tick:
-    """What the clocks say at one moment: wall time, seconds since boot (suspend included), and whether the kernel
-    knows the wall clock to be synchronised."""
+    """What the clocks say at one moment: wall time, and seconds since boot (suspend included)."""
 
     wall: datetime
     elapsed: float
-    synced: bool
 
 
 class Clock(Protocol):
@@ -30,30 +28,16 @@ class Clock(Protocol):
     def tick(self) -> Tick: ...
 
 
-class _Timex(ctypes.Structure):
-    # struct timex (adjtimex(2)): `status` is the fifth field; the rest is room for the kernel to write to.
-    _fields_ = (
-        ("modes", ctypes.c_uint),
-        ("offset", ctypes.c_long),
-        ("freq", ctypes.c_long),
-        ("maxerror", ctypes.c_long),
-        ("esterror", ctypes.c_long),
-        ("status", ctypes.c_int),
-        ("rest", ctypes.c_byte * 256),
-    )
-
-
 class SystemClock:
     """The machine's own clocks."""
 
-    def __init__(self) -> None:
-        self._adjtimex = ctypes.CDLL(None).adjtimex
-
     def tick(self) -> Tick:
-        timex = _Timex()
-        # Setting the clock sets STA_UNSYNC until a time daemon has disciplined it again (linux kernel/time/ntp.c).
-        synced = self._adjtimex(ctypes.byref(timex)) >= 0 and not timex.status & _STA_UNSYNC
-        return Tick(datetime.now(UTC), time.clock_gettime(time.CLOCK_BOOTTIME), synced)
+        return Tick(datetime.now(UTC), time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+Witness = Callable[[float, float], bool]
+"""witness(since, now) -> whether the wall clock was found synchronised by a question put at `since` or later. Both are
+seconds since boot. Called at each tick while the clock is in doubt, and at no other time."""
 
 
 def boot_id() -> str:
@@ -69,24 +53,36 @@ class Moment:
     trusted: bool
 
 
+class Trust(Enum):
+    """Why the wall clock is believed, or that it is not."""
+
+    DOUBTED = "doubted"
+    SYNCHRONISED = "synchronised"  # the witness vouched for it
+    UNCHALLENGED = "unchallenged"  # it ran evenly for as long as is waited
+
+
 class Timeline:
-    """Moments from ticks. A clock that jumped, or was never synchronised since boot, is believed once the kernel calls
-    it synchronised, or after `wait` seconds without another jump; until then time goes on from the last good moment.
+    """Moments from ticks. A clock that jumped, or may never have been right since boot, is in doubt: it is believed
+    once the witness calls it synchronised, or after `wait` seconds without another jump; until then time goes on from
+    the last good moment.
 
     `last` is the tick at which the ledger was last committed in this boot, or None.
     """
 
-    def __init__(self, known: datetime | None, last: Tick | None, wait: float) -> None:
-        self._known, self._last, self._wait = known, last, wait
+    def __init__(self, known: datetime | None, last: Tick | None, wait: float, witness: Witness) -> None:
+        self._known, self._last, self._wait, self._witness = known, last, wait, witness
         self._doubted_at = 0.0  # seconds since boot: at boot the clock is whatever the battery kept
+        self.trust = Trust.DOUBTED
 
     def moment(self, tick: Tick) -> Moment:
         last, self._last = self._last, tick
         if last is not None:
             drift = (tick.wall - last.wall) - timedelta(seconds=tick.elapsed - last.elapsed)
             if abs(drift) > _JUMP:
-                self._doubted_at = tick.elapsed
-        trusted = tick.synced or tick.elapsed - self._doubted_at >= self._wait
+                self.trust, self._doubted_at = Trust.DOUBTED, tick.elapsed
+        if self.trust is Trust.DOUBTED:
+            self.trust = self._verdict(tick.elapsed)
+        trusted = self.trust is not Trust.DOUBTED
         if trusted or self._known is None:
             self._known = tick.wall
         elif last is not None:
@@ -94,3 +90,8 @@ class Timeline:
         else:
             self._known = max(self._known, tick.wall)
         return Moment(self._known, trusted)
+
+    def _verdict(self, elapsed: float) -> Trust:
+        if elapsed - self._doubted_at >= self._wait:
+            return Trust.UNCHALLENGED
+        return Trust.SYNCHRONISED if self._witness(self._doubted_at, elapsed) else Trust.DOUBTED

@@ -21,11 +21,14 @@ from xenbw.clock import Clock, SystemClock, boot_id
 from xenbw.config import Settings
 from xenbw.control import Answer, Server
 from xenbw.errors import XenbwError
+from xenbw.log import log_to
 from xenbw.net.udev import Watcher
+from xenbw.notify import carriers
 from xenbw.notify.courier import Courier
 from xenbw.runner import run
 from xenbw.store import rescue
 from xenbw.store.sync import Sync
+from xenbw.timedated import Timedated
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 
@@ -33,6 +36,8 @@ log = logging.getLogger("xenbw")
 
 # A hung loop is ended by systemd after WatchdogSec=60; a ping costs nothing.
 _PING = 10.0
+# Microseconds from one sign of life to the next while the ledger is copied.
+_COPYING = 10_000_000
 
 
 class Daemon:
@@ -52,14 +57,20 @@ class Daemon:
             _only_one(settings.daemon.run_dir / "xenbwd.lock"),
             _only_one(settings.ledger.path.with_name(f"{settings.ledger.path.name}.lock")),
         ]
-        ledger = rescue.open_or_replace(settings.ledger.path, settings.daemon.run_dir / "over", clock.tick().wall)
+        ledger = rescue.open_or_replace(
+            settings.ledger.path, settings.daemon.run_dir / "over", clock.tick().wall, self._ask_for_time
+        )
         self._lookup = Lookup()
         self._watcher = Watcher()
-        self._work = Work(settings, ledger, self._lookup, clock, boot_id(), run)
+        self._work = Work(settings, ledger, self._lookup, clock, Timedated(run).vouches, boot_id(), run)
         self._clock = clock
         self._courier: Courier | None = None
         self._sync: Sync | None = None
         self._server = Server(settings.daemon.run_dir, self._answer)
+
+    def _ask_for_time(self) -> None:
+        """Copying a large ledger before its upgrade takes longer than TimeoutStartSec=, and would never get done."""
+        self._notifier.notify(f"EXTEND_TIMEOUT_USEC={_COPYING}\nSTATUS=copying the ledger before its upgrade")
 
     def serve(self) -> None:
         """Run until SIGTERM or SIGINT. Blocks stay when it ends."""
@@ -67,6 +78,7 @@ class Daemon:
         self._work.enforce()
         self._notifier.notify("READY=1")
         self._work.start()
+        log.info("xenbwd %s runs: %s", __version__, self._work.summary())
         self._start_threads()
         due = time.monotonic()
         while self._running:
@@ -86,6 +98,7 @@ class Daemon:
                 due = max(due + self._work.settings.meter.interval, time.monotonic())
         # Count to the last moment; the blocks stay.
         self._work.catch_up()
+        log.info("xenbwd stops, its blocks stay: %s", self._work.summary())
 
     def close(self) -> None:
         """Let go of everything; after a failure as well as after a clean stop."""
@@ -101,7 +114,7 @@ class Daemon:
     def _start_threads(self) -> None:
         """Whoever waits for other machines does so in a thread of its own, with its own connection to the ledger."""
         settings = self._work.settings
-        if settings.mail.to:
+        if carriers.channels(settings):
             self._courier = Courier(settings, self._clock)
             self._courier.start()
         if settings.mongodb.uri:
@@ -169,7 +182,7 @@ class Daemon:
     def _status(self) -> Answer:
         status = self._work.status()
         if self._courier and self._courier.problem:
-            status["problems"].append(f"mail: {self._courier.problem}")
+            status["problems"].append(f"messages: {self._courier.problem}")
         if self._sync:
             status["book"] = self._sync.state()
             if self._sync.problem:
@@ -216,13 +229,18 @@ def _only_one(path: Path) -> int:
     return lock
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line of xenbwd; its manual page is checked against it."""
+    program = argparse.ArgumentParser(prog="xenbwd", description="meters Xen guests and holds them to their allowance")
+    program.add_argument("--config", metavar="FILE", type=Path, help="instead of /etc/xenbw/xenbw.toml ($XENBW_CONFIG)")
+    program.add_argument("--version", action="version", version=f"xenbwd {__version__}")
+    return program
+
+
 def main() -> int:
     """Entry point of xenbwd. Stays in the foreground; logs to standard error, for the journal."""
-    parser = argparse.ArgumentParser(prog="xenbwd", description="meters Xen guests and holds them to their allowance")
-    parser.add_argument("--config", type=Path, help="configuration file (default: /etc/xenbw/xenbw.toml)")
-    parser.add_argument("--version", action="version", version=f"xenbwd {__version__}")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    arguments = parser().parse_args()
+    log_to(sys.stderr)
     if arguments.config:
         os.environ["XENBW_CONFIG"] = str(arguments.config)
     try:

@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Protocol
 
 from xenbw import quota
+from xenbw.announcement import Announcement, announcement, unfiltered, why_released
 from xenbw.clock import Moment
 from xenbw.config import Settings
 from xenbw.enforce import desired, overfile
 from xenbw.enforce.desired import Desired, Holder, Network, Plan
 from xenbw.errors import XenbwError
-from xenbw.model import ZERO, Address, Binding, Block, Cause, Counters, State
+from xenbw.model import ZERO, Address, Binding, Block, Cause, Counters
 from xenbw.net import interfaces
-from xenbw.notify import message
+from xenbw.news import News
+from xenbw.notify import carriers, message
 from xenbw.quota import Standing
 from xenbw.roster import Entry, Roster
 from xenbw.store import outbox
 from xenbw.store.ledger import Ledger, LedgerError
+from xenbw.store.outbox import Channel
 
 _EVER = datetime.min.replace(tzinfo=UTC)
 
@@ -48,11 +51,13 @@ class Guard:
         self.protect: frozenset[Network] = frozenset(settings.enforce.protect)
         self.problems: list[str] = []  # what stands in the way of blocks just now
         self.plan = Plan(Desired({}), {}, {}, frozenset())
+        self.news = News()
         self.queued = False  # whether a message was put into the outbox; whoever sends them resets it
         self.failure: LedgerError | None = None  # why the last judgement could not be recorded
         self.unsettled: set[int] = set()  # VMs whose judgement could not be recorded, to be judged again
         self._unrecorded: dict[int, Block] = {}  # those of them that are blocked, all the same
         self._unfiltered: set[tuple[int, str]] = set()
+        self._applied: dict[str, Desired] = {}  # by the method's name
         self._latest: list[Binding] | None = None
         self._protected_told = ""
 
@@ -71,11 +76,11 @@ class Guard:
             unrecorded = self._unrecorded.pop(vm_id, None)
             self.unsettled.discard(vm_id)
             if (standing.state, standing.block) == (entry.vm.state, cause) and block_until(entry, cause) == until:
+                self.news.as_recorded(vm_id)
                 changed = changed or unrecorded is not None
                 continue
             try:
-                with self._ledger.transaction():
-                    self._record(entry, standing, block, moment.at)
+                self._settle(entry, standing, block, moment.at)
                 roster.entries[vm_id] = _standing_now(entry, standing, moment.at)
             except LedgerError as error:
                 # A full disk must not let a VM through: it is blocked now and recorded when that works again.
@@ -87,49 +92,39 @@ class Guard:
             changed = changed or cause != standing.block
         return changed
 
-    def _record(self, entry: Entry, standing: Standing, block: Block | None, at: datetime) -> None:
-        vm, was = entry.vm, entry.vm.state
-        since = vm.state_since if standing.state is was else at
+    def _settle(self, entry: Entry, standing: Standing, block: Block | None, at: datetime) -> None:
+        """Record a verdict and announce it. Raises LedgerError."""
+        until, recorded = block_until(entry, standing.block), False
+        told = announcement(entry, standing, block, until, lambda: self._case(entry, standing, at))
+        try:
+            with self._ledger.transaction():
+                self._record(entry, standing, block, until, at)
+                if told is not None:
+                    self._announce(told, entry.vm.id, at)
+            recorded = True
+        finally:
+            if told is not None:
+                self.news.verdict(entry.vm, told, recorded=recorded)
+
+    def _record(
+        self, entry: Entry, standing: Standing, block: Block | None, until: datetime | None, at: datetime
+    ) -> None:
+        vm = entry.vm
+        since = vm.state_since if standing.state is vm.state else at
         self._ledger.set_vm(vm.id, state=standing.state, state_reason=standing.reason, state_since=since)
         if standing.block is not None:
-            until = block_until(entry, standing.block)
             self._ledger.block(vm.id, standing.block, standing.reason, at, until)
-            if block is None:
-                self._announce("null-routed", entry, standing.reason, at, until=until)
         elif block is not None:
-            why = _why_released(block, standing, at)
-            self._ledger.lift(vm.id, at, why)
-            self._announce("released", entry, standing.reason, at, why=why)
-        elif not entry.enforced:
-            return
-        elif standing.state is State.WARNED and was in (State.OK, State.UNLIMITED):
-            self._announce("warned", entry, standing.reason, at)
-        elif standing.state is State.OVER and was is not State.OVER:
-            self._announce("over", entry, standing.reason, at)
+            self._ledger.lift(vm.id, at, why_released(block, standing, at))
 
-    def _announce(
-        self, kind: str, entry: Entry, reason: str, at: datetime, *, until: datetime | None = None, why: str = ""
-    ) -> None:
-        case = self._case(entry, reason, at)
-        match kind:
-            case "null-routed":
-                subject, body = message.null_routed(case, until)
-            case "released":
-                subject, body = message.released(case, why)
-            case "warned":
-                subject, body = message.warned(case)
-            case _:
-                subject, body = message.over(case)
-        text = f"{entry.vm.name} {kind}: {why or reason}"
-        self._ledger.record(at, kind, text, entry.vm.id)
-        self._mail(at, subject, body)
-
-    def _mail(self, at: datetime, subject: str, body: str) -> None:
-        if self.settings.mail.to:
-            outbox.queue(self._ledger, at, subject, body)
+    def _announce(self, told: Announcement, vm_id: int, at: datetime) -> None:
+        self._ledger.record(at, told.kind, told.text, vm_id)
+        for channel in carriers.channels(self.settings):
+            body = told.document if channel is Channel.COMMAND else told.body
+            outbox.queue(self._ledger, at, told.subject, body, channel)
             self.queued = True
 
-    def _case(self, entry: Entry, reason: str, at: datetime) -> message.Case:
+    def _case(self, entry: Entry, standing: Standing | None, at: datetime) -> message.Case:
         # Asked once for all the VMs of a judgement: on the first of a month that may be every one.
         self._latest = self._latest or self._ledger.latest_bindings()
         addresses: set[Address] = set(entry.vm.ips)
@@ -137,8 +132,17 @@ class Guard:
             if binding.vm_id == entry.vm.id:
                 addresses.update(binding.ips)
         ordered = sorted(addresses, key=lambda address: (address.version, int(address)))
-        zone = self.settings.period.timezone
-        return message.Case(self.settings.host_name, entry.vm.name, reason, ordered, entry.period, at, zone)
+        return message.Case(
+            host=self.settings.host_name,
+            name=entry.vm.name,
+            reason=standing.reason if standing else entry.vm.state_reason,
+            addresses=ordered,
+            period=entry.period,
+            at=at,
+            zone=self.settings.period.timezone,
+            allowance=entry.allowance,
+            used_bytes=standing.verdict.used_bytes if standing else None,
+        )
 
     # enforcing
 
@@ -148,15 +152,23 @@ class Guard:
         blocks, latest = {**self._unrecorded, **self._ledger.active_blocks()}, self._ledger.latest_bindings()
         plan = desired.plan(holders(roster, blocks, latest), self.protect)
         self.problems = _obstacles(plan, roster, blocks, latest)
+        self.news.moved(self.plan if self._applied else plan, plan)
         self.plan = plan
         self._tell_hook(roster, blocks, plan)
         changes: list[str] = []
         for method in self._methods:
             try:
-                changes += method.apply(plan.desired)
+                changes += self._apply(method)
             except XenbwError as error:
                 self.problems.append(str(error))
         self._check_bridges(roster, blocks, latest, moment)
+        return changes
+
+    def _apply(self, method: Method) -> list[str]:
+        changes = method.apply(self.plan.desired)
+        if changes and self._applied.get(method.name) == self.plan.desired:
+            self.news.repaired(changes)
+        self._applied[method.name] = self.plan.desired
         return changes
 
     def _tell_hook(self, roster: Roster, blocks: Mapping[int, Block], plan: Plan) -> None:
@@ -205,10 +217,9 @@ class Guard:
                 " (modprobe br_netfilter)"
             )
             if (vm_id, bridge) not in self._unfiltered:
-                case = self._case(entry, entry.vm.state_reason, moment.at)
+                told = unfiltered(self._case(entry, None, moment.at), bridge, self.problems[-1])
                 with self._ledger.transaction():
-                    self._ledger.record(moment.at, "unfiltered", self.problems[-1], vm_id)
-                    self._mail(moment.at, *message.unfiltered(case, bridge))
+                    self._announce(told, vm_id, moment.at)
         self._unfiltered = open_now
 
 
@@ -245,18 +256,6 @@ def over_path(settings: Settings) -> Path:
 def block_until(entry: Entry, cause: Cause | None) -> datetime | None:
     """When a block for that cause ends by itself."""
     return entry.period.end if cause is Cause.QUOTA else None
-
-
-def _why_released(block: Block, standing: Standing, at: datetime) -> str:
-    if block.cause is Cause.ADMIN:
-        return "the admin lifted the block"
-    if standing.state is State.EXEMPT:
-        return "the admin lifted the block until the period ends"
-    if standing.state is State.OVER:
-        return "its allowance no longer blocks it"
-    if block.until is not None and at >= block.until:
-        return "a new period began"
-    return "its allowance covers its usage again"
 
 
 def holders(roster: Roster, blocks: Mapping[int, Block], latest: Iterable[Binding]) -> list[Holder]:

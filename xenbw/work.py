@@ -10,10 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from xenbw import quota
+from xenbw import news, quota
 from xenbw.accounting import Tally
 from xenbw.census import Census
-from xenbw.clock import Clock, Moment
+from xenbw.clock import Clock, Moment, Witness
+from xenbw.complaints import Complaints
 from xenbw.config import Settings
 from xenbw.enforce import protect
 from xenbw.enforce.iptables import Iptables
@@ -61,13 +62,14 @@ class Work:
         ledger: Ledger,
         lookup: Lookup,
         clock: Clock,
+        witness: Witness,
         boot_id: str,
         run: Runner,
         sysfs: Path = interfaces.SYSFS,
     ) -> None:
         self.settings, self._ledger, self._clock, self._boot_id, self._run = settings, ledger, clock, boot_id, run
         self._alive = ledger.alive()
-        self._timeline = timeline(self._alive, boot_id, settings)
+        self._timeline = timeline(self._alive, boot_id, settings, witness)
         self._tick = clock.tick()
         self._moment = self._timeline.moment(self._tick)
         self._started_at = self._moment.at
@@ -78,9 +80,10 @@ class Work:
         self._meter: Meter = self._choose_meter()
         self._ceilings: dict[int, tuple[Count, float]] = {}
         self._ready = False
-        self._complaints: dict[str, str] = {}
+        self._complaints = Complaints()
         self._configure_timers()
         self._roster.load(self._moment)
+        self._trusted = self._moment.trusted  # as of when the ledger was last taken over
         self._refresh_protected()
 
     def _configure_timers(self) -> None:
@@ -95,26 +98,19 @@ class Work:
         return KernelMeter()
 
     def _now(self) -> Moment:
+        before = self._moment
         self._tick = self._clock.tick()
         self._moment = self._timeline.moment(self._tick)
+        if self._moment.trusted != before.trusted:
+            log.log(*news.of_trust(self._timeline.trust, self.settings.period.clock_wait))
         return self._moment
-
-    def _complain(self, about: str, problem: str | None) -> None:
-        """Log a problem when it begins, changes and ends, not at each cycle."""
-        before = self._complaints.pop(about, None)
-        if problem is not None:
-            self._complaints[about] = problem
-            if problem != before:
-                log.error("%s: %s", about, problem)
-        elif before is not None:
-            log.info("%s: works again", about)
 
     def _ledger_failed(self, error: LedgerError) -> None:
         """Go on without the ledger for now; a damaged one will not come back, and is replaced at the next start."""
         if isinstance(error, CorruptLedgerError):
             rescue.mark(self._ledger.path)
             raise error
-        self._complain("ledger", str(error))
+        self._complaints.of("ledger", str(error))
 
     # the day's work
 
@@ -140,11 +136,10 @@ class Work:
         """One round, each [meter] interval."""
         self.on_events(events)
         self._take_spool()
-        trusted = self._moment.trusted
         moment, elapsed = self._now(), self._tick.elapsed
         try:
             # What a doubted clock held back, rules and first periods among them, is done when it is trusted.
-            if self._ledger.changed_by_others() or moment.trusted != trusted:
+            if self._ledger.changed_by_others() or moment.trusted != self._trusted:
                 self._reload()
             self._measure(moment)
             if self._commit_timer.due(elapsed) and self.commit() and self._guard.unsettled:
@@ -158,9 +153,9 @@ class Work:
     def _measure(self, moment: Moment) -> None:
         try:
             readings = self._meter.read(tracked.interface for tracked in self._tally.tracked.values())
-            self._complain(f"meter {self._meter.name}", None)
+            self._complaints.of(f"meter {self._meter.name}", None)
         except XenbwError as error:
-            self._complain(f"meter {self._meter.name}", str(error))
+            self._complaints.of(f"meter {self._meter.name}", str(error))
             return
         changed = self._tally.credit(readings, moment.at, self._roster.period_of(moment.trusted))
         rolled = self._roll(moment)
@@ -188,6 +183,7 @@ class Work:
     def _judge(self, vm_ids: Iterable[int], moment: Moment) -> None:
         """Judge, and act on it at once: commit what led to the verdict, then block or release."""
         changed = self._guard.judge(self._roster, self._tally.usage, vm_ids, moment)
+        self._log_news()
         if self._guard.failure is not None:
             self._ledger_failed(self._guard.failure)
         for vm_id in vm_ids:
@@ -252,6 +248,7 @@ class Work:
             return
         moment = self._moment
         refiled = self._roster.load(moment)
+        self._trusted = moment.trusted
         self._census.load(self._roster.entries)
         self._open_periods(refiled)
         self._roll(moment)
@@ -280,9 +277,9 @@ class Work:
         try:
             self._ledger.sync()
         except OSError as error:
-            self._complain("ledger", f"{self._ledger.path}: {error.strerror}")
+            self._complaints.of("ledger", f"{self._ledger.path}: {error.strerror}")
         else:
-            self._complain("ledger", None)
+            self._complaints.of("ledger", None)
         return True
 
     def enforce(self) -> list[str]:
@@ -292,10 +289,13 @@ class Work:
         except LedgerError as error:
             self._ledger_failed(error)
             return []
-        for change in changes:
-            log.info("%s", change)
-        self._complain("blocks", "; ".join(self._guard.problems) or None)
+        self._log_news()
+        self._complaints.obstacles(self._guard.problems)
         return changes
+
+    def _log_news(self) -> None:
+        for level, text in self._guard.news.take():
+            log.log(level, "%s", text)
 
     def catch_up(self) -> bool:
         """Count to this moment and write it. Whether that worked."""
@@ -313,7 +313,7 @@ class Work:
         """Take over a changed configuration, but for where the ledger and the run folder are: hooks rely on those."""
         before = self.settings
         fixed = (settings.ledger.path, settings.daemon) == (before.ledger.path, before.daemon)
-        self._complain(
+        self._complaints.of(
             "config", None if fixed else "[ledger] path and [daemon] run_dir change at the next restart only"
         )
         self.settings = settings = replace(
@@ -360,14 +360,16 @@ class Work:
             "warned": self._count(State.WARNED),
             "blocked": self._count(State.BLOCKED),
             "null_routes": len(self._guard.plan.desired.null_routes),
-            "problems": [*self._guard.problems, *(f"{k}: {v}" for k, v in self._complaints.items() if k != "blocks")],
+            "problems": self._complaints.all(),
             "last_commit": format_time(self._alive.at) if self._alive else None,
             "pending_vifs": self._census.waiting,
             "clock_trusted": self._moment.trusted,
+            "clock": self._timeline.trust.value,
         }
 
     def summary(self) -> str:
         """The same in a line, for systemctl status."""
         text = f"{len(self._tally.tracked)} vifs of {len(self._roster.entries)} VMs metered ({self._meter.name})"
         text += f", {self._count(State.OVER)} over, {len(self._guard.plan.desired.null_routes)} addresses null-routed"
-        return text + (f"; {len(self._complaints)} problems: xenbw status" if self._complaints else "")
+        problems = len(self._complaints.all())
+        return text + (f"; {problems} problems: xenbw status" if problems else "")

@@ -39,7 +39,9 @@ class Daemon:
         lookup = Lookup(str(self.host.store.path))
         sysfs = self.host.namespace.root / "sys/class/net"
         with self.host.namespace.entered():
-            self.work = Work(settings, self.host.ledger(), lookup, self.clock, boot_id(), run, sysfs)
+            self.work = Work(
+                settings, self.host.ledger(), lookup, self.clock, self.clock.vouches, boot_id(), run, sysfs
+            )
             self.work.enforce()
             self.work.start()
 

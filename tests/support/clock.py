@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from xenbw.clock import Tick
+from xenbw.runner import Result, Runner
 
 
 class HandClock:
@@ -14,12 +16,26 @@ class HandClock:
         self.wall, self.elapsed, self.synced = wall, elapsed, synced
 
     def tick(self) -> Tick:
-        return Tick(self.wall, self.elapsed, self.synced)
+        return Tick(self.wall, self.elapsed)
+
+    def vouches(self, _since: float, _now: float) -> bool:
+        """The witness: asked whether the clock is synchronised, it answers at once."""
+        return self.synced
 
     def go(self, **by: float) -> None:
         """Time passes: go(minutes=5)."""
         self.wall += timedelta(**by)
         self.elapsed += timedelta(**by).total_seconds()
+
+
+def answering(word: str) -> Runner:
+    """A runner whose timedatectl says that word when it is asked whether the clock is synchronised."""
+
+    def run(argv: Sequence[str], *, timeout: float) -> Result:
+        assert argv == ("timedatectl", "show", "--property=NTPSynchronized", "--value")
+        return Result(0, f"{word}\n".encode(), b"")
+
+    return run
 
 
 def utc(text: str) -> datetime:

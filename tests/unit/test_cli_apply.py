@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clock import HandClock
+from tests.support.clock import HandClock, answering
 from tests.support.console import Console
 from xenbw import config
 from xenbw.accounting import Pending
@@ -119,10 +119,18 @@ def test_without_a_daemon_a_period_that_ended_is_judged_as_ended_and_left_for_th
 def test_while_the_clock_is_not_trusted_time_goes_on_from_the_last_commit(ledger: Ledger, context: Context) -> None:
     committed = datetime(2026, 11, 20, tzinfo=UTC)
     ledger.commit(Pending((), ()), Alive(committed, 1000.0, boot_id()))
-    after_a_jump = HandClock(datetime(2031, 1, 1, tzinfo=UTC), 1060.0, synced=False)
+    after_a_jump = HandClock(datetime(2031, 1, 1, tzinfo=UTC), 1060.0)
     patient = replace(context.settings, period=replace(context.settings.period, clock_wait=900))
-    moment = Context(patient, run, after_a_jump).moment(ledger)
+    moment = Context(patient, answering("no"), after_a_jump).moment(ledger)
     assert moment == Moment(committed + timedelta(seconds=60), trusted=False)
+
+
+def test_a_clock_that_was_set_is_believed_where_it_is_synchronised(ledger: Ledger, context: Context) -> None:
+    committed, now = datetime(2026, 11, 20, tzinfo=UTC), datetime(2026, 11, 24, tzinfo=UTC)
+    ledger.commit(Pending((), ()), Alive(committed, 1000.0, boot_id()))
+    patient = replace(context.settings, period=replace(context.settings.period, clock_wait=900))
+    moment = Context(patient, answering("yes"), HandClock(now, 1060.0)).moment(ledger)
+    assert moment == Moment(now, trusted=True)
 
 
 def test_a_daemon_that_does_not_answer_is_told_and_the_change_stays_written(

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.console import Console, StandIn
 from xenbw.store import outbox
+from xenbw.store.outbox import Channel
 from xenbw.units import format_size
 
 NOW = datetime.now(UTC)
@@ -51,7 +52,7 @@ def test_tells_at_a_glance_that_everything_works(console: Console) -> None:
         "mails waiting  1",
     ]
     assert said[7:9] == ["", "newest events"]
-    assert said[9].endswith("UTC  web1 null-routed: abuse")
+    assert said[9].endswith("UTC  web1 null-routed: abuse: 192.0.2.9, 2001:db8::9")
     assert len(said[9:]) == 3
 
 
@@ -60,6 +61,24 @@ def test_problems_come_first_each_on_a_line_of_its_own(console: Console, daemon:
         pass
     daemon.problems += ["web1: THE BLOCK DOES NOT HOLD", "two\nlines\x1b[2J"]
     assert console.done("status").splitlines()[:2] == ["! web1: THE BLOCK DOES NOT HOLD", r"! two\nlines\x1b[2J"]
+
+
+def test_what_keeps_messages_from_being_delivered_stands_beside_their_number(console: Console, daemon: StandIn) -> None:
+    with console.ledger() as ledger:
+        for channel in Channel:
+            for _ in range(2):
+                outbox.queue(ledger, NOW, "subject", "body", channel)
+        outbox.postpone(ledger, 1, NOW, "/usr/sbin/sendmail ended with status 75")
+        outbox.postpone(ledger, 3, NOW, "two\nlines")
+    lines = console.done("status").splitlines()
+    assert "mails waiting     2: /usr/sbin/sendmail ended with status 75" in lines
+    assert r"commands waiting  2: two\nlines" in lines
+    document = json.loads(console.done("status", "--json"))
+    assert (document["mails_waiting"], document["commands_waiting"]) == (2, 2)
+    assert document["delivery_failures"] == {
+        "mail": "/usr/sbin/sendmail ended with status 75",
+        "command": "two\nlines",
+    }
 
 
 def test_a_daemon_that_does_not_run_is_a_failure(console: Console) -> None:
@@ -94,6 +113,8 @@ def test_the_same_as_json(console: Console) -> None:
         "states",
         "null_routes",
         "mails_waiting",
+        "commands_waiting",
+        "delivery_failures",
         "problems",
         "events",
     ]

@@ -17,7 +17,7 @@ from tests.support.clock import utc
 from tests.support.console import Console, StandIn
 from xenbw.accounting import Pending, Share
 from xenbw.model import Cause, Counters
-from xenbw.store import outbox
+from xenbw.store import outbox, schema
 from xenbw.store.ledger import Alive
 from xenbw.store.transfer import LedgerCopy
 
@@ -113,7 +113,7 @@ def test_what_keeps_a_copy_of_a_ledger_sees_another_one_with_all_changes_still_t
 def test_without_a_file_it_goes_to_standard_output_as_ascii_lines(console: Console) -> None:
     lines = console.run("export").stdout.splitlines()
     head = json.loads(lines[0])
-    assert (head["xenbw"], head["format"], head["host"], head["schema"]) == ("ledger", 1, "dom0-a", 1)
+    assert (head["xenbw"], head["format"], head["host"], head["schema"]) == ("ledger", 1, "dom0-a", schema.VERSION)
     assert json.loads(lines[-1]) == {"end": len(lines) - 2}
     assert all(line.isascii() and line.isprintable() for line in lines)
     (vm,) = (record for record in map(json.loads, lines) if record.get("name") == NAME)

@@ -15,7 +15,8 @@ import pytest
 from tests.support.clock import HandClock, utc
 from tests.support.mailserver import Mailbox, free_port, serve
 from xenbw.config import LedgerSection, MailSection, Settings
-from xenbw.notify.courier import Courier, Pace
+from xenbw.notify.courier import Courier
+from xenbw.notify.delivery import Pace
 from xenbw.store import outbox
 from xenbw.store.ledger import Ledger
 

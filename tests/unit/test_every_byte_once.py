@@ -83,8 +83,8 @@ class EveryByteOnce(RuleBasedStateMachine):
 
     def start_daemon(self) -> None:
         alive = self.ledger.alive()
-        last = None if alive is None else Tick(alive.at, alive.elapsed, False)
-        self.timeline = Timeline(alive.at if alive else None, last, 900)
+        last = None if alive is None else Tick(alive.at, alive.elapsed)
+        self.timeline = Timeline(alive.at if alive else None, last, 900, self.clock.vouches)
         self.moment = self.timeline.moment(self.clock.tick())
         self.roster, self.tally = Roster(self.ledger, SETTINGS), Tally()
         self.roster.load(self.moment)

@@ -14,7 +14,8 @@ from tests.support.clock import utc
 from tests.support.mailserver import Mailbox, free_port, make_authority, serve
 from xenbw.config import MailSection
 from xenbw.errors import UsageError
-from xenbw.notify.mail import Mail, MailError
+from xenbw.notify.carrier import DeliveryError
+from xenbw.notify.mail import Mail
 
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH")
 
@@ -49,7 +50,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLCo
 @contextmanager
 def failing(permanent: bool) -> Iterator[list[str]]:
     said: list[str] = []
-    with pytest.raises(MailError) as caught:
+    with pytest.raises(DeliveryError) as caught:
         yield said
     said.append(str(caught.value))
     assert caught.value.permanent is permanent

@@ -12,6 +12,10 @@ from xenbw.config import Settings
 from xenbw.runner import Runner
 from xenbw.store.ledger import Ledger
 from xenbw.store.timeline import timeline
+from xenbw.timedated import synchronised
+
+# Seconds to wait for word whether the clock is synchronised, where it is in doubt: soon after boot, mostly.
+_PATIENCE = 2.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,10 @@ class Context:
 
     def moment(self, ledger: Ledger) -> Moment:
         """Now, as the ledger's timeline has it."""
-        return timeline(ledger.alive(), boot_id(), self.settings).moment(self.clock.tick())
+        return timeline(ledger.alive(), boot_id(), self.settings, self._vouches).moment(self.clock.tick())
+
+    def _vouches(self, _since: float, _now: float) -> bool:
+        return synchronised(self.run, timeout=_PATIENCE)
 
 
 @dataclass(frozen=True)

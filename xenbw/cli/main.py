@@ -42,11 +42,11 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message, f"see {self.prog} --help")
 
 
-def _parser(prog: str, description: str) -> _Parser:
-    parser = _Parser(prog=prog, description=description, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"xenbw {__version__}")
-    _config_argument(parser, default=None)
-    return parser
+def _program(prog: str, description: str) -> _Parser:
+    program = _Parser(prog=prog, description=description, allow_abbrev=False)
+    program.add_argument("--version", action="version", version=f"xenbw {__version__}")
+    _config_argument(program, default=None)
+    return program
 
 
 def _config_argument(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -55,30 +55,32 @@ def _config_argument(parser: argparse.ArgumentParser, default: str | None) -> No
     )
 
 
-def _xenbw() -> _Parser:
-    parser = _parser("xenbw", "Meter the traffic of this host's VMs and hold it to their allowances.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+def parser() -> argparse.ArgumentParser:
+    """The command line of xenbw; its manual page and its completion are checked against it."""
+    program = _program("xenbw", "Meter the traffic of this host's VMs and hold it to their allowances.")
+    commands = program.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         own = commands.add_parser(command.name, help=command.summary, description=command.summary, allow_abbrev=False)
         # Also after the command, where it must not undo what stood before it.
         _config_argument(own, default=argparse.SUPPRESS)
         command.arguments(own)
         own.set_defaults(run=command.run)
-    return parser
+    return program
 
 
-def _xenbw_addvm() -> _Parser:
-    parser = _parser("xenbw-addvm", addvm.COMMAND.summary)
-    addvm.COMMAND.arguments(parser)
-    parser.set_defaults(run=addvm.COMMAND.run)
-    return parser
+def addvm_parser() -> argparse.ArgumentParser:
+    """The command line of xenbw-addvm."""
+    program = _program("xenbw-addvm", addvm.COMMAND.summary)
+    addvm.COMMAND.arguments(program)
+    program.set_defaults(run=addvm.COMMAND.run)
+    return program
 
 
-def _do(parser: Callable[[], _Parser], argv: Sequence[str] | None) -> int:
+def _do(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] | None) -> int:
     """Run a command; every failure an admin can act on becomes one line and an exit status."""
     _accept_any_text(sys.stdin, sys.stdout, sys.stderr)
     try:
-        options = parser().parse_args(argv)
+        options = make_parser().parse_args(argv)
         settings = config.load(options.config)
         done: int = options.run(options, Context(settings, run, SystemClock()))
         sys.stdout.flush()
@@ -107,12 +109,12 @@ def _accept_any_text(*streams: TextIO) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of xenbw. Returns the exit status."""
-    return _do(_xenbw, argv)
+    return _do(parser, argv)
 
 
 def addvm_main(argv: Sequence[str] | None = None) -> int:
     """Entry point of xenbw-addvm, which is xenbw addvm."""
-    return _do(_xenbw_addvm, argv)
+    return _do(addvm_parser, argv)
 
 
 if __name__ == "__main__":

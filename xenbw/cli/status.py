@@ -20,6 +20,7 @@ from xenbw.model import Address
 from xenbw.report.document import Document, dump
 from xenbw.report.table import facts, local_time, printable
 from xenbw.store import outbox
+from xenbw.store.outbox import Channel, Waiting
 from xenbw.units import format_size, format_time
 
 _EVENTS = 5
@@ -31,7 +32,7 @@ class _Books:
 
     states: Mapping[str, int] = field(default_factory=dict)
     null_routes: Mapping[Address, str] = field(default_factory=dict)
-    mails_waiting: int = 0
+    waiting: Mapping[Channel, Waiting] = field(default_factory=lambda: dict.fromkeys(Channel, Waiting()))
     events: list[tuple[datetime, str, str]] = field(default_factory=list)
 
 
@@ -64,7 +65,8 @@ def _read(context: Context) -> _Books:
     with context.ledger() as ledger:
         vms = roster(ledger, context)
         states = Counter(account.standing.state.value for account in accounts(ledger, vms).values())
-        return _Books(states, null_routes(ledger, vms, context), outbox.waiting(ledger), ledger.events(_EVENTS))
+        routes, waiting = null_routes(ledger, vms, context), outbox.waiting_by_channel(ledger)
+        return _Books(states, routes, waiting, ledger.events(_EVENTS))
 
 
 def _size(path: Path) -> int | None:
@@ -82,7 +84,11 @@ def _document(daemon: Answer | None, books: _Books, problems: list[str], context
         "ledger": {"path": str(path), "size_bytes": _size(path)},
         "states": dict(books.states),
         "null_routes": {str(address): name for address, name in books.null_routes.items()},
-        "mails_waiting": books.mails_waiting,
+        "mails_waiting": books.waiting[Channel.MAIL].count,
+        "commands_waiting": books.waiting[Channel.COMMAND].count,
+        "delivery_failures": {
+            channel.value: waiting.failure for channel, waiting in books.waiting.items() if waiting.failure
+        },
         "problems": problems,
         "events": [{"at": format_time(at), "kind": kind, "text": text} for at, kind, text in books.events],
     }
@@ -103,7 +109,7 @@ def _text(daemon: Answer | None, books: _Books, problems: list[str], context: Co
                 ("VMs", f"{total}: {counts}" if total else "none"),
                 ("null routes", str(len(books.null_routes))),
                 *(("", f"{address} {name}") for address, name in books.null_routes.items()),
-                ("mails waiting", str(books.mails_waiting)),
+                *_waiting(books.waiting, context),
             ]
         )
     )
@@ -111,6 +117,17 @@ def _text(daemon: Answer | None, books: _Books, problems: list[str], context: Co
         events = (f"{local_time(at, zone)}  {text}" for at, _, text in books.events)
         lines += ["", "newest events", *(f"  {printable(event)}" for event in events)]
     return "\n".join(lines)
+
+
+def _waiting(waiting: Mapping[Channel, Waiting], context: Context) -> list[tuple[str, str]]:
+    """Messages not delivered yet; of the command's only where there are some, or may be."""
+    lines = []
+    for channel, label in ((Channel.MAIL, "mails waiting"), (Channel.COMMAND, "commands waiting")):
+        found = waiting[channel]
+        if found.count or channel is Channel.MAIL or context.settings.command.run:
+            why = f": {printable(found.failure)}" if found.failure else ""
+            lines.append((label, f"{found.count}{why}"))
+    return lines
 
 
 def _alive(daemon: Answer | None) -> str:

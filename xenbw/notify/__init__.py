@@ -1,1 +1,2 @@
-"""Telling the admin: what a message says (message), how it is sent (mail), and the thread that sends it (courier)."""
+"""Telling the admin: what a message says (message), who carries it (mail by SMTP, sendmail, command), trying until it
+is delivered (delivery), the daemon's thread that does so (courier), the service that runs programs (service)."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from xenbw.model import Address, Period
+from xenbw.model import Address, Allowance, Period
 
 
 def one_line(text: str) -> str:
@@ -18,7 +18,8 @@ def one_line(text: str) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """One VM's case: everything a message may tell. Times are shown in `zone`."""
+    """One VM's case: everything a message may tell. Times are shown in `zone`. used_bytes: of the period, as the
+    allowance counts; None where it was not looked at."""
 
     host: str
     name: str
@@ -27,6 +28,8 @@ class Case:
     period: Period
     at: datetime
     zone: ZoneInfo
+    allowance: Allowance = Allowance()  # noqa: RUF009 (frozen)
+    used_bytes: int | None = None
 
     @property
     def shown(self) -> str:

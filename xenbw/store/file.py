@@ -6,23 +6,17 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from xenbw.errors import XenbwError
-from xenbw.store import bindings, schema
+from xenbw.store import backup, bindings, schema
+from xenbw.store.trouble import CorruptLedgerError, LedgerError, explain
 
-
-class LedgerError(XenbwError):
-    """The ledger cannot be used: missing, locked, read-only, full, or newer than this program."""
-
-
-class CorruptLedgerError(LedgerError):
-    """The file is not a ledger, or is damaged. Only the daemon sets it aside."""
+__all__ = ["Alive", "CorruptLedgerError", "LedgerError", "LedgerFile"]
 
 
 @dataclass(frozen=True)
@@ -32,21 +26,6 @@ class Alive:
     at: datetime
     elapsed: float
     boot_id: str
-
-
-def _explain(path: Path, error: sqlite3.Error) -> LedgerError:
-    name = getattr(error, "sqlite_errorname", "") or ""
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return CorruptLedgerError(f"{path}: the ledger is damaged", "start xenbwd: it sets the file aside; blocks stay")
-    hint = {
-        "SQLITE_BUSY": "another process holds it; try again",
-        "SQLITE_READONLY": "is the file system mounted read-only? are you root?",
-        "SQLITE_CANTOPEN": "is xenbwd running? are you root?",
-        "SQLITE_FULL": "the disk is full; free some space",
-        "SQLITE_IOERR": "the disk is full or answers with errors; see df and dmesg",
-    }
-    prefix = "_".join(name.split("_")[:2])
-    return LedgerError(f"{path}: {error}", hint.get(prefix, "see the file system and its permissions"))
 
 
 @contextmanager
@@ -60,6 +39,15 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def _bring_up_to_date(db: sqlite3.Connection, path: Path, on_progress: Callable[[], None]) -> None:
+    # Asked again, alone: another process may just have done it.
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if 0 < version < schema.VERSION:
+        backup.keep(db, path, version, on_progress)
+    db.execute("PRAGMA journal_mode = WAL")
+    schema.migrate(db)
+
+
 class LedgerFile:
     """One process's connection to the ledger."""
 
@@ -69,10 +57,18 @@ class LedgerFile:
         self.rev = 0
 
     @classmethod
-    def open(cls, path: Path, *, create: bool = False, patience: float = 5.0) -> Self:
+    def open(
+        cls,
+        path: Path,
+        *,
+        create: bool = False,
+        patience: float = 5.0,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> Self:
         """Open the ledger, bringing an older one up to date; make one where `create` allows it.
 
-        patience: seconds to wait for another process's transaction. Raises LedgerError, CorruptLedgerError.
+        patience: seconds to wait for another process's transaction. on_progress: called now and then while an older
+        ledger is copied before its upgrade, which can take long. Raises LedgerError, CorruptLedgerError.
         """
         try:
             if create:
@@ -91,7 +87,7 @@ class LedgerFile:
         except OSError as error:
             raise LedgerError(f"{path}: {error.strerror}", "is the file system mounted read-only or full?") from None
         except sqlite3.Error as error:
-            raise _explain(path, error) from None
+            raise explain(path, error) from None
         db.row_factory = sqlite3.Row
         try:
             version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -102,8 +98,7 @@ class LedgerFile:
                 )
             if version < schema.VERSION:
                 with _alone_in(path.parent):
-                    db.execute("PRAGMA journal_mode = WAL")
-                    schema.migrate(db)
+                    _bring_up_to_date(db, path, on_progress)
             db.execute("PRAGMA synchronous = NORMAL")
         except LedgerError:
             db.close()
@@ -113,7 +108,7 @@ class LedgerFile:
             raise LedgerError(f"{path.parent}: {error.strerror}", "run it as root") from None
         except sqlite3.Error as error:
             db.close()
-            raise _explain(path, error) from None
+            raise explain(path, error) from None
         return cls(db, path)
 
     def close(self) -> None:
@@ -136,14 +131,14 @@ class LedgerFile:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            raise _explain(self.path, error) from None
+            raise explain(self.path, error) from None
 
     def rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
         """Read, without a lock; for the store's own modules. Raises LedgerError."""
         try:
             return self._db.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise _explain(self.path, error) from None
+            raise explain(self.path, error) from None
 
     def changed_by_others(self) -> bool:
         """Whether another process wrote since the last call (PRAGMA data_version: microseconds)."""
@@ -159,10 +154,10 @@ class LedgerFile:
             answer = self._db.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorname", "") != "SQLITE_INTERRUPT":
-                raise _explain(self.path, error) from None
+                raise explain(self.path, error) from None
         else:
             if answer[0] != "ok":
-                raise _explain(self.path, _Damaged())
+                raise explain(self.path, _Damaged())
         finally:
             self._db.set_progress_handler(None, 0)
 

@@ -1,59 +1,97 @@
-"""Messages waiting to be sent, kept in the ledger so that a restart neither loses nor repeats one."""
+"""Messages waiting to be delivered, kept in the ledger so that a restart neither loses nor repeats one."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from xenbw.store.ledger import Ledger, to_text
+
+_AT_ONCE = 20
+
+
+class Channel(StrEnum):
+    """The way a message goes: to the recipients of [mail], or to the program of [command]."""
+
+    MAIL = "mail"
+    COMMAND = "command"
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message for the admin; tries: how often sending it has failed."""
+    """One message for the admin. body: text for a mail, a JSON object for the command. tries: how often delivering it
+    has failed."""
 
     id: int
     created_at: datetime
+    channel: Channel
     subject: str
     body: str
     tries: int
 
 
-def queue(ledger: Ledger, at: datetime, subject: str, body: str) -> None:
+@dataclass(frozen=True)
+class Waiting:
+    """What is not delivered yet on a channel. failure: why the last attempt at the oldest that failed did so."""
+
+    count: int = 0
+    failure: str | None = None
+
+
+def queue(ledger: Ledger, at: datetime, subject: str, body: str, channel: Channel = Channel.MAIL) -> None:
     """Put a message in the outbox; inside a transaction it is queued if and only if that commits."""
     with ledger.transaction() as db:
         db.execute(
-            "INSERT INTO outbox (created_at, subject, body, next_at) VALUES (?, ?, ?, ?)",
-            (to_text(at), subject, body, to_text(at)),
+            "INSERT INTO outbox (created_at, channel, subject, body, next_at) VALUES (?, ?, ?, ?, ?)",
+            (to_text(at), channel.value, subject, body, to_text(at)),
         )
 
 
-def due(ledger: Ledger, at: datetime, horizon: datetime) -> list[Message]:
-    """Messages to be sent now, oldest first.
+def due(
+    ledger: Ledger, at: datetime, horizon: datetime, channels: Collection[Channel] = tuple(Channel)
+) -> list[Message]:
+    """Some of the messages that are to be delivered now, oldest first.
 
     horizon: no pause reaches beyond it; a message that is to wait longer was queued by a clock since set back, and is
     due as well.
     """
+    marks = ", ".join("?" * len(channels))
     rows = ledger.rows(
-        "SELECT id, created_at, subject, body, tries FROM outbox"
-        " WHERE sent_at IS NULL AND NOT (next_at > ? AND next_at <= ?) ORDER BY id LIMIT 20",
+        "SELECT id, created_at, channel, subject, body, tries FROM outbox"  # noqa: S608 (question marks)
+        f" WHERE sent_at IS NULL AND channel IN ({marks})"
+        f" AND NOT (next_at > ? AND next_at <= ?) ORDER BY id LIMIT {_AT_ONCE}",
+        *(channel.value for channel in channels),
         to_text(at),
         to_text(horizon),
     )
     return [
-        Message(row["id"], datetime.fromisoformat(row["created_at"]), row["subject"], row["body"], row["tries"])
+        Message(
+            id=row["id"],
+            created_at=datetime.fromisoformat(row["created_at"]),
+            channel=Channel(row["channel"]),
+            subject=row["subject"],
+            body=row["body"],
+            tries=row["tries"],
+        )
         for row in rows
     ]
 
 
 def sent(ledger: Ledger, message_id: int, at: datetime) -> None:
+    """The message was delivered."""
     with ledger.transaction() as db:
-        db.execute("UPDATE outbox SET sent_at = ? WHERE id = ?", (to_text(at), message_id))
+        db.execute("UPDATE outbox SET sent_at = ?, failure = NULL WHERE id = ?", (to_text(at), message_id))
 
 
-def postpone(ledger: Ledger, message_id: int, until: datetime) -> None:
+def postpone(ledger: Ledger, message_id: int, until: datetime, failure: str) -> None:
+    """Delivering the message failed, for this reason; it is due again at `until`."""
     with ledger.transaction() as db:
-        db.execute("UPDATE outbox SET tries = tries + 1, next_at = ? WHERE id = ?", (to_text(until), message_id))
+        db.execute(
+            "UPDATE outbox SET tries = tries + 1, next_at = ?, failure = ? WHERE id = ?",
+            (to_text(until), failure, message_id),
+        )
 
 
 def drop(ledger: Ledger, message_id: int) -> None:
@@ -63,5 +101,16 @@ def drop(ledger: Ledger, message_id: int) -> None:
 
 
 def waiting(ledger: Ledger) -> int:
-    """How many messages are not sent yet."""
-    return int(ledger.rows("SELECT count(*) FROM outbox WHERE sent_at IS NULL")[0][0])
+    """How many messages are not delivered yet."""
+    return sum(found.count for found in waiting_by_channel(ledger).values())
+
+
+def waiting_by_channel(ledger: Ledger) -> dict[Channel, Waiting]:
+    """What is not delivered yet, for every channel."""
+    rows = ledger.rows(
+        "SELECT channel, count(*), (SELECT failure FROM outbox AS failed WHERE failed.channel = outbox.channel"
+        " AND sent_at IS NULL AND failure IS NOT NULL ORDER BY id LIMIT 1)"
+        " FROM outbox WHERE sent_at IS NULL GROUP BY channel"
+    )
+    found = {Channel(row[0]): Waiting(row[1], row[2]) for row in rows}
+    return {channel: found.get(channel, Waiting()) for channel in Channel}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -21,14 +22,14 @@ _CHECK = 1.0
 _CARRIED = ("vm", "block", "usage")
 
 
-def open_or_replace(path: Path, over: Path, now: datetime) -> Ledger:
+def open_or_replace(path: Path, over: Path, now: datetime, on_progress: Callable[[], None] = lambda: None) -> Ledger:
     """The ledger, made where there is none. One that is damaged is renamed and replaced by a new one, with whatever of
     its VMs, blocks and usage can still be read; whoever the over file lists stays blocked. For the daemon alone.
 
-    Raises LedgerError for everything else that is wrong with it.
+    on_progress: as for Ledger.open. Raises LedgerError for everything else that is wrong with it.
     """
     try:
-        ledger = Ledger.open(path, create=True, patience=0.5)
+        ledger = Ledger.open(path, create=True, patience=0.5, on_progress=on_progress)
         try:
             ledger.check(_CHECK)
             if _suspect(path).exists():

@@ -128,7 +128,16 @@ CREATE TABLE outbox (
 )
 """
 
-MIGRATIONS: tuple[str, ...] = (_V1,)
+# Which way a message goes, and why it last could not. What there was to send before went by mail.
+_V2 = """
+ALTER TABLE outbox ADD COLUMN channel TEXT NOT NULL DEFAULT 'mail';
+ALTER TABLE outbox ADD COLUMN failure TEXT
+"""
+
+# What was released stays as it is. During an upgrade the hook and a daemon of the version before work with the new
+# schema: columns are added, with defaults, to tables into which nobody inserts by position; nothing is renamed or
+# dropped.
+MIGRATIONS: tuple[str, ...] = (_V1, _V2)
 VERSION = len(MIGRATIONS)
 
 
@@ -136,11 +145,12 @@ def migrate(db: sqlite3.Connection) -> None:
     """Bring a ledger that is not newer than this code to VERSION, in one transaction. Only forward."""
     db.execute("BEGIN IMMEDIATE")
     try:
-        # Asked again inside the transaction: another process may just have done it.
-        for script in MIGRATIONS[db.execute("PRAGMA user_version").fetchone()[0] :]:
+        # Asked again inside the transaction: another process may just have done it, or more.
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        for script in MIGRATIONS[version:]:
             for statement in script.split(";\n"):
                 db.execute(statement)
-        db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute(f"PRAGMA user_version = {max(version, VERSION)}")
         db.execute("COMMIT")
     except BaseException:
         db.execute("ROLLBACK")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from xenbw.clock import Tick, Timeline
+from xenbw.clock import Tick, Timeline, Witness
 from xenbw.config import Settings
 from xenbw.store.ledger import Alive
 
 
-def timeline(alive: Alive | None, boot_id: str, settings: Settings) -> Timeline:
+def timeline(alive: Alive | None, boot_id: str, settings: Settings, witness: Witness) -> Timeline:
     """The timeline that goes on from the ledger's last commit, by the clock of this boot where that was in it."""
     last = None
     if alive is not None and alive.boot_id == boot_id:
-        last = Tick(alive.at, alive.elapsed, synced=False)
-    return Timeline(alive.at if alive else None, last, settings.period.clock_wait)
+        last = Tick(alive.at, alive.elapsed)
+    return Timeline(alive.at if alive else None, last, settings.period.clock_wait, witness)

@@ -1,0 +1,143 @@
+PRAGMA user_version = 1;
+BEGIN TRANSACTION;
+CREATE TABLE binding (
+    id INTEGER PRIMARY KEY,
+    vm_id INTEGER NOT NULL REFERENCES vm (id),
+    boot_id TEXT NOT NULL,
+    domid INTEGER NOT NULL,
+    devid INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    ifindex INTEGER NOT NULL,
+    interface TEXT NOT NULL,
+    mac TEXT,
+    ips TEXT NOT NULL DEFAULT '',
+    bridge TEXT,
+    started_at TEXT NOT NULL,
+    ended_at TEXT,
+    end_reason TEXT,
+    in_bytes INTEGER NOT NULL DEFAULT 0,
+    out_bytes INTEGER NOT NULL DEFAULT 0,
+    last_in INTEGER NOT NULL DEFAULT 0,
+    last_out INTEGER NOT NULL DEFAULT 0,
+    last_at TEXT,
+    rev INTEGER NOT NULL
+);
+INSERT INTO "binding" VALUES(1,1,'5c1b9a52-2f0e-4d0e-9f57-0c5b7e1c9a11',1,0,'vif',100,'vif1.0','00:16:3e:00:00:01','192.0.2.7 2001:db8::7','xenbr0','2026-03-20T12:00:00.000000+00:00',NULL,NULL,1000000000002,1099511627776,5,6,'2026-03-20T12:00:00.000000+00:00',18);
+INSERT INTO "binding" VALUES(2,2,'5c1b9a52-2f0e-4d0e-9f57-0c5b7e1c9a11',2,0,'vif',200,'vif2.0',NULL,'',NULL,'2026-03-20T12:00:00.000000+00:00','2026-03-20T12:05:00.000000+00:00','offline',0,0,0,0,'2026-03-20T12:00:00.000000+00:00',11);
+INSERT INTO "binding" VALUES(3,4,'5c1b9a52-2f0e-4d0e-9f57-0c5b7e1c9a11',3,0,'vif',300,'vif3.0',NULL,'',NULL,'2026-03-20T12:00:00.000000+00:00',NULL,NULL,0,0,0,0,'2026-03-20T12:00:00.000000+00:00',10);
+CREATE TABLE block (
+    id INTEGER PRIMARY KEY,
+    vm_id INTEGER NOT NULL REFERENCES vm (id),
+    cause TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    since TEXT NOT NULL,
+    until TEXT,
+    lifted_at TEXT,
+    lift_reason TEXT,
+    rev INTEGER NOT NULL
+);
+INSERT INTO "block" VALUES(1,2,'admin','unpaid','2026-03-20T12:00:00.000000+00:00',NULL,'2026-03-20T13:00:00.000000+00:00','the admin lifted the block',14);
+INSERT INTO "block" VALUES(2,1,'quota','used 501 GB of 500 GB','2026-03-20T12:00:00.000000+00:00','2026-04-15T00:00:00.000000+00:00',NULL,NULL,15);
+CREATE TABLE elsewhere (
+    vm_id INTEGER PRIMARY KEY REFERENCES vm (id),
+    period_start TEXT NOT NULL,
+    in_bytes INTEGER NOT NULL,
+    out_bytes INTEGER NOT NULL
+);
+INSERT INTO "elsewhere" VALUES(1,'2026-03-01T00:00:00.000000+00:00',7,8);
+CREATE TABLE event (
+    id INTEGER PRIMARY KEY,
+    at TEXT NOT NULL,
+    vm_id INTEGER REFERENCES vm (id),
+    kind TEXT NOT NULL,
+    text TEXT NOT NULL,
+    rev INTEGER NOT NULL
+);
+INSERT INTO "event" VALUES(1,'2026-03-20T12:00:00.000000+00:00',1,'null-routed','web1 null-routed: used 501 GB of 500 GB',21);
+INSERT INTO "event" VALUES(2,'2026-03-20T12:00:00.000000+00:00',NULL,'added','a
+b',22);
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+INSERT INTO "meta" VALUES('alive','2026-03-20T12:00:00.000000+00:00 1.5 5c1b9a52-2f0e-4d0e-9f57-0c5b7e1c9a11');
+INSERT INTO "meta" VALUES('id','5e1f0a9b3c7d2e46');
+INSERT INTO "meta" VALUES('protected','192.0.2.1');
+INSERT INTO "meta" VALUES('rev',29);
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY,
+    created_at TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    body TEXT NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0,
+    next_at TEXT NOT NULL,
+    sent_at TEXT
+);
+INSERT INTO "outbox" VALUES(1,'2026-03-20T12:00:00.000000+00:00','[xenbw] web1: null-routed','web1 was null-routed
+
+two €
+',0,'2026-03-20T12:00:00.000000+00:00',NULL);
+INSERT INTO "outbox" VALUES(2,'2026-03-20T12:00:00.000000+00:00','sent','text',0,'2026-03-20T12:00:00.000000+00:00','2026-03-20T12:01:00.000000+00:00');
+INSERT INTO "outbox" VALUES(3,'2026-03-20T12:00:00.000000+00:00','tried','text',1,'2026-03-20T12:01:00.000000+00:00',NULL);
+CREATE TABLE reading (
+    binding_id INTEGER NOT NULL REFERENCES binding (id),
+    at TEXT NOT NULL,
+    in_raw INTEGER NOT NULL,
+    out_raw INTEGER NOT NULL,
+    in_bytes INTEGER NOT NULL,
+    out_bytes INTEGER NOT NULL,
+    rev INTEGER NOT NULL,
+    PRIMARY KEY (at, binding_id)
+) WITHOUT ROWID;
+INSERT INTO "reading" VALUES(1,'2026-03-20T12:00:00.000000+00:00',1,2,3,4,20);
+INSERT INTO "reading" VALUES(3,'2026-03-20T12:00:00.000000+00:00',0,9223372036854775807,5,6,20);
+CREATE TABLE usage (
+    vm_id INTEGER NOT NULL REFERENCES vm (id),
+    period_start TEXT NOT NULL,
+    hour TEXT NOT NULL,
+    in_bytes INTEGER NOT NULL,
+    out_bytes INTEGER NOT NULL,
+    divided_bytes INTEGER NOT NULL DEFAULT 0,
+    rev INTEGER NOT NULL,
+    PRIMARY KEY (vm_id, period_start, hour)
+) WITHOUT ROWID;
+INSERT INTO "usage" VALUES(1,'2026-03-01T00:00:00.000000+00:00','2026-03-20T12:00:00.000000+00:00',100000000000,1099511627776,0,16);
+INSERT INTO "usage" VALUES(1,'2026-03-01T00:00:00.000000+00:00','2026-03-20T13:00:00.000000+00:00',100000000001,1099511627777,1,17);
+INSERT INTO "usage" VALUES(1,'2026-03-01T00:00:00.000000+00:00','2026-03-20T14:00:00.000000+00:00',100000000002,1099511627778,2,18);
+CREATE TABLE vm (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    found_at TEXT NOT NULL,
+    added_at TEXT,
+    retired_at TEXT,
+    limit_bytes INTEGER,
+    unlimited INTEGER NOT NULL DEFAULT 0,
+    count TEXT,
+    warn_percent INTEGER,
+    action TEXT,
+    reset_day INTEGER,
+    ips TEXT NOT NULL DEFAULT '',
+    config_file TEXT,
+    period_start TEXT,
+    period_rule TEXT,
+    state TEXT NOT NULL DEFAULT 'ok',
+    state_reason TEXT NOT NULL DEFAULT '',
+    state_since TEXT,
+    blocked_reason TEXT,
+    lifted_until TEXT,
+    book_base TEXT,
+    rev INTEGER NOT NULL
+);
+INSERT INTO "vm" VALUES(1,'web1','2026-03-20T12:00:00.000000+00:00','2026-03-20T12:00:00.000000+00:00',NULL,500000000000,0,'out',90,'block',15,'','/etc/xen/web1.cfg','2026-03-01T00:00:00.000000+00:00','15 UTC','blocked','used 501 GB','2026-03-20T12:00:00.000000+00:00',NULL,NULL,'{}',12);
+INSERT INTO "vm" VALUES(2,'sp ace:col ''quoted'' é; rm -rf /
+','2026-03-20T12:00:00.000000+00:00','2026-03-20T12:00:00.000000+00:00',NULL,NULL,1,NULL,NULL,NULL,NULL,'',NULL,NULL,NULL,'ok','',NULL,NULL,NULL,NULL,5);
+INSERT INTO "vm" VALUES(3,'gone','2026-03-20T12:00:00.000000+00:00','2026-03-20T12:00:00.000000+00:00','2026-03-20T12:00:00.000000+00:00',NULL,0,NULL,NULL,NULL,NULL,'',NULL,NULL,NULL,'ok','',NULL,NULL,NULL,NULL,29);
+INSERT INTO "vm" VALUES(4,'met','2026-03-20T12:00:00.000000+00:00',NULL,NULL,NULL,0,NULL,NULL,NULL,NULL,'',NULL,NULL,NULL,'ok','',NULL,NULL,NULL,NULL,10);
+CREATE UNIQUE INDEX vm_name ON vm (name) WHERE retired_at IS NULL;
+CREATE UNIQUE INDEX binding_live ON binding (boot_id, ifindex) WHERE ended_at IS NULL;
+CREATE INDEX binding_interface ON binding (boot_id, ifindex);
+CREATE INDEX binding_vm ON binding (vm_id, started_at);
+CREATE INDEX reading_rev ON reading (rev);
+CREATE INDEX usage_rev ON usage (rev);
+CREATE INDEX binding_rev ON binding (rev);
+CREATE UNIQUE INDEX block_active ON block (vm_id) WHERE lifted_at IS NULL;
+CREATE INDEX block_vm ON block (vm_id, since);
+CREATE INDEX event_at ON event (at);
+COMMIT;

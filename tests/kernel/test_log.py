@@ -1,0 +1,71 @@
+"""The daemon's log as it comes out of a running one: a line for each event."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.support.host import Host, until
+from xenbw import __version__
+
+pytestmark = pytest.mark.kernel
+
+LIMIT = 1_000_000
+
+
+@pytest.fixture
+def quiet(host: Host) -> Host:
+    """A running daemon that looks at the firewall by itself only once in five minutes."""
+    host.configure("[enforce]\ninterval = 300\n")
+    host.start_daemon()
+    return host
+
+
+def lines(host: Host) -> list[str]:
+    return host.log.read_text().splitlines()
+
+
+def sighup(host: Host) -> None:
+    assert host.daemon is not None
+    host.daemon.send_signal(signal.SIGHUP)
+    host.notified("READY=1")
+
+
+def test_a_life_is_a_line_at_its_start_and_one_at_its_end(running: Host) -> None:
+    assert running.stop_daemon() == 0
+    start, end = lines(running)
+    assert start.startswith(f"xenbwd {__version__} runs: 0 vifs of 0 VMs metered (kernel), 0 over")
+    assert end.startswith("xenbwd stops, its blocks stay: ")
+
+
+def test_going_over_is_one_line_and_so_is_the_release(running: Host) -> None:
+    guest = running.start("web1", ("10.50.0.11", "fd50::11"))
+    running.xenbw("addvm", "web1", "--limit", "1MB")
+    before = lines(running)
+    guest.send(LIMIT)
+    assert until(lambda: running.blocked("10.50.0.11") and running.blocked("fd50::11"))
+    running.xenbw("addvm", "web1", "--limit", "1TB")
+    assert until(lambda: not running.blocked("10.50.0.11"))
+    over, free = lines(running)[len(before) :]
+    assert over.startswith("web1 null-routed: used 1.")
+    assert over.endswith(": 10.50.0.11, fd50::11")
+    assert free == "web1 released: its allowance covers its usage again"
+
+
+def test_a_reload_puts_the_blocks_back_at_once_with_one_line(quiet: Host) -> None:
+    # What a firewall's reload comes down to: systemd passes it on to us.
+    guest = quiet.start("web1")
+    quiet.add("web1", blocked_reason="test")
+    quiet.ask("sync")
+    before = lines(quiet)
+    quiet.run(["sh", "-c", "iptables-legacy -F && iptables-legacy -X"], check=True)
+    sighup(quiet)
+    assert quiet.blocked(guest.address())
+    assert lines(quiet)[len(before) :] == [
+        "null routes put back, somebody else changes the firewall: iptables: chain XENBW made;"
+        f" iptables: src {guest.address()} blocked; iptables: jump in INPUT put first; 2 more",
+        "configuration read again",
+    ]
+    sighup(quiet)
+    assert lines(quiet)[len(before) + 2 :] == ["configuration read again"]

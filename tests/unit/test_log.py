@@ -1,0 +1,341 @@
+"""What xenbwd writes into the journal: a line for each event, with its priority, that no guest's name can break."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+from tests.support.books import BOOT, add_vm, open_ledger, start_vif, vm_of
+from tests.support.clock import HandClock, utc
+from tests.support.guarded import IP, IP6, NOW, MethodStandIn
+from tests.support.guarded import Host as Guarded
+from tests.support.host import until
+from xenbw.complaints import Complaints
+from xenbw.config import DaemonSection, LedgerSection, Settings
+from xenbw.log import NOTICE, log_to
+from xenbw.model import Action, Counters
+from xenbw.net import interfaces
+from xenbw.runner import CommandError, Result
+from xenbw.store.ledger import Ledger
+from xenbw.work import Work
+from xenbw.xen.xenstore import Lookup
+
+HOSTILE = 'evil\n<0>web2 null-routed: "forged"\x1b[2J\u202e'
+SHOWN = 'evil\\n<0>web2 null-routed: "forged"\\x1b[2J\\u202e'
+PUT_BACK = "null routes put back, somebody else changes the firewall: "
+
+
+class Stderr:
+    """The daemon's standard error, and what was written to it since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self.stream, self._reader = path.open("w", encoding="utf-8"), path.open(encoding="utf-8")
+        status = os.fstat(self.stream.fileno())
+        self.journal_stream = f"{status.st_dev}:{status.st_ino}"
+
+    def lines(self) -> list[str]:
+        return self._reader.read().splitlines()
+
+    def close(self) -> None:
+        self.stream.close()
+        self._reader.close()
+
+
+@pytest.fixture
+def stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stderr]:
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    with closing(Stderr(tmp_path / "stderr")) as opened:
+        yield opened
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+@pytest.fixture
+def journal(stderr: Stderr, monkeypatch: pytest.MonkeyPatch) -> Stderr:
+    """Standard error is the journal's, and the daemon logs to it."""
+    monkeypatch.setenv("JOURNAL_STREAM", stderr.journal_stream)
+    log_to(stderr.stream)
+    return stderr
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with closing(open_ledger(tmp_path)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def settings(tmp_path: Path, ledger: Ledger) -> Settings:
+    return Settings(daemon=DaemonSection(run_dir=tmp_path / "run"), ledger=LedgerSection(path=ledger.path))
+
+
+# the form of a line
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"), [(logging.ERROR, 3), (logging.WARNING, 4), (NOTICE, 5), (logging.INFO, 6)]
+)
+def test_in_the_journal_a_line_has_its_priority(journal: Stderr, level: int, priority: int) -> None:
+    logging.getLogger("xenbw").log(level, "said")
+    assert journal.lines() == [f"<{priority}>said"]
+
+
+@pytest.mark.parametrize("elsewhere", [None, "1:1"])
+def test_on_a_terminal_it_has_none_even_where_another_stream_is_the_journals(
+    stderr: Stderr, monkeypatch: pytest.MonkeyPatch, elsewhere: str | None
+) -> None:
+    if elsewhere:
+        monkeypatch.setenv("JOURNAL_STREAM", elsewhere)
+    log_to(stderr.stream)
+    logging.getLogger("xenbw").error("said")
+    assert stderr.lines() == ["said"]
+
+
+def test_no_name_can_break_a_line_or_forge_another(journal: Stderr) -> None:
+    logging.getLogger("xenbw").warning("%s: seen", HOSTILE)
+    assert journal.lines() == [f"<4>{SHOWN}: seen"]
+
+
+def test_what_is_wrong_is_said_when_it_begins_changes_and_ends(journal: Stderr) -> None:
+    complaints = Complaints()
+    for problem in ("disk full", "disk full", "locked", None, None):
+        complaints.of("ledger", problem)
+    assert journal.lines() == ["<3>ledger: disk full", "<3>ledger: locked", "<6>ledger: works again"]
+    for obstacles in (["a"], ["a", "b"], ["b"], []):
+        complaints.obstacles(obstacles)
+    assert journal.lines() == ["<3>a", "<3>b", "<6>no longer: a", "<6>no longer: b"]
+
+
+# what is told of blocks
+
+
+@pytest.fixture
+def host(ledger: Ledger, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Guarded:
+    """web1 has 1000 bytes in March and runs; a daemon has made the host's blocks what they ought to be."""
+    monkeypatch.setattr(interfaces, "bridge_filtered", lambda _version: True)
+    host = Guarded(ledger, settings, MethodStandIn())
+    host.judge(0)
+    host.enforce()
+    return host
+
+
+def told(host: Guarded) -> list[tuple[int, str]]:
+    """What the guard has for the log, with its blocks enforced."""
+    host.enforce()
+    return host.guard.news.take()
+
+
+def newest(host: Guarded) -> str:
+    ((_, _, text),) = host.ledger.events(1)
+    return text
+
+
+def test_a_block_is_one_line_that_says_why_and_which_addresses_in_the_events_own_words(host: Guarded) -> None:
+    host.judge(1001)
+    ((level, text),) = told(host)
+    reason = vm_of(host.ledger, host.web1).state_reason
+    assert (level, text) == (NOTICE, f"web1 null-routed: {reason}: {IP}, {IP6}")
+    assert newest(host) == text
+    host.judge(2000)
+    assert told(host) == []
+
+
+def test_a_warning_is_one_line(host: Guarded) -> None:
+    host.judge(900)
+    assert told(host) == [(NOTICE, newest(host))]
+    assert newest(host).startswith("web1 warned: used 900 B of ")
+    host.judge(950)
+    assert told(host) == []
+
+
+def test_a_release_is_one_line(host: Guarded) -> None:
+    host.judge(1001)
+    told(host)
+    host.ledger.set_vm(host.web1, limit_bytes=2000)
+    host.judge()
+    assert told(host) == [(NOTICE, "web1 released: its allowance covers its usage again")]
+
+
+def test_a_vm_over_that_is_only_to_be_warned_is_one_line(host: Guarded) -> None:
+    host.ledger.set_vm(host.web1, action=Action.WARN)
+    host.judge(1001)
+    assert told(host) == [(NOTICE, newest(host))]
+    assert newest(host).startswith("web1 over: used ")
+
+
+def test_a_block_without_a_known_address_says_so(host: Guarded) -> None:
+    host.ledger.set_vm(add_vm(host.ledger, "db", NOW), blocked_reason="unpaid")
+    host.judge()
+    assert told(host) == [(NOTICE, "db null-routed: unpaid: no address of it is known")]
+
+
+def test_a_block_that_cannot_be_recorded_is_told_at_once_and_not_again_when_it_is(host: Guarded) -> None:
+    with closing(open_ledger(host.ledger.path.parent)) as other, other.transaction():
+        for used in (1001, 1002, 1003):
+            host.guard.judge(host.roster, {host.web1: Counters(used, 0)}, [host.web1], host.moment)
+    ((_, text),) = told(host)
+    assert text.startswith("web1 null-routed: ")
+    host.judge(1004)
+    assert newest(host).startswith("web1 null-routed: ")
+    assert told(host) == []
+
+
+def test_a_block_that_came_to_nothing_before_it_was_recorded_is_told_when_it_comes_again(host: Guarded) -> None:
+    with closing(open_ledger(host.ledger.path.parent)) as other, other.transaction():
+        host.guard.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
+    told(host)
+    host.ledger.set_vm(host.web1, limit_bytes=5000)
+    host.judge(1001)
+    told(host)
+    host.judge(5001)
+    assert [text[:17] for _, text in told(host)] == ["web1 null-routed:"]
+
+
+def test_what_somebody_else_removed_is_put_back_with_one_warning(host: Guarded) -> None:
+    host.judge(1001)
+    told(host)
+    host.method.asked.clear()
+    assert told(host) == [(logging.WARNING, f"{PUT_BACK}web1: {IP}; web1: {IP6}")]
+    assert told(host) == []
+
+
+def test_a_firewall_that_was_flushed_is_no_page_of_log(host: Guarded) -> None:
+    ips = tuple(ip_address(f"192.0.2.{n}") for n in range(100, 110))
+    host.ledger.set_vm(host.web1, blocked_reason="abuse", ips=ips)
+    host.judge()
+    told(host)
+    host.method.asked.clear()
+    ((_, text),) = told(host)
+    assert text.startswith(PUT_BACK)
+    assert text.endswith("; 9 more")
+    assert text.count("web1: ") == 3
+
+
+def test_blocks_that_a_start_finds_missing_are_no_repair(host: Guarded) -> None:
+    host.judge(1001)
+    host.method.asked.clear()
+    host.restart()
+    host.judge(1001)
+    assert told(host) == []
+
+
+def test_a_blocked_vm_that_comes_with_another_address_is_one_line(host: Guarded) -> None:
+    host.judge(1001)
+    told(host)
+    start_vif(host.ledger, "web1", NOW, domid=1, devid=1, ips="192.0.2.8")
+    assert told(host) == [(logging.INFO, "web1 null-routed at 192.0.2.8")]
+    assert told(host) == []
+
+
+def test_a_vm_that_is_removed_while_it_is_blocked_is_one_line(host: Guarded) -> None:
+    host.judge(1001)
+    told(host)
+    host.roster.entries.clear()
+    assert told(host) == [(logging.INFO, f"web1 no longer null-routed at {IP}, {IP6}")]
+
+
+def test_an_address_that_becomes_protected_is_told_as_a_problem_and_not_twice(host: Guarded) -> None:
+    host.judge(1001)
+    told(host)
+    host.guard.protect = frozenset({ip_network(f"{IP}/32")})
+    assert told(host) == []
+    assert host.guard.problems == [f"web1: {IP} is protected and is not blocked"]
+
+
+# the daemon's own lines
+
+
+def no_command(_argv: Sequence[str], **_options: object) -> Result:
+    raise CommandError("not on this host")
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock(NOW, 100_000)
+
+
+@pytest.fixture
+def work(
+    ledger: Ledger, settings: Settings, clock: HandClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Work]:
+    """The work of a daemon on a host without interfaces and without a kernel of its own."""
+    (tmp_path / "net").mkdir()
+    kernel = iter([MethodStandIn("iptables"), MethodStandIn("ip6tables")])
+    monkeypatch.setattr("xenbw.work.Iptables", lambda _version: next(kernel))
+    monkeypatch.setattr(interfaces, "bridge_filtered", lambda _version: True)
+    with closing(Lookup(str(tmp_path / "no-xenstored"))) as lookup:
+        work = Work(settings, ledger, lookup, clock, clock.vouches, BOOT, no_command, tmp_path / "net")
+        work.enforce()
+        work.start()
+        yield work
+
+
+def cycle(work: Work, clock: HandClock, **later: float) -> None:
+    clock.go(**(later or {"seconds": 1}))
+    work.cycle([])
+
+
+def test_a_block_by_the_admin_is_one_line_of_the_daemon_and_nothing_comes_after_it(
+    work: Work, ledger: Ledger, clock: HandClock, journal: Stderr
+) -> None:
+    add_vm(ledger, HOSTILE, NOW, blocked_reason="unpaid", ips=(IP, IP6))
+    work.sync()
+    for _ in range(20):
+        cycle(work, clock)
+    assert journal.lines() == [f"<5>{SHOWN} null-routed: unpaid: {IP}, {IP6}"]
+
+
+def test_an_obstacle_is_one_line_for_as_long_as_it_lasts(
+    work: Work, ledger: Ledger, settings: Settings, clock: HandClock, journal: Stderr
+) -> None:
+    add_vm(ledger, "web1", NOW, blocked_reason="unpaid", ips=(IP, IP6))
+    work.sync()
+    journal.lines()
+    work.configure(replace(settings, enforce=replace(settings.enforce, protect=(ip_network(f"{IP}/32"),))))
+    cycle(work, clock, minutes=2)
+    assert until(lambda: "protect" not in (thread.name for thread in threading.enumerate()))
+    for _ in range(20):
+        cycle(work, clock)
+    assert journal.lines() == [f"<3>web1: {IP} is protected and is not blocked"]
+
+
+def test_a_clock_that_was_set_is_one_line_and_one_when_it_is_trusted_again(
+    work: Work, clock: HandClock, journal: Stderr
+) -> None:
+    clock.wall, clock.synced = utc("2026-05-01"), False
+    for _ in range(5):
+        cycle(work, clock)
+    assert work.status()["clock"] == "doubted"
+    clock.synced = True
+    for _ in range(5):
+        cycle(work, clock)
+    said = journal.lines()
+    assert said[0].startswith("<4>the clock was set: no period opens and no block lifts by itself until")
+    assert said[1:] == ["<6>the clock is trusted: it is synchronised"]
+    assert work.status()["clock"] == "synchronised"
+
+
+def test_what_a_doubted_clock_held_back_is_done_when_it_is_trusted(
+    work: Work, ledger: Ledger, clock: HandClock
+) -> None:
+    web1 = add_vm(ledger, "web1", NOW, limit_bytes=1000)
+    work.sync()
+    clock.wall, clock.synced = utc("2026-05-20"), False
+    cycle(work, clock)
+    ledger.set_vm(web1, reset_day=15)
+    cycle(work, clock)
+    assert vm_of(ledger, web1).period_start == utc("2026-03-01")
+    clock.synced = True
+    cycle(work, clock)
+    assert vm_of(ledger, web1).period_start == utc("2026-05-15")
+    assert vm_of(ledger, web1).period_rule == "15@UTC"

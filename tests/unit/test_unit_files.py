@@ -1,0 +1,116 @@
+"""The units, read by systemd's own tools: they need no running systemd."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).parents[2] / "etc" / "systemd"
+DAEMON = UNITS / "xenbwd.service"
+FIREWALLS = {"nftables.service", "netfilter-persistent.service", "firewalld.service", "ufw.service"}
+
+pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd's tools")
+
+
+def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def verify(unit: Path) -> subprocess.CompletedProcess[str]:
+    # The manual pages need not be installed here.
+    return analyze("verify", "--man=no", "--recursive-errors=no", unit)
+
+
+def listed(setting: str) -> set[str]:
+    """All that the daemon's unit lists under this setting."""
+    lines = re.findall(rf"^{setting}=(.*)$", DAEMON.read_text(), re.MULTILINE)
+    return {word for line in lines for word in line.split()}
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The folder of units on a host where what they run is installed."""
+    for unit in UNITS.glob("xenbw*"):
+        (tmp_path / unit.name).write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text()))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", [unit.name for unit in UNITS.glob("xenbw*")])
+def test_systemd_has_nothing_to_say_against_a_unit(installed: Path, name: str) -> None:
+    done = verify(installed / name)
+    assert (done.stdout + done.stderr, done.returncode) == ("", 0)
+
+
+def test_nor_against_the_drop_in_for_xentop(installed: Path) -> None:
+    folder = installed / f"{DAEMON.name}.d"
+    folder.mkdir()
+    shutil.copy(UNITS / "xentop.conf", folder)
+    done = verify(installed / DAEMON.name)
+    assert (done.stdout + done.stderr, done.returncode) == ("", 0)
+
+
+def test_it_would_say_so_of_a_setting_that_it_does_not_know(installed: Path) -> None:
+    unit = installed / DAEMON.name
+    unit.write_text(unit.read_text().replace("ProtectClock=", "ProtectClocks="))
+    done = verify(unit)
+    assert "ProtectClocks" in done.stderr
+    assert done.returncode != 0
+
+
+def test_the_daemon_is_exposed_to_two_points_at_most() -> None:
+    done = analyze("security", "--offline=true", "--threshold=20", DAEMON)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("unit", UNITS.glob("xenbw*.service"), ids=lambda unit: unit.name)
+def test_the_reason_for_each_thing_left_open_is_written_in_the_unit(unit: Path) -> None:
+    found = json.loads(analyze("security", "--offline=true", "--json=short", unit).stdout)
+    comments = " ".join(line for line in unit.read_text().splitlines() if line.startswith("#"))
+    left_open = [item["name"] for item in found if item.get("exposure")]
+    assert len(left_open) > 5
+    assert [name for name in left_open if not any(word in comments for word in _settings(name))] == []
+
+
+def _settings(name: str) -> list[str]:
+    """What may be written of it: "User=/DynamicUser=" is either of these settings, "CapabilityBoundingSet=~CAP_(A|B)"
+    one of these values."""
+    setting, _, value = name.partition("=~")
+    if not value:
+        return re.findall(r"\w+=", setting)
+    prefix, _, choices = value.partition("(")
+    return [setting + "=", *(prefix + choice for choice in choices.rstrip(")").split("|"))]
+
+
+def test_the_blocks_stand_before_the_guests_start_and_after_the_firewall_and_xenstored() -> None:
+    assert "xendomains.service" in listed("Before")
+    assert listed("After") >= {"xen.service", "xenstored.service", *FIREWALLS}
+
+
+def test_a_reload_of_a_firewall_is_followed_by_one_of_ours() -> None:
+    # systemd.unit(5): the reload is propagated, and After= has it wait for the firewall's.
+    assert listed("ReloadPropagatedFrom") == FIREWALLS
+    assert listed("After") >= FIREWALLS
+
+
+def test_the_modules_that_the_sandbox_keeps_the_daemon_from_loading_are_loaded_before_it() -> None:
+    modules = {"modprobe@iptable_filter.service", "modprobe@ip6table_filter.service"}
+    assert listed("Wants") == modules
+    assert listed("After") >= modules
+
+
+def test_the_guests_wait_ten_seconds_for_the_daemon_at_most() -> None:
+    assert listed("TimeoutStartSec") == {"10"}
+
+
+def test_the_daemon_needs_no_program_that_a_small_host_may_lack() -> None:
+    programs = {word for key in ("ExecStart", "ExecReload") for word in listed(key) if word.startswith("/")}
+    assert programs == {"/usr/bin/xenbwd", "/bin/sh"}
+
+
+def test_stopping_the_daemon_runs_nothing_that_could_take_blocks_away() -> None:
+    assert listed("ExecStop") | listed("ExecStopPost") == set()

@@ -1,0 +1,418 @@
+"""A ledger of an earlier version is brought up to date: all it holds stays, a copy of it is made before, and whatever
+happens meanwhile leaves the one schema or the other, whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from tests.support.books import BOOT
+from tests.support.clock import utc
+from tests.support.oldledger import Rows, make_schema1, narrowed, rows, sound, version
+from xenbw.store import backup, bindings, file, outbox, rescue, schema
+from xenbw.store.ledger import Ledger, LedgerError
+from xenbw.store.outbox import Channel
+
+NOW = utc("2026-03-21 12:00")
+AT = bindings.stamp(NOW.timestamp())
+MIB = 1024**2
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return make_schema1(tmp_path / "ledger.db")
+
+
+@pytest.fixture
+def before(path: Path) -> Rows:
+    return rows(path)
+
+
+def copy_of(path: Path) -> Path:
+    return path.with_name("ledger.db.schema1")
+
+
+def files(path: Path) -> set[str]:
+    """What is there, but for what SQLite keeps beside a file while it is open."""
+    return {entry.name for entry in path.parent.iterdir() if not entry.name.endswith(("-wal", "-shm"))}
+
+
+# what stays
+
+
+def test_the_ledger_of_0_1_0_has_rows_in_every_table_and_the_schema_that_this_program_calls_the_first(
+    tmp_path: Path, path: Path, before: Rows
+) -> None:
+    assert all(before.values())
+    with closing(sqlite3.connect(tmp_path / "new.db")) as new, closing(sqlite3.connect(path)) as old:
+        for statement in schema.MIGRATIONS[0].split(";\n"):
+            new.execute(statement)
+        tables = [row[0] for row in new.execute("SELECT name FROM sqlite_schema ORDER BY name")]
+        assert tables == [row[0] for row in old.execute("SELECT name FROM sqlite_schema ORDER BY name")]
+        for table in before:
+            assert columns(new, table) == columns(old, table)
+
+
+def columns(db: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
+    return db.execute(f"PRAGMA table_info({table})").fetchall()
+
+
+def test_every_row_of_an_older_ledger_is_there_after_the_upgrade(path: Path, before: Rows) -> None:
+    with closing(Ledger.open(path)) as ledger:
+        ledger.check(10)
+        assert ledger.rows("PRAGMA user_version")[0][0] == schema.VERSION
+        after = rows(path)
+    assert narrowed(after, before) == before
+
+
+def test_messages_that_waited_in_an_older_ledger_go_by_mail(path: Path) -> None:
+    with closing(Ledger.open(path)) as ledger:
+        waiting = outbox.waiting_by_channel(ledger)
+    assert (waiting[Channel.MAIL].count, waiting[Channel.MAIL].failure) == (2, None)
+    assert waiting[Channel.COMMAND].count == 0
+
+
+def test_later_schemas_only_add_columns_that_an_older_program_need_not_name(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        old = {table: columns(db, table) for table in rows(path)}
+    Ledger.open(path).close()
+    with closing(sqlite3.connect(path)) as db:
+        for table, known in old.items():
+            now = columns(db, table)
+            assert now[: len(known)] == known
+            for _, _, _, needed, default, _ in now[len(known) :]:
+                assert not needed or default is not None
+        # 0.1.0 inserts into these by position.
+        assert all(columns(db, table) == old[table] for table in ("meta", "usage", "elsewhere", "reading"))
+
+
+# the copy
+
+
+def test_a_copy_of_the_older_ledger_is_made_whole_beside_it(path: Path, before: Rows) -> None:
+    Ledger.open(path).close()
+    assert files(path) == {"ledger.db", "ledger.db.schema1"}
+    copy = copy_of(path)
+    assert copy.stat().st_mode & 0o777 == 0o640
+    assert (version(copy), sound(copy)) == (1, True)
+    assert rows(copy) == before
+
+
+def test_the_copy_has_what_was_not_merged_into_the_file_yet_and_other_processes_go_on_writing(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as daemon:
+        daemon.execute("PRAGMA wal_autocheckpoint = 0")
+        daemon.execute("INSERT INTO meta VALUES ('only in the -wal file', 1)")
+
+        def write() -> None:
+            daemon.execute("UPDATE meta SET value = value + 1 WHERE key = 'only in the -wal file'")
+
+        Ledger.open(path, on_progress=write).close()
+        assert ("only in the -wal file", 2) in daemon.execute("SELECT * FROM meta").fetchall()
+    with closing(sqlite3.connect(copy_of(path))) as copy:
+        assert ("only in the -wal file", 1) in copy.execute("SELECT * FROM meta").fetchall()
+    assert sound(copy_of(path))
+
+
+def test_a_new_ledger_and_one_that_is_up_to_date_are_not_copied(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    for _ in range(2):
+        Ledger.open(path, create=True).close()
+    assert files(path) == {"ledger.db"}
+
+
+def test_a_copy_can_be_put_back(path: Path, before: Rows) -> None:
+    with closing(Ledger.open(path)) as ledger:
+        ledger.meet("later", NOW)
+    copy_of(path).replace(path)
+    assert (version(path), rows(path)) == (1, before)
+    Ledger.open(path).close()
+    assert version(path) == schema.VERSION
+
+
+def test_a_repeated_upgrade_keeps_the_copy_of_the_same_content(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(
+            schema, "MIGRATIONS", (schema.MIGRATIONS[0], "ALTER TABLE vm ADD COLUMN x;\nCREATE TABLE vm (x)")
+        )
+        with pytest.raises(LedgerError):
+            Ledger.open(path)
+    made = copy_of(path).stat()
+    Ledger.open(path).close()
+    assert (copy_of(path).stat().st_ino, version(copy_of(path))) == (made.st_ino, 1)
+    assert version(path) == schema.VERSION
+
+
+@pytest.mark.parametrize("rubbish", [b"", b"half a copy" * 1000])
+def test_a_copy_that_is_older_or_no_ledger_gives_way_to_one_of_what_is_there_now(path: Path, rubbish: bytes) -> None:
+    copy_of(path).write_bytes(rubbish)
+    copy_of(path).with_name("ledger.db.schema1.new").write_bytes(rubbish)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        bindings.meet(db, "met meanwhile", AT, bindings.next_rev(db))
+    now = rows(path)
+    Ledger.open(path).close()
+    assert files(path) == {"ledger.db", "ledger.db.schema1"}
+    assert rows(copy_of(path)) == now
+
+
+def test_several_processes_may_upgrade_one_ledger_at_once(path: Path, before: Rows) -> None:
+    code = "import sys, pathlib; from xenbw.store.ledger import Ledger; Ledger.open(pathlib.Path(sys.argv[1])).close()"
+    started = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(4)]
+    assert [process.wait() for process in started] == [0] * 4
+    assert (version(path), version(copy_of(path))) == (schema.VERSION, 1)
+    assert rows(copy_of(path)) == before
+
+
+# no way to make the copy
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB with the older ledger on it, mounted where SQLite finds it by its name."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={24 * MIB}", "xenbw-test", str(folder)], check=True)
+    try:
+        make_schema1(folder / "ledger.db")
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path, *, leave: int) -> Path:
+    """Take all space but so many bytes; the file that takes it."""
+    filler = disk / "filler"
+    free = os.statvfs(disk)
+    with filler.open("wb") as opened:
+        os.posix_fallocate(opened.fileno(), 0, free.f_bavail * free.f_frsize - leave)
+    return filler
+
+
+@needs_root
+def test_without_room_for_the_copy_nothing_changes_and_the_admin_is_told_what_to_do(disk: Path) -> None:
+    path = disk / "ledger.db"
+    filler = fill(disk, leave=2 * MIB)
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match="no room for the copy") as caught:
+        Ledger.open(path)
+    assert "free some space" in str(caught.value)
+    assert path.read_bytes() == before
+    assert files(path) == {"ledger.db", "filler"}
+    filler.unlink()
+    Ledger.open(path).close()
+    assert version(path) == schema.VERSION
+
+
+@needs_root
+def test_a_disk_that_is_filled_while_the_copy_is_made_leaves_no_part_of_it(disk: Path) -> None:
+    path = disk / "ledger.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for _ in range(3):
+            db.execute("INSERT INTO event (at, kind, text, rev) VALUES ('', '', hex(zeroblob(524288)), 0)")
+    fill(disk, leave=MIB)
+    with pytest.raises(LedgerError, match="could not be copied"), pytest.MonkeyPatch.context() as late:
+        # As if it had been filled after the look at the free space.
+        late.setattr(backup, "_need_room", lambda *_: None)
+        Ledger.open(path)
+    assert version(path) == 1
+    assert files(path) == {"ledger.db", "filler"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_in_a_folder_that_may_not_be_written_nothing_changes(path: Path) -> None:
+    for folder in (path.parent, *path.parent.parents[:2]):
+        folder.chmod(0o755)
+    for entry in path.parent.iterdir():
+        os.chown(entry, 65534, -1)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(LedgerError):
+            Ledger.open(path)
+    finally:
+        os.seteuid(0)
+    assert version(path) == 1
+    assert not copy_of(path).exists()
+
+
+def test_the_daemon_does_not_take_an_older_ledger_without_room_for_a_damaged_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "_SPARE", 2**62)
+    with pytest.raises(LedgerError, match="no room"):
+        rescue.open_or_replace(path, path.with_name("over"), NOW)
+    assert files(path) == {"ledger.db"}
+
+
+# killed on the way
+
+
+class _Killer:
+    """Kills its own process with SIGKILL at the n-th line that it runs in the modules of the upgrade."""
+
+    MODULES = frozenset(module.__file__ for module in (schema, backup, file))
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+
+    def __call__(self, frame: FrameType, event: str, _argument: object) -> _Killer | None:
+        if frame.f_code.co_filename not in self.MODULES:
+            return None
+        if event == "line":
+            self._left -= 1
+            if self._left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return self
+
+
+def upgrade_killed_at(line: int, path: Path) -> bool:
+    """Upgrade in a process that dies at that line; whether it came so far."""
+    child = os.fork()
+    if child == 0:
+        sys.settrace(_Killer(line))
+        with suppress(BaseException):
+            Ledger.open(path).close()
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_killed_at_any_line_it_leaves_the_one_schema_or_the_other_whole_and_can_be_repeated(
+    tmp_path: Path, before: Rows
+) -> None:
+    line, seen = 0, set()
+    while True:
+        folder = tmp_path / str(line)
+        folder.mkdir()
+        path = make_schema1(folder / "ledger.db")
+        killed = upgrade_killed_at(line, path)
+        reached, copy = version(path), copy_of(path)
+        assert sound(path)
+        assert narrowed(rows(path), before) == before
+        assert reached in (1, schema.VERSION)
+        if copy.exists():
+            assert (version(copy), sound(copy)) == (1, True)
+            assert rows(copy) == before
+        else:
+            assert reached == 1
+        seen.add((reached, copy.exists()))
+        Ledger.open(path).close()
+        assert narrowed(rows(path), before) == before
+        assert files(path) == {"ledger.db", "ledger.db.schema1"}
+        if not killed:
+            break
+        line += 1
+    assert line > 50
+    assert seen == {(1, False), (1, True), (schema.VERSION, True)}
+
+
+# old and new programs side by side
+
+
+@pytest.mark.parametrize("upgraded", [False, True], ids=["before", "after"])
+def test_the_hook_s_statements_work_before_and_after_the_upgrade(path: Path, upgraded: bool) -> None:
+    if upgraded:
+        Ledger.open(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        rev = bindings.next_rev(db)
+        facts: dict[str, Any] = {"boot_id": BOOT, "domid": 9, "devid": 0, "kind": "vif", "at": AT, "rev": rev}
+        bindings.bind(db, name="web1", ifindex=900, interface="vif9.0", mac=None, ips="192.0.2.9", bridge=None, **facts)
+        assert bindings.blocked(db)["web1"] == ["192.0.2.9"]
+        assert bindings.held(db, BOOT) == set()
+        assert bindings.protected(db) == ["192.0.2.1"]
+        bindings.unbind(db, reason="offline", **facts)
+        assert db.execute("SELECT end_reason FROM binding WHERE domid = 9").fetchall() == [("offline",)]
+    assert version(path) == (schema.VERSION if upgraded else 1)
+
+
+def test_a_program_that_has_the_older_ledger_open_goes_on_with_the_newer(path: Path) -> None:
+    statements = (
+        "INSERT INTO outbox (created_at, subject, body, next_at) VALUES ('2026-03-20T12:00:00+00:00', 's', 'b', 't')",
+        "SELECT id, created_at, subject, body, tries FROM outbox WHERE sent_at IS NULL",
+        "UPDATE outbox SET tries = tries + 1, next_at = 't' WHERE id = 1",
+        "SELECT * FROM vm WHERE retired_at IS NULL ORDER BY name",
+        "DELETE FROM outbox WHERE id = 3",
+    )
+    with closing(sqlite3.connect(path, isolation_level=None)) as older:
+        for statement in statements:
+            older.execute(statement).fetchall()
+        Ledger.open(path).close()
+        for statement in statements:
+            older.execute(statement).fetchall()
+    with closing(Ledger.open(path)) as ledger:
+        assert [message.channel for message in outbox.due(ledger, NOW, NOW)] == [Channel.MAIL] * 3
+
+
+def test_a_hook_that_writes_meanwhile_is_neither_lost_nor_in_the_way(path: Path) -> None:
+    stop = threading.Event()
+    written = 0
+
+    def call_hooks() -> None:
+        nonlocal written
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=0.5)) as db:
+            while not stop.is_set():
+                db.execute("BEGIN IMMEDIATE")
+                bindings.meet(db, f"new {written}", AT, bindings.next_rev(db))
+                db.execute("COMMIT")
+                written += 1
+                stop.wait(0.002)
+
+    hooks = threading.Thread(target=call_hooks)
+    hooks.start()
+    while written < 20:
+        pass
+    with closing(Ledger.open(path, patience=5.0)) as ledger:
+        stop.set()
+        hooks.join()
+        names = {vm.name for vm in ledger.vms().values()}
+    assert {f"new {number}" for number in range(written)} <= names
+    assert sound(copy_of(path))
+
+
+# before the new daemon starts
+
+
+def upgrade(config: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "xenbw.store.upgrade"],
+        env={**os.environ, "XENBW_CONFIG": str(config)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_package_can_upgrade_the_ledger_that_the_configuration_names(path: Path, tmp_path: Path) -> None:
+    config = tmp_path / "xenbw.toml"
+    config.write_text(f'[ledger]\npath = "{path}"\n')
+    for _ in range(2):
+        assert (upgrade(config).returncode, upgrade(config).stderr) == (0, "")
+        assert version(path) == schema.VERSION
+
+
+def test_where_there_is_no_ledger_the_package_s_upgrade_makes_none(tmp_path: Path) -> None:
+    config = tmp_path / "xenbw.toml"
+    config.write_text(f'[ledger]\npath = "{tmp_path}/ledger.db"\n')
+    assert upgrade(config).returncode == 0
+    assert not (tmp_path / "ledger.db").exists()
+
+
+def test_an_upgrade_that_fails_says_why_in_one_line(path: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+    config = tmp_path / "xenbw.toml"
+    config.write_text(f'[ledger]\npath = "{path}"\n')
+    done = upgrade(config)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"xenbw: {path}: written by a newer xenbw")
+    assert done.stderr.count("\n") == 1

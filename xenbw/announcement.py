@@ -1,0 +1,87 @@
+"""What is told when a VM's standing changes: an event in the ledger, the same words in the log, a mail, and the
+admin's command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from xenbw.model import Block, Cause, State
+from xenbw.notify import message
+from xenbw.notify.document import document
+from xenbw.notify.message import Case
+from xenbw.quota import Standing
+from xenbw.roster import Entry
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """kind: the event's. text: what happened and why, for ledger and log; the VM's name is in it as it came. subject
+    and body: the mail. document: what the command reads."""
+
+    kind: str
+    text: str
+    subject: str
+    body: str
+    document: str
+
+
+def announcement(
+    entry: Entry, standing: Standing, block: Block | None, until: datetime | None, facts: Callable[[], Case]
+) -> Announcement | None:
+    """What to tell about a VM that stood as `entry` says, with `block` upon it, and now stands as `standing` says,
+    blocked until `until`; None where that is nothing new. facts() is asked only where there is something to tell."""
+    state, was = standing.state, entry.vm.state
+    if standing.block is not None:
+        return _null_routed(facts(), until) if block is None else None
+    if block is not None:
+        return _released(facts(), block, standing)
+    if entry.enforced and state is State.WARNED and was in (State.OK, State.UNLIMITED):
+        return _warned(facts())
+    if entry.enforced and state is State.OVER and was is not State.OVER:
+        return _over(facts())
+    return None
+
+
+def _null_routed(case: Case, until: datetime | None) -> Announcement:
+    addresses = ", ".join(str(address) for address in case.addresses) or "no address of it is known"
+    text = f"{case.name} null-routed: {case.reason}: {addresses}"
+    mail = message.null_routed(case, until)
+    return Announcement("null-routed", text, *mail, document("null-routed", case, case.reason, mail, until))
+
+
+def _released(case: Case, block: Block, standing: Standing) -> Announcement:
+    why = why_released(block, standing, case.at)
+    mail = message.released(case, why)
+    return Announcement("released", f"{case.name} released: {why}", *mail, document("released", case, why, mail))
+
+
+def _warned(case: Case) -> Announcement:
+    mail = message.warned(case)
+    text = f"{case.name} warned: {case.reason}"
+    return Announcement("warned", text, *mail, document("warned", case, case.reason, mail))
+
+
+def _over(case: Case) -> Announcement:
+    mail = message.over(case)
+    return Announcement("over", f"{case.name} over: {case.reason}", *mail, document("over", case, case.reason, mail))
+
+
+def unfiltered(case: Case, bridge: str, text: str) -> Announcement:
+    """A block that does not hold, since iptables does not see that bridge's frames."""
+    mail = message.unfiltered(case, bridge)
+    return Announcement("unfiltered", text, *mail, document("unfiltered", case, text, mail))
+
+
+def why_released(block: Block, standing: Standing, at: datetime) -> str:
+    """Why a VM that stands as `standing` says is not under that block any longer."""
+    if block.cause is Cause.ADMIN:
+        return "the admin lifted the block"
+    if standing.state is State.EXEMPT:
+        return "the admin lifted the block until the period ends"
+    if standing.state is State.OVER:
+        return "its allowance no longer blocks it"
+    if block.until is not None and at >= block.until:
+        return "a new period began"
+    return "its allowance covers its usage again"

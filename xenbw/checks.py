@@ -1,0 +1,147 @@
+"""What values xenbw.toml may have. A check returns the value as the program uses it, or raises UsageError with what is
+allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Any, cast
+from zoneinfo import ZoneInfo, available_timezones
+
+from xenbw.errors import UsageError
+from xenbw.units import parse_size
+
+# RFC 5322's dot-atoms, alone or after a name for people; "root" is for the mail server to complete.
+MAIL_ADDRESS = re.compile(
+    r"""(?:(?P<display>[^<>"\\]*)<)?(?P<user>[\w!#$%&'*+/=?^`{|}~.-]+)(?:@(?P<domain>[A-Za-z0-9.-]+))?(?(display)>)""",
+    re.ASCII,
+)
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str) or "\n" in value:
+        raise UsageError("a text in quotes, on one line")
+    return value
+
+
+def one_of(*words: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in words:
+            raise UsageError("one of " + ", ".join(f'"{word}"' for word in words))
+        return cast(str, value)
+
+    return check
+
+
+def between(low: float, high: float, unit: str = "") -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise UsageError(f"a number from {low:g} to {high:g}{unit and ' ' + unit}")
+        return float(value)
+
+    return check
+
+
+def whole(low: int, high: int, unit: str = "") -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise UsageError(f"a whole number from {low} to {high}{unit and ' ' + unit}")
+        return int(value)
+
+    return check
+
+
+def switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError("true or false")
+    return value
+
+
+def path(value: Any) -> Path:
+    path = Path(text(value))
+    if not path.is_absolute():
+        raise UsageError("an absolute path")
+    return path
+
+
+def paths(value: Any) -> tuple[Path, ...]:
+    if not isinstance(value, list):
+        raise UsageError("a list of absolute paths")
+    return tuple(path(item) for item in value)
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise UsageError("a list of texts")
+    return tuple(text(item) for item in value)
+
+
+def mail_address(value: Any) -> str:
+    address = text(value)
+    if not address.isprintable() or not MAIL_ADDRESS.fullmatch(address):
+        raise UsageError('a mail address like "noc@example.com" or "NOC <noc@example.com>"')
+    return address
+
+
+def mail_addresses(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise UsageError('a list of mail addresses like ["noc@example.com"]')
+    return tuple(mail_address(item) for item in value)
+
+
+def mail_sender(value: Any) -> str:
+    return "" if value == "" else mail_address(value)
+
+
+def mongodb_uri(value: Any) -> str:
+    uri = text(value)
+    if uri and not uri.startswith(("mongodb://", "mongodb+srv://")):
+        raise UsageError('an address like "mongodb://db1.example.org,db2.example.org/?replicaSet=rs0"')
+    return uri
+
+
+def database(value: Any) -> str:
+    name = text(value)
+    # MongoDB's own limits (docs, "Naming Restrictions")
+    if not name or len(name.encode()) > 63 or set(name) & set('/\\. "$*<>:|?'):
+        raise UsageError("a database's name of 1 to 63 letters, digits, - and _")
+    return name
+
+
+def program(value: Any) -> str:
+    program = text(value)
+    if "\0" in program or (program and not Path(program).is_absolute()):
+        raise UsageError('the absolute path of a program, like "/usr/sbin/sendmail", or "" for none')
+    return program
+
+
+def arguments(value: Any) -> tuple[str, ...]:
+    words = value if isinstance(value, list) else [""]
+    texts = all(isinstance(word, str) and "\0" not in word for word in words)
+    if not texts or (words and not Path(words[0]).is_absolute()):
+        raise UsageError('a list of a program\'s absolute path and its arguments, like ["/usr/local/bin/page", "-v"]')
+    return tuple(words)
+
+
+def networks(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
+    try:
+        return tuple(ip_network(item, strict=False) for item in texts(value))
+    except ValueError:
+        raise UsageError('a list of addresses or networks like ["192.0.2.1", "2001:db8::/64"]') from None
+
+
+def zone(value: Any) -> ZoneInfo:
+    if text(value) not in available_timezones():
+        raise UsageError('a time zone like "UTC" or "Europe/Berlin" (see timedatectl list-timezones)')
+    return ZoneInfo(value)
+
+
+def limit(value: Any) -> int | None:
+    if value == "unlimited":
+        return None
+    try:
+        return parse_size(value)
+    except UsageError:
+        raise UsageError('"unlimited" or a size like "500GB" or "1.5TiB"') from None

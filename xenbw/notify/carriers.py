@@ -1,0 +1,32 @@
+"""Which channels the configuration asks for, and who carries what: a server within reach, or an executable."""
+
+from __future__ import annotations
+
+from xenbw.config import Settings
+from xenbw.notify.carrier import Carrier
+from xenbw.notify.command import Command
+from xenbw.notify.mail import Mail
+from xenbw.notify.sendmail import Sendmail
+from xenbw.store.outbox import Channel
+
+
+def by_smtp(settings: Settings) -> dict[Channel, Carrier]:
+    """What the daemon itself can deliver, inside its sandbox."""
+    mail = settings.mail
+    return {Channel.MAIL: Mail(mail, settings.host_name)} if mail.to and not mail.sendmail else {}
+
+
+def by_executables(settings: Settings) -> dict[Channel, Carrier]:
+    """What needs programs that nobody knows: a service of its own runs them."""
+    found: dict[Channel, Carrier] = {}
+    if settings.mail.to and settings.mail.sendmail:
+        found[Channel.MAIL] = Sendmail(settings.mail, settings.host_name)
+    if settings.command.run:
+        found[Channel.COMMAND] = Command(settings.command)
+    return found
+
+
+def channels(settings: Settings) -> tuple[Channel, ...]:
+    """Where an announcement goes."""
+    wanted = ((Channel.MAIL, settings.mail.to), (Channel.COMMAND, settings.command.run))
+    return tuple(channel for channel, configured in wanted if configured)

@@ -1,0 +1,23 @@
+"""Telling the admin's own program, by a JSON object on its standard input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+
+from xenbw.config import CommandSection
+from xenbw.notify import executable
+
+
+class Command:
+    """The program that [command] names, with the arguments that stand there and no others: names are guests'."""
+
+    def __init__(self, section: CommandSection) -> None:
+        self._section = section
+
+    def send(self, _subject: str, body: str, message_id: str, _written_at: datetime) -> Mapping[str, str]:
+        """See Carrier.send. body: a JSON object; the program reads it with message_id in it as its "id"."""
+        document = {"id": message_id, **json.loads(body)}
+        executable.run(self._section.run, f"{json.dumps(document)}\n".encode("ascii"), self._section.timeout)
+        return {}

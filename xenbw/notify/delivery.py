@@ -1,0 +1,141 @@
+"""Delivering what waits in the outbox: who may carry it, how long to try, and what becomes of it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from xenbw.clock import Clock
+from xenbw.notify.carrier import Carrier, DeliveryError
+from xenbw.store import outbox
+from xenbw.store.ledger import Ledger, LedgerError
+from xenbw.store.outbox import Channel, Message
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How patient a delivery is. look: seconds between looks at the outbox; first, longest: the pause after a first
+    failure, doubled after each further one; keep: how long a message is tried at all. lock: seconds to wait for another
+    process's transaction in the ledger."""
+
+    look: float = 30.0
+    first: timedelta = timedelta(minutes=1)
+    longest: timedelta = timedelta(hours=1)
+    keep: timedelta = timedelta(days=7)
+    lock: float = 1.0
+
+    def pause(self, tries: int) -> timedelta:
+        """How long to wait after a failure that `tries` others went before."""
+        return min(self.first * (1 << min(tries, 16)), self.longest)
+
+
+PATIENT = Pace()
+
+
+class Delivery:
+    """Delivers due messages of some channels, oldest first, each until it is accepted, refused for good, or too old.
+
+    A message is marked as sent right after its carrier took it. A crash between the two repeats it, with the same
+    id: SMTP and programs offer no more. `problem` says what keeps messages from being delivered just now, or None.
+    """
+
+    def __init__(self, ledger: Path, clock: Clock, carriers: Mapping[Channel, Carrier], pace: Pace = PATIENT) -> None:
+        self._path, self._clock, self._carriers, self._pace = ledger, clock, carriers, pace
+        self._ending = False
+        self._turns = ExitStack()  # locks held
+        self._accepted: dict[int, datetime] = {}  # taken by the carrier, not yet marked in the ledger
+        self.problem: str | None = None
+
+    @property
+    def unmarked(self) -> bool:
+        """Whether something was delivered that the ledger could not be told of yet: the next look does so first."""
+        return bool(self._accepted)
+
+    def stop(self) -> None:
+        """Begin with no further message."""
+        self._ending = True
+
+    def is_due(self) -> bool:
+        """Whether something is to be delivered now. Raises LedgerError."""
+        if not self._carriers:
+            return False
+        with closing(Ledger.open(self._path, patience=self._pace.lock)) as ledger:
+            return bool(self._due(ledger))
+
+    def look(self) -> bool:
+        """Deliver some of what is due now; whether there may be more of it. Raises LedgerError; what was accepted
+        meanwhile is remembered and marked at the next look."""
+        # Opened for each look: the daemon may have set a damaged ledger aside and begun another.
+        with closing(Ledger.open(self._path, patience=self._pace.lock)) as ledger, self._turn():
+            self._mark(ledger)
+            self._turns.close()
+            self.problem = None
+            if not self._due(ledger):
+                return False
+            self._take_turn()
+            # Asked again: whoever was at it until now has delivered some.
+            messages = self._due(ledger)
+            for message in messages:
+                if self._ending:
+                    return False
+                self._deliver(ledger, message)
+            return bool(messages)
+
+    def _due(self, ledger: Ledger) -> list[Message]:
+        now = self._clock.tick().wall
+        return outbox.due(ledger, now, now + self._pace.longest, self._carriers.keys())
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """A turn ends with the look, unless something delivered is not marked yet: others would deliver it again."""
+        try:
+            yield
+        finally:
+            if not self._accepted:
+                self._turns.close()
+
+    def _take_turn(self) -> None:
+        """Wait until nobody else delivers on these channels: daemon and service may for a moment have different
+        configurations, and an admin may start the latter by hand. Raises LedgerError."""
+        for channel in sorted(self._carriers):
+            path = self._path.with_name(f"{self._path.name}.{channel.value}.lock")
+            try:
+                lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise LedgerError(f"{path}: {error.strerror}", "is the disk full or mounted read-only?") from None
+            self._turns.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def _mark(self, ledger: Ledger) -> None:
+        for message_id, at in list(self._accepted.items()):
+            outbox.sent(ledger, message_id, at)
+            del self._accepted[message_id]
+
+    def _deliver(self, ledger: Ledger, message: Message) -> None:
+        written, carrier = message.created_at, self._carriers[message.channel]
+        try:
+            refused = carrier.send(message.subject, message.body, f"{message.id}.{written:%Y%m%d%H%M%S}", written)
+        except DeliveryError as error:
+            self._fail(ledger, message, error)
+            return
+        now = self._clock.tick().wall
+        self._accepted[message.id] = now
+        self._mark(ledger)
+        for recipient, words in refused.items():
+            ledger.record(now, "mail-refused", f"mail '{message.subject}' to {recipient} was refused: {words}")
+
+    def _fail(self, ledger: Ledger, message: Message, error: DeliveryError) -> None:
+        self.problem = str(error)
+        now = self._clock.tick().wall
+        if not error.permanent and now - message.created_at < self._pace.keep:
+            outbox.postpone(ledger, message.id, now + self._pace.pause(message.tries), str(error))
+            return
+        channel = message.channel.value
+        with ledger.transaction():
+            outbox.drop(ledger, message.id)
+            ledger.record(now, f"{channel}-failed", f"{channel} '{message.subject}' was given up: {error.message}")

@@ -1,0 +1,68 @@
+"""A message as a mail: from whom, to whom, and the letter itself.
+
+email is imported when the first letter is written: it costs memory, and most daemons never write one.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from xenbw.checks import MAIL_ADDRESS
+from xenbw.config import MailSection
+from xenbw.errors import UsageError
+from xenbw.notify.message import one_line
+
+if TYPE_CHECKING:
+    from email.headerregistry import Address
+
+_LONGEST_SUBJECT = 200
+
+
+def _parse(text: str) -> tuple[str, str, str]:
+    """(display name, user, domain) of an address as the configuration takes it."""
+    found = MAIL_ADDRESS.fullmatch(text)
+    if found is None:
+        raise UsageError(f"[mail] {text!r}: not a mail address")
+    return (found["display"] or "").strip(), found["user"], found["domain"] or ""
+
+
+def _bare(parsed: tuple[str, str, str]) -> str:
+    _, user, domain = parsed
+    return f"{user}@{domain}" if domain else user
+
+
+def _header(parsed: tuple[str, str, str]) -> Address:
+    from email.headerregistry import Address
+
+    return Address(*parsed)
+
+
+class Letterhead:
+    """From whom and to whom this host's letters go, as [mail] says. sender, recipients: bare addresses."""
+
+    def __init__(self, section: MailSection, host_name: str) -> None:
+        # A host may be called what its admin likes; what stands after an @ may not.
+        self.domain = re.sub(r"[^A-Za-z0-9.-]+", "-", host_name).strip(".-") or "localhost"
+        self._from = _parse(section.sender or f"xenbw@{self.domain}")
+        self._to = [_parse(text) for text in section.to]
+        self.sender = _bare(self._from)
+        self.recipients = [_bare(parsed) for parsed in self._to]
+
+    def write(self, subject: str, body: str, message_id: str, written_at: datetime, line_end: str) -> bytes:
+        """The letter, only of ASCII characters; message_id as for a carrier."""
+        from email import policy
+        from email.message import EmailMessage
+
+        # 7bit: not every relay takes 8BITMIME, and long lines are wrapped on the way.
+        letter = EmailMessage(policy.SMTP.clone(cte_type="7bit", linesep=line_end))
+        letter["From"] = _header(self._from)
+        letter["To"] = [_header(parsed) for parsed in self._to]
+        shown = one_line(subject)
+        letter["Subject"] = shown if len(shown) <= _LONGEST_SUBJECT else shown[: _LONGEST_SUBJECT - 3] + "..."
+        letter["Date"] = written_at
+        letter["Message-ID"] = f"<xenbw.{message_id}@{self.domain}>"
+        letter["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's vacation notice answers
+        letter.set_content(body.encode("utf-8", "backslashreplace").decode())
+        return letter.as_bytes()

@@ -1,0 +1,29 @@
+"""Bringing the ledger up to date before the new daemon starts: python3 -m xenbw.store.upgrade, for the package.
+
+The daemon of the version before goes on meanwhile, so however large the copy is, metering does not wait for it; and
+where it fails, that daemon keeps metering and blocking until the upgrade is repeated.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from xenbw import config
+from xenbw.errors import XenbwError
+from xenbw.store.ledger import Ledger
+
+
+def main() -> int:
+    """Upgrade the ledger that the configuration names, where there is one. Returns the exit status."""
+    try:
+        path = config.load().ledger.path
+        if path.exists():
+            Ledger.open(path).close()
+    except XenbwError as error:
+        print(f"xenbw: {error}", file=sys.stderr)  # noqa: T201 (a command)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
