@@ -1,9 +1,10 @@
 # Runs on Debian 12 as root: tools/setup installs what each target needs.
-SHELL_FILES = tools/setup tools/build-deb tools/check-deb .ci/run hooks/vif-post.d/xenbw.hook debian/xenbw.postrm \
+SHELL_FILES = tools/setup tools/build-deb $(wildcard tools/check-deb*) .ci/run hooks/vif-post.d/xenbw.hook \
+	debian/xenbw.postinst debian/xenbw.prerm debian/xenbw.postrm debian/tests/unit debian/tests/smoke tests/deb/run $(wildcard tests/deb/container*) \
 	etc/completion/xenbw
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
 demo:  ## see it work: virtual machines, traffic and a block, in network namespaces
 	@tools/setup demo
@@ -21,14 +22,21 @@ mongo:  ## tests with a genuine mongod, under Debian's pymongo and under today's
 
 lint:  ## ruff, mypy, shellcheck
 	@tools/setup test
-	.venv/bin/ruff check . hooks/vif-hook
-	.venv/bin/ruff format --check . hooks/vif-hook
+	.venv/bin/ruff check . hooks/vif-hook libexec/notify
+	.venv/bin/ruff format --check . hooks/vif-hook libexec/notify
 	.venv/bin/mypy
 	shellcheck $(SHELL_FILES)
 
-deb:  ## build dist/xenbw_VERSION_all.deb
+deb:  ## build dist/xenbw_VERSION_all.deb and its source; lintian, and the same bytes twice
 	@tools/setup deb
 	@tools/build-deb
+	@tools/check-deb
+
+deb-test:  ## build dist/ again in clean Debian 12 and 13; install, upgrade, break, remove, purge it on a booted Debian 12
+	@tools/setup deb
+	@tools/check-deb-clean bookworm
+	@tools/check-deb-clean trixie
+	@tests/deb/run
 
 bench:  ## measure the hook, the daemon and the book
 	@tools/setup mongo
@@ -38,4 +46,4 @@ clean:  ## remove what the other targets made
 	rm -rf .venv dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test mongo lint deb bench clean
+.PHONY: help demo test mongo lint deb deb-test bench clean

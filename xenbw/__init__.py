@@ -4,4 +4,4 @@ The data's way through the packages: xen, net -> accounting, quota -> store -> e
 daemon, hook and cli on top. Nothing below imports anything above.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -52,14 +52,15 @@ class News:
 
     def repaired(self, changes: Sequence[str]) -> None:
         """What was right at the last look was not any more, and was made right."""
-        named = "; ".join(changes[:_NAMED]) + (f"; {len(changes) - _NAMED} more" if len(changes) > _NAMED else "")
+        more = f"; {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
+        named = "; ".join(sorted(changes)[:_NAMED]) + more
         self._lines.append((logging.WARNING, f"null routes put back, somebody else changes the firewall: {named}"))
 
 
 def _more(one: Plan, other: Plan, but: set[str]) -> Mapping[str, list[str]]:
     """The null routes that only the other plan has, name -> addresses."""
     found: dict[str, list[str]] = {}
-    for address, name in other.desired.null_routes.items():
+    for address, name in sorted(other.desired.null_routes.items(), key=lambda route: (route[0].version, int(route[0]))):
         if name not in but and one.desired.null_routes.get(address) != name and not _spared(address, one):
             found.setdefault(name, []).append(str(address))
     return found

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.console import Console
+from xenbw import __version__
 
 NOBODY = 65534
 NOW = datetime.now(UTC)
@@ -181,7 +182,7 @@ def test_xenbw_addvm_is_xenbw_addvm_by_itself(console: Console) -> None:
 
 
 def test_the_version_is_told(console: Console) -> None:
-    assert console.done("--version") == "xenbw 0.1.0\n"
+    assert console.done("--version") == f"xenbw {__version__}\n"
 
 
 def test_commands_that_only_read_import_nothing_slow(console: Console) -> None:

@@ -1,0 +1,58 @@
+"""What the package's tests share. They run in the container that tests/deb/container boots, and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.deb import package
+from tests.deb.machine import Machine
+from tests.support.host import until
+
+
+def pytest_ignore_collect() -> bool | None:
+    # They install, break and purge the package of the machine that they run on.
+    return None if os.environ.get("XENBW_TESTBED") else True
+
+
+@contextlib.contextmanager
+def _leaving_nothing() -> Iterator[None]:
+    assert package.state() == ""
+    before = package.snapshot()
+    yield
+    package.run("dpkg", "--purge", "xenbw")
+    # systemd forgets units in its own time.
+    until(lambda: package.snapshot() == before, 5)
+    after = package.snapshot()
+    assert {what: sorted(set(before[what]) ^ set(left)) for what, left in after.items() if left != before[what]} == {}
+
+
+@pytest.fixture
+def clean() -> Iterator[None]:
+    """A machine that has never had the package; however the test leaves it, purging leaves it as it was."""
+    with _leaving_nothing():
+        yield
+
+
+@pytest.fixture
+def installed(clean: None) -> None:
+    """The machine with the package just installed."""
+    package.apt("install", package.built())
+
+
+@pytest.fixture(scope="module")
+def untouched() -> Iterator[None]:
+    """The same for tests that only look."""
+    with _leaving_nothing():
+        package.apt("install", package.built())
+        yield
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """A dom0 with a bridge and a host outside, and no guests yet."""
+    with Machine() as dom0:
+        yield dom0

@@ -1,0 +1,93 @@
+"""What `apt install ./xenbw_*.deb` brings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.deb import package
+
+HOOK = "/etc/xen/scripts/vif-post.d/xenbw.hook"
+CONFFILES = {HOOK, "/etc/default/xenbw", "/etc/xenbw/xenbw.toml"}
+
+
+def test_it_needs_no_more_than_it_depends_on_and_says_nothing_but_that_it_is_enabled(clean: None) -> None:
+    done = package.apt("install", package.built())
+    assert re.findall(r"^Setting up (\S+)", done.stdout, re.MULTILINE) == ["xenbw"]
+    assert "Created symlink" in done.stderr or "Created symlink" in done.stdout
+    assert "arning" not in done.stdout + done.stderr
+    assert package.version() in package.run("dpkg", "-s", "xenbw").stdout
+
+
+def test_the_daemon_runs_is_enabled_and_systemctl_status_says_how_it_does(untouched: None) -> None:
+    assert package.unit("ActiveState", "UnitFileState") == ["active", "enabled"]
+    status = package.run("systemctl", "status", package.UNIT).stdout
+    assert "Traffic metering and quotas for Xen guests" in status
+    assert 'Status: "' in status
+    assert package.unit("NRestarts", "Result") == ["0", "success"]
+
+
+def test_messages_are_waited_for_and_their_delivery_is_not_started_before_there_is_one(untouched: None) -> None:
+    watched = package.unit("ActiveState", "UnitFileState", name="xenbw-notify.path")
+    assert watched == ["active", "enabled"]
+    assert package.unit("ExecMainStartTimestamp", "NRestarts", name="xenbw-notify.service") == ["", "0"]
+
+
+@pytest.mark.parametrize("command", ["xenbw", "xenbwd"])
+def test_the_commands_have_the_package_s_version(untouched: None, command: str) -> None:
+    assert package.run(command, "--version").stdout == f"{command} {package.version().partition('-')[0]}\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "mode"),
+    [
+        (HOOK, 0o755),
+        ("/usr/lib/xenbw/notify", 0o755),
+        ("/usr/lib/xenbw/vif-hook", 0o755),
+        ("/usr/bin/xenbw", 0o755),
+        ("/usr/bin/xenbw-addvm", 0o755),
+        ("/usr/bin/xenbwd", 0o755),
+        ("/etc/xenbw/xenbw.toml", 0o640),
+        ("/etc/default/xenbw", 0o644),
+        ("/lib/systemd/system/xenbw-notify.path", 0o644),
+        ("/lib/systemd/system/xenbw-notify.service", 0o644),
+        ("/lib/systemd/system/xenbwd.service", 0o644),
+        ("/lib/udev/rules.d/60-xenbw.rules", 0o644),
+        ("/usr/lib/tmpfiles.d/xenbw.conf", 0o644),
+        ("/usr/share/bash-completion/completions/xenbw", 0o644),
+        ("/usr/share/bash-completion/completions/xenbw-addvm", 0o644),
+        ("/usr/share/doc/xenbw/examples/xentop.conf", 0o644),
+        ("/usr/share/man/man1/xenbw.1.gz", 0o644),
+        ("/usr/share/man/man1/xenbw-addvm.1.gz", 0o644),
+        ("/usr/share/man/man5/xenbw.toml.5.gz", 0o644),
+        ("/usr/share/man/man8/xenbwd.8.gz", 0o644),
+        ("/run/xenbw", 0o755),
+        ("/var/lib/xenbw", 0o750),
+        ("/var/lib/xenbw/ledger.db", 0o600),
+    ],
+)
+def test_files_are_there_for_those_who_need_them_and_nobody_else(untouched: None, path: str, mode: int) -> None:
+    found = Path(path).stat()
+    assert (oct(found.st_mode & 0o7777), found.st_uid, found.st_gid) == (oct(mode), 0, 0)
+
+
+def test_what_an_admin_edits_is_kept_by_dpkg(untouched: None) -> None:
+    listed = package.run("dpkg-query", "-W", "-f", "${Conffiles}", "xenbw").stdout
+    assert {line.split()[0] for line in listed.splitlines() if line.strip()} == CONFFILES
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(untouched: None) -> None:
+    done = package.run("systemd-analyze", "verify", "--man=no", *package.units())
+    assert done.stdout + done.stderr == ""
+
+
+def test_the_daemon_s_sandbox_is_as_tight_as_it_was(untouched: None) -> None:
+    done = package.run("systemd-analyze", "security", "--threshold=20", package.UNIT, check=False)
+    assert done.returncode == 0, done.stdout.splitlines()[-1]
+
+
+def test_python_finds_its_metadata(untouched: None) -> None:
+    program = "from importlib.metadata import version; print(version('xenbw'))"
+    assert package.run("/usr/bin/python3", "-I", "-c", program).stdout.strip() == package.version().partition("-")[0]

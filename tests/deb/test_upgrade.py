@@ -1,0 +1,114 @@
+"""An upgrade from the version before, under traffic, on a host where one guest is null-routed and another starts."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from contextlib import closing
+
+import pytest
+
+from tests.deb import package
+from tests.deb.machine import Machine
+from tests.deb.throughout import repeating, throughout
+from tests.support.guest import Guest
+from tests.support.host import until
+
+WEB = ("10.50.0.11", "fd50::11")
+
+
+@pytest.fixture
+def previous(clean: None) -> None:
+    """The machine with the version before installed."""
+    package.apt("install", package.PREVIOUS)
+    assert package.version() == "0.1.0"
+
+
+@pytest.fixture
+def web(previous: None, machine: Machine) -> Guest:
+    """A guest that is over its allowance and null-routed."""
+    guest = machine.start("web1", WEB)
+    machine.add("web1", "1MB")
+    machine.push_over(guest, WEB)
+    return guest
+
+
+@pytest.fixture
+def db(previous: None, machine: Machine) -> Guest:
+    """A guest with all the traffic that it wants."""
+    guest = machine.start("db1", ("10.50.0.12", "fd50::12"))
+    machine.add("db1", "500GB")
+    return guest
+
+
+def upgrade() -> None:
+    package.apt("install", package.built())
+    assert (package.state(), package.running()) == ("ii", True)
+
+
+def test_no_byte_is_lost_and_metering_pauses_for_less_than_two_seconds(
+    machine: Machine, db: Guest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with repeating(lambda: (db.send(40_000), db.receive(40_000))):
+        upgrade()
+    stopped, ready = (
+        int(stamp) for stamp in package.unit("ActiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+    )
+    pause = (ready - stopped) / 1e6
+    with capsys.disabled():
+        sys.stdout.write(f"\nthe upgrade paused the metering for {pause:.2f} s\n")
+    assert 0 < pause < 2
+    assert until(lambda: machine.metered(db) == db.counters(), 15), (machine.metered(db), db.counters())
+
+
+def test_the_null_routes_stand_all_the_time_and_not_a_packet_gets_through(machine: Machine, web: Guest) -> None:
+    with throughout(lambda: machine.null_routed(*WEB)), throughout(lambda: web.send(2_000, timeout=0.02) == 0):
+        upgrade()
+
+
+def test_guests_start_and_stop_while_files_are_replaced(machine: Machine, db: Guest) -> None:
+    def reboot() -> None:
+        db.reboot()
+        assert {(script.returncode, script.stdout) for script in db.scripts} == {(0, "")}
+
+    with repeating(reboot):
+        upgrade()
+    # The last life at least, which the new version saw from its start, is metered whole.
+    db.reboot()
+    db.send(40_000)
+    assert until(lambda: machine.metered(db) == db.counters(), 15), (machine.metered(db), db.counters())
+
+
+def test_the_ledger_is_kept_and_what_it_was_before_is_kept_beside_it(machine: Machine, web: Guest) -> None:
+    before = machine.show("web1")
+    upgrade()
+    after = machine.show("web1")
+    assert [block["since"] for block in after["blocks"]] == [block["since"] for block in before["blocks"]]
+    assert after["used_bytes"] >= before["used_bytes"]
+    assert after["limit_bytes"] == before["limit_bytes"]
+    with closing(sqlite3.connect(package.LEDGER.with_name("ledger.db.schema1"))) as copy:
+        assert copy.execute("PRAGMA user_version").fetchone() == (1,)
+        assert copy.execute("SELECT name FROM vm").fetchall() == [("web1",)]
+
+
+def test_the_admin_s_configuration_is_kept(machine: Machine, web: Guest) -> None:
+    own = "[period]\nreset_day = 15\n"
+    package.CONFIG.write_text(own)
+    package.apt("-o", "Dpkg::Options::=--force-confold", "install", package.built())
+    assert package.CONFIG.read_text() == own
+    assert package.running()
+
+
+def test_the_version_before_refuses_the_newer_ledger_leaves_it_alone_and_the_blocks_stay(
+    machine: Machine, web: Guest
+) -> None:
+    upgrade()
+    package.run("systemctl", "stop", package.UNIT)
+    before = package.LEDGER.read_bytes()
+    package.apt("install", package.PREVIOUS)
+    assert until(lambda: "written by a newer xenbw" in package.journal(), 15)
+    assert "upgrade xenbw; the ledger was left untouched" in package.journal()
+    assert package.LEDGER.read_bytes() == before
+    assert machine.null_routed(*WEB)
+    upgrade()
+    assert machine.show("web1")["state"] == "over"
