@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from xenbw.clock import SystemClock, boot_id
 from xenbw.config import LedgerSection, MongodbSection, Settings
+from xenbw.net.netfilter import RuleWatch
 from xenbw.runner import run
 from xenbw.store.ledger import Ledger
 from xenbw.store.sync import Sync
@@ -24,7 +25,7 @@ def main(how: str) -> None:
     """Prints the wall time of rounds, in seconds, as JSON; `dead` has a thread that cannot reach its book beside."""
     settings = replace(Settings(), ledger=LedgerSection(commit=0.0), mongodb=MongodbSection(uri=_DEAD))
     ledger, lookup = Ledger.open(settings.ledger.path), Lookup()
-    work = Work(settings, ledger, lookup, SystemClock(), Timedated(run).vouches, boot_id(), run)
+    work = Work(settings, ledger, lookup, SystemClock(), Timedated(run).vouches, boot_id(), run, RuleWatch().apply)
     work.start()
     sync = Sync(settings, SystemClock())
     if how == "dead":

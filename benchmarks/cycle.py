@@ -13,6 +13,7 @@ from benchmarks.figure import Figure, milliseconds
 from benchmarks.rig import INSIDE, PYTHON, Rig
 from xenbw.clock import SystemClock, boot_id
 from xenbw.config import LedgerSection, Settings
+from xenbw.net.netfilter import RuleWatch
 from xenbw.runner import run
 from xenbw.store.ledger import Ledger
 from xenbw.timedated import Timedated
@@ -60,7 +61,7 @@ def _inside() -> None:
     """Prints samples, seconds of processor time, as JSON."""
     settings = replace(Settings(), ledger=LedgerSection(commit=0.0))
     ledger, lookup = Ledger.open(settings.ledger.path), Lookup()
-    work = Work(settings, ledger, lookup, SystemClock(), Timedated(run).vouches, boot_id(), run)
+    work = Work(settings, ledger, lookup, SystemClock(), Timedated(run).vouches, boot_id(), run, RuleWatch().apply)
     work.start()
     vifs = [name for _, name in socket.if_nameindex() if name.startswith("vif")]
     begin = time.process_time()

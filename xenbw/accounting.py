@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
-from xenbw.model import ZERO, Binding, Counters, Period
+from xenbw.model import NOTHING, ZERO, Amounts, Binding, Counters, Mark, Period, Reading
 
 HOUR = timedelta(hours=1)
 # Readings this far apart are normal work; across a longer gap the division by time is a guess and is marked as one.
@@ -43,6 +43,42 @@ def delta(last: Counters, now: Counters) -> Counters:
     return Counters(now.in_bytes - last.in_bytes, now.out_bytes - last.out_bytes)
 
 
+def advance(mark: Mark, reading: Reading) -> tuple[Mark, Amounts]:
+    """What passed since `mark`, and the mark of this reading.
+
+    Our own counters are the measure: they outlive the interface, and tell usage from what is not. Where they were lost
+    (somebody flushed the ruleset) or came late, the kernel's bridge the gap; all of that is usage.
+    """
+    kernel, own = reading
+    if own is None:
+        if kernel is None:
+            return mark, NOTHING
+        return Mark(kernel), Amounts(*_by_kernel(mark, kernel))
+    grown = own.since(mark.own) if mark.own is not None else None
+    if kernel is None:
+        return mark._replace(own=own), own if grown is None else grown
+    if grown is None:
+        passed, seen = _by_kernel(mark, kernel), own.everything
+        bridged = Amounts(max(0, passed.in_bytes - seen.in_bytes), max(0, passed.out_bytes - seen.out_bytes))
+        return Mark(kernel, own, _minus(kernel, seen)), own.plus(bridged)
+    began_anew = kernel.in_bytes < mark.kernel.in_bytes or kernel.out_bytes < mark.kernel.out_bytes
+    at_rest = kernel == mark.kernel and not any(grown)
+    ahead = _minus(kernel, own.everything) if began_anew or at_rest else mark.ahead
+    return Mark(kernel, own, ahead), grown
+
+
+def _by_kernel(mark: Mark, kernel: Counters) -> Counters:
+    """What the kernel's counters have that `mark` has not."""
+    if mark.own is None or kernel.in_bytes < mark.kernel.in_bytes or kernel.out_bytes < mark.kernel.out_bytes:
+        return delta(mark.kernel, kernel)
+    passed = _minus(_minus(kernel, mark.ahead), mark.own.everything)
+    return Counters(max(0, passed.in_bytes), max(0, passed.out_bytes))
+
+
+def _minus(one: Counters, other: Counters) -> Counters:
+    return Counters(one.in_bytes - other.in_bytes, one.out_bytes - other.out_bytes)
+
+
 def divide(
     amount: Counters, since: datetime, until: datetime, period_of: Callable[[datetime], Period]
 ) -> Iterator[Share]:
@@ -73,19 +109,20 @@ def divide(
 class Tracked:
     """A binding being counted: what the next reading is reckoned from, and what has been credited so far."""
 
-    __slots__ = ("binding_id", "counted", "interface", "last", "last_at", "vm_id")
+    __slots__ = ("binding_id", "counted", "interface", "key", "last_at", "mark", "vm_id")
 
     def __init__(self, binding: Binding, since: datetime) -> None:
         self.binding_id, self.vm_id, self.interface = binding.id, binding.vm_id, binding.interface
-        self.counted, self.last = binding.counted, binding.last
+        self.key = binding.key
+        self.counted, self.mark = binding.counted, binding.mark
         self.last_at = max(binding.last_at or binding.started_at, since)
 
 
 @dataclass(frozen=True)
 class Pending:
-    """What the ledger does not have yet: (binding_id, counted, last, last_at) and shares summed per VM and hour."""
+    """What the ledger does not have yet: (binding_id, counted, mark, last_at) and shares summed per VM and hour."""
 
-    bindings: tuple[tuple[int, Counters, Counters, datetime], ...]
+    bindings: tuple[tuple[int, Amounts, Mark, datetime], ...]
     shares: tuple[tuple[int, Share], ...]
 
     def __bool__(self) -> bool:
@@ -129,23 +166,27 @@ class Tally:
         self._ahead = {key: sums for key, sums in self._ahead.items() if key[0] != vm_id or key[1] > start}
         self._period_start[vm_id], self.usage[vm_id] = start, placed if usage is None else usage
 
-    def credit(self, readings: Mapping[str, Counters], until: datetime, period_of: PeriodOf) -> set[int]:
-        """Credit each tracked binding with what passed since its last reading. Returns the ids of the VMs concerned.
+    def credit(self, readings: Mapping[int, Reading], until: datetime, period_of: PeriodOf) -> set[int]:
+        """Credit each tracked binding with what passed since its last reading. Returns the ids of the VMs whose usage
+        grew.
 
-        readings: raw counters by interface name, taken at `until`.
+        readings: by binding id, taken at `until`.
         """
         changed = set()
         hour = hour_of(until)
         for tracked in self.tracked.values():
-            now = readings.get(tracked.interface)
-            if now is None:
+            reading = readings.get(tracked.binding_id)
+            if reading is None:
                 continue
             since, tracked.last_at = tracked.last_at, until
-            if now == tracked.last:
+            mark, amounts = advance(tracked.mark, reading)
+            if mark == tracked.mark:
                 continue
-            amount, vm_id = delta(tracked.last, now), tracked.vm_id
-            tracked.last, tracked.counted = now, tracked.counted.plus(amount)
+            tracked.mark, tracked.counted = mark, tracked.counted.plus(amounts)
             self._touched[tracked.binding_id] = tracked
+            amount, vm_id = amounts.usage, tracked.vm_id
+            if not any(amount):
+                continue
             changed.add(vm_id)
             start = self._period_start.get(vm_id)
             # The common case by far, kept short: the same hour, well inside the VM's present period.
@@ -169,13 +210,13 @@ class Tally:
         sums[2] += divided_bytes
 
     def readings(self) -> list[tuple[int, Counters, Counters]]:
-        """(binding_id, raw counters as last read, its VM's usage in the period) of every tracked binding."""
-        return [(t.binding_id, t.last, self.usage.get(t.vm_id, ZERO)) for t in self.tracked.values()]
+        """(binding_id, the kernel's counters as last read, its VM's usage in the period) of every tracked binding."""
+        return [(t.binding_id, t.mark.kernel, self.usage.get(t.vm_id, ZERO)) for t in self.tracked.values()]
 
     def pending(self) -> Pending:
         """What a commit has to write now. Call `settled` once it is written."""
         return Pending(
-            tuple((t.binding_id, t.counted, t.last, t.last_at) for t in self._touched.values()),
+            tuple((t.binding_id, t.counted, t.mark, t.last_at) for t in self._touched.values()),
             tuple((vm_id, Share(start, hour, *sums)) for (vm_id, start, hour), sums in self._shares.items()),
         )
 

@@ -4,7 +4,7 @@ what a look at the host finds, kept as bindings in the ledger and followed by th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from xenbw.model import ZERO, Binding, Counters, Kind
 from xenbw.net import addresses, interfaces
 from xenbw.net.interfaces import Vif
 from xenbw.net.udev import BackendEvent, Event, NetEvent, Overflow
+from xenbw.store import bindings
 from xenbw.store.ledger import Ledger
 from xenbw.xen.xenstore import Answer, Lookup, VifFacts
 
@@ -54,6 +55,11 @@ class Census:
     def waiting(self) -> int:
         """How many interfaces have no known VM yet."""
         return len(self._waiting)
+
+    @property
+    def bound(self) -> Collection[Binding]:
+        """The bindings of the interfaces that are there."""
+        return self._by_ifindex.values()
 
     def load(self, vm_ids: Container[int], floor: datetime | None = None) -> None:
         """Follow the ledger's live bindings of these VMs; those of a VM met a moment later follow with the next load.
@@ -124,6 +130,7 @@ class Census:
                 mac=call["mac"] or None,
                 ips=call["ips"],
                 bridge=call["bridge"] or None,
+                own=bindings.COUNTED if call.get("covered") == "1" else None,
                 **vif,
             )
             # Told late: it may have gone meanwhile.

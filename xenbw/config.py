@@ -35,7 +35,7 @@ class ToolstackSection:
 
 @dataclass(frozen=True)
 class MeterSection:
-    source: str = _key(checks.one_of("auto", "kernel", "xentop"), "auto")
+    source: str = _key(checks.one_of("auto", "nft", "kernel", "xentop"), "auto")
     interval: float = _key(checks.between(0.1, 60, "seconds"), 1.0)
 
 

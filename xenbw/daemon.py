@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import selectors
 import signal
@@ -22,6 +23,7 @@ from xenbw.config import Settings
 from xenbw.control import Answer, Server
 from xenbw.errors import XenbwError
 from xenbw.log import log_to
+from xenbw.net.netfilter import RuleWatch
 from xenbw.net.udev import Watcher
 from xenbw.notify import carriers
 from xenbw.notify.courier import Courier
@@ -36,6 +38,8 @@ log = logging.getLogger("xenbw")
 
 # A hung loop is ended by systemd after WatchdogSec=60; a ping costs nothing.
 _PING = 10.0
+# Seconds between two looks at the host's nft rules while others change them all the time.
+_BREATH = 0.05
 # Microseconds from one sign of life to the next while the ledger is copied.
 _COPYING = 10_000_000
 
@@ -50,6 +54,7 @@ class Daemon:
         self._reload = False
         self._poked = False
         self._pinged_at = 0.0
+        self._rules_at, self._rules_done = math.inf, -math.inf
         settings.daemon.run_dir.mkdir(parents=True, exist_ok=True)
         settings.ledger.path.parent.mkdir(parents=True, exist_ok=True)
         # Two daemons on one ledger would count every byte twice, and two in one folder undo each other's blocks.
@@ -61,8 +66,10 @@ class Daemon:
             settings.ledger.path, settings.daemon.run_dir / "over", clock.tick().wall, self._ask_for_time
         )
         self._lookup = Lookup()
-        self._watcher = Watcher()
-        self._work = Work(settings, ledger, self._lookup, clock, Timedated(run).vouches, boot_id(), run)
+        self._watcher, self._rules = Watcher(), RuleWatch()
+        self._work = Work(
+            settings, ledger, self._lookup, clock, Timedated(run).vouches, boot_id(), run, self._rules.apply
+        )
         self._clock = clock
         self._courier: Courier | None = None
         self._sync: Sync | None = None
@@ -82,7 +89,7 @@ class Daemon:
         self._start_threads()
         due = time.monotonic()
         while self._running:
-            for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
+            for key, _ in self._selector.select(max(0.0, min(due, self._rules_at) - time.monotonic())):
                 handle: Callable[[], None] = key.data
                 handle()
             if self._poked:
@@ -90,6 +97,10 @@ class Daemon:
             if self._reload:
                 self._reload = False
                 self._reconfigure()
+            if time.monotonic() >= self._rules_at:
+                self._rules_at = math.inf
+                self._work.on_rules()
+                self._rules_done = time.monotonic()
             if time.monotonic() >= due:
                 self._work.cycle(self._watcher.drain())
                 self._tell_systemd()
@@ -105,6 +116,7 @@ class Daemon:
         self._notifier.notify("STOPPING=1")
         self._server.close()
         self._watcher.close()
+        self._rules.close()
         self._lookup.close()
         self._stop_threads()
         self._work.close()
@@ -138,9 +150,15 @@ class Daemon:
             (wake, lambda: _drain(wake)),
             (self._watcher, lambda: self._work.on_events(self._watcher.drain())),
             (self._lookup, lambda: self._work.on_answers(self._lookup.answers())),
+            (self._rules, self._hear_of_rules),
             (self._server, self._accept),
         ):
             self._selector.register(source, selectors.EVENT_READ, handle)
+
+    def _hear_of_rules(self) -> None:
+        # Who loads a firewall changes the rules many times in a row.
+        if self._rules.drain():
+            self._rules_at = min(self._rules_at, max(time.monotonic(), self._rules_done + _BREATH))
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if number == signal.SIGHUP:

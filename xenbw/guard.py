@@ -52,6 +52,9 @@ class Guard:
         self.problems: list[str] = []  # what stands in the way of blocks just now
         self.plan = Plan(Desired({}), {}, {}, frozenset())
         self.news = News()
+        self.meter = "kernel"  # the daemon's, which hooks have to know
+        self.seals = False  # whether whoever calls `enforce` then seals the interfaces of `blocked`
+        self.blocked: frozenset[int] = frozenset()  # ids of the VMs that are blocked
         self.queued = False  # whether a message was put into the outbox; whoever sends them resets it
         self.failure: LedgerError | None = None  # why the last judgement could not be recorded
         self.unsettled: set[int] = set()  # VMs whose judgement could not be recorded, to be judged again
@@ -151,7 +154,10 @@ class Guard:
         not be done is in `problems`."""
         blocks, latest = {**self._unrecorded, **self._ledger.active_blocks()}, self._ledger.latest_bindings()
         plan = desired.plan(holders(roster, blocks, latest), self.protect)
-        self.problems = _obstacles(plan, roster, blocks, latest)
+        self.blocked = frozenset(blocks)
+        self.problems = _obstacles(plan)
+        if not self.seals:
+            self.problems += _unreached(plan, roster, blocks, latest)
         self.news.moved(self.plan if self._applied else plan, plan)
         self.plan = plan
         self._tell_hook(roster, blocks, plan)
@@ -161,7 +167,8 @@ class Guard:
                 changes += self._apply(method)
             except XenbwError as error:
                 self.problems.append(str(error))
-        self._check_bridges(roster, blocks, latest, moment)
+        if not self.seals:
+            self._check_bridges(roster, blocks, latest, moment)
         return changes
 
     def _apply(self, method: Method) -> list[str]:
@@ -191,6 +198,7 @@ class Guard:
                 protected.split(),
                 sorted(str(address) for address in plan.held),
                 blocked,
+                self.meter,
             )
         except OSError as error:
             self.problems.append(f"{over_path(self.settings)}: {error.strerror}: hooks rely on the ledger alone")
@@ -229,13 +237,19 @@ def _standing_now(entry: Entry, standing: Standing, at: datetime) -> Entry:
     return replace(entry, vm=vm)
 
 
-def _obstacles(plan: Plan, roster: Roster, blocks: Mapping[int, Block], latest: Iterable[Binding]) -> list[str]:
-    """Why some blocked VM is not, or not wholly, null-routed."""
+def _obstacles(plan: Plan) -> list[str]:
+    """Why some blocked VM is not wholly null-routed."""
     found = [f"{name}: {address} is protected and is not blocked" for address, name in plan.protected.items()]
     found += [
         f"{name}: {address} is not blocked: {other}, in good standing, holds it too"
         for address, (name, other) in plan.withheld.items()
     ]
+    return sorted(found)
+
+
+def _unreached(plan: Plan, roster: Roster, blocks: Mapping[int, Block], latest: Iterable[Binding]) -> list[str]:
+    """Which blocked VMs no null route reaches."""
+    found = []
     routed = set(plan.desired.null_routes.values())
     running = {binding.vm_id for binding in latest if binding.ended_at is None}
     for vm_id in blocks.keys() & roster.entries.keys() & running:

@@ -12,8 +12,10 @@ import sqlite3
 import time
 
 from xenbw.enforce import gate, overfile
+from xenbw.enforce.overfile import Over
 from xenbw.errors import XenbwError
-from xenbw.net import addresses
+from xenbw.net import addresses, nft
+from xenbw.pipe import feed
 from xenbw.store import bindings
 from xenbw.xen import hotplug, xswire
 from xenbw.xen.text import base_name, decode
@@ -74,7 +76,19 @@ class _Facts:
         self.ips = addresses.parse(call.ips or decode(ip or b""))[0]
         self.at = bindings.stamp(time.time())
         self.boot_id = _first_line("/proc/sys/kernel/random/boot_id")
+        self.covered = False
         self.ifindex = int(_first_line(f"/sys/class/net/{call.interface}/ifindex")) if self.starts else 0
+
+    def cover(self, *, sealed: bool) -> None:
+        """Put our counters on the vif before the guest is connected, so that they have it from its first byte, and a
+        seal if it is to have nothing."""
+        call = self.call
+        if nft.can_name(self.interface):
+            text = nft.cover(call.domid, call.devid, self.ifindex, self.interface, self.mac, sealed=sealed)
+            # The first vif of a boot, and one after a flush, finds no foundation: that is twice as long a text.
+            self.covered = any(
+                feed(["nft", "-f", "-"], (base + text).encode("ascii"), {}) for base in ("", nft.foundation())
+            )
 
     def record(self, db: sqlite3.Connection) -> None:
         """Write the binding, or its end, into the ledger."""
@@ -96,6 +110,7 @@ class _Facts:
                 bridge=call.bridge,
                 at=self.at,
                 rev=rev,
+                own=bindings.COUNTED if self.covered else None,
             )
         else:
             bindings.unbind(
@@ -126,6 +141,7 @@ class _Facts:
             "ips": " ".join(self.ips),
             "bridge": call.bridge or "",
             "at": self.at,
+            "covered": str(int(self.covered)),
         }
         folder = f"{run_dir}/pending"
         os.makedirs(folder, exist_ok=True)
@@ -171,9 +187,14 @@ def run(env: dict[str, str]) -> None:
     call = hotplug.parse(env)
     paths = _Paths()
     facts = _Facts(call)
-    # The daemon's file is the last word, and is there before the ledger, which may be slow or broken.
-    if facts.starts and paths.over is not None:
-        gate.admit(facts.name, facts.ips, paths.run_dir, paths.read_over)
+    if facts.starts:
+        # The daemon's file is the last word, and is there before the ledger, which may be slow or broken.
+        over = paths.over or gate.from_ledger(paths.ledger, facts.boot_id) or Over()
+        sealed = facts.name in over.blocked
+        if over.nft or sealed:
+            facts.cover(sealed=sealed)
+        if paths.over is not None:
+            gate.admit(facts.name, facts.ips, paths.run_dir, paths.read_over)
     _record(facts, paths)
     if facts.starts and paths.over is None:
         gate.admit(facts.name, facts.ips, paths.run_dir, lambda: gate.from_ledger(paths.ledger, facts.boot_id))

@@ -66,6 +66,61 @@ class Counters(NamedTuple):
 ZERO = Counters(0, 0)
 
 
+class Amounts(NamedTuple):
+    """What our own counters on an interface say: bytes to the guest and from it that are its usage, frames that were
+    flooded to it though not for it, and what a block refused."""
+
+    in_bytes: int
+    out_bytes: int
+    flood_bytes: int = 0
+    refused_in_bytes: int = 0
+    refused_out_bytes: int = 0
+
+    @property
+    def usage(self) -> Counters:
+        return Counters(self.in_bytes, self.out_bytes)
+
+    @property
+    def everything(self) -> Counters:
+        """Whatever passed or was refused, as the kernel's counters of the interface see it."""
+        return Counters(
+            self.in_bytes + self.flood_bytes + self.refused_in_bytes, self.out_bytes + self.refused_out_bytes
+        )
+
+    def plus(self, other: Amounts) -> Amounts:
+        return Amounts(*(one + another for one, another in zip(self, other, strict=True)))
+
+    def since(self, earlier: Amounts) -> Amounts | None:
+        """What was counted since then, or None if the counters began anew."""
+        grown = [now - before for now, before in zip(self, earlier, strict=True)]
+        return None if min(grown) < 0 else Amounts(*grown)
+
+
+NOTHING = Amounts(0, 0)
+
+
+class Reading(NamedTuple):
+    """One look at an interface: the kernel's raw counters (None: it is gone) and our own in nft (None: it has none)."""
+
+    kernel: Counters | None
+    own: Amounts | None = None
+
+
+class Mark(NamedTuple):
+    """Up to where an interface has been accounted for.
+
+    kernel: its raw counters then. own: ours then, None where they did not count. ahead: by how much the kernel's are
+    ahead of ours when nothing is under way between the two, which bridges a loss of ours.
+    """
+
+    kernel: Counters
+    own: Amounts | None = None
+    ahead: Counters = ZERO
+
+
+UNREAD = Mark(ZERO)
+
+
 @dataclass(frozen=True)
 class Period:
     """One billing month: start belongs to it, end to the next."""
@@ -119,7 +174,8 @@ class VM:
 class Binding:
     """One life of one interface of a VM.
 
-    last: the raw counters at last_at, from which the next reading is reckoned; counted: what has been credited.
+    mark: its counters at last_at, from which the next reading is reckoned; counted: what has been credited, and what
+    was counted beside it.
     (boot_id, ifindex) is its identity; interface is only its present name.
     """
 
@@ -137,9 +193,14 @@ class Binding:
     bridge: str | None = None
     ended_at: datetime | None = None
     end_reason: str | None = None
-    counted: Counters = ZERO
-    last: Counters = ZERO
+    counted: Amounts = NOTHING
+    mark: Mark = UNREAD
     last_at: datetime | None = None
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Which life of which vif, for as long as this host is up."""
+        return (self.domid, self.devid, self.ifindex)
 
 
 @dataclass(frozen=True)

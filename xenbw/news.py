@@ -53,7 +53,7 @@ class News:
     def repaired(self, changes: Sequence[str]) -> None:
         """What was right at the last look was not any more, and was made right."""
         more = f"; {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
-        named = "; ".join(sorted(changes)[:_NAMED]) + more
+        named = "; ".join(changes[:_NAMED]) + more
         self._lines.append((logging.WARNING, f"null routes put back, somebody else changes the firewall: {named}"))
 
 

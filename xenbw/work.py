@@ -18,11 +18,12 @@ from xenbw.complaints import Complaints
 from xenbw.config import Settings
 from xenbw.enforce import protect
 from xenbw.enforce.iptables import Iptables
-from xenbw.errors import XenbwError
 from xenbw.guard import Guard
+from xenbw.metering import Metering
 from xenbw.model import Count, State
 from xenbw.net import interfaces
-from xenbw.net.counters import KernelMeter, Meter, XentopMeter
+from xenbw.net.chains import Apply
+from xenbw.net.counters import KernelMeter, MeterError, XentopMeter
 from xenbw.net.udev import Event
 from xenbw.roster import Roster
 from xenbw.runner import Runner
@@ -65,6 +66,7 @@ class Work:
         witness: Witness,
         boot_id: str,
         run: Runner,
+        nft: Apply,
         sysfs: Path = interfaces.SYSFS,
     ) -> None:
         self.settings, self._ledger, self._clock, self._boot_id, self._run = settings, ledger, clock, boot_id, run
@@ -77,7 +79,8 @@ class Work:
         self._census = Census(ledger, lookup, self._tally, boot_id, sysfs)
         self._roster = Roster(ledger, settings)
         self._guard = Guard(ledger, settings, [Iptables(4), Iptables(6)])
-        self._meter: Meter = self._choose_meter()
+        self._metering = Metering(ledger, self._tally, boot_id, nft)
+        self._choose_meter()
         self._ceilings: dict[int, tuple[Count, float]] = {}
         self._ready = False
         self._complaints = Complaints()
@@ -92,10 +95,10 @@ class Work:
         self._sample_timer, self._names_timer = _Every(_SAMPLE), _Every(_NAMES)
         self._protect_timer, self._prune_timer = _Every(_PROTECT), _Every(_PRUNE)
 
-    def _choose_meter(self) -> Meter:
-        if self.settings.meter.source == "xentop":
-            return XentopMeter(self._run, self._census.owner_of, self.settings.meter.interval)
-        return KernelMeter()
+    def _choose_meter(self) -> None:
+        section = self.settings.meter
+        self._metering.choose(section.source, lambda: XentopMeter(self._run, self._census.owner_of, section.interval))
+        self._guard.meter, self._guard.seals = self._metering.meter.name, self._metering.seals
 
     def _now(self) -> Moment:
         before = self._moment
@@ -123,6 +126,8 @@ class Work:
         refiled = self._roster.load(moment)
         self._census.load(self._roster.entries, alive.at if alive else None)
         # What passed before xenbw was ever here belongs to nobody's allowance.
+        if alive is None:
+            self._metering.forget()
         self._census.rescan(moment.at, since, KernelMeter().read_all if alive is None else dict)
         self._census.load(self._roster.entries)
         self._open_periods(refiled)
@@ -151,17 +156,28 @@ class Work:
             self._ledger_failed(error)
 
     def _measure(self, moment: Moment) -> None:
+        meter = f"meter {self._metering.meter.name}"
         try:
-            readings = self._meter.read(tracked.interface for tracked in self._tally.tracked.values())
-            self._complaints.of(f"meter {self._meter.name}", None)
-        except XenbwError as error:
-            self._complaints.of(f"meter {self._meter.name}", str(error))
+            changed = self._metering.count(moment.at, self._roster.period_of(moment.trusted))
+            self._complaints.of(meter, None)
+        except MeterError as error:
+            self._complaints.of(meter, str(error))
             return
-        changed = self._tally.credit(readings, moment.at, self._roster.period_of(moment.trusted))
+        if self._metering.bridged:
+            self._bridge(moment)
         rolled = self._roll(moment)
         crossed = [vm_id for vm_id in changed if self._may_have_crossed(vm_id)]
         if rolled or crossed:
             self._judge({*rolled, *crossed}, moment)
+
+    def _bridge(self, moment: Moment) -> None:
+        """Our counters were gone. What the kernel's told is written before ours begin anew, or a crash counts both."""
+        bridged = self._metering.bridged
+        self.commit()
+        self._keep()
+        text = f"the kernel's counters bridged a gap in ours on {bridged} interfaces, which somebody flushed or renamed"
+        log.warning("%s", text)
+        self._ledger.record(moment.at, "meter-gap", text)
 
     def _roll(self, moment: Moment) -> list[int]:
         if not any(moment.at >= entry.period.end for entry in self._roster.entries.values()):
@@ -244,12 +260,19 @@ class Work:
 
     def _reload(self) -> None:
         """Take over what the ledger says of VMs and bindings."""
+        moment = self._moment
+        try:
+            self._metering.settle(moment.at, self._roster.period_of(moment.trusted), self._roster.entries)
+        except MeterError as error:
+            self._complaints.of(f"meter {self._metering.meter.name}", str(error))
+            return
         if not self.commit(heirs=True):
             return
-        moment = self._moment
+        self._metering.release()
         refiled = self._roster.load(moment)
         self._trusted = moment.trusted
         self._census.load(self._roster.entries)
+        self._keep()
         self._open_periods(refiled)
         self._roll(moment)
         self._judge(list(self._roster.entries), moment)
@@ -261,7 +284,24 @@ class Work:
             if vm_id in refiled or not self._tally.stands_in(vm_id, start):
                 self._tally.open_period(vm_id, start, self._ledger.usage_in(vm_id, start))
 
+    def on_rules(self) -> None:
+        """Somebody changed the host's nft rules: ours may be among them."""
+        if not self._metering.seals:
+            return
+        try:
+            self._measure(self._now())
+            self._keep()
+        except LedgerError as error:
+            self._ledger_failed(error)
+
     # acting
+
+    def _keep(self) -> None:
+        """See that our counters stand on every interface. What passed some of them by is counted by the kernel's."""
+        try:
+            self._metering.keep(self._census.bound, self._guard.blocked, lambda: self._measure(self._now()))
+        except MeterError as error:
+            self._complaints.of(f"meter {self._metering.meter.name}", str(error))
 
     def commit(self, *, heirs: bool = False) -> bool:
         """Write what was counted. Whether that worked; if not, it is kept and written the next time."""
@@ -289,8 +329,9 @@ class Work:
         except LedgerError as error:
             self._ledger_failed(error)
             return []
+        self._keep()
         self._log_news()
-        self._complaints.obstacles(self._guard.problems)
+        self._complaints.obstacles([*self._guard.problems, *self._metering.problems])
         return changes
 
     def _log_news(self) -> None:
@@ -306,7 +347,7 @@ class Work:
         return self.commit()
 
     def close(self) -> None:
-        self._meter.close()
+        self._metering.close()
         self._ledger.close()
 
     def configure(self, settings: Settings) -> None:
@@ -321,8 +362,7 @@ class Work:
         )
         self._roster.settings = settings
         self._guard.settings = settings
-        self._meter.close()
-        self._meter = self._choose_meter()
+        self._choose_meter()
         self._configure_timers()
         self._reload()
         self.enforce()
@@ -353,7 +393,9 @@ class Work:
         """The state of the daemon, as the control socket tells it."""
         return {
             "started_at": format_time(self._started_at),
-            "meter": self._meter.name,
+            "meter": self._metering.meter.name,
+            "meter_reason": self._metering.reason,
+            "meter_gaps": self._metering.gaps,
             "vms": len(self._roster.entries),
             "interfaces": len(self._tally.tracked),
             "over": self._count(State.OVER),
@@ -369,7 +411,9 @@ class Work:
 
     def summary(self) -> str:
         """The same in a line, for systemctl status."""
-        text = f"{len(self._tally.tracked)} vifs of {len(self._roster.entries)} VMs metered ({self._meter.name})"
+        text = (
+            f"{len(self._tally.tracked)} vifs of {len(self._roster.entries)} VMs metered ({self._metering.meter.name})"
+        )
         text += f", {self._count(State.OVER)} over, {len(self._guard.plan.desired.null_routes)} addresses null-routed"
         problems = len(self._complaints.all())
         return text + (f"; {problems} problems: xenbw status" if problems else "")

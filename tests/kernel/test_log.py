@@ -35,7 +35,7 @@ def sighup(host: Host) -> None:
 def test_a_life_is_a_line_at_its_start_and_one_at_its_end(running: Host) -> None:
     assert running.stop_daemon() == 0
     start, end = lines(running)
-    assert start.startswith(f"xenbwd {__version__} runs: 0 vifs of 0 VMs metered (kernel), 0 over")
+    assert start.startswith(f"xenbwd {__version__} runs: 0 vifs of 0 VMs metered (nft), 0 over")
     assert end.startswith("xenbwd stops, its blocks stay: ")
 
 

@@ -13,6 +13,7 @@ from tests.support.host import Host
 from xenbw import config
 from xenbw.clock import boot_id
 from xenbw.model import Counters, State
+from xenbw.net.netfilter import RuleWatch
 from xenbw.runner import run
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
@@ -39,9 +40,8 @@ class Daemon:
         lookup = Lookup(str(self.host.store.path))
         sysfs = self.host.namespace.root / "sys/class/net"
         with self.host.namespace.entered():
-            self.work = Work(
-                settings, self.host.ledger(), lookup, self.clock, self.clock.vouches, boot_id(), run, sysfs
-            )
+            ledger, clock = self.host.ledger(), self.clock
+            self.work = Work(settings, ledger, lookup, clock, clock.vouches, boot_id(), run, RuleWatch().apply, sysfs)
             self.work.enforce()
             self.work.start()
 
@@ -60,9 +60,8 @@ class Daemon:
         return self.guest
 
     def hush(self) -> Counters:
-        """The guest sends nothing any more, not even neighbour discovery; what it counted in this life."""
-        self.guest.namespace.ip("link set eth0 down")
-        return self.guest.counters()
+        """Nothing passes any more, not even neighbour discovery; what the guest counted in this life."""
+        return self.host.quiet(self.guest)
 
     @property
     def state(self) -> State:

@@ -10,7 +10,7 @@ from tests.support.clock import HandClock, utc
 from tests.support.mongoaccess import KEEPER
 from xenbw.accounting import Pending, Share
 from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings
-from xenbw.model import Counters
+from xenbw.model import Amounts, Counters, Mark
 from xenbw.store.file import Alive
 from xenbw.store.sync import Sync
 
@@ -50,7 +50,7 @@ class Books:
             hour = at.replace(minute=0, second=0)
             self.ledger.commit(
                 Pending(
-                    tuple((b.id, raw, raw, at) for b in self.bindings),
+                    tuple((b.id, Amounts(*raw), Mark(raw), at) for b in self.bindings),
                     tuple((vm_id, Share(MARCH, hour, 1000, 100, 0)) for vm_id in self.vms),
                 ),
                 Alive(at, 1000.0, BOOT),

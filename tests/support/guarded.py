@@ -41,7 +41,11 @@ class MethodStandIn:
             raise XenbwError(self.fails)
         before = self.asked[-1] if self.asked else {}
         self.asked.append(dict(desired.null_routes))
-        return [f"{name}: {address}" for address, name in desired.null_routes.items() if address not in before]
+        return [f"{name}: {address}" for address, name in _ordered(desired) if address not in before]
+
+
+def _ordered(desired: Desired) -> list[tuple[Address, str]]:
+    return sorted(desired.null_routes.items(), key=lambda route: (route[0].version, int(route[0])))
 
 
 @dataclass

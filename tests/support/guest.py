@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.netns import Namespace
+from tests.support.scales import Scales
 from tests.support.traffic import transfer
 from xenbw.model import Counters
 
 if TYPE_CHECKING:
     from tests.support.dom0 import Dom0
 
+ETH_HLEN = 14  # linux/if_ether.h
 _STATE_INITIALISING, _STATE_CONNECTED, _STATE_CLOSED = "1", "4", "6"  # xen/include/public/io/xenbus.h
 
 
@@ -55,7 +57,8 @@ class Card:
 class Guest:
     """A guest over all its lives: name, UUID, MAC and addresses stay, the domid grows.
 
-    `scripts` are the runs of its vif scripts, oldest first; `interfaces` are its vifs' names in dom0 by devid.
+    `scripts` are the runs of its vif scripts, oldest first; `interfaces` are its vifs' names in dom0 by devid. When it
+    is `weighed`, its `scales` capture what passes its first card from its next start on.
     """
 
     def __init__(self, dom0: Dom0, name: str, uuid: str, cards: list[Card]) -> None:
@@ -65,6 +68,8 @@ class Guest:
         self.domid = 0
         self.scripts: list[ScriptResult] = []
         self.interfaces: dict[int, str] = {}
+        self.weighed = False
+        self.scales: Scales | None = None
         self._namespace: Namespace | None = None
         self._dom0 = dom0
 
@@ -92,6 +97,7 @@ class Guest:
         self._dom0.store.write_all(self._domain_nodes())
         for card in self.cards:
             self._plug(card)
+        self.scales = Scales(self._namespace).__enter__() if self.weighed else None
         results = self._run_scripts("online")
         self._follow_renames()
         if any(result.returncode for result in results):
@@ -153,11 +159,12 @@ class Guest:
         return transfer(source, self.namespace, self.address(version), size, timeout)
 
     def counters(self, devid: int = 0) -> Counters:
-        """What the guest's own card counted in this life, Ethernet headers included."""
+        """What the guest's own card counted in this life, as netback's side of it is seen: what comes from the guest
+        without its Ethernet headers."""
         with self.namespace.entered():
             lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
         (fields,) = (line.split(":")[1].split() for line in lines if line.strip().startswith(f"eth{devid}:"))
-        return Counters(in_bytes=int(fields[0]), out_bytes=int(fields[8]))
+        return Counters(in_bytes=int(fields[0]), out_bytes=int(fields[8]) - ETH_HLEN * int(fields[9]))
 
     def address(self, version: int = 4) -> str:
         """The guest's first address of that IP version."""
@@ -257,3 +264,10 @@ def _gateway(card: Card, ip: str) -> str:
         network, _, host = ip.rpartition(".")
         return f"{network}.{int(host) + 127}"
     return "10.50.0.1"
+
+
+def agree(usage: Counters, counted: Counters) -> bool:
+    """Whether usage of which the kernel's counters bridged some is what the guest counted: veth, unlike netback, counts
+    the Ethernet headers of what comes from the guest."""
+    headers = usage.out_bytes - counted.out_bytes
+    return usage.in_bytes == counted.in_bytes and 0 <= headers < 3000 and headers % ETH_HLEN == 0

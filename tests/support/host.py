@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.support.dom0 import Dom0
+from tests.support.guest import Guest
 from xenbw import control
 from xenbw.model import Counters
 from xenbw.store.ledger import Ledger
@@ -108,6 +109,14 @@ class Host(Dom0):
         """Give a VM an allowance by writing it into the ledger, without the daemon's help."""
         ledger, now = self.ledger(), datetime.now(UTC)
         ledger.set_vm(ledger.meet(name, now).id, added_at=now, **values)
+
+    def quiet(self, guest: Guest) -> Counters:
+        """Let nothing pass to or from a guest any more, and return what it counted in this life."""
+        self.namespace.ip(*(f"link set {interface} down" for interface in guest.interfaces.values()))
+        total = Counters(0, 0)
+        for devid in guest.interfaces:
+            total = total.plus(guest.counters(devid))
+        return total
 
     def usage(self, name: str) -> Counters:
         """A VM's usage of the present period, after all that was counted has been written."""

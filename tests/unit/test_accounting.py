@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.clock import utc
-from xenbw.accounting import HOUR, Share, Tally, delta, divide, hour_of
-from xenbw.model import ZERO, Binding, Counters, Kind, Period
+from xenbw.accounting import HOUR, Share, Tally, advance, delta, divide, hour_of
+from xenbw.model import NOTHING, UNREAD, ZERO, Amounts, Binding, Counters, Kind, Mark, Period, Reading
 
 NOON = utc("2026-03-10 12:00")
 SECOND = timedelta(seconds=1)
@@ -53,6 +53,138 @@ def test_counters_of_which_one_fell_began_again_from_zero_both(now: Counters) ->
 
 def test_nothing_is_added_for_a_wrap() -> None:
     assert delta(Counters(2**32 - 1, 2**64 - 1), Counters(5, 5)) == Counters(5, 5)
+
+
+# our own counters, with the kernel's beside them
+
+
+class Wire:
+    """An interface with traffic, the kernel's counters of it, ours while they stand, and what was charged for it."""
+
+    def __init__(self) -> None:
+        self.kernel: Counters | None = ZERO
+        self.own: Amounts | None = None
+        self.passed, self.charged = NOTHING, NOTHING
+        self.mark = UNREAD
+
+    def pass_(self, amounts: Amounts) -> None:
+        """Traffic, which ours tell apart and the kernel's do not."""
+        assert self.kernel is not None
+        self.kernel = self.kernel.plus(amounts.everything)
+        # What nobody could tell apart when it passed is usage.
+        self.passed = self.passed.plus(amounts if self.own is not None else Amounts(*amounts.everything))
+        self.own = self.own and self.own.plus(amounts)
+
+    def cover(self) -> None:
+        self.own = self.own or NOTHING
+
+    def read(self) -> Amounts:
+        self.mark, amounts = advance(self.mark, Reading(self.kernel, self.own))
+        self.charged = self.charged.plus(amounts)
+        return amounts
+
+
+TRAFFIC = st.builds(Amounts, *[st.integers(0, 10**13)] * 5)
+STEPS = st.one_of(TRAFFIC, st.sampled_from(["read", "cover", "flush"]))
+
+
+@given(st.lists(STEPS))
+def test_every_byte_is_charged_once_whoever_flushes_our_counters_and_whenever_they_come_back(
+    steps: list[object],
+) -> None:
+    wire = Wire()
+    for step in steps:
+        match step:
+            case Amounts():
+                wire.pass_(step)
+            case "read":
+                wire.read()
+            case "cover":
+                wire.cover()
+            case _:
+                # What passed between the last reading and a flush cannot be told apart afterwards.
+                wire.read()
+                wire.own = None
+                wire.read()
+    wire.read()
+    assert wire.charged == wire.passed
+
+
+@given(TRAFFIC, TRAFFIC, TRAFFIC)
+def test_what_passed_while_ours_were_gone_is_usage_by_the_kernels_counters(
+    before: Amounts, between: Amounts, after: Amounts
+) -> None:
+    wire = Wire()
+    wire.cover()
+    wire.pass_(before)
+    wire.read()
+    wire.own = None
+    wire.pass_(between)
+    assert wire.read() == Amounts(*between.everything)
+    wire.cover()
+    wire.pass_(after)
+    assert wire.read() == after
+
+
+def test_what_passed_between_the_last_reading_and_a_flush_is_usage_too() -> None:
+    wire = Wire()
+    wire.cover()
+    wire.read()
+    wire.pass_(Amounts(10, 20, 30))
+    wire.own = None
+    assert wire.read() == Amounts(40, 20)
+
+
+def test_counters_that_began_anew_unseen_are_known_by_being_smaller() -> None:
+    wire = Wire()
+    wire.cover()
+    wire.pass_(Amounts(1000, 1000))
+    wire.read()
+    wire.own = NOTHING
+    wire.pass_(Amounts(10, 20, 3))
+    assert wire.read() == Amounts(10, 20, 3)
+
+
+def test_our_last_word_counts_when_the_interface_and_the_kernels_counters_are_gone() -> None:
+    wire = Wire()
+    wire.cover()
+    wire.pass_(Amounts(100, 50))
+    wire.read()
+    wire.pass_(Amounts(7, 8, 9))
+    wire.kernel = None
+    assert wire.read() == Amounts(7, 8, 9)
+
+
+def test_the_kernels_counters_that_netback_clears_take_nothing_from_ours() -> None:
+    wire = Wire()
+    wire.cover()
+    wire.pass_(Amounts(100, 50))
+    wire.read()
+    wire.pass_(Amounts(7, 8))
+    wire.kernel = ZERO
+    assert wire.read() == Amounts(7, 8)
+    wire.pass_(Amounts(1, 1))
+    wire.own = None
+    assert wire.read() == Amounts(1, 1)
+
+
+def test_where_ours_count_more_than_the_kernel_nothing_is_taken_back() -> None:
+    # netback drops what a slow guest does not fetch after ours have counted it
+    wire = Wire()
+    wire.cover()
+    wire.pass_(Amounts(1000, 0))
+    wire.kernel = Counters(900, 0)
+    wire.read()
+    wire.own = None
+    assert wire.read() == NOTHING
+
+
+def test_counters_that_came_late_add_to_what_the_kernel_had_before() -> None:
+    wire = Wire()
+    wire.pass_(Amounts(30, 40))
+    wire.cover()
+    wire.pass_(Amounts(1, 2, 3, 4, 5))
+    assert wire.read() == Amounts(31, 42, 3, 4, 5)
 
 
 # over hours and periods
@@ -134,7 +266,7 @@ def credit(
     period_of: Callable[[int, datetime], Period] = for_every_vm,
     **raw: tuple[int, int],
 ) -> set[int]:
-    readings = {f"{name}.0": Counters(*value) for name, value in raw.items()}
+    readings = {int(name.removeprefix("vif")): Reading(Counters(*value)) for name, value in raw.items()}
     return tally.credit(readings, until, period_of)
 
 
@@ -145,14 +277,14 @@ def test_a_vms_interfaces_add_up() -> None:
 
 
 def test_a_binding_goes_on_from_its_last_reading() -> None:
-    tally = following(binding(1, last=Counters(1000, 500), counted=Counters(300, 200)))
+    tally = following(binding(1, mark=Mark(Counters(1000, 500)), counted=Amounts(300, 200)))
     credit(tally, NOON + SECOND, vif1=(1010, 501))
     (pending,) = tally.pending().bindings
-    assert pending == (1, Counters(310, 201), Counters(1010, 501), NOON + SECOND)
+    assert pending == (1, Amounts(310, 201), Mark(Counters(1010, 501)), NOON + SECOND)
 
 
 def test_an_interface_that_stands_still_changes_nothing() -> None:
-    tally = following(binding(1, last=Counters(1000, 500)))
+    tally = following(binding(1, mark=Mark(Counters(1000, 500))))
     assert credit(tally, NOON + SECOND, vif1=(1000, 500)) == set()
     assert not tally.pending()
 
@@ -170,7 +302,7 @@ def test_what_a_forgotten_binding_was_credited_is_still_written() -> None:
     credit(tally, NOON + SECOND, vif1=(10, 1))
     tally.forget(1)
     assert credit(tally, NOON + 2 * SECOND, vif1=(99, 9)) == set()
-    assert [counted for _, counted, _, _ in tally.pending().bindings] == [Counters(10, 1)]
+    assert [counted for _, counted, _, _ in tally.pending().bindings] == [Amounts(10, 1)]
     assert total([share for _, share in tally.pending().shares]) == Counters(10, 1)
 
 

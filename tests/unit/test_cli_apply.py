@@ -65,11 +65,15 @@ def ledger(console: Console) -> Iterator[Ledger]:
         yield opened
 
 
+def unsealed(_bindings: object, _blocked: object) -> None:
+    """No interfaces are touched."""
+
+
 def test_without_a_daemon_the_change_is_judged_and_enforced_at_once(
     ledger: Ledger, context: Context, console: Console, capsys: pytest.CaptureFixture[str]
 ) -> None:
     method = Recorder()
-    assert apply(ledger, context, lambda: [method])
+    assert apply(ledger, context, lambda: [method], unsealed)
     assert method.blocked == ["192.0.2.9"]
     assert console.vm("web1").state is State.BLOCKED
     assert "vm\tweb1\t192.0.2.9\n" in (console.run_dir / "over").read_text()
@@ -88,7 +92,7 @@ def test_addresses_that_this_host_needs_are_not_blocked(
     console.script("ip", """[ "$*" = "-json route" ] && echo '[{"gateway": "192.0.2.9"}]'\nexit 0\n""")
     monkeypatch.setenv("PATH", console.env["PATH"])
     method = Recorder()
-    assert not apply(ledger, context, lambda: [method])
+    assert not apply(ledger, context, lambda: [method], unsealed)
     assert method.blocked == []
     assert "! web1: 192.0.2.9 is protected and is not blocked\n" in capsys.readouterr().err
 
@@ -98,7 +102,7 @@ def test_a_method_that_cannot_serve_is_left_out_and_told(
 ) -> None:
     broken, works = Recorder("no such table"), Recorder()
     broken.name = "broken"
-    assert not apply(ledger, context, lambda: [broken, works])
+    assert not apply(ledger, context, lambda: [broken, works], unsealed)
     assert (broken.blocked, works.blocked) == ([], ["192.0.2.9"])
     assert "! no such table\n" in capsys.readouterr().err
 
@@ -111,7 +115,7 @@ def test_without_a_daemon_a_period_that_ended_is_judged_as_ended_and_left_for_th
     ledger.set_vm(vm.id, added_at=old, period_start=old, period_rule="1@UTC")
     ledger.set_vm(vm.id, limit_bytes=1)
     ledger.block(vm.id, Cause.QUOTA, "over in its last period", old, datetime(2020, 2, 1, tzinfo=UTC))
-    apply(ledger, context, list)
+    apply(ledger, context, list, unsealed)
     assert vm.id not in ledger.active_blocks()
     assert console.vm("web2").period_start == old
 
@@ -142,7 +146,7 @@ def test_a_daemon_that_does_not_answer_is_told_and_the_change_stays_written(
         door.listen()
         dying = threading.Thread(target=lambda: door.accept()[0].close())
         dying.start()
-        assert not apply(ledger, context, lambda: [method])
+        assert not apply(ledger, context, lambda: [method], unsealed)
         dying.join()
     assert method.blocked == []
     assert console.vm("web1").blocked_reason == "abuse"

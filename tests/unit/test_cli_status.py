@@ -42,8 +42,9 @@ def test_tells_at_a_glance_that_everything_works(console: Console) -> None:
     size = sum(
         file.stat().st_size for file in console.ledger_path.parent.glob("ledger.db*") if file.suffix != ".db-shm"
     )
-    assert said[:7] == [
-        "xenbwd         running, version 0.1.0, meter kernel",
+    assert said[:8] == [
+        "xenbwd         running, version 0.1.0",
+        "meter          kernel",
         f"ledger         {console.ledger_path}, {format_size(size)}",
         "VMs            2: 1 blocked, 1 ok",
         "null routes    2",
@@ -51,9 +52,9 @@ def test_tells_at_a_glance_that_everything_works(console: Console) -> None:
         "               2001:db8::9 web1",
         "mails waiting  1",
     ]
-    assert said[7:9] == ["", "newest events"]
-    assert said[9].endswith("UTC  web1 null-routed: abuse: 192.0.2.9, 2001:db8::9")
-    assert len(said[9:]) == 3
+    assert said[8:10] == ["", "newest events"]
+    assert said[10].endswith("UTC  web1 null-routed: abuse: 192.0.2.9, 2001:db8::9")
+    assert len(said[10:]) == 3
 
 
 def test_problems_come_first_each_on_a_line_of_its_own(console: Console, daemon: StandIn) -> None:

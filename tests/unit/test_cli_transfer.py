@@ -16,7 +16,7 @@ from tests.support.books import add_vm, start_vif
 from tests.support.clock import utc
 from tests.support.console import Console, StandIn
 from xenbw.accounting import Pending, Share
-from xenbw.model import Cause, Counters
+from xenbw.model import Amounts, Cause, Counters, Mark
 from xenbw.store import outbox, schema
 from xenbw.store.ledger import Alive
 from xenbw.store.transfer import LedgerCopy
@@ -37,7 +37,9 @@ def console(tmp_path: Path) -> Console:
         binding = start_vif(ledger, NAME, NOW, domid=1, ips="192.0.2.9 2001:db8::9")
         share = Share(utc("2026-03-15"), utc("2026-03-20 12:00"), HUGE, 3, 1)
         raw = Counters(HUGE, 3)
-        ledger.commit(Pending(((binding.id, raw, raw, NOW),), ((vm_id, share),)), Alive(NOW, 1000.25, binding.boot_id))
+        counted = Amounts(*raw, 5, 6, 7)
+        pending = Pending(((binding.id, counted, Mark(raw, counted, Counters(1, -2)), NOW),), ((vm_id, share),))
+        ledger.commit(pending, Alive(NOW, 1000.25, binding.boot_id))
         for minute in range(5000):
             ledger.add_readings([(binding.id, raw, raw)], NOW + timedelta(minutes=minute))
         ledger.block(vm_id, Cause.ADMIN, "abuse", NOW, None)

@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.host import until
 from xenbw.errors import XenbwError
-from xenbw.model import Counters
+from xenbw.model import Counters, Reading
 from xenbw.net.counters import KernelMeter, MeterError, XentopMeter
 from xenbw.runner import CommandError, Result
 
 CAPTURE = Path("tests/data/xen-4.17/03-many-vifname-longname-oddname")
 
 
+@dataclass(frozen=True)
+class Vif:
+    """What a meter is asked for; its binding goes by the interface's name, for the reader's sake."""
+
+    binding_id: str
+    key: tuple[int, int, int] = (1, 0, 1)
+
+    @property
+    def interface(self) -> str:
+        return self.binding_id
+
+
+def vifs(*names: str) -> list[Any]:
+    return [Vif(name) for name in names]
+
+
 def test_the_kernel_meter_reads_the_wanted_interfaces_in_the_guests_directions() -> None:
     meter = KernelMeter(CAPTURE / "proc-net-dev.txt")
-    assert meter.read(["vif1.0", "web0", "gone"]) == {
-        "vif1.0": Counters(in_bytes=20304713, out_bytes=20324843),
-        "web0": Counters(in_bytes=20036467, out_bytes=11955),
+    assert meter.read(vifs("vif1.0", "web0", "gone")) == {
+        "vif1.0": Reading(Counters(in_bytes=20304713, out_bytes=20324843)),
+        "web0": Reading(Counters(in_bytes=20036467, out_bytes=11955)),
     }
 
 
@@ -31,7 +49,7 @@ def test_the_kernel_meter_can_read_all_there_is() -> None:
 
 def test_a_kernel_meter_that_cannot_be_read_says_so(tmp_path: Path) -> None:
     with pytest.raises(MeterError, match="No such file"):
-        KernelMeter(tmp_path / "none").read(["vif1.0"])
+        KernelMeter(tmp_path / "none").read(vifs("vif1.0"))
 
 
 class Machine:
@@ -51,7 +69,7 @@ class Machine:
         }
         monkeypatch.setattr("socket.if_nameindex", lambda: [(index, name) for name, index in self.indexes.items()])
         monkeypatch.setattr(
-            "xenbw.net.counters.KernelMeter.read_all", lambda _: KernelMeter.read(MeterAt, self.indexes)
+            "xenbw.net.counters.KernelMeter.read_all", lambda _: KernelMeter.read(MeterAt, vifs(*self.indexes))
         )
         self.meter = XentopMeter(self.run, self.owner, interval=0.01)
 
@@ -65,6 +83,11 @@ class Machine:
         return (self.bound[interface], self.indexes[interface]) if interface in self.bound else None
 
 
+def into(reading: Reading) -> int:
+    assert reading.kernel is not None
+    return reading.kernel.in_bytes
+
+
 MeterAt = KernelMeter(CAPTURE / "proc-net-dev.txt")
 
 
@@ -74,35 +97,35 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def test_xentops_numbers_are_those_of_the_kernel_for_every_interface(machine: Machine) -> None:
-    assert until(lambda: bool(machine.meter.read(machine.bound)))
-    kernel = MeterAt.read(machine.bound)
-    read = machine.meter.read(machine.bound)
+    assert until(lambda: bool(machine.meter.read(vifs(*machine.bound))))
+    kernel = MeterAt.read(vifs(*machine.bound))
+    read = machine.meter.read(vifs(*machine.bound))
     assert read.keys() == kernel.keys()
     # The two were captured seconds apart on a running host: a few broadcasts may lie between them.
-    assert all(abs(read[name].in_bytes - kernel[name].in_bytes) < 1000 for name in kernel)
+    assert all(abs(into(read[name]) - into(kernel[name])) < 1000 for name in kernel)
     assert read["vif6.1"] != read["vif6.0"]
 
 
 def test_a_domain_whose_networks_do_not_match_its_interfaces_is_left_out(machine: Machine) -> None:
     del machine.bound["vif6.1"]
-    assert until(lambda: bool(machine.meter.read(["web0"])))
-    assert machine.meter.read(["vif6.0", "web0"]).keys() == {"web0"}
+    assert until(lambda: bool(machine.meter.read(vifs("web0"))))
+    assert machine.meter.read(vifs("vif6.0", "web0")).keys() == {"web0"}
 
 
 def test_an_interface_reborn_since_the_sample_gets_nothing_of_its_past(machine: Machine) -> None:
-    assert until(lambda: bool(machine.meter.read(["web0"])))
+    assert until(lambda: bool(machine.meter.read(vifs("web0"))))
     machine.meter.close()
     machine.indexes["web0"] += 100
-    assert machine.meter.read(["web0", "vif1.0"]).keys() == {"vif1.0"}
+    assert machine.meter.read(vifs("web0", "vif1.0")).keys() == {"vif1.0"}
 
 
 def test_a_failing_xentop_is_said_and_forgotten_when_it_works_again(machine: Machine) -> None:
-    assert until(lambda: bool(machine.meter.read(["web0"])))
+    assert until(lambda: bool(machine.meter.read(vifs("web0"))))
     machine.status = 1
 
     def fails() -> bool:
         try:
-            machine.meter.read(["web0"])
+            machine.meter.read(vifs("web0"))
         except MeterError as error:
             return "exit status 1" in error.message
         return False
@@ -118,7 +141,7 @@ def test_a_missing_or_raving_xentop_is_an_error_and_no_reading(machine: Machine,
 
     def fails() -> bool:
         try:
-            return machine.meter.read(["web0"]) is None
+            return machine.meter.read(vifs("web0")) is None
         except MeterError:
             return True
 

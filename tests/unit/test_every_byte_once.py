@@ -20,7 +20,7 @@ from tests.support.clock import HandClock, utc
 from xenbw.accounting import Tally
 from xenbw.clock import Tick, Timeline
 from xenbw.config import PeriodSection, Settings
-from xenbw.model import ZERO, Counters
+from xenbw.model import ZERO, Counters, Reading
 from xenbw.roster import Roster
 from xenbw.store.ledger import Alive, LedgerError
 
@@ -125,7 +125,7 @@ class EveryByteOnce(RuleBasedStateMachine):
         for wire in self.wires.values():
             wire.note()
             assert wire.reborn or wire.read[1] == wire.passed
-        raw = {name: wire.raw for name, wire in self.wires.items()}
+        raw = {id_: Reading(self.wires[tracked.interface].raw) for id_, tracked in self.tally.tracked.items()}
         self.tally.credit(raw, self.moment.at, self.roster.period_of(self.moment.trusted))
         for vm_id in self.roster.roll(self.moment):
             self.tally.open_period(vm_id, self.roster.entries[vm_id].period.start)
@@ -157,7 +157,7 @@ class EveryByteOnce(RuleBasedStateMachine):
 
     @invariant()
     def the_ledger_has_what_was_read_until_the_last_commit(self) -> None:
-        counted = {b.interface: b.counted for b in self.ledger.live_bindings().values()}
+        counted = {b.interface: b.counted.usage for b in self.ledger.live_bindings().values()}
         assert counted == {name: wire.kept[1] for name, wire in self.wires.items()}
 
     @invariant()
@@ -167,7 +167,7 @@ class EveryByteOnce(RuleBasedStateMachine):
             for _, part, _ in self.ledger.history(vm_id):
                 usage = usage.plus(part)
             for binding in self.ledger.live_bindings().values():
-                credited = credited.plus(binding.counted) if binding.vm_id == vm_id else credited
+                credited = credited.plus(binding.counted.usage) if binding.vm_id == vm_id else credited
             assert usage == credited
 
     @invariant()

@@ -11,12 +11,13 @@ import pytest
 from tests.support.books import BOOT, add_vm, open_ledger, start_vif, vm_of
 from tests.support.clock import utc
 from xenbw.accounting import HOUR, Pending, Share
-from xenbw.model import ZERO, Action, Block, Cause, Count, Counters, State
+from xenbw.model import NOTHING, Action, Amounts, Block, Cause, Count, Counters, Mark, State
 from xenbw.store.ledger import Alive, Ledger
 
 NOW = utc("2026-03-20 12:00")
 MARCH = utc("2026-03-01")
 ALIVE = Alive(NOW, 1.5, BOOT)
+MARK = Mark(Counters(90, 80), Amounts(9, 8, 7, 6, 5), Counters(74, -4))
 
 
 @pytest.fixture
@@ -61,11 +62,11 @@ def test_a_retired_vm_makes_room_for_a_new_one_of_its_name(ledger: Ledger) -> No
 
 def test_a_vm_that_is_retired_while_it_runs_goes_on_from_its_counters_as_one_that_nobody_added(ledger: Ledger) -> None:
     old = start_vif(ledger, "web1", NOW, domid=1, ips="192.0.2.7")
-    ledger.commit(Pending(((old.id, Counters(9, 8), Counters(90, 80), NOW + HOUR),), ()), ALIVE)
+    ledger.commit(Pending(((old.id, Amounts(9, 8, 7), MARK, NOW + HOUR),), ()), ALIVE)
     ledger.retire(old.vm_id, NOW + 2 * HOUR)
     (new,) = ledger.live_bindings().values()
     assert new.vm_id == ledger.meet("web1", NOW).id != old.vm_id
-    assert (new.last, new.counted, new.last_at, new.ips) == (Counters(90, 80), ZERO, NOW + HOUR, old.ips)
+    assert (new.mark, new.counted, new.last_at, new.ips) == (MARK, NOTHING, NOW + HOUR, old.ips)
 
 
 def test_binding_an_interface_twice_changes_nothing_but_what_became_known(ledger: Ledger) -> None:
@@ -77,9 +78,9 @@ def test_binding_an_interface_twice_changes_nothing_but_what_became_known(ledger
 
 def test_an_interface_whose_domain_was_renamed_goes_on_from_its_counters_under_the_new_name(ledger: Ledger) -> None:
     old = start_vif(ledger, "web1", NOW, domid=1)
-    ledger.commit(Pending(((old.id, Counters(9, 8), Counters(90, 80), NOW),), ()), ALIVE)
+    ledger.commit(Pending(((old.id, Amounts(9, 8, 7), MARK, NOW),), ()), ALIVE)
     new = start_vif(ledger, "web2", NOW + HOUR, domid=1)
-    assert (new.last, new.counted) == (Counters(90, 80), ZERO)
+    assert (new.mark, new.counted) == (MARK, NOTHING)
     (ended,) = ledger.bindings_of(old.vm_id, MARCH)
     assert (ended.ended_at, ended.end_reason) == (NOW + HOUR, "renamed")
 

@@ -274,7 +274,7 @@ def work(
     monkeypatch.setattr("xenbw.work.Iptables", lambda _version: next(kernel))
     monkeypatch.setattr(interfaces, "bridge_filtered", lambda _version: True)
     with closing(Lookup(str(tmp_path / "no-xenstored"))) as lookup:
-        work = Work(settings, ledger, lookup, clock, clock.vouches, BOOT, no_command, tmp_path / "net")
+        work = Work(settings, ledger, lookup, clock, clock.vouches, BOOT, no_command, lambda _: False, tmp_path / "net")
         work.enforce()
         work.start()
         yield work

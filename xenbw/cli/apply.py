@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
-from xenbw import control
+from xenbw import control, metering
 from xenbw.cli.command import Context
 from xenbw.cli.terminal import warn
+from xenbw.clock import boot_id
 from xenbw.control import NoDaemonError
 from xenbw.enforce import desired, protect
 from xenbw.enforce.desired import Network
 from xenbw.errors import XenbwError
 from xenbw.guard import Guard, Method, holders
-from xenbw.model import Address
+from xenbw.model import Address, Binding
 from xenbw.roster import Roster
 from xenbw.store.ledger import Ledger
 
 Methods = Callable[[], Sequence[Method]]
+Sealer = Callable[[Iterable[Binding], Container[int]], str | None]
 
 
 def iptables() -> Sequence[Method]:
@@ -27,7 +29,7 @@ def iptables() -> Sequence[Method]:
     return [Iptables(4), Iptables(6)]
 
 
-def apply(ledger: Ledger, context: Context, methods: Methods = iptables) -> bool:
+def apply(ledger: Ledger, context: Context, methods: Methods = iptables, sealer: Sealer = metering.seal) -> bool:
     """Have the ledger's new state judged and enforced. What stands in the way is said on standard error: the change is
     written, and the daemon keeps trying. Whether nothing does."""
     run_dir = context.settings.daemon.run_dir
@@ -35,7 +37,7 @@ def apply(ledger: Ledger, context: Context, methods: Methods = iptables) -> bool
         control.ask(run_dir, "sync", timeout=10)
         problems = control.ask(run_dir, "status").get("problems", [])
     except NoDaemonError:
-        problems = _enforce(ledger, context, methods())
+        problems = _enforce(ledger, context, methods(), sealer)
         warn("xenbwd is not running: this holds, but nothing is metered until it runs (systemctl start xenbwd)")
     except XenbwError as error:
         problems = [f"{error.message}: the change is written and holds once xenbwd reads it (systemctl status xenbwd)"]
@@ -56,7 +58,7 @@ def null_routes(ledger: Ledger, vms: Roster, context: Context) -> dict[Address, 
     return {address: routes[address] for address in sorted(routes, key=lambda known: (known.version, int(known)))}
 
 
-def _enforce(ledger: Ledger, context: Context, methods: Sequence[Method]) -> list[str]:
+def _enforce(ledger: Ledger, context: Context, methods: Sequence[Method], sealer: Sealer) -> list[str]:
     """Judge and enforce as the daemon would; returns what stands in the way."""
     moment = context.moment(ledger)
     vms = Roster(ledger, context.settings, record=False)
@@ -66,6 +68,11 @@ def _enforce(ledger: Ledger, context: Context, methods: Sequence[Method]) -> lis
     guard = Guard(ledger, context.settings, [method for method in methods if method.name not in unusable])
     guard.protect = protected(context) | protect.helpers(context.settings.helpers)
     guard.judge(vms, vms.usage(), list(vms.entries), moment)
+    guard.seals = True
     guard.enforce(vms, moment)
     failed = [str(guard.failure)] if guard.failure else []
+    here = boot_id()
+    unsealed = sealer([b for b in ledger.live_bindings().values() if b.boot_id == here], guard.blocked)
+    if unsealed is not None:
+        failed.append(f"the interfaces are not sealed: {unsealed}")
     return [*failed, *guard.problems, *(reason for reason in unusable.values() if guard.plan.desired.null_routes)]

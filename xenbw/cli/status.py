@@ -104,6 +104,7 @@ def _text(daemon: Answer | None, books: _Books, problems: list[str], context: Co
         facts(
             [
                 ("xenbwd", _alive(daemon)),
+                *((("meter", _meter(daemon)),) if daemon else ()),
                 ("ledger", f"{path}, {'missing' if size is None else format_size(size)}"),
                 *((("book", daemon["book"]["summary"]),) if daemon and "book" in daemon else ()),
                 ("VMs", f"{total}: {counts}" if total else "none"),
@@ -130,13 +131,19 @@ def _waiting(waiting: Mapping[Channel, Waiting], context: Context) -> list[tuple
     return lines
 
 
+def _meter(daemon: Answer) -> str:
+    """Which meter is in use; why it is not the best one, and whether the kernel's had to stand in for it."""
+    reason, gaps = daemon.get("meter_reason"), daemon.get("meter_gaps")
+    text = str(daemon.get("meter")) + (f": {reason}" if reason else "")
+    return text + (f"; its counters were gone {gaps} times, and bridged by the kernel's" if gaps else "")
+
+
 def _alive(daemon: Answer | None) -> str:
     if daemon is None:
         return "NOT RUNNING"
     told = (
         ("version", "version"),
         ("since", "started_at"),
-        ("meter", "meter"),
         ("last commit", "last_commit"),
         ("vifs whose VM is not known yet", "pending_vifs"),
     )

@@ -2,8 +2,9 @@
 and the daemon dead.
 
 Lines of words separated by tabs: `ledger PATH`, `protected ADDRESS...`, `held ADDRESS...` (by running VMs in good
-standing), `free ADDRESS...` (held no more), `vm NAME ADDRESS...`; names are backslash-escaped. The daemon writes it
-whole; a hook appends what it knows better while no daemon runs. Lines add up; an address that is held is not blocked.
+standing), `free ADDRESS...` (held no more), `vm NAME ADDRESS...`, `meter NAME`; names are backslash-escaped. The daemon
+writes it whole; a hook appends what it knows better while no daemon runs. Lines add up; an address that is held is not
+blocked.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 
 
 class Over:
-    """What the file says. blocked: VM name -> its null-routed addresses; protected: addresses or networks."""
+    """What the file says. blocked: VM name -> its null-routed addresses; protected: addresses or networks; nft: whether
+    our counters are to stand on the vifs."""
 
-    __slots__ = ("blocked", "held", "ledger", "protected")
+    __slots__ = ("blocked", "held", "ledger", "nft", "protected")
 
     def __init__(self) -> None:
         self.ledger = ""
+        self.nft = True
         self.protected: list[str] = []
         self.held: set[str] = set()
         self.blocked: dict[str, list[str]] = {}
@@ -59,6 +62,8 @@ def read(path: str) -> Over | None:
                 kind, *words = line.rstrip("\n").split("\t")
                 if kind == "ledger" and words:
                     over.ledger = unescape(words[0])
+                elif kind == "meter":
+                    over.nft = words == ["nft"]
                 elif kind == "protected":
                     over.protected += words
                 elif kind == "held":
@@ -78,9 +83,11 @@ def write(
     protected: Iterable[str],
     held: Iterable[str],
     blocked: Mapping[str, Iterable[str]],
+    meter: str = "nft",
 ) -> None:
     """Replace the file in one step. Raises OSError."""
-    text = _line("ledger", escape(ledger)) + _line("protected", *protected) + _line("held", *held)
+    text = _line("ledger", escape(ledger)) + _line("meter", meter)
+    text += _line("protected", *protected) + _line("held", *held)
     text += "".join(_line("vm", escape(name), *addresses) for name, addresses in sorted(blocked.items()))
     fresh = f"{path}.{os.getpid()}"
     with open(fresh, "w", encoding="ascii") as file:

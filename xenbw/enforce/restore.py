@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from xenbw.pipe import feed
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,28 +54,4 @@ def write_chain(version: int, addresses: Mapping[str, str]) -> bool:
 
 
 def _restore(version: int, text: bytes) -> bool:
-    # os.posix_spawn: importing subprocess would cost more than the command itself.
-    source, sink = os.pipe()
-    try:
-        actions = [
-            (os.POSIX_SPAWN_DUP2, source, 0),
-            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-            (os.POSIX_SPAWN_CLOSE, source),
-            (os.POSIX_SPAWN_CLOSE, sink),
-        ]
-        argv = [_COMMANDS[version], "--noflush"]
-        pid = os.posix_spawnp(argv[0], argv, {**os.environ, **_OWN_LOCK}, file_actions=actions)
-    except OSError:
-        os.close(sink)
-        return False
-    finally:
-        os.close(source)
-    with open(sink, "wb", buffering=0) as pipe:
-        try:
-            written = 0
-            while written < len(text):
-                written += pipe.write(text[written:]) or 0
-        except BrokenPipeError:
-            pass
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return feed([_COMMANDS[version], "--noflush"], text, _OWN_LOCK)

@@ -1,4 +1,4 @@
-"""The meters: read() -> {interface: raw counters}. Raw bytes since the interface came up, in the guest's directions."""
+"""The meters: read(wanted) -> {binding's id: Reading}. Bytes since the interface came up, in the guest's directions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from xenbw.errors import XenbwError
-from xenbw.model import Counters
+from xenbw.model import Counters, Reading
 from xenbw.runner import Runner
 from xenbw.xen import xentop
 from xenbw.xen.text import base_name
@@ -24,12 +24,25 @@ class MeterError(XenbwError):
     """The meter cannot be read now."""
 
 
+class Metered(Protocol):
+    """What a meter is asked for: a binding, which life of which vif it is (domid, devid, ifindex), and its name now."""
+
+    @property
+    def binding_id(self) -> int: ...
+    @property
+    def key(self) -> tuple[int, int, int]: ...
+    @property
+    def interface(self) -> str: ...
+
+
 class Meter(Protocol):
-    """One source of counters. wanted: the interfaces asked for; one that is absent is simply not in the answer."""
+    """One source of counters. What is absent is not in the answer; `last` is asked when an interface has gone."""
 
     name: str
 
-    def read(self, wanted: Iterable[str]) -> dict[str, Counters]: ...
+    def read(self, wanted: Iterable[Metered]) -> dict[int, Reading]: ...
+
+    def last(self, wanted: Iterable[Metered]) -> dict[int, Reading]: ...
 
     def close(self) -> None: ...
 
@@ -42,9 +55,13 @@ class KernelMeter:
     def __init__(self, path: Path = Path("/proc/net/dev")) -> None:
         self._path = path
 
-    def read(self, wanted: Iterable[str]) -> dict[str, Counters]:
+    def read(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
         lines = self._lines()
-        return {interface: _counters(lines[interface]) for interface in wanted if interface in lines}
+        return {one.binding_id: Reading(_counters(lines[one.interface])) for one in wanted if one.interface in lines}
+
+    def last(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
+        """The kernel's counters go with the interface, and netback clears them before."""
+        return {}
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -86,7 +103,7 @@ class XentopMeter:
         self._closed = threading.Event()
         threading.Thread(target=self._serve, name="xentop", daemon=True).start()
 
-    def read(self, wanted: Iterable[str]) -> dict[str, Counters]:
+    def read(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
         """Of the last sample; raises MeterError when the last run of xentop failed or the last sample is old."""
         sample, problem = self._sample, self._problem
         if problem is not None:
@@ -95,7 +112,15 @@ class XentopMeter:
             return {}
         if time.monotonic() - sample.at > _STALE:
             raise MeterError("xentop has been silent for a while", "is it hung? the kernel meter does without it")
-        return self._assign(sample, frozenset(wanted))
+        by_interface = {one.interface: one.binding_id for one in wanted}
+        return {
+            by_interface[interface]: Reading(counters)
+            for interface, counters in self._assign(sample, by_interface).items()
+        }
+
+    def last(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
+        """A sample is older than the end of the interface."""
+        return {}
 
     def close(self) -> None:
         """End the thread, after the run that is under way."""

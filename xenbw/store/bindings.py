@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import time
 
+# What a binding's own_last says of counters of ours that stand at zero, as the kernel's do.
+COUNTED = "0 0 0 0 0 0 0"
+_OWN_SINCE = 2  # the schema's version
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
@@ -52,12 +56,14 @@ def bind(
     rev: int,
     baseline: tuple[int, int] = (0, 0),
     since: str | None = None,
+    own: str | None = None,
 ) -> int:
     """Record that this interface belongs to that VM, and return the binding's id. Saying it twice changes nothing.
 
     An interface known under another VM's name (renamed with `xl rename`) ends that binding and goes on under the new
     one from the same counters. ips are separated by spaces. baseline: raw bytes (in, out) not to be charged. since: the
-    earliest moment at which its bytes can have passed, where that is not `at`.
+    earliest moment at which its bytes can have passed, where that is not `at`. own: COUNTED, if our own counters stood
+    before its first byte.
     """
     vm_id = meet(db, name, at, rev)
     known = db.execute(
@@ -75,16 +81,26 @@ def bind(
         _end(db, known[0], at, "renamed", rev)
     # Whatever ended it, an interface that is bound again goes on from where it was last read: it is the same device.
     before = db.execute(
-        "SELECT last_in, last_out FROM binding WHERE boot_id = ? AND ifindex = ? ORDER BY id DESC LIMIT 1",
+        "SELECT id, last_in, last_out FROM binding WHERE boot_id = ? AND ifindex = ? ORDER BY id DESC LIMIT 1",
         (boot_id, ifindex),
     ).fetchone()
     if before is not None:
-        baseline = (before[0], before[1])
+        baseline = (before[1], before[2])
+    facts = (vm_id, boot_id, domid, devid, kind, ifindex, interface, mac, ips, bridge, at, since or at)
     row = db.execute(
         "INSERT INTO binding (vm_id, boot_id, domid, devid, kind, ifindex, interface, mac, ips, bridge, started_at,"
-        " last_in, last_out, last_at, rev) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-        (vm_id, boot_id, domid, devid, kind, ifindex, interface, mac, ips, bridge, at, *baseline, since or at, rev),
+        " last_at, last_in, last_out, rev) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        (*facts, *baseline, rev),
     ).fetchone()
+    # A hook may come upon a ledger that an upgrade has yet to reach: then the kernel's counters tell.
+    if db.execute("PRAGMA user_version").fetchone()[0] >= _OWN_SINCE:
+        if before is not None:
+            db.execute(
+                "UPDATE binding SET own_last = (SELECT own_last FROM binding WHERE id = ?) WHERE id = ?",
+                (before[0], row[0]),
+            )
+        elif own is not None:
+            db.execute("UPDATE binding SET own_last = ? WHERE id = ?", (own, row[0]))
     return int(row[0])
 
 

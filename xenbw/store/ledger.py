@@ -14,7 +14,7 @@ from xenbw.accounting import Pending
 from xenbw.model import VM, Binding, Block, Cause, Counters
 from xenbw.store import bindings
 from xenbw.store.file import Alive, CorruptLedgerError, LedgerError, LedgerFile
-from xenbw.store.rows import binding_of, block_of, to_column, to_text, vm_of
+from xenbw.store.rows import binding_of, block_of, mark_columns, to_column, to_text, vm_of
 
 __all__ = ["Alive", "CorruptLedgerError", "Ledger", "LedgerError", "to_text"]
 
@@ -85,7 +85,6 @@ class Ledger(LedgerFile):
                     mac=binding.mac,
                     ips=" ".join(map(str, binding.ips)),
                     bridge=binding.bridge,
-                    baseline=tuple(binding.last),
                     since=to_text(binding.last_at),
                 )
 
@@ -102,6 +101,26 @@ class Ledger(LedgerFile):
             to_text(since),
         )
         return [binding_of(row) for row in rows]
+
+    def ends_of(self, binding_ids: Iterable[int]) -> dict[int, datetime]:
+        """When these bindings ended, of those that did."""
+        wanted = list(binding_ids)
+        marks = ", ".join("?" * len(wanted))
+        rows = self.rows(
+            f"SELECT id, ended_at FROM binding WHERE ended_at IS NOT NULL AND id IN ({marks})",  # noqa: S608 (marks)
+            *wanted,
+        )
+        return {row[0]: datetime.fromisoformat(row[1]) for row in rows}
+
+    def ended_bindings(self, boot_id: str, ifindexes: Iterable[int]) -> list[Binding]:
+        """The newest binding of each of these interfaces of that boot, where it has ended."""
+        found = []
+        for ifindex in ifindexes:
+            rows = self.rows(
+                "SELECT * FROM binding WHERE boot_id = ? AND ifindex = ? ORDER BY id DESC LIMIT 1", boot_id, ifindex
+            )
+            found += [binding_of(row) for row in rows if row["ended_at"] is not None]
+        return found
 
     def latest_bindings(self) -> list[Binding]:
         """For each VM the bindings of its newest life, running or ended: where its addresses are known from."""
@@ -146,15 +165,15 @@ class Ledger(LedgerFile):
             rev = self.rev
             if heirs:
                 db.executemany(
-                    "UPDATE binding SET last_in = ?, last_out = ?, last_at = ?, rev = ? WHERE ended_at IS NULL"
-                    " AND (boot_id, ifindex) ="
+                    "UPDATE binding SET last_in = ?, last_out = ?, own_last = ?, last_at = ?, rev = ?"
+                    " WHERE ended_at IS NULL AND (boot_id, ifindex) ="
                     " (SELECT boot_id, ifindex FROM binding WHERE id = ? AND ended_at IS NOT NULL)",
-                    [(*last, to_text(at), rev, id_) for id_, _, last, at in pending.bindings],
+                    [(*mark_columns(mark), to_text(at), rev, id_) for id_, _, mark, at in pending.bindings],
                 )
             db.executemany(
-                "UPDATE binding SET in_bytes = ?, out_bytes = ?, last_in = ?, last_out = ?, last_at = ?, rev = ?"
-                " WHERE id = ?",
-                ((*counted, *last, to_text(at), rev, id_) for id_, counted, last, at in pending.bindings),
+                "UPDATE binding SET in_bytes = ?, out_bytes = ?, flood_bytes = ?, refused_in_bytes = ?,"
+                " refused_out_bytes = ?, last_in = ?, last_out = ?, own_last = ?, last_at = ?, rev = ? WHERE id = ?",
+                ((*counted, *mark_columns(mark), to_text(at), rev, id_) for id_, counted, mark, at in pending.bindings),
             )
             db.executemany(
                 "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"

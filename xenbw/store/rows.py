@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import ip_address
 
-from xenbw.model import VM, Action, Address, Binding, Block, Cause, Count, Counters, Kind, State
+from xenbw.model import VM, Action, Address, Amounts, Binding, Block, Cause, Count, Counters, Kind, Mark, State
 
 
 # A commit writes the same few times into every row.
@@ -66,10 +66,24 @@ def binding_of(row: sqlite3.Row) -> Binding:
         started_at=datetime.fromisoformat(row["started_at"]),
         ended_at=to_time(row["ended_at"]),
         end_reason=row["end_reason"],
-        counted=Counters(row["in_bytes"], row["out_bytes"]),
-        last=Counters(row["last_in"], row["last_out"]),
+        counted=Amounts(*(row[f"{what}_bytes"] for what in ("in", "out", "flood", "refused_in", "refused_out"))),
+        mark=_mark_of(row),
         last_at=to_time(row["last_at"]),
     )
+
+
+def _mark_of(row: sqlite3.Row) -> Mark:
+    kernel = Counters(row["last_in"], row["last_out"])
+    if row["own_last"] is None:
+        return Mark(kernel)
+    *own, ahead_in, ahead_out = map(int, row["own_last"].split())
+    return Mark(kernel, Amounts(*own), Counters(ahead_in, ahead_out))
+
+
+def mark_columns(mark: Mark) -> tuple[int, int, str | None]:
+    """last_in, last_out and own_last of a binding: the last has our counters and `ahead` as words, where ours count."""
+    own = None if mark.own is None else " ".join(map(str, (*mark.own, *mark.ahead)))
+    return (*mark.kernel, own)
 
 
 def block_of(row: sqlite3.Row) -> Block:

@@ -128,10 +128,15 @@ CREATE TABLE outbox (
 )
 """
 
-# Which way a message goes, and why it last could not. What there was to send before went by mail.
+# Which way a message goes, and why it last could not; what there was to send before went by mail. What our own counters
+# on an interface say beside usage, and up to where they were read (rows.mark_columns).
 _V2 = """
 ALTER TABLE outbox ADD COLUMN channel TEXT NOT NULL DEFAULT 'mail';
-ALTER TABLE outbox ADD COLUMN failure TEXT
+ALTER TABLE outbox ADD COLUMN failure TEXT;
+ALTER TABLE binding ADD COLUMN flood_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE binding ADD COLUMN refused_in_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE binding ADD COLUMN refused_out_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE binding ADD COLUMN own_last TEXT
 """
 
 # What was released stays as it is. During an upgrade the hook and a daemon of the version before work with the new

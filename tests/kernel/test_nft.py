@@ -1,0 +1,191 @@
+"""The nft meter: exact to the last byte, whatever way a guest's interface ends, and whose bytes are whose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.frames import BROADCAST, arp_reply, frame, mac_bytes, neighbour_advertisement, send_frames
+from tests.support.guest import Guest, agree
+from tests.support.host import Host, until
+from xenbw.model import Amounts, Counters
+
+STRANGER = "00:16:3e:99:99:99"
+ROUTER = "02:00:00:00:00:01"
+LOAD = bytes(1000)
+ENDS: dict[str, Callable[[Guest], None]] = {"destroy": Guest.destroy, "shutdown": Guest.stop, "reboot": Guest.reboot}
+
+
+def weigh(guest: Guest) -> Guest:
+    """Start the guest anew with its card on the scales."""
+    guest.destroy()
+    guest.weighed = True
+    guest.start()
+    return guest
+
+
+def weight(guest: Guest) -> Counters:
+    assert guest.scales is not None
+    return guest.scales.total()
+
+
+def counted(host: Host, guest: Guest) -> Amounts:
+    """What the ledger has of the guest's present life."""
+    host.ask("commit")
+    (binding,) = (b for b in host.ledger().live_bindings().values() if b.domid == guest.domid)
+    return binding.counted
+
+
+# the last byte
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_traffic_right_up_to_the_end_is_counted_to_the_last_byte(running: Host, end: str) -> None:
+    guest = weigh(running.start("web1"))
+    total = Counters(0, 0)
+    for number in range(17):
+        scales = guest.scales
+        assert scales is not None
+        guest.send(20_000 + number)
+        guest.receive(30_000 + number)
+        if end != "destroy":
+            # Nobody reads between this and the end. Else dom0's own multicasts count that still go to a card which
+            # the guest has just taken down.
+            running.quiet(guest)
+        ENDS[end](guest)
+        total = total.plus(scales.total())
+        if not guest.running:
+            guest.start()
+    running.quiet(guest)
+    total = total.plus(weight(guest))
+    assert until(lambda: _since_weighed(running) == total), (_since_weighed(running), total)
+
+
+def _since_weighed(host: Host) -> Counters:
+    """What web1's lives counted after its first one, which was not weighed."""
+    host.ask("commit")
+    lives = host.show("web1")["bindings"][1:]
+    return Counters(sum(life["in_bytes"] for life in lives), sum(life["out_bytes"] for life in lives))
+
+
+def test_what_passed_while_no_daemon_ran_is_counted_although_the_guest_has_gone(running: Host) -> None:
+    guest = weigh(running.start("web1"))
+    running.kill_daemon()
+    total = Counters(0, 0)
+    for _ in range(3):
+        scales = guest.scales
+        assert scales is not None
+        guest.send(50_000)
+        guest.receive(70_000)
+        guest.reboot()
+        total = total.plus(scales.total())
+    guest.send(10_000)
+    running.start_daemon()
+    guest.send(10_000)
+    running.quiet(guest)
+    total = total.plus(weight(guest))
+    assert until(lambda: _since_weighed(running) == total), (_since_weighed(running), total)
+
+
+def test_nothing_of_ours_is_left_of_a_guest_that_has_gone(running: Host) -> None:
+    guest = running.start("web1")
+    guest.send(1000)
+    guest.destroy()
+    assert until(lambda: not running.ledger().live_bindings())
+    assert until(lambda: "v1.0" not in running.run(["nft", "list", "ruleset"]).stdout)
+
+
+# somebody else's hands in the rules
+
+
+@pytest.mark.parametrize("blow", ["flush ruleset", "flush table netdev xenbw", "delete table netdev xenbw"])
+def test_after_somebody_flushed_the_rules_the_counters_are_back_and_nothing_is_lost(running: Host, blow: str) -> None:
+    guest = weigh(running.start("web1"))
+    guest.send(100_000)
+    running.ask("commit")
+    assert until(lambda: counted(running, guest).usage == weight(guest))
+    # A round or two at rest, in which the kernel's counters are compared with ours.
+    time.sleep(2.2)
+    running.run(["nft", *blow.split()], check=True)
+    chains = ["nft", "list", "chain", "netdev", "xenbw", f"v{guest.domid}.0.{_ifindex(running, guest)}-in"]
+    assert until(lambda: "jump" in running.run(chains).stdout, seconds=1)
+    guest.send(100_000)
+    running.quiet(guest)
+    assert until(lambda: agree(counted(running, guest).usage, weight(guest))), (counted(running, guest), weight(guest))
+    assert running.ask("status")["meter_gaps"] == 1
+
+
+def _ifindex(host: Host, guest: Guest) -> int:
+    return int(host.run(["cat", f"/sys/class/net/{guest.interface}/ifindex"]).stdout)
+
+
+# whose bytes
+
+
+@pytest.fixture
+def guest(running: Host) -> Iterator[Guest]:
+    """A guest whose card is known to the bridge, at rest."""
+    guest = running.start("web1")
+    guest.ping("10.50.0.2")
+    return guest
+
+
+def flood(host: Host, guest: Guest, to: str = STRANGER, kind: int = 0x88B5) -> Amounts:
+    """A hundred frames for another address than the guest's come its way; what was counted of them."""
+    before = counted(host, guest)
+    send_frames(host.outside, "eth0", [frame(to, ROUTER, LOAD, kind)] * 100)
+    time.sleep(0.3)
+    after = counted(host, guest).since(before)
+    assert after is not None
+    return after
+
+
+def test_frames_that_are_flooded_to_a_guest_are_not_its_usage(running: Host, guest: Guest) -> None:
+    amounts = flood(running, guest)
+    assert amounts.flood_bytes == 100 * 1014
+    assert amounts.in_bytes < 2000
+
+
+@pytest.mark.parametrize("to", [BROADCAST, "01:00:5e:00:00:fb", "33:33:00:00:00:fb"])
+def test_frames_for_many_are_everybodys_usage(running: Host, guest: Guest, to: str) -> None:
+    assert flood(running, guest, to).in_bytes >= 100 * 1014
+
+
+def test_a_guest_that_sends_by_another_address_pays_for_what_comes_to_it(running: Host, guest: Guest) -> None:
+    send_frames(guest.namespace, "eth0", [frame(BROADCAST, STRANGER, LOAD)])
+    amounts = flood(running, guest)
+    assert (amounts.flood_bytes, amounts.in_bytes >= 100 * 1014) == (0, True)
+
+
+def lies(mac: str) -> dict[str, bytes]:
+    """Frames from the guest's own address that tell others of another one."""
+    me, other = mac_bytes(mac), mac_bytes(STRANGER)
+    advertise = lambda options: neighbour_advertisement(mac, "fd50::77", ROUTER, "fd50::2", options)  # noqa: E731
+    return {
+        "by ARP": arp_reply(mac, STRANGER, "10.50.0.77", ROUTER, "10.50.0.2"),
+        "by a neighbour advertisement": advertise(bytes([2, 1]) + other),
+        "behind an unknown option": advertise(bytes([253, 1]) + bytes(6) + bytes([2, 1]) + other),
+        "behind a nonce": advertise(bytes([14, 1]) + bytes(6) + bytes([2, 1]) + other),
+        "in a VLAN": frame(ROUTER, mac, b"\0\x05\x08\x06" + LOAD, 0x8100),
+        "truth": advertise(bytes([2, 1]) + me),
+    }
+
+
+@pytest.mark.parametrize("lie", [*lies(STRANGER)])
+def test_a_guest_that_tells_others_of_another_address_pays_for_what_comes(
+    running: Host, guest: Guest, lie: str
+) -> None:
+    send_frames(guest.namespace, "eth0", [lies(guest.cards[0].mac)[lie]])
+    amounts = flood(running, guest)
+    assert (amounts.flood_bytes == 0) == (lie != "truth")
+
+
+def test_what_passes_is_usage_and_nothing_else(running: Host) -> None:
+    guest = weigh(running.start("web1"))
+    guest.send(200_000)
+    guest.receive(100_000)
+    guest.send(50_000, to="dom0", version=4)
+    running.quiet(guest)
+    assert until(lambda: counted(running, guest) == Amounts(*weight(guest))), (counted(running, guest), weight(guest))

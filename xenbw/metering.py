@@ -1,0 +1,163 @@
+"""Which meter counts, on which interfaces, and up to the last byte: the tally's way to the counters.
+
+Used by the daemon's work. With the nft meter it also keeps our chains on the interfaces, and reads once more what they
+counted when an interface is gone, before it takes them away.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Container, Iterable
+from datetime import datetime
+
+from xenbw.accounting import PeriodOf, Tally
+from xenbw.model import Binding
+from xenbw.net import nft
+from xenbw.net.chains import Apply, Chains, Port
+from xenbw.net.counters import KernelMeter, Meter, MeterError
+from xenbw.net.netfilter import Table, hand_to_nft
+from xenbw.net.nftmeter import NftMeter
+from xenbw.store.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+Life = tuple[int, int, int]
+"""(domid, devid, ifindex): one life of one vif, for as long as this host is up."""
+
+
+class Metering:
+    """The meter in use.
+
+    reason: why it is not the best one, or nothing. seals: whether interfaces can be sealed. bridged: on how many
+    interfaces the last count found our counters gone, and went by the kernel's; gaps: how often that happened.
+    """
+
+    def __init__(self, ledger: Ledger, tally: Tally, boot_id: str, nft_apply: Apply) -> None:
+        self._ledger, self._tally, self._boot_id = ledger, tally, boot_id
+        self._table, self._nft_apply = Table(nft.TABLE), nft_apply
+        self._chains: Chains | None = None
+        self._ended: set[Life] = set()
+        self.meter: Meter = KernelMeter()
+        self.reason = ""
+        self.gaps, self.bridged = 0, 0
+
+    @property
+    def problems(self) -> list[str]:
+        """Which interfaces have none of our counters although they should, and why."""
+        failed = self._chains.failed if self._chains else {}
+        return [
+            f"{interface}: neither sealed nor metered to its last byte: {why}"
+            for interface, why in sorted(failed.items())
+        ]
+
+    def choose(self, source: str, xentop: Callable[[], Meter]) -> None:
+        """Take the meter that [meter] source asks for; "auto" is nft where it works, else the kernel's."""
+        self.meter.close()
+        self._chains, self.meter, self.reason = None, KernelMeter(), ""
+        chains = Chains(self._nft_apply, self._table)
+        why_not = chains.probe()
+        if why_not is None:
+            self._chains = chains
+        if source == "xentop":
+            self.meter = xentop()
+        elif source != "kernel" and why_not is None:
+            self.meter = NftMeter(self._table, chains, KernelMeter())
+        elif source != "kernel":
+            self.reason = why_not or ""
+
+    @property
+    def seals(self) -> bool:
+        return self._chains is not None
+
+    def forget(self) -> None:
+        """Take away counters of which the ledger knows nothing: they are of times before it."""
+        if self._chains is not None and isinstance(self.meter, NftMeter):
+            known = {one.key for one in self._tally.tracked.values() if one.mark.own is not None}
+            self._chains.release([nft.key(*life) for life in self.meter.lives() - known])
+
+    def count(self, at: datetime, period_of: PeriodOf) -> set[int]:
+        """Read, and credit every binding. Returns the ids of the VMs whose usage grew. Raises MeterError."""
+        tracked = self._tally.tracked.values()
+        stood = sum(one.mark.own is not None for one in tracked)
+        grown = self._tally.credit(self.meter.read(tracked), at, period_of)
+        lost = stood - sum(one.mark.own is not None for one in tracked)
+        self.bridged = max(0, lost) if self._chains is not None else 0
+        self.gaps += self.bridged > 0
+        return grown
+
+    def settle(self, at: datetime, period_of: PeriodOf, known: Collection[int]) -> None:
+        """Credit what ended bindings counted since they were last read; those, too, that came and went unseen, if their
+        VM is known. Once that is committed, `release` takes their counters away. Raises MeterError."""
+        self._adopt(known)
+        live = self._ledger.live_bindings()
+        ended = {id_: one for id_, one in self._tally.tracked.items() if id_ not in live}
+        ended_at = self._ledger.ends_of(ended)
+        for id_, reading in self.meter.last(ended.values()).items():
+            self._tally.credit({id_: reading}, max(ended_at.get(id_, at), ended[id_].last_at), period_of)
+        self._ended |= {one.key for one in ended.values()}
+        self._ended -= {binding.key for binding in live.values() if binding.boot_id == self._boot_id}
+
+    def _adopt(self, known: Collection[int]) -> None:
+        """Follow bindings that ended while nobody read their counters."""
+        if not isinstance(self.meter, NftMeter):
+            return
+        lives = self.meter.lives()
+        lives -= {one.key for one in self._tally.tracked.values()} | self._ended
+        for binding in self._ledger.ended_bindings(self._boot_id, [ifindex for _, _, ifindex in lives]):
+            if binding.key in lives and binding.vm_id in known:
+                self._tally.follow(binding, binding.started_at)
+
+    def release(self) -> None:
+        """What ended is accounted for, and in the ledger: take its counters away."""
+        if self._chains is not None:
+            self._chains.release([nft.key(*life) for life in self._ended])
+        self._ended.clear()
+
+    def keep(self, bindings: Iterable[Binding], blocked: Container[int], count: Callable[[], None]) -> None:
+        """See that every live interface has our chains as they should be, and those of blocked VMs their seal. With
+        another meter than nft, only these have chains. Raises MeterError.
+
+        count() reads all counters and credits what passed. It is called where something passed by ours, after they were
+        taken away, so that it goes by the kernel's; and right after ours began, since what passes before is bridged.
+        """
+        if self._chains is None:
+            return
+        view = self._chains.look()
+        ports = [_port(binding, blocked) for binding in bindings]
+        if not isinstance(self.meter, NftMeter):
+            self._chains.release([port.key for port in ports if not port.sealed and view.counts(port)])
+            self._chains.keep([port for port in ports if port.sealed], view)
+            return
+        broken = self._chains.broken(ports, view)
+        if broken:
+            self._chains.release([port.key for port in broken])
+            count()
+            view = self._chains.look()
+        self._chains.keep(ports, view)
+        if self._chains.fresh:
+            count()
+
+    def close(self) -> None:
+        self.meter.close()
+        self._table.close()
+
+
+def _port(binding: Binding, blocked: Container[int]) -> Port:
+    return Port(*binding.key, binding.interface, binding.mac, sealed=binding.vm_id in blocked)
+
+
+def seal(bindings: Iterable[Binding], blocked: Container[int]) -> str | None:
+    """Seal the interfaces of blocked VMs, and open the others' again, where no daemon does. Why not, or None."""
+    table = Table(nft.TABLE)
+    chains = Chains(hand_to_nft, table)
+    try:
+        view = chains.look()
+        ports = [port for port in (_port(b, blocked) for b in bindings) if port.sealed or view.counts(port)]
+        if not ports:
+            return None
+        chains.keep(ports, view)
+    except MeterError as error:
+        return str(error)
+    finally:
+        table.close()
+    return "; ".join(f"{interface}: {why}" for interface, why in chains.failed.items()) or None

@@ -1,0 +1,66 @@
+"""The meter that is exact to the last byte: our own counters on each interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from xenbw.model import Amounts, Reading
+from xenbw.net import nft
+from xenbw.net.chains import Chains
+from xenbw.net.counters import KernelMeter, Metered
+from xenbw.net.netfilter import Table
+
+# Looks at counters that began just now, to find a moment in which they stand still.
+_STILL = 5
+
+
+class NftMeter:
+    """Our own counters on each interface, with the kernel's beside them to bridge a loss of ours. They outlive the
+    interface: `last` reads what the kernel's counters no longer have."""
+
+    name = "nft"
+
+    def __init__(self, table: Table, chains: Chains, kernel: KernelMeter) -> None:
+        self._table, self._chains, self._kernel = table, chains, kernel
+
+    def read(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
+        wanted = list(wanted)
+        counted, kernel = self._table.counters(), self._kernel.read(wanted)
+        fresh = {nft.key(*one.key): one for one in wanted if nft.key(*one.key) in self._chains.fresh}
+        for _ in range(_STILL if fresh else 0):
+            # The kernel's and ours are compared once: nothing may pass between the two looks, where that can be had.
+            again = self._table.counters()
+            if all(again.get(name) == counted.get(name) for key in fresh for name in _names(key)):
+                break
+            counted, kernel = again, self._kernel.read(wanted)
+        self._chains.fresh -= fresh.keys()
+        found = {}
+        for one in wanted:
+            own, seen = _amounts(counted, nft.key(*one.key)), kernel.get(one.binding_id)
+            if own is not None or seen is not None:
+                found[one.binding_id] = Reading(seen.kernel if seen else None, own)
+        return found
+
+    def last(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
+        counted = self._table.counters()
+        found = {one.binding_id: _amounts(counted, nft.key(*one.key)) for one in wanted}
+        return {id_: Reading(None, own) for id_, own in found.items() if own is not None}
+
+    def lives(self) -> set[tuple[int, int, int]]:
+        """(domid, devid, ifindex) of every interface that has counters of ours, gone or not."""
+        lives = (nft.life_of(name.removesuffix("-in")) for name in self._table.counters() if name.endswith("-in"))
+        return {life for life in lives if life is not None}
+
+    def close(self) -> None:
+        self._table.close()
+
+
+def _names(key: str) -> list[str]:
+    return [f"{key}-{what}" for what in nft.WHAT]
+
+
+def _amounts(counted: Mapping[str, int], key: str) -> Amounts | None:
+    """Our counters of one interface; those there are not have counted nothing."""
+    if f"{key}-in" not in counted:
+        return None
+    return Amounts(*(counted.get(name, 0) for name in _names(key)))
