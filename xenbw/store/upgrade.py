@@ -17,12 +17,21 @@ def main() -> int:
     """Upgrade the ledger that the configuration names, where there is one. Returns the exit status."""
     try:
         path = config.load().ledger.path
+    except XenbwError as error:
+        # A mistake in the configuration is no reason to stop the upgrade: the daemon says it too, and tries again.
+        _tell(error)
+        return 0
+    try:
         if path.exists():
             Ledger.open(path).close()
     except XenbwError as error:
-        print(f"xenbw: {error}", file=sys.stderr)  # noqa: T201 (a command)
+        _tell(error)
         return error.exit_code
     return 0
+
+
+def _tell(error: XenbwError) -> None:
+    print(f"xenbw: {error}", file=sys.stderr)  # noqa: T201 (a command)
 
 
 if __name__ == "__main__":
