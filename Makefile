@@ -1,6 +1,7 @@
 # Runs on Debian 12 as root: tools/setup installs what each target needs.
 SHELL_FILES = tools/setup tools/build-deb $(wildcard tools/check-deb*) .ci/run hooks/vif-post.d/xenbw.hook \
 	debian/xenbw.postinst debian/xenbw.prerm debian/xenbw.postrm debian/tests/unit debian/tests/smoke tests/deb/run $(wildcard tests/deb/container*) \
+	tests/xen/image tests/xen/guest/init \
 	etc/completion/xenbw
 
 help:  ## show this list
@@ -38,6 +39,11 @@ deb-test:  ## build dist/ again in clean Debian 12 and 13; install, upgrade, bre
 	@tools/check-deb-clean trixie
 	@tests/deb/run
 
+xen-test:  ## the package in dist/ on a real Xen, in emulation: about 20 minutes
+	@tools/setup xen
+	@ls dist/xenbw_*_all.deb >/dev/null 2>&1 || tools/build-deb
+	@/usr/bin/python3 -m tests.xen
+
 bench:  ## measure the hook, the daemon and the book
 	@tools/setup mongo
 	@.venv/bin/python -m benchmarks
@@ -46,4 +52,4 @@ clean:  ## remove what the other targets made
 	rm -rf .venv dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test mongo lint deb deb-test bench clean
+.PHONY: help demo test mongo lint deb deb-test xen-test bench clean

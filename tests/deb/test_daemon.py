@@ -86,6 +86,20 @@ def test_a_daemon_that_hangs_is_ended_by_the_watchdog_and_started_again(machine:
         assert "watchdog" in package.journal().lower()
 
 
+def test_a_reload_of_the_host_s_firewall_is_followed_by_one_of_ours(machine: Machine, web: Guest) -> None:
+    machine.push_over(web, WEB)
+    package.run("systemctl", "start", "nftables.service")
+    for command in ("iptables-legacy", "ip6tables-legacy"):
+        package.run(command, "-F")
+    # It begins with "flush ruleset".
+    package.run("systemctl", "reload", "nftables.service")
+    # Sooner than the next check of [enforce] interval.
+    assert until(lambda: machine.null_routed(*WEB), 5)
+    assert not web.ping("10.50.0.2")
+    assert not web.ping("fd50::2")
+    package.run("systemctl", "stop", "nftables.service")
+
+
 def test_systemctl_reload_takes_a_new_configuration_over_without_a_restart(machine: Machine, installed: None) -> None:
     machine.start("shop")
     first = package.main_pid()
