@@ -6,7 +6,6 @@ counted when an interface is gone, before it takes them away.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Container, Iterable
 from datetime import datetime
 
@@ -19,8 +18,6 @@ from xenbw.net.netfilter import Table, hand_to_nft
 from xenbw.net.nftmeter import NftMeter
 from xenbw.store.ledger import Ledger
 
-log = logging.getLogger(__name__)
-
 Life = tuple[int, int, int]
 """(domid, devid, ifindex): one life of one vif, for as long as this host is up."""
 
@@ -32,9 +29,9 @@ class Metering:
     interfaces the last count found our counters gone, and went by the kernel's; gaps: how often that happened.
     """
 
-    def __init__(self, ledger: Ledger, tally: Tally, boot_id: str, nft_apply: Apply) -> None:
+    def __init__(self, ledger: Ledger, tally: Tally, boot_id: str, apply: Apply) -> None:
         self._ledger, self._tally, self._boot_id = ledger, tally, boot_id
-        self._table, self._nft_apply = Table(nft.TABLE), nft_apply
+        self._table, self._apply = Table(nft.TABLE), apply
         self._chains: Chains | None = None
         self._ended: set[Life] = set()
         self.meter: Meter = KernelMeter()
@@ -54,7 +51,7 @@ class Metering:
         """Take the meter that [meter] source asks for; "auto" is nft where it works, else the kernel's."""
         self.meter.close()
         self._chains, self.meter, self.reason = None, KernelMeter(), ""
-        chains = Chains(self._nft_apply, self._table)
+        chains = Chains(self._apply, self._table)
         why_not = chains.probe()
         if why_not is None:
             self._chains = chains

@@ -82,12 +82,6 @@ class Chains:
         # Counters that nothing reaches would pass for an interface that stands still.
         self.release([port.key for port in unable if view.counts(port)])
 
-    def clear(self) -> None:
-        """Take all of it away."""
-        self._apply(f"add table netdev {nft.TABLE}\ndelete table netdev {nft.TABLE}\n")
-        self._sealed.clear()
-        self.fresh.clear()
-
     def release(self, keys: Collection[str]) -> None:
         """Take away chains and counters of interfaces that are gone and accounted for."""
         if keys:

@@ -1,0 +1,124 @@
+"""python3 -m tests.xen: the package on a real Xen, in emulation. See README.md beside this file."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tests.xen.machine import Machine, MachineError, image
+
+_HERE = Path(__file__).parent
+_REPO = _HERE.parent.parent
+# A run takes a third of this on two idle cores.
+_LIMIT = 2400.0
+_STAY_LIMIT = 12 * 3600.0
+# What tells why a scenario failed.
+_COLLECT = """
+mkdir -p /rig/results
+journalctl --no-pager -o short-precise >/rig/results/journal.txt
+cp -r /var/log/xen /run/rig/outside.pcap /rig/results/
+"""
+
+
+def main() -> int:
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    built = image()
+    _alone(built)
+    started = time.monotonic()
+    with Machine(built, _STAY_LIMIT if options.stay else _LIMIT) as machine:
+        try:
+            _equip(machine, options)
+            machine.wait_until_up()
+            print(f"xen: dom0 is up after {time.monotonic() - started:.0f} s", flush=True)
+            return _stay(machine) if options.stay else _test(machine, options.pytest)
+        except MachineError as error:
+            print(f"{machine.last_words()}\nxen: {error}", file=sys.stderr)
+            return 1
+        finally:
+            _keep(machine, options.results)
+            print(f"xen: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python3 -m tests.xen", description="Run the scenarios on a real Xen.")
+    parser.add_argument("--deb", type=Path, help="the package to test (default: the one in dist/)")
+    parser.add_argument("--results", type=Path, default=_REPO / "build" / "xen", help="where to put what dom0 leaves")
+    parser.add_argument("--stay", action="store_true", help="boot, and run scripts as they come (see README.md)")
+    parser.add_argument(
+        "pytest", nargs="*", help="arguments for pytest in dom0, such as test_30_meter.py; default: all"
+    )
+    return parser.parse_args()
+
+
+def _alone(built: Path) -> None:
+    """Wait for another run on this machine to end: two on a few cores fail each other's patience."""
+    lock = os.open(built.with_name("xen.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def _only(pattern: str) -> Path:
+    found = sorted(_REPO.glob(pattern))
+    if len(found) != 1:
+        sys.exit(f"xen: {len(found)} files are {pattern}; run: make deb")
+    return found[0]
+
+
+def _equip(machine: Machine, options: argparse.Namespace) -> None:
+    """Put into dom0's /rig what the scenarios need."""
+    shutil.copy(options.deb or _only("dist/xenbw_*_all.deb"), machine.shared / "xenbw.deb")
+    shutil.copy(_only("tests/deb/previous/xenbw_*_all.deb"), machine.shared / "previous.deb")
+    _give_scenarios(machine)
+
+
+def _give_scenarios(machine: Machine) -> None:
+    given = machine.shared / "scenarios"
+    shutil.rmtree(given, ignore_errors=True)
+    shutil.copytree(_HERE / "scenarios", given, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _test(machine: Machine, arguments: list[str]) -> int:
+    """All scenarios, with the reboot of dom0 that the last of them need; or those that are asked for."""
+    if arguments:
+        return _pytest(machine, arguments)
+    before = _pytest(machine, ["--ignore=after_reboot"])
+    machine.reboot()
+    print("xen: dom0 is up again", flush=True)
+    return _pytest(machine, ["after_reboot"]) or before
+
+
+def _pytest(machine: Machine, arguments: list[str]) -> int:
+    status = machine.run(["pytest-3", *arguments])
+    if status:
+        machine.run_script(_COLLECT)
+    return status
+
+
+def _stay(machine: Machine) -> int:
+    """Run each line of our input as a shell command in dom0, with the scenarios as they are by then."""
+    print("xen: lines are run in dom0; reboot reboots it; end of input ends it", flush=True)
+    for line in sys.stdin:
+        _give_scenarios(machine)
+        if line.strip() == "reboot":
+            machine.reboot()
+        else:
+            print(f"xen: status {machine.run_script(line)}", flush=True)
+    return 0
+
+
+def _keep(machine: Machine, results: Path) -> None:
+    """Copy what dom0 left for us."""
+    left = machine.shared / "results"
+    if left.is_dir():
+        shutil.copytree(left, results, dirs_exist_ok=True)
+        print(f"xen: dom0's logs are in {results}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

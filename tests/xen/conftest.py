@@ -1,0 +1,3 @@
+"""The scenarios run in the emulated dom0 only: python3 -m tests.xen."""
+
+collect_ignore = ["scenarios"]

@@ -1,0 +1,96 @@
+"""The command channel into a guest: its console. It needs no network. The protocol is told in guest/init."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import itertools
+import os
+import re
+import select
+import time
+import tty
+from dataclasses import dataclass
+
+from rig import xenstore
+
+# What got lost on the way is sent again; the guest runs no command twice.
+_REPEAT = 5.0
+_PIECE = 256
+
+_tokens = (f"{os.getpid()}x{time.monotonic_ns()}x{number}" for number in itertools.count())
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command in a guest said (standard output and error together), and its exit status."""
+
+    status: int
+    output: str
+
+
+class NoAnswerError(AssertionError):
+    """The guest has no console, or does not answer there."""
+
+
+def ask(domid: int, command: str, seconds: float) -> Result:
+    """Run a shell command in a guest. NoAnswerError after so many seconds."""
+    deadline = time.monotonic() + seconds
+    path = xenstore.read(f"/local/domain/{domid}/console/tty")
+    if not path:
+        raise NoAnswerError(f"domain {domid} has no console")
+    console = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        # One question at a time; closing lets go.
+        fcntl.flock(console, fcntl.LOCK_EX)
+        tty.setraw(console)
+        return _converse(console, command, deadline)
+    except OSError as error:
+        # The guest went, and its terminal with it.
+        raise NoAnswerError(f"domain {domid}: {error}") from error
+    finally:
+        os.close(console)
+
+
+def say(domid: int, command: str) -> None:
+    """The same for a command after which no answer comes."""
+    try:
+        ask(domid, command, 1.0)
+    except NoAnswerError:
+        return
+
+
+def _converse(console: int, command: str, deadline: float) -> Result:
+    token = next(_tokens)
+    question = f"{token} {base64.b64encode(command.encode()).decode()}\n".encode()
+    # The kernel may talk in between, and into, an answer; one that is not whole comes again.
+    answer = re.compile(rf"{token} (\d+) =([A-Za-z0-9+/=]*) END\r?\n".encode())
+    heard = b""
+    while time.monotonic() < deadline:
+        _write(console, question, deadline)
+        repeat_at = min(deadline, time.monotonic() + _REPEAT)
+        while time.monotonic() < repeat_at:
+            heard += _read(console, repeat_at - time.monotonic())
+            found = answer.search(heard)
+            if found:
+                output = base64.b64decode(found[2]).decode(errors="replace")
+                return Result(int(found[1]), output)
+    raise NoAnswerError(f"no answer to {command!r}; heard {heard[-300:]!r}")
+
+
+def _write(console: int, data: bytes, deadline: float) -> None:
+    while data and time.monotonic() < deadline:
+        if select.select([], [console], [], 0.5)[1]:
+            try:
+                data = data[os.write(console, data[:_PIECE]) :]
+            except BlockingIOError:
+                continue
+
+
+def _read(console: int, seconds: float) -> bytes:
+    if not select.select([console], [], [], seconds)[0]:
+        return b""
+    try:
+        return os.read(console, 65536)
+    except BlockingIOError:
+        return b""

@@ -1,0 +1,206 @@
+"""Real guests: Linux with busybox, para-virtual, as admins write them down in /etc/xen and start with xl."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rig import console, shell, xenstore
+from rig.console import NoAnswerError, Result
+from rig.pace import PATIENCE, until
+
+OUTSIDE = ("10.77.0.2", "fd77::2")
+_GATEWAY = "10.77.0.1"
+_ETHERNET_HEADER = 14
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Bytes to the guest and from it."""
+
+    in_bytes: int
+    out_bytes: int
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.in_bytes + other.in_bytes, self.out_bytes + other.out_bytes)
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(self.in_bytes - other.in_bytes, self.out_bytes - other.out_bytes)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One vif. `ips` is what the guest sets up; `told`, what its config file says of it: the same, unless given."""
+
+    mac: str
+    ips: tuple[str, ...] = ()
+    told: tuple[str, ...] | None = None
+    options: str = "bridge=xenbr0"
+
+    def config(self) -> str:
+        """The vif in xl's words."""
+        told = self.ips if self.told is None else self.told
+        addresses = f",ip={' '.join(told)}" if told else ""
+        return f"mac={self.mac},{self.options}{addresses}"
+
+
+class Guest:
+    """A guest with a config file of its own. For its first 10 seconds it pings the hosts in `shout`."""
+
+    def __init__(
+        self, name: str, cards: Sequence[Card], *, gateway: str = _GATEWAY, shout: Sequence[str] = OUTSIDE
+    ) -> None:
+        self.name, self.cards = name, list(cards)
+        self.config = Path("/etc/xen") / f"{re.sub('[^A-Za-z0-9.-]', '_', name)}.cfg"
+        self._write_config(gateway, shout)
+
+    @property
+    def mac(self) -> str:
+        """Its first card's."""
+        return self.cards[0].mac
+
+    @property
+    def ip(self) -> str:
+        """Its first card's first address."""
+        return self.cards[0].ips[0]
+
+    @property
+    def domid(self) -> int | None:
+        """None while it does not run."""
+        return xenstore.domids().get(self.name)
+
+    def _write_config(self, gateway: str, shout: Sequence[str]) -> None:
+        cards = [
+            f"rig.eth{number}={','.join(ip + ('/64' if ':' in ip else '/24') for ip in card.ips)}"
+            for number, card in enumerate(self.cards)
+            if card.ips
+        ]
+        words = ["console=hvc0", "quiet", "loglevel=1", "mitigations=off", *cards, f"rig.gateway={gateway}"]
+        vifs = ", ".join(f"'{card.config()}'" for card in self.cards)
+        self.config.write_text(
+            f'name = "{self.name}"\n'
+            'type = "pv"\n'
+            'kernel = "/var/lib/rig/vmlinux"\n'
+            'ramdisk = "/var/lib/rig/guest.img"\n'
+            f'extra = "{" ".join([*words, "rig.shout=" + ",".join(shout)])}"\n'
+            "memory = 96\n"
+            "vcpus = 1\n"
+            f"vif = [ {vifs} ]\n"
+            'on_reboot = "restart"\n'
+        )
+
+    def create(self) -> None:
+        """`xl create`, until it answers."""
+        self.begin()
+        self.wait()
+
+    def begin(self) -> None:
+        """`xl create` without waiting for its operating system."""
+        shell.run("xl", "create", "-q", str(self.config))
+
+    def wait(self, other_than: int | None = None) -> None:
+        """Until it answers, as another domain than the given one."""
+
+        def answers() -> bool:
+            domid = self.domid
+            if domid is None or domid == other_than:
+                return False
+            try:
+                return console.ask(domid, "true", 10).status == 0
+            except NoAnswerError:
+                return False
+
+        assert until(answers), f"{self.name} does not answer; domains: {xenstore.domids()}"
+
+    def run(self, command: str, seconds: float = PATIENCE) -> Result:
+        """Run a shell command in it."""
+        domid = self.domid
+        assert domid is not None, f"{self.name} does not run"
+        return console.ask(domid, command, seconds)
+
+    def say(self, command: str) -> None:
+        """Run a shell command in it that ends its answering, such as `reboot -f`."""
+        domid = self.domid
+        assert domid is not None, f"{self.name} does not run"
+        console.say(domid, command)
+
+    def pings(self, *addresses: str) -> bool:
+        """Whether each of them answers it, once at least."""
+        return all(answers > 0 for answers in self._answers(addresses))
+
+    def silent(self, *addresses: str) -> bool:
+        """Whether none of them answers it."""
+        return not any(self._answers(addresses))
+
+    def _answers(self, addresses: Sequence[str]) -> list[int]:
+        """How many of 4 pings each address answers; all are tried at once."""
+        tries = " ".join(f"ping -q -c 4 -i 0.3 -W 2 {address} >>/tmp/tries 2>&1 &" for address in addresses)
+        answer = self.run(f"rm -f /tmp/tries; {tries} wait; cat /tmp/tries")
+        answers = [int(count) for count in re.findall(r"(\d+) packets received", answer.output)]
+        assert len(answers) == len(addresses), answer
+        return answers
+
+    def download(self, megabytes: int, source: str = _GATEWAY) -> None:
+        """Fetch so many million bytes, and wait for them."""
+        fetch = f"wget -q -O /dev/null http://{source}/1M && " * megabytes
+        result = self.run(f"{fetch} true")
+        assert result.status == 0, result
+
+    def serve(self, megabytes: int) -> None:
+        """Have a file of so many million bytes for others to download."""
+        self.run(f"dd if=/dev/zero of=/www/{megabytes}M bs=1000000 count={megabytes}")
+
+    def upload(self, megabytes: int, target: str = _GATEWAY) -> None:
+        """Send so many million bytes, and wait until they are sent."""
+        result = self.run(f"dd if=/dev/zero bs=10000 count={megabytes * 100} 2>/dev/null | nc -w 5 {target} 9")
+        assert result.status == 0, result
+
+    def counters(self) -> Usage:
+        """Its own cards' counters since it booted, as bytes with Ethernet headers to it and without from it.
+
+        That is how dom0 counts: the kernel sets the header aside before it counts what a device received, and a vif
+        receives what its guest sends.
+        """
+        statistics = "rx_bytes rx_packets tx_bytes tx_packets"
+        answer = self.run(f"for c in /sys/class/net/eth*/statistics; do cd $c; cat {statistics}; done")
+        numbers = [int(number) for number in answer.output.split()]
+        received, received_packets, sent, sent_packets = (sum(numbers[at::4]) for at in range(4))
+        return Usage(received + _ETHERNET_HEADER * received_packets, sent - _ETHERNET_HEADER * sent_packets)
+
+    def reboot_by_xl(self) -> None:
+        """`xl reboot`; returns before it is up."""
+        shell.run("xl", "reboot", self.name)
+
+    def destroy(self) -> None:
+        """`xl destroy`, if it runs."""
+        if self.domid is not None:
+            shell.run("xl", "destroy", self.name)
+            assert until(lambda: self.domid is None), f"{self.name} is not gone"
+
+    def shut_down(self) -> None:
+        """`xl shutdown`, until it is gone."""
+        shell.run("xl", "shutdown", self.name)
+        assert until(lambda: self.domid is None), f"{self.name} does not shut down"
+
+    def start_with_dom0(self) -> None:
+        """Leave it to xendomains."""
+        link = Path("/etc/xen/auto") / self.config.name
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.config)
+
+
+def create(*guests: Guest) -> None:
+    """Start guests at the same time, until all answer."""
+    shell.together(*(["xl", "create", "-q", str(guest.config)] for guest in guests))
+    for guest in guests:
+        guest.wait()
+
+
+def forget(*guests: Guest) -> None:
+    """Destroy guests at the same time, with their config files."""
+    shell.together(*(["xl", "destroy", guest.name] for guest in guests if guest.domid is not None))
+    for guest in guests:
+        guest.config.unlink()

@@ -1,0 +1,72 @@
+"""A guest is saved and restored, another renamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rig import outside, package, shell
+from rig.guest import Guest, Usage
+from rig.pace import until
+from rig.park import Pair
+
+_SAVED = Path("/var/tmp/web1.save")
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A guest under its new name: the old one, its usage under that, and what its card had counted by then."""
+
+    guest: Guest
+    old_name: str
+    before: Usage
+    counted: Usage
+
+
+@pytest.fixture(scope="module", autouse=True)
+def renamed(pair: Pair) -> Iterator[Renamed]:
+    """db1 is renamed, and uses the network. That is noticed within a minute, so the other scenario comes first."""
+    guest, old_name = pair.db, pair.db.name
+    before = Renamed(guest, old_name, package.settled(guest), guest.counters())
+    guest.name = "db1-new"
+    shell.run("xl", "rename", old_name, guest.name)
+    guest.download(1)
+    yield before
+    shell.run("xl", "rename", guest.name, old_name)
+    guest.name = old_name
+
+
+def test_a_guest_over_its_allowance_is_blocked_from_its_first_packet_after_a_restore(web: Guest) -> None:
+    before, domid = package.settled(web), web.domid
+    package.send_over("web1")
+    web.run("ping -i 0.2 10.77.0.2 >/dev/null 2>&1 & ping -i 0.2 fd77::2 >/dev/null 2>&1 &")
+    try:
+        since = outside.mark()
+        shell.run("xl", "save", "web1", str(_SAVED))
+        shell.run("xl", "restore", str(_SAVED))
+    finally:
+        _SAVED.unlink(missing_ok=True)
+    web.wait(other_than=domid)
+    # It goes on where it was: pinging.
+    assert web.run("sleep 3; killall ping").status == 0
+    assert outside.packets(since, web) == []
+    assert web.silent("10.77.0.1", "10.77.0.2", "fd77::2")
+    assert package.usage("web1").in_bytes >= before.in_bytes
+    package.release("web1")
+    assert web.pings("10.77.0.2")
+
+
+def test_usage_goes_on_under_the_new_name_and_nothing_counts_twice(renamed: Renamed) -> None:
+    guest = renamed.guest
+    assert until(lambda: guest.name in package.usages()), "the new name is not noticed"
+    guest.download(1)
+
+    def added_up() -> bool:
+        usages = package.usages()
+        return usages[renamed.old_name] + usages[guest.name] - renamed.before == guest.counters() - renamed.counted
+
+    assert until(added_up)
+    assert package.usage(guest.name).in_bytes > 1_000_000
