@@ -65,8 +65,8 @@ def _inside() -> None:
     work.start()
     vifs = [name for _, name in socket.if_nameindex() if name.startswith("vif")]
     begin = time.process_time()
-    _round(work)  # the first does what is due once a minute: it asks xenstore for every VM's name
-    _hear(work, lookup, len(vifs))
+    _round(work)  # the first does what is due once a minute: it asks xenstore for every VM's name and who is unmetered
+    _hear(work, lookup, len(vifs) + 1)
     minute = time.process_time() - begin
     changed, idle = [], []
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:

@@ -120,10 +120,12 @@ class Tracked:
 
 @dataclass(frozen=True)
 class Pending:
-    """What the ledger does not have yet: (binding_id, counted, mark, last_at) and shares summed per VM and hour."""
+    """What the ledger does not have yet: (binding_id, counted, mark, last_at), shares summed per VM and hour, and the
+    same bytes by (binding_id, period start)."""
 
     bindings: tuple[tuple[int, Amounts, Mark, datetime], ...]
     shares: tuple[tuple[int, Share], ...]
+    portions: tuple[tuple[int, datetime, Counters], ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.bindings or self.shares)
@@ -146,6 +148,7 @@ class Tally:
         self._ahead: dict[tuple[int, datetime], Counters] = {}
         self._touched: dict[int, Tracked] = {}
         self._shares: dict[tuple[int, datetime, datetime], list[int]] = {}
+        self._portions: dict[tuple[int, datetime], list[int]] = {}
 
     def follow(self, binding: Binding, since: datetime) -> None:
         """Count this binding from its last reading on, taken no earlier than `since`."""
@@ -191,14 +194,17 @@ class Tally:
             start = self._period_start.get(vm_id)
             # The common case by far, kept short: the same hour, well inside the VM's present period.
             if start is not None and since >= hour and period_of(vm_id, until).start == start <= since:
-                self._add(vm_id, start, hour, amount, 0)
+                self._add(tracked, start, hour, amount, 0)
                 continue
             for share in divide(amount, since, until, partial(period_of, vm_id)):
                 passed = Counters(share.in_bytes, share.out_bytes)
-                self._add(vm_id, share.period_start, share.hour, passed, share.divided_bytes)
+                self._add(tracked, share.period_start, share.hour, passed, share.divided_bytes)
         return changed
 
-    def _add(self, vm_id: int, period_start: datetime, hour: datetime, amount: Counters, divided_bytes: int) -> None:
+    def _add(
+        self, tracked: Tracked, period_start: datetime, hour: datetime, amount: Counters, divided_bytes: int
+    ) -> None:
+        vm_id = tracked.vm_id
         if period_start == self._period_start.get(vm_id):
             self.usage[vm_id] = self.usage.get(vm_id, ZERO).plus(amount)
         else:
@@ -208,6 +214,9 @@ class Tally:
         sums[0] += amount.in_bytes
         sums[1] += amount.out_bytes
         sums[2] += divided_bytes
+        portion = self._portions.setdefault((tracked.binding_id, period_start), [0, 0])
+        portion[0] += amount.in_bytes
+        portion[1] += amount.out_bytes
 
     def readings(self) -> list[tuple[int, Counters, Counters]]:
         """(binding_id, the kernel's counters as last read, its VM's usage in the period) of every tracked binding."""
@@ -218,9 +227,11 @@ class Tally:
         return Pending(
             tuple((t.binding_id, t.counted, t.mark, t.last_at) for t in self._touched.values()),
             tuple((vm_id, Share(start, hour, *sums)) for (vm_id, start, hour), sums in self._shares.items()),
+            tuple((id_, start, Counters(*sums)) for (id_, start), sums in self._portions.items()),
         )
 
     def settled(self) -> None:
         """The pending amounts are in the ledger."""
         self._touched.clear()
         self._shares.clear()
+        self._portions.clear()

@@ -16,9 +16,10 @@ from xenbw.model import ZERO, Binding, Counters, Kind
 from xenbw.net import addresses, interfaces
 from xenbw.net.interfaces import Vif
 from xenbw.net.udev import BackendEvent, Event, NetEvent, Overflow
+from xenbw.outsiders import Outsiders
 from xenbw.store import bindings
 from xenbw.store.ledger import Ledger
-from xenbw.xen.xenstore import Answer, Lookup, VifFacts
+from xenbw.xen.xenstore import Answer, Lookup, Survey, VifFacts
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -45,6 +46,7 @@ class Census:
     ) -> None:
         self._ledger, self._lookup, self._tally = ledger, lookup, tally
         self._boot_id, self._sysfs = boot_id, sysfs
+        self._outsiders = Outsiders(ledger, boot_id)
         self.live: dict[int, Binding] = {}
         self._names: dict[int, str] = {}
         self._by_ifindex: dict[int, Binding] = {}
@@ -210,19 +212,29 @@ class Census:
     # what xenstore tells
 
     def ask(self, *, everyone: bool = False) -> None:
-        """Ask xenstore about the interfaces without a VM, or about all of them, since domains can be renamed."""
+        """Ask xenstore about the interfaces without a VM, or about all of them, since domains can be renamed, and about
+        the domains that have none here."""
         wanted = {(waiting.vif.domid, waiting.vif.devid) for waiting in self._waiting.values()}
         if everyone:
             wanted |= {(binding.domid, binding.devid) for binding in self._by_ifindex.values()}
         for domid, devid in sorted(wanted):
             self._lookup.ask(domid, devid)
+        if everyone:
+            self.survey()
 
-    def hear(self, answers: Iterable[Answer], at: datetime) -> bool:
-        """Bind what xenstore names. Whether bindings changed."""
+    def survey(self) -> None:
+        """Ask xenstore whose traffic this dom0 does not see."""
+        self._lookup.survey()
+
+    def hear(self, answers: Iterable[Answer | Survey], at: datetime) -> bool:
+        """Bind what xenstore names. Whether bindings changed, or VMs were met."""
         changed = False
         waiting = _by_vif((entry.vif.domid, entry.vif.devid, entry) for entry in self._waiting.values())
         bound = _by_vif((binding.domid, binding.devid, binding) for binding in self._by_ifindex.values())
         for answer in answers:
+            if isinstance(answer, Survey):
+                changed = self._outsiders.hear(answer, at) or changed
+                continue
             if answer.error is not None:
                 log.warning("xenstore: %s", answer.error)
             if answer.facts is None or not answer.facts.name:

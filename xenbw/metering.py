@@ -6,6 +6,7 @@ counted when an interface is gone, before it takes them away.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Collection, Container, Iterable
 from datetime import datetime
 
@@ -120,7 +121,9 @@ class Metering:
         if self._chains is None:
             return
         view = self._chains.look()
-        ports = [_port(binding, blocked) for binding in bindings]
+        # One that went away under our look has lost nothing: what its counters have is read at its end.
+        there = {ifindex for ifindex, _ in socket.if_nameindex()}
+        ports = [_port(binding, blocked) for binding in bindings if binding.ifindex in there]
         if not isinstance(self.meter, NftMeter):
             self._chains.release([port.key for port in ports if not port.sealed and view.counts(port)])
             self._chains.keep([port for port in ports if port.sealed], view)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calendar import monthrange
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -95,6 +95,14 @@ def stand(vm: VM, allowance: Allowance, enforced: bool, usage: Counters, period:
     if allowance.action is Action.WARN:
         return Standing(State.OVER, f"{verdict.reason}; its policy is only to warn", verdict, None)
     return Standing(State.OVER, verdict.reason, verdict, Cause.QUOTA)
+
+
+def as_seen(standing: Standing, unseen: str, *, wholly: bool) -> Standing:
+    """A running VM's standing as it is shown where this dom0 does not see its traffic, for the reason `unseen`, or not
+    all of it. A block and what led to it are shown as they are; nobody is judged by this."""
+    if wholly and standing.state in (State.OK, State.WARNED, State.UNLIMITED):
+        return replace(standing, state=State.UNMETERED, reason=unseen)
+    return replace(standing, reason=f"{standing.reason}; not metered: {unseen}")
 
 
 def ceiling(allowance: Allowance, state: State) -> float:

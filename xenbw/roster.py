@@ -11,7 +11,8 @@ from xenbw import quota
 from xenbw.accounting import PeriodOf
 from xenbw.clock import Moment
 from xenbw.config import Settings
-from xenbw.model import VM, ZERO, Allowance, Counters, Period
+from xenbw.model import VM, ZERO, Allowance, Binding, Counters, Period
+from xenbw.store import portions
 from xenbw.store.ledger import Ledger
 
 
@@ -128,3 +129,8 @@ class Roster:
             else:
                 found[vm_id] = self._ledger.usage_in(vm_id, start)
         return found
+
+    def lives(self, vm_id: int) -> list[tuple[Binding, Counters]]:
+        """The VM's bindings of its period as it is reckoned here, oldest first, with what of its usage each counted."""
+        start = self.entries[vm_id].period.start
+        return portions.lives(self._ledger, vm_id, start, refiled=vm_id in self._reckoned)

@@ -44,5 +44,7 @@ def sound(path: Path) -> bool:
 def narrowed(whole: Rows, to: Rows) -> Rows:
     """The rows with only those columns that the others have."""
     return {
-        table: [{key: row[key] for key in to[table][0]} for row in found] for table, found in whole.items() if to[table]
+        table: [{key: row[key] for key in to[table][0]} for row in found]
+        for table, found in whole.items()
+        if to.get(table)
     }

@@ -43,6 +43,7 @@ class Op(IntEnum):
     SET_PERMS = 14
     WATCH_EVENT = 15
     ERROR = 16
+    DIRECTORY_PART = 22
 
 
 @dataclass(frozen=True)
@@ -228,6 +229,13 @@ class _Connection(socketserver.BaseRequestHandler):
     def _directory(self, tx_id: int, payload: bytes) -> bytes:
         return b"".join(name + b"\0" for name in self._node(Op.DIRECTORY, tx_id, payload).children)
 
+    def _directory_part(self, tx_id: int, payload: bytes) -> bytes:
+        listed, offset = self._directory(tx_id, payload) + b"\0", int(payload.split(b"\0")[1])
+        generation = b"%d\0" % self._tree(tx_id).generation
+        part = listed[offset : offset + _PAYLOAD_MAX - len(generation)]
+        # Whole names only; what is left of the list after the last one is its end.
+        return generation + (part if offset + len(part) == len(listed) else part[: part.rindex(b"\0") + 1])
+
     def _read(self, tx_id: int, payload: bytes) -> bytes:
         return self._node(Op.READ, tx_id, payload).value
 
@@ -300,6 +308,7 @@ class _Connection(socketserver.BaseRequestHandler):
 
 _HANDLERS: dict[Op, Callable[[_Connection, int, bytes], bytes]] = {
     Op.DIRECTORY: _Connection._directory,
+    Op.DIRECTORY_PART: _Connection._directory_part,
     Op.READ: _Connection._read,
     Op.GET_PERMS: _Connection._get_perms,
     Op.WATCH: _Connection._watch,

@@ -283,6 +283,21 @@ def test_a_binding_goes_on_from_its_last_reading() -> None:
     assert pending == (1, Amounts(310, 201), Mark(Counters(1010, 501)), NOON + SECOND)
 
 
+def test_what_each_interface_counted_of_each_period_is_pending_beside_the_vm_s_hours() -> None:
+    boundary = utc("2026-03-31 18:30")
+    tally = following(binding(1), binding(2), since=boundary - 10 * SECOND)
+    credit(tally, boundary - SECOND, vif1=(10, 1), vif2=(5, 2))
+    credit(tally, boundary + SECOND, vif1=(16, 3), vif2=(5, 2))
+    before, after = monthly(boundary - SECOND).start, boundary
+    assert sorted(tally.pending().portions) == [
+        (1, before, Counters(13, 2)),
+        (1, after, Counters(3, 1)),
+        (2, before, Counters(5, 2)),
+    ]
+    tally.settled()
+    assert tally.pending().portions == ()
+
+
 def test_an_interface_that_stands_still_changes_nothing() -> None:
     tally = following(binding(1, mark=Mark(Counters(1000, 500))))
     assert credit(tally, NOON + SECOND, vif1=(1000, 500)) == set()

@@ -9,7 +9,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.support.console import Console, StandIn
+from xenbw.clock import boot_id
 from xenbw.quota import period_at
+from xenbw.store import unmetered
+from xenbw.store.unmetered import Unmetered
 
 KEYS = [
     "name",
@@ -167,3 +170,67 @@ def test_show_as_json_adds_blocks_bindings_and_history(console: Console, end: da
     assert (block["cause"], block["until"], block["lifted_at"]) == ("admin", None, None)
     assert (binding["interface"], binding["ips"], binding["ended_at"]) == ("vif7.0", ["192.0.2.9"], None)
     assert (month["period_start"], month["used_bytes"]) == (document["period_start"], 417 * 10**9)
+
+
+# who is not metered
+
+
+def not_metered(console: Console, name: str, *, wholly: bool = True, boot: str | None = None) -> None:
+    """What the daemon found of a running VM."""
+    with console.ledger() as ledger:
+        vm = ledger.vm_named(name) or ledger.meet(name, datetime.now(UTC))
+        unmetered.keep(ledger, boot or boot_id(), {vm.id: Unmetered(wholly, "it has no vif in this dom0")})
+
+
+def test_a_vm_whose_traffic_is_not_seen_is_shown_as_unmetered_and_never_as_zero(
+    console: Console, daemon: StandIn
+) -> None:
+    console.run("addvm", "web1", "--limit", "500GB")
+    not_metered(console, "web1")
+    lines = console.done("list").splitlines()
+    assert lines[1].split()[:8] == ["web1", "unmetered", "yes", "-", "-", "-", "500", "GB"]
+    assert lines[-1] == "unmetered: its traffic does not pass through this dom0 (xenbw show VM says why)"
+    (vm,) = json.loads(console.done("list", "--json"))["vms"]
+    assert (vm["state"], vm["reason"], vm["running"]) == ("unmetered", "it has no vif in this dom0", True)
+    said = console.done("show", "web1")
+    assert "state            unmetered: it has no vif in this dom0\n" in said
+    assert "used             0 B of 500 GB (0.0 %), as far as it was metered\n" in said
+    assert "state   unmetered: it has no vif in this dom0\n" in console.done("explain", "web1")
+
+
+def test_what_was_counted_before_a_vm_went_out_of_sight_is_still_shown(console: Console, daemon: StandIn) -> None:
+    console.run("addvm", "web1", "--limit", "500GB")
+    console.uses("web1", 10**9, 0)
+    not_metered(console, "web1")
+    assert console.done("list").splitlines()[1].split()[1:6] == ["unmetered", "yes", "1.00", "GB", "-"]
+
+
+def test_a_blocked_vm_that_is_out_of_sight_stays_blocked(console: Console, daemon: StandIn) -> None:
+    console.run("addvm", "web1", "--limit", "500GB")
+    console.run("block", "web1", "--reason", "abuse")
+    not_metered(console, "web1")
+    (vm,) = json.loads(console.done("list", "--json"))["vms"]
+    assert (vm["state"], vm["reason"]) == ("blocked", "abuse; not metered: it has no vif in this dom0")
+
+
+def test_a_vm_that_is_seen_in_part_says_so_in_its_reason(console: Console, daemon: StandIn) -> None:
+    console.runs("web1")
+    not_metered(console, "web1", wholly=False)
+    (vm,) = json.loads(console.done("list", "--json"))["vms"]
+    assert (vm["state"], vm["reason"]) == (
+        "unlimited",
+        "no allowance is set; not metered: it has no vif in this dom0",
+    )
+
+
+def test_a_vm_whose_vif_has_come_since_is_metered(console: Console, daemon: StandIn) -> None:
+    not_metered(console, "web1")
+    console.runs("web1")
+    (vm,) = json.loads(console.done("list", "--json"))["vms"]
+    assert (vm["state"], vm["reason"]) == ("unlimited", "no allowance is set")
+
+
+def test_what_was_found_before_the_host_booted_is_not_shown(console: Console, daemon: StandIn) -> None:
+    not_metered(console, "web1", boot="an earlier one")
+    (vm,) = json.loads(console.done("list", "--json"))["vms"]
+    assert (vm["state"], vm["running"]) == ("unlimited", False)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.console import Console, StandIn
-from xenbw.store import outbox
+from xenbw.clock import boot_id
+from xenbw.store import outbox, unmetered
 from xenbw.store.outbox import Channel
+from xenbw.store.unmetered import Unmetered
 from xenbw.units import format_size
 
 NOW = datetime.now(UTC)
@@ -112,6 +114,7 @@ def test_the_same_as_json(console: Console) -> None:
         "daemon",
         "ledger",
         "states",
+        "unmetered",
         "null_routes",
         "mails_waiting",
         "commands_waiting",
@@ -124,6 +127,16 @@ def test_the_same_as_json(console: Console) -> None:
     assert document["null_routes"] == {"192.0.2.9": "web1", "2001:db8::9": "web1"}
     assert (document["mails_waiting"], document["problems"]) == (1, [])
     assert [event["kind"] for event in document["events"]] == ["null-routed", "added", "added"]
+
+
+def test_who_is_not_metered_is_named_with_the_reason(console: Console, daemon: StandIn) -> None:
+    with console.ledger() as ledger:
+        vm_id = ledger.meet("novif", NOW).id
+        unmetered.keep(ledger, boot_id(), {vm_id: Unmetered(True, "it has no vif in this dom0")})
+    assert "unmetered      novif: it has no vif in this dom0" in console.done("status").splitlines()
+    document = json.loads(console.done("status", "--json"))
+    assert document["states"] == {"unmetered": 1}
+    assert document["unmetered"] == {"novif": "it has no vif in this dom0"}
 
 
 def test_without_a_daemon_the_json_s_daemon_is_null(console: Console) -> None:

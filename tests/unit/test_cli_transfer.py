@@ -17,9 +17,10 @@ from tests.support.clock import utc
 from tests.support.console import Console, StandIn
 from xenbw.accounting import Pending, Share
 from xenbw.model import Amounts, Cause, Counters, Mark
-from xenbw.store import outbox, schema
+from xenbw.store import outbox, schema, unmetered
 from xenbw.store.ledger import Alive
 from xenbw.store.transfer import LedgerCopy
+from xenbw.store.unmetered import Unmetered
 
 NOW = utc("2026-03-20 12:00") + timedelta(microseconds=7)
 HUGE = 2**62 + 1
@@ -38,7 +39,10 @@ def console(tmp_path: Path) -> Console:
         share = Share(utc("2026-03-15"), utc("2026-03-20 12:00"), HUGE, 3, 1)
         raw = Counters(HUGE, 3)
         counted = Amounts(*raw, 5, 6, 7)
-        pending = Pending(((binding.id, counted, Mark(raw, counted, Counters(1, -2)), NOW),), ((vm_id, share),))
+        mark = Mark(raw, counted, Counters(1, -2))
+        portion = (binding.id, share.period_start, Counters(*raw))
+        pending = Pending(((binding.id, counted, mark, NOW),), ((vm_id, share),), (portion,))
+        unmetered.keep(ledger, binding.boot_id, {vm_id: Unmetered(False, "its vif 1 is in driver domain 5")})
         ledger.commit(pending, Alive(NOW, 1000.25, binding.boot_id))
         for minute in range(5000):
             ledger.add_readings([(binding.id, raw, raw)], NOW + timedelta(minutes=minute))

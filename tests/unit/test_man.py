@@ -27,15 +27,15 @@ from xenbw.model import VM, Allowance, Binding, Block, Cause, Counters, Kind, Pe
 from xenbw.notify.document import document
 from xenbw.notify.message import Case
 from xenbw.report.account import Account
-from xenbw.report.document import detail, listing
+from xenbw.report.audit import Audit, Audited
+from xenbw.report.document import detail, explanation, listing
+from xenbw.report.explanation import Line
 
 REPO = Path(__file__).parents[2]
 PAGES = sorted(path.name for path in manpage.FOLDER.iterdir())
 PROGRAMS = {"xenbw.1": parser(), "xenbw-addvm.1": addvm_parser(), "xenbwd.8": daemon.parser()}
 TOML_PAGE = "man/xenbw.toml.5"
 SHIPPED = REPO / "etc/xenbw.toml"
-# A verdict that no part of the program reaches.
-UNUSED = {State.UNMETERED}
 KEYS = [(section.name, key.name) for section in fields(Settings) for key in fields(getattr(Settings(), section.name))]
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
@@ -152,7 +152,7 @@ def test_what_an_example_types_is_understood(page: str, words: list[str]) -> Non
 
 
 def test_the_states_are_all_that_a_vm_can_have() -> None:
-    assert set(manpage.entries(section("xenbw.1", "STATES"))) == set(State) - UNUSED
+    assert set(manpage.entries(section("xenbw.1", "STATES"))) == set(State)
 
 
 def shape(value: Any) -> Any:
@@ -162,16 +162,21 @@ def shape(value: Any) -> Any:
     return list(map(shape, value[:1])) if isinstance(value, list) else type(value).__name__
 
 
-def test_the_json_is_what_list_and_show_print() -> None:
+def test_the_json_is_what_list_show_and_explain_print() -> None:
     vm, allowance, used = VM(1, "web1", AT), Allowance(1000), Counters(1, 2)
     account = Account(vm, allowance, PERIOD, used, quota.stand(vm, allowance, True, used, PERIOD), running=True)
     block = Block(1, Cause.QUOTA, "over", AT, AT, AT, "lifted")
     binding = Binding(1, 1, "boot", 7, 0, Kind.VIF, 9, "vif7.0", AT, "00:16:3e:00:00:01", ADDRESSES, "xenbr0")
     ended = replace(binding, ended_at=AT, end_reason="offline")
     shown = detail(account, [block], [ended], [(AT, used, 0)])
-    listed, added = (json.loads(example) for example in manpage.examples(section("xenbw.1", "JSON OUTPUT")))
+    counters = Counters(1, 2)
+    audit = Audit((Audited(ended, counters, counters, counters, None),), 0.5, None, None)
+    explained = explanation(account, [Line(used, ended)], [(AT, "a gap")], audit)
+    examples = manpage.examples(section("xenbw.1", "JSON OUTPUT"))
+    listed, added, parts = (json.loads(example) for example in examples)
     assert shape(listed) == shape(listing("dom0-a", AT, [account]))
     assert shape({**listed["vms"][0], **added}) == shape(shown)
+    assert shape({**listed["vms"][0], **parts}) == shape(explained)
 
 
 def test_the_json_that_a_command_reads_is_what_it_is_sent() -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
 from xenbw import quota
-from xenbw.model import VM, Allowance, Binding, Block, Cause, Count, Counters, Kind, Period
+from xenbw.model import VM, Allowance, Amounts, Binding, Block, Cause, Count, Counters, Kind, Period
 from xenbw.report.account import Account
 from xenbw.report.document import detail, dump, listing
 
@@ -65,7 +65,7 @@ def test_one_vm_s_document_adds_its_blocks_bindings_and_history() -> None:
         interface="vif7.0",
         started_at=NOW,
         ips=(ip_address("192.0.2.10"), ip_address("2001:db8::10")),
-        counted=Counters(5, 6),
+        counted=Amounts(5, 6, 7, 8, 9),
     )
     document = detail(account(), [block], [binding], [(NOVEMBER.start, Counters(1000, 1001), 12)])
     assert list(document)[-3:] == ["blocks", "bindings", "history"]
@@ -92,6 +92,10 @@ def test_one_vm_s_document_adds_its_blocks_bindings_and_history() -> None:
             "end_reason": None,
             "in_bytes": 5,
             "out_bytes": 6,
+            "flood_bytes": 7,
+            "refused_in_bytes": 8,
+            "refused_out_bytes": 9,
+            "meter": "kernel",
         }
     ]
     assert document["history"] == [

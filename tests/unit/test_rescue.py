@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.books import add_vm
+from tests.support.books import BOOT, add_vm, start_vif
 from tests.support.clock import utc
+from xenbw.accounting import Pending, Share
 from xenbw.enforce import overfile
-from xenbw.model import Cause
-from xenbw.store import rescue
-from xenbw.store.ledger import Ledger, LedgerError
+from xenbw.model import ZERO, Cause, Counters
+from xenbw.report.explanation import UNKNOWN, explain
+from xenbw.store import portions, rescue
+from xenbw.store.ledger import Alive, Ledger, LedgerError
 
 NOW = utc("2026-03-20 12:00")
 
@@ -45,6 +47,20 @@ def test_one_found_damaged_in_use_is_set_aside_at_the_next_start_and_carried_ove
     with closing(rescue.open_or_replace(path, path.with_name("over"), utc("2026-03-21"))):
         pass
     assert len(list(path.parent.glob("*damaged*[Z]"))) == 1
+
+
+def test_usage_that_was_carried_over_is_explained_as_that_of_no_interface_known_here(path: Path) -> None:
+    march = utc("2026-03-01")
+    with closing(Ledger.open(path)) as ledger:
+        binding = start_vif(ledger, "web1", NOW, domid=1)
+        amount = Counters(10, 1)
+        pending = Pending((), ((binding.vm_id, Share(march, NOW, *amount, 0)),), ((binding.id, march, amount),))
+        ledger.commit(pending, Alive(NOW, 1.0, BOOT))
+    rescue.mark(path)
+    with closing(rescue.open_or_replace(path, path.with_name("over"), NOW)) as ledger:
+        lives = portions.lives(ledger, binding.vm_id, march)
+        (line,) = explain(lives, ledger.usage_in(binding.vm_id, march), ZERO)
+    assert (line.usage, line.why) == (amount, UNKNOWN)
 
 
 def test_who_cannot_be_read_any_more_stays_blocked_by_name_and_address(path: Path) -> None:

@@ -85,7 +85,7 @@ def test_messages_that_waited_in_an_older_ledger_go_by_mail(path: Path) -> None:
     assert waiting[Channel.COMMAND].count == 0
 
 
-def test_later_schemas_only_add_columns_that_an_older_program_need_not_name(path: Path) -> None:
+def test_later_schemas_only_add_tables_and_columns_that_an_older_program_need_not_name(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         old = {table: columns(db, table) for table in rows(path)}
     Ledger.open(path).close()

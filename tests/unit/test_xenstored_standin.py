@@ -56,6 +56,12 @@ def test_an_absent_path_is_told_by_the_tools_exit_status(store: Xenstored) -> No
     assert tool(store, "xenstore-exists", "/local/domain/0").returncode == 0
 
 
+def test_a_list_that_is_too_long_for_one_answer_is_told_in_parts(store: Xenstored) -> None:
+    names = [f"child-{number:04}" for number in range(1200)]
+    store.write_all({f"/many/{name}": "" for name in names})
+    assert tool(store, "xenstore-list", "/many").stdout.splitlines() == names
+
+
 def test_ls_shows_the_tree(store: Xenstored) -> None:
     store.write_all({"/vm/u/name": "web1", "/vm/u/uuid": "u"})
     assert tool(store, "xenstore-ls", "/vm").stdout == 'u = ""\n name = "web1"\n uuid = "u"\n'

@@ -9,6 +9,7 @@ from xenbw.errors import XenbwError
 from xenbw.model import ZERO
 from xenbw.report.account import Account
 from xenbw.roster import Roster
+from xenbw.store import unmetered
 from xenbw.store.ledger import Ledger
 
 
@@ -35,9 +36,14 @@ def accounts(ledger: Ledger, vms: Roster) -> dict[int, Account]:
     """Every VM's account by its id, in the order of names."""
     usage, here = vms.usage(), boot_id()
     running = {binding.vm_id for binding in ledger.live_bindings().values() if binding.boot_id == here}
+    # Of a VM whose vif has come since, the next survey will say so.
+    unseen = {id_: one for id_, one in unmetered.known(ledger, here).items() if not (one.wholly and id_ in running)}
     found = {}
     for vm_id, entry in vms.entries.items():
         used = usage.get(vm_id, ZERO).plus(entry.elsewhere)
         standing = quota.stand(entry.vm, entry.allowance, entry.enforced, used, entry.period)
-        found[vm_id] = Account(entry.vm, entry.allowance, entry.period, used, standing, vm_id in running)
+        if vm_id in unseen:
+            standing = quota.as_seen(standing, unseen[vm_id].reason, wholly=unseen[vm_id].wholly)
+        runs = vm_id in running or vm_id in unseen
+        found[vm_id] = Account(entry.vm, entry.allowance, entry.period, used, standing, runs)
     return found

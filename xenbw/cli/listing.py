@@ -52,6 +52,8 @@ def text(found: Sequence[Account], settings: Settings) -> str:
     if any(account.vm.added_at is None for account in found):
         held = "held to the [default] allowance" if settings.default.enforce else "only metered"
         lines += ["", f"* not added: {held} (xenbw addvm VM adds it)"]
+    if any(account.unmetered for account in found):
+        lines += ["", "unmetered: its traffic does not pass through this dom0 (xenbw show VM says why)"]
     return "\n".join(lines)
 
 
@@ -61,13 +63,18 @@ def _row(account: Account, settings: Settings) -> tuple[str, ...]:
         account.vm.name if account.vm.added_at else f"{account.vm.name} *",
         account.standing.state,
         "yes" if account.running else "no",
-        format_size(account.usage.in_bytes),
-        format_size(account.usage.out_bytes),
-        format_size(account.used_bytes),
+        _counted(account, account.usage.in_bytes),
+        _counted(account, account.usage.out_bytes),
+        _counted(account, account.used_bytes),
         "unlimited" if limit is None else format_size(limit),
-        "-" if percent is None else str(percent),
+        "-" if percent is None or account.unmetered else str(percent),
         local_time(account.period.end, settings.period.timezone),
     )
+
+
+def _counted(account: Account, size: int) -> str:
+    """Of a VM that is not metered, nothing counted is nothing known."""
+    return "-" if account.unmetered and size == 0 else format_size(size)
 
 
 COMMAND = Command("list", "show every VM with its usage", arguments, run)

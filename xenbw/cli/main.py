@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from xenbw import __version__, config
-from xenbw.cli import addvm, block, bwmon, fleet, lift, listing, resync, rmvm, show, status, transfer
+from xenbw.cli import addvm, block, bwmon, explain, fleet, lift, listing, resync, rmvm, show, status, transfer
 from xenbw.cli.command import Command, Context
 from xenbw.cli.terminal import warn
 from xenbw.clock import SystemClock
@@ -23,6 +23,7 @@ COMMANDS: tuple[Command, ...] = (
     addvm.COMMAND,
     listing.COMMAND,
     show.COMMAND,
+    explain.COMMAND,
     block.COMMAND,
     lift.COMMAND,
     rmvm.COMMAND,

@@ -104,12 +104,13 @@ def _facts(account: Account, zone: ZoneInfo) -> list[tuple[str, str]]:
     allowance, vm = account.allowance, account.vm
     limit = "unlimited" if allowance.limit_bytes is None else format_size(allowance.limit_bytes)
     share = "" if account.percent is None else f" ({account.percent} %)"
+    unseen = ", as far as it was metered" if account.unmetered else ""
     added = local_time(vm.added_at, zone) if vm.added_at else "no: found running"
     return [
         ("VM", vm.name),
         ("state", f"{account.standing.state}: {account.standing.reason}"),
         ("running", "yes" if account.running else "no"),
-        ("used", f"{format_size(account.used_bytes)} of {limit}{share}"),
+        ("used", f"{format_size(account.used_bytes)} of {limit}{share}{unseen}"),
         ("in", format_size(account.usage.in_bytes)),
         ("out", format_size(account.usage.out_bytes)),
         ("counted", f"{allowance.count}; warned at {allowance.warn_percent} %; past the limit: {allowance.action}"),

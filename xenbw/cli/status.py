@@ -31,6 +31,7 @@ class _Books:
     """What the ledger says; empty where it cannot be read."""
 
     states: Mapping[str, int] = field(default_factory=dict)
+    unmetered: Mapping[str, str] = field(default_factory=dict)  # VM's name -> why its traffic is not seen
     null_routes: Mapping[Address, str] = field(default_factory=dict)
     waiting: Mapping[Channel, Waiting] = field(default_factory=lambda: dict.fromkeys(Channel, Waiting()))
     events: list[tuple[datetime, str, str]] = field(default_factory=list)
@@ -64,9 +65,11 @@ def run(options: Namespace, context: Context) -> int:
 def _read(context: Context) -> _Books:
     with context.ledger() as ledger:
         vms = roster(ledger, context)
-        states = Counter(account.standing.state.value for account in accounts(ledger, vms).values())
+        found = list(accounts(ledger, vms).values())
+        states = Counter(account.standing.state.value for account in found)
+        unmetered = {account.vm.name: account.standing.reason for account in found if account.unmetered}
         routes, waiting = null_routes(ledger, vms, context), outbox.waiting_by_channel(ledger)
-        return _Books(states, routes, waiting, ledger.events(_EVENTS))
+        return _Books(states, unmetered, routes, waiting, ledger.events(_EVENTS))
 
 
 def _size(path: Path) -> int | None:
@@ -83,6 +86,7 @@ def _document(daemon: Answer | None, books: _Books, problems: list[str], context
         "daemon": daemon,
         "ledger": {"path": str(path), "size_bytes": _size(path)},
         "states": dict(books.states),
+        "unmetered": dict(books.unmetered),
         "null_routes": {str(address): name for address, name in books.null_routes.items()},
         "mails_waiting": books.waiting[Channel.MAIL].count,
         "commands_waiting": books.waiting[Channel.COMMAND].count,
@@ -108,6 +112,7 @@ def _text(daemon: Answer | None, books: _Books, problems: list[str], context: Co
                 ("ledger", f"{path}, {'missing' if size is None else format_size(size)}"),
                 *((("book", daemon["book"]["summary"]),) if daemon and "book" in daemon else ()),
                 ("VMs", f"{total}: {counts}" if total else "none"),
+                *(("unmetered", f"{name}: {why}") for name, why in books.unmetered.items()),
                 ("null routes", str(len(books.null_routes))),
                 *(("", f"{address} {name}") for address, name in books.null_routes.items()),
                 *_waiting(books.waiting, context),

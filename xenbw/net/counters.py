@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -98,7 +98,7 @@ class XentopMeter:
 
     def __init__(self, run: Runner, owner_of: Callable[[str], tuple[str, int] | None], interval: float) -> None:
         self._run, self._owner_of, self._interval = run, owner_of, interval
-        self._sample: _Sample | None = None
+        self._sample: Sample | None = None
         self._problem: XenbwError | None = None
         self._closed = threading.Event()
         threading.Thread(target=self._serve, name="xentop", daemon=True).start()
@@ -115,7 +115,8 @@ class XentopMeter:
         by_interface = {one.interface: one.binding_id for one in wanted}
         return {
             by_interface[interface]: Reading(counters)
-            for interface, counters in self._assign(sample, by_interface).items()
+            for interface, counters in sample.assign(self._owner_of).items()
+            if interface in by_interface
         }
 
     def last(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
@@ -126,45 +127,45 @@ class XentopMeter:
         """End the thread, after the run that is under way."""
         self._closed.set()
 
-    def _assign(self, sample: _Sample, wanted: Container[str]) -> dict[str, Counters]:
-        owned: dict[str, list[str]] = {}
-        for interface, ifindex in sample.interfaces:
-            owner = self._owner_of(interface)
-            # An interface that was reborn under its old name since then has another ifindex.
-            if owner is not None and owner[1] == ifindex:
-                owned.setdefault(owner[0], []).append(interface)
-        return {
-            interface: Counters(network.in_bytes, network.out_bytes)
-            for domain in sample.domains
-            if len(mine := owned.get(base_name(domain.name), [])) == len(domain.networks)
-            for interface, network in zip(mine, domain.networks, strict=True)
-            if interface in wanted
-        }
-
     def _serve(self) -> None:
         while not self._closed.wait(self._interval):
             try:
-                self._sample, self._problem = self._take(), None
+                self._sample, self._problem = look(self._run), None
             except XenbwError as error:
                 self._problem = error
 
-    def _take(self) -> _Sample:
-        at, before = time.monotonic(), socket.if_nameindex()
-        result = self._run(["xentop", "-b", "-f", "-n", "-i", "1"], timeout=_STALE)
-        if result.status != 0:
-            raise MeterError(
-                f"xentop: exit status {result.status}", "may the unit use /dev/xen? see examples/xentop.conf"
-            )
-        indexes = {interface: ifindex for ifindex, interface in before}
-        # In the order of /proc/net/dev, which is that of the kernel's list.
-        order = [interface for interface in KernelMeter().read_all() if interface in indexes]
-        return _Sample(at, tuple((name, indexes[name]) for name in order), xentop.parse(result.stdout))
-
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
     """One run of xentop, begun at `at`; interfaces: (name, ifindex) in the order of /proc/net/dev."""
 
     at: float
     interfaces: tuple[tuple[str, int], ...]
     domains: tuple[xentop.DomainSample, ...]
+
+    def assign(self, owner_of: Callable[[str], tuple[str, int] | None]) -> dict[str, Counters]:
+        """Its counters by interface, where it can be told whose they are."""
+        owned: dict[str, list[str]] = {}
+        for interface, ifindex in self.interfaces:
+            owner = owner_of(interface)
+            # An interface that was reborn under its old name since then has another ifindex.
+            if owner is not None and owner[1] == ifindex:
+                owned.setdefault(owner[0], []).append(interface)
+        return {
+            interface: Counters(network.in_bytes, network.out_bytes)
+            for domain in self.domains
+            if len(mine := owned.get(base_name(domain.name), [])) == len(domain.networks)
+            for interface, network in zip(mine, domain.networks, strict=True)
+        }
+
+
+def look(run: Runner) -> Sample:
+    """Run xentop once. Raises MeterError, XenbwError."""
+    at, before = time.monotonic(), socket.if_nameindex()
+    result = run(["xentop", "-b", "-f", "-n", "-i", "1"], timeout=_STALE)
+    if result.status != 0:
+        raise MeterError(f"xentop: exit status {result.status}", "may the unit use /dev/xen? see examples/xentop.conf")
+    indexes = {interface: ifindex for ifindex, interface in before}
+    # In the order of /proc/net/dev, which is that of the kernel's list.
+    order = [interface for interface in KernelMeter().read_all() if interface in indexes]
+    return Sample(at, tuple((name, indexes[name]) for name in order), xentop.parse(result.stdout))

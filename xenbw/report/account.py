@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xenbw.model import VM, Allowance, Counters, Period
+from xenbw.model import VM, Allowance, Counters, Period, State
 from xenbw.quota import Standing
 
 
@@ -18,6 +18,11 @@ class Account:
     usage: Counters
     standing: Standing
     running: bool
+
+    @property
+    def unmetered(self) -> bool:
+        """Whether nothing of its present traffic is seen here, so that its usage says little."""
+        return self.standing.state is State.UNMETERED
 
     @property
     def used_bytes(self) -> int:

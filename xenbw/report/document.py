@@ -10,11 +10,20 @@ from typing import Any
 from xenbw.model import Binding, Block, Counters
 from xenbw.quota import used_bytes
 from xenbw.report.account import Account
+from xenbw.report.audit import Audit, Audited, drift, percent, reason
+from xenbw.report.explanation import Line, meter_of
 from xenbw.units import format_time
 
 Document = dict[str, Any]
 History = tuple[datetime, Counters, int]
 """(period start, usage, bytes of it that were divided by time), as the ledger gives it."""
+
+
+# A part of the usage that is of no interface here.
+_NO_BINDING: Document = dict.fromkeys(
+    "domid devid interface mac ips bridge started_at ended_at end_reason in_bytes out_bytes"
+    " flood_bytes refused_in_bytes refused_out_bytes meter".split()
+)
 
 
 def listing(host: str, at: datetime, accounts: Iterable[Account]) -> Document:
@@ -52,6 +61,18 @@ def detail(
     }
 
 
+def explanation(
+    account: Account, lines: Iterable[Line], gaps: Iterable[tuple[datetime, str]], audit: Audit | None
+) -> Document:
+    """One VM with the parts that its usage is the sum of, and the gaps in our counters meanwhile."""
+    return {
+        **account_document(account),
+        "parts": [_part(line) for line in lines],
+        "gaps": [{"at": format_time(at), "text": text} for at, text in gaps],
+        "audit": None if audit is None else _audit(audit),
+    }
+
+
 def dump(document: Document) -> str:
     """The document as text: ASCII only, so that no name in it can move a terminal's cursor."""
     return json.dumps(document, indent=2)
@@ -85,6 +106,57 @@ def _binding(binding: Binding) -> Document:
         "end_reason": binding.end_reason,
         "in_bytes": binding.counted.in_bytes,
         "out_bytes": binding.counted.out_bytes,
+        "flood_bytes": binding.counted.flood_bytes,
+        "refused_in_bytes": binding.counted.refused_in_bytes,
+        "refused_out_bytes": binding.counted.refused_out_bytes,
+        "meter": meter_of(binding),
+    }
+
+
+def _part(line: Line) -> Document:
+    """A part of the usage, with its interface or with the reason why it has none. `in_bytes` and `out_bytes` are those
+    of the period."""
+    facts = _NO_BINDING if line.binding is None else _binding(line.binding)
+    return {
+        "reason": line.why or None,
+        **facts,
+        "in_bytes": line.usage.in_bytes,
+        "out_bytes": line.usage.out_bytes,
+    }
+
+
+def _audit(audit: Audit) -> Document:
+    return {
+        "seconds_apart": round(audit.apart, 3),
+        "stale": audit.stale,
+        "no_xentop": audit.no_xentop,
+        "interfaces": [
+            {
+                "interface": one.binding.interface,
+                "domid": one.binding.domid,
+                "devid": one.binding.devid,
+                "in_bytes": one.after.in_bytes,
+                "out_bytes": one.after.out_bytes,
+                "kernel": _other(one, one.kernel),
+                "xentop": _other(one, one.xentop),
+                "reason": reason(one),
+            }
+            for one in audit.interfaces
+        ],
+    }
+
+
+def _other(audited: Audited, counted: Counters | None) -> Document | None:
+    if counted is None:
+        return None
+    more = drift(audited, counted)
+    return {
+        "in_bytes": counted.in_bytes,
+        "out_bytes": counted.out_bytes,
+        "drift_in_bytes": more.in_bytes,
+        "drift_out_bytes": more.out_bytes,
+        "drift_in_percent": percent(more.in_bytes, counted.in_bytes),
+        "drift_out_percent": percent(more.out_bytes, counted.out_bytes),
     }
 
 

@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -139,6 +139,22 @@ class LedgerFile:
             return self._db.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise explain(self.path, error) from None
+
+    def rows_named(self, sql: str, values: Mapping[str, object]) -> list[sqlite3.Row]:
+        """`rows`, with values by name. Raises LedgerError."""
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise explain(self.path, error) from None
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read meanwhile is as of one moment, whatever others write. Raises LedgerError."""
+        self.rows("BEGIN")
+        try:
+            yield
+        finally:
+            self.rows("COMMIT")
 
     def changed_by_others(self) -> bool:
         """Whether another process wrote since the last call (PRAGMA data_version: microseconds)."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from xenbw.accounting import Pending
 from xenbw.model import VM, Binding, Block, Cause, Counters
-from xenbw.store import bindings
+from xenbw.store import bindings, portions
 from xenbw.store.file import Alive, CorruptLedgerError, LedgerError, LedgerFile
 from xenbw.store.rows import binding_of, block_of, mark_columns, to_column, to_text, vm_of
 
@@ -184,6 +184,7 @@ class Ledger(LedgerFile):
                     for vm_id, s in pending.shares
                 ),
             )
+            portions.add(db, pending.portions)
             self.set_meta("alive", f"{to_text(alive.at)} {alive.elapsed} {alive.boot_id}")
 
     def add_readings(self, readings: Iterable[tuple[int, Counters, Counters]], at: datetime) -> None:
@@ -260,6 +261,7 @@ class Ledger(LedgerFile):
                 " WHERE vm_id = :vm AND hour >= :start AND period_start != :start",
                 values,
             )
+            portions.refile(db, vm_id, start)
             self.set_vm(vm_id, period_start=start, period_rule=rule)
 
     # what the book says
@@ -324,6 +326,11 @@ class Ledger(LedgerFile):
         """The newest events, (time, kind, text), newest first."""
         rows = self.rows("SELECT at, kind, text FROM event ORDER BY id DESC LIMIT ?", limit)
         return [(datetime.fromisoformat(row[0]), row[1], row[2]) for row in rows]
+
+    def events_since(self, kind: str, since: datetime) -> list[tuple[datetime, str]]:
+        """(time, text) of the events of a kind, oldest first."""
+        rows = self.rows("SELECT at, text FROM event WHERE kind = ? AND at >= ? ORDER BY id", kind, to_text(since))
+        return [(datetime.fromisoformat(row[0]), row[1]) for row in rows]
 
     def prune(self, readings_before: datetime, history_before: datetime) -> None:
         """Forget raw readings, and history of bindings, blocks, events and sent messages, from before these times, some

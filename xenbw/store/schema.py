@@ -129,19 +129,38 @@ CREATE TABLE outbox (
 """
 
 # Which way a message goes, and why it last could not; what there was to send before went by mail. What our own counters
-# on an interface say beside usage, and up to where they were read (rows.mark_columns).
+# on an interface say beside usage, and up to where they were read (rows.mark_columns). Whose the usage of a period is,
+# interface by interface; a daemon of the version before knows nothing of it and removes bindings all the same. Which
+# running domains have traffic that this dom0 does not see, as far as the daemon knows.
 _V2 = """
 ALTER TABLE outbox ADD COLUMN channel TEXT NOT NULL DEFAULT 'mail';
 ALTER TABLE outbox ADD COLUMN failure TEXT;
 ALTER TABLE binding ADD COLUMN flood_bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE binding ADD COLUMN refused_in_bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE binding ADD COLUMN refused_out_bytes INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE binding ADD COLUMN own_last TEXT
+ALTER TABLE binding ADD COLUMN own_last TEXT;
+
+CREATE TABLE binding_usage (
+    binding_id INTEGER NOT NULL REFERENCES binding (id),
+    period_start TEXT NOT NULL,
+    in_bytes INTEGER NOT NULL,
+    out_bytes INTEGER NOT NULL,
+    PRIMARY KEY (binding_id, period_start)
+) WITHOUT ROWID;
+CREATE TRIGGER binding_gone AFTER DELETE ON binding
+BEGIN DELETE FROM binding_usage WHERE binding_id = OLD.id; END;
+
+CREATE TABLE unmetered (
+    vm_id INTEGER PRIMARY KEY REFERENCES vm (id),
+    boot_id TEXT NOT NULL,
+    wholly INTEGER NOT NULL,
+    reason TEXT NOT NULL
+)
 """
 
 # What was released stays as it is. During an upgrade the hook and a daemon of the version before work with the new
-# schema: columns are added, with defaults, to tables into which nobody inserts by position; nothing is renamed or
-# dropped.
+# schema: tables are added, and columns, with defaults, to tables into which nobody inserts by position; nothing is
+# renamed or dropped.
 MIGRATIONS: tuple[str, ...] = (_V1, _V2)
 VERSION = len(MIGRATIONS)
 

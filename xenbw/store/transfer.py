@@ -33,13 +33,10 @@ class LedgerCopy(LedgerFile):
     def records(self) -> Iterator[str]:
         """Every row as {"table": …, its columns} in JSON, all as of one moment. Rows come after those that they refer
         to. Raises LedgerError."""
-        self.rows("BEGIN")
-        try:
+        with self.snapshot():
             for table in self._tables():
                 for row in self._walk(table):
                     yield json.dumps({"table": table, **dict(row)})
-        finally:
-            self.rows("COMMIT")
 
     def empty(self) -> bool:
         """Whether nothing was ever recorded in it."""

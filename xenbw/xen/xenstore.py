@@ -1,38 +1,24 @@
 """xenstore, read only: what the toolstack wrote about a vif and its domain.
 
-pyxs does the protocol. Its Client and Router are left out on purpose: a request waits there for ever when xenstored
-hangs, and also when it dies, because the router thread ends without telling who waits. Under a socket with a deadline
-pyxs's connection is synchronous and every wait ends.
-
 Guests can write below their own device/, data/ and control/: nothing there is read, and a backend's `frontend` (a
 path into device/) is not followed.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import queue
 import socket
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
-from pyxs._internal import NUL, Op, Packet, next_rq_id
-from pyxs.connection import UnixSocketConnection
-from pyxs.exceptions import PyXSError
+from xenbw.xen.connection import Connection, StoreError, default_socket
+from xenbw.xen.survey import Outside, survey
+from xenbw.xen.text import base_name
 
-from xenbw.errors import XenbwError
-from xenbw.xen.text import base_name, decode
-
-_SOCKETS = ("/run/xenstored/socket", "/var/run/xenstored/socket")
-
-
-class StoreError(XenbwError):
-    """xenstored is not there, went away, gave no answer in time, or refused to answer."""
+__all__ = ["Answer", "Lookup", "StoreError", "Survey", "VifFacts", "XenStore", "default_socket"]
 
 
 @dataclass(frozen=True)
@@ -59,15 +45,8 @@ class XenStore:
     """A connection to xenstored. No call takes longer than `timeout` seconds; after a StoreError, make a new one."""
 
     def __init__(self, path: str | None = None, *, timeout: float = 5.0) -> None:
-        self.path = path or default_socket()
         self._timeout = timeout
-        self._connection = _Connection(self.path)
-        try:
-            self._connection.connect()
-        except OSError as error:
-            raise StoreError(
-                f"{self.path}: cannot reach xenstored: {error.strerror}", "systemctl status xen.service says more"
-            ) from None
+        self._connection = Connection(path or default_socket())
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +60,13 @@ class XenStore:
 
     def read(self, path: str) -> str | None:
         """The value at `path` (a relative path is below /local/domain/0), None when absent. Raises StoreError."""
-        return self._read(path, time.monotonic() + self._timeout)
+        return self._connection.read(path, time.monotonic() + self._timeout)
+
+    def numbers(self, path: str) -> set[int]:
+        """The children of `path` whose names are numbers; none where there is no such path. Debian's vif-bridge puts
+        others beside the domains (xen-network-common.sh, set_mtu of a renamed vif). Raises StoreError."""
+        names = self._connection.children(path, time.monotonic() + self._timeout)
+        return {int(name) for name in names if name.isdigit()}
 
     def vif(self, domid: int, devid: int) -> VifFacts | None:
         """The facts about a vif, None when xenstore has no such vif. Raises StoreError.
@@ -91,7 +76,7 @@ class XenStore:
         deadline = time.monotonic() + self._timeout
 
         def backend(key: str) -> str | None:
-            return self._read(f"/local/domain/0/backend/vif/{domid}/{devid}/{key}", deadline)
+            return self._connection.read(f"/local/domain/0/backend/vif/{domid}/{devid}/{key}", deadline)
 
         frontend_id = backend("frontend-id")
         if frontend_id is None:
@@ -99,8 +84,8 @@ class XenStore:
         if not (frontend_id.isascii() and frontend_id.isdigit()):
             raise StoreError(f"backend/vif/{domid}/{devid}: frontend-id is {frontend_id!r}, not a domid")
         domain = f"/local/domain/{int(frontend_id)}"
-        name = self._read(f"{domain}/name", deadline)
-        vm = self._read(f"{domain}/vm", deadline)
+        name = self._connection.read(f"{domain}/name", deadline)
+        vm = self._connection.read(f"{domain}/vm", deadline)
         return VifFacts(
             domid=int(frontend_id),
             devid=devid,
@@ -114,24 +99,6 @@ class XenStore:
             script=backend("script"),
         )
 
-    def _read(self, path: str, deadline: float) -> str | None:
-        self._connection.deadline = deadline
-        try:
-            request = Packet(Op.READ, os.fsencode(path) + NUL, next_rq_id())
-            self._connection.send(request)
-            answer = self._connection.recv()
-        except (PyXSError, OSError) as error:
-            self.close()
-            raise StoreError(f"{self.path}: no answer from xenstored: {error}") from None
-        if answer.rq_id != request.rq_id or answer.op not in {Op.READ, Op.ERROR}:
-            self.close()
-            raise StoreError(f"{self.path}: xenstored answered something that was not asked")
-        if answer.op == Op.READ:
-            return decode(answer.payload)
-        if answer.payload == b"ENOENT\0":
-            return None
-        raise StoreError(f"xenstored refuses to read {path!r}: {decode(answer.payload.rstrip(NUL))}")
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -141,6 +108,19 @@ class Answer:
     devid: int
     facts: VifFacts | None
     error: StoreError | None = None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What became of a survey: the domains of which not all traffic is seen here, or why that could not be told."""
+
+    domains: tuple[Outside, ...]
+    error: StoreError | None = None
+
+
+# What the thread is asked: a vif by (domid, devid), or for a survey.
+_SURVEY = None
+_Question = tuple[int, int] | None
 
 
 class Lookup:
@@ -155,8 +135,9 @@ class Lookup:
         self._path = path
         self._timeout = timeout
         self._pause = pause
-        self._asked: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
-        self._answered: deque[Answer] = deque()
+        self._asked: queue.SimpleQueue[_Question] = queue.SimpleQueue()
+        self._answered: deque[Answer | Survey] = deque()
+        self._surveying = threading.Event()
         self._closed = threading.Event()
         # A pair of sockets and not an eventfd: writing to a closed socket fails, its number is not somebody else's.
         self._readable, self._bell = socket.socketpair()
@@ -172,7 +153,13 @@ class Lookup:
         """Ask for the facts about a vif; returns at once, the answer comes through `answers`."""
         self._asked.put((domid, devid))
 
-    def answers(self) -> list[Answer]:
+    def survey(self) -> None:
+        """Ask for a survey, unless one is under way; returns at once, the answer comes through `answers`."""
+        if not self._surveying.is_set():
+            self._surveying.set()
+            self._asked.put(_SURVEY)
+
+    def answers(self) -> list[Answer | Survey]:
         """The answers that have come since the last call, oldest first; never waits."""
         try:
             self._readable.recv(4096)
@@ -190,15 +177,18 @@ class Lookup:
     def _serve(self) -> None:
         store: XenStore | None = None
         while True:
-            vif = self._asked.get()
+            question = self._asked.get()
             if self._closed.is_set():
                 break
             try:
                 store = store or XenStore(self._path, timeout=self._timeout)
-                self._answer(Answer(*vif, store.vif(*vif)))
+                if question is _SURVEY:
+                    self._answer(Survey(survey(store)))
+                else:
+                    self._answer(Answer(*question, store.vif(*question)))
             except StoreError as error:
-                for failed in (vif, *self._waiting()):
-                    self._answer(Answer(*failed, None, error))
+                for failed in (question, *self._waiting()):
+                    self._answer(Survey((), error) if failed is _SURVEY else Answer(*failed, None, error))
                 if store:
                     store.close()
                     store = None
@@ -206,68 +196,14 @@ class Lookup:
         if store:
             store.close()
 
-    def _waiting(self) -> list[tuple[int, int]]:
+    def _waiting(self) -> list[_Question]:
         return [self._asked.get() for _ in range(self._asked.qsize())]
 
-    def _answer(self, answer: Answer) -> None:
+    def _answer(self, answer: Answer | Survey) -> None:
+        if isinstance(answer, Survey):
+            self._surveying.clear()
         self._answered.append(answer)
         try:
             self._bell.send(b"\0")
         except OSError:
             return  # closed, or so many answers wait that the bell rings anyway
-
-
-def default_socket() -> str:
-    """Where xenstored listens: $XENSTORED_PATH as for libxenstore, else the place that exists."""
-    configured = os.environ.get("XENSTORED_PATH", "")
-    return configured or next((path for path in _SOCKETS if Path(path).exists()), _SOCKETS[0])
-
-
-class _Connection(UnixSocketConnection):  # type: ignore[misc]  # pyxs ships no types
-    """pyxs's connection over a socket on which every wait ends at `deadline` (a time.monotonic() value)."""
-
-    deadline = 0.0
-
-    def create_transport(self) -> _Transport:
-        return _Transport(self)
-
-
-class _Transport:
-    """What pyxs expects under a connection: exact reads and writes, failing with OSError."""
-
-    def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # xenstored listens with a backlog of 1: when it hangs, a blocking connect would wait with it.
-        self._socket.setblocking(False)
-        try:
-            self._socket.connect(connection.path)
-        except OSError:
-            self._socket.close()
-            raise
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def send(self, data: bytes) -> None:
-        self._limit_wait()
-        self._socket.sendall(data)
-
-    def recv(self, size: int) -> bytes:
-        received = bytearray()
-        while len(received) < size:
-            self._limit_wait()
-            chunk = self._socket.recv(size - len(received))
-            if not chunk:
-                raise ConnectionResetError(errno.ECONNRESET, "xenstored closed the connection")
-            received += chunk
-        return bytes(received)
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def _limit_wait(self) -> None:
-        remaining = self._connection.deadline - time.monotonic()
-        if remaining <= 0:
-            raise TimeoutError(errno.ETIMEDOUT, "timed out")
-        self._socket.settimeout(remaining)

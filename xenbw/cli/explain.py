@@ -1,0 +1,164 @@
+"""xenbw explain: where each byte of a VM's usage came from."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from xenbw.cli.accounts import accounts, freshen, roster
+from xenbw.cli.auditing import look
+from xenbw.cli.command import Command, Context
+from xenbw.cli.names import find, name_argument
+from xenbw.cli.terminal import say, warn
+from xenbw.model import Binding, Counters
+from xenbw.report.account import Account
+from xenbw.report.audit import Audit, Audited, drift, percent, reason
+from xenbw.report.document import dump, explanation
+from xenbw.report.explanation import Line, explain, meter_of, total
+from xenbw.report.table import Column, facts, local_time, printable, render
+from xenbw.units import format_size
+
+_PARTS = (
+    *map(Column, ("FROM", "TO", "DOMID", "INTERFACE", "ENDED", "METER")),
+    *(Column(title, right=True) for title in ("IN", "OUT", "FLOOD", "REFUSED")),
+)
+_AUDIT = (
+    *map(Column, ("INTERFACE", "COUNTED BY")),
+    *(Column(title, right=True) for title in ("IN", "OUT", "DRIFT IN", "DRIFT OUT")),
+)
+_GAP = "-"
+
+
+@dataclass(frozen=True)
+class _Explained:
+    """What there is to print. gaps: (time, text) of each time that counters were found gone while it ran."""
+
+    account: Account
+    lines: Sequence[Line]
+    gaps: Sequence[tuple[datetime, str]]
+
+
+def arguments(parser: ArgumentParser) -> None:
+    name_argument(parser)
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
+    parser.add_argument("--audit", action="store_true", help="compare with the kernel's counters and with xentop's")
+
+
+def run(options: Namespace, context: Context) -> int:
+    stale = freshen(context)
+    with context.ledger() as ledger:
+        with ledger.snapshot():
+            vm = find(ledger, options.name)
+            vms = roster(ledger, context)
+            account = accounts(ledger, vms)[vm.id]
+            elsewhere = vms.entries[vm.id].elsewhere
+            lines = explain(vms.lives(vm.id), vms.usage()[vm.id], elsewhere)
+            gaps = ledger.events_since("meter-gap", account.period.start)
+            found = _Explained(account, lines, [gap for gap in gaps if _concerns(gap[0], lines)])
+        audit = look(ledger, vm, context) if options.audit else None
+    if options.json:
+        say(dump(explanation(found.account, found.lines, found.gaps, audit)))
+    else:
+        say("\n\n".join(_text(found, audit, context.settings.period.timezone)))
+    if stale:
+        warn(f"note: {stale}")
+    return 0
+
+
+def _concerns(at: datetime, lines: Iterable[Line]) -> bool:
+    """Whether one of the interfaces was there at that time."""
+    lived = ((line.binding.started_at, line.binding.ended_at) for line in lines if line.binding)
+    return any(start <= at and (end is None or at <= end) for start, end in lived)
+
+
+def _text(found: _Explained, audit: Audit | None, zone: ZoneInfo) -> Iterator[str]:
+    """The explanation as a person reads it, in bytes, so that it can be added up."""
+    account, lines = found.account, found.lines
+    unseen = ", as far as it was metered" if account.unmetered else ""
+    yield facts(
+        [
+            ("VM", account.vm.name),
+            ("state", f"{account.standing.state}: {account.standing.reason}"),
+            ("period", f"{local_time(account.period.start, zone)} to {local_time(account.period.end, zone)}"),
+            ("used", f"{format_size(account.used_bytes)} (counted: {account.allowance.count}){unseen}"),
+        ]
+    )
+    rows = [_part(line, zone) for line in lines]
+    rows.append(("TOTAL", *[""] * 5, *map(_bytes, total(lines)), "", ""))
+    yield render(_PARTS, rows)
+    notes = list(_notes(account, lines))
+    if notes:
+        yield "\n".join(notes)
+    if found.gaps:
+        gaps = [f"  {local_time(at, zone)}  {text}" for at, text in found.gaps]
+        yield "\n".join(["gaps in this host's nft counters meanwhile", *map(printable, gaps)])
+    if audit is not None:
+        yield _audited(audit)
+
+
+def _bytes(size: int) -> str:
+    return f"{size:,}"
+
+
+def _part(line: Line, zone: ZoneInfo) -> tuple[str, ...]:
+    if line.binding is None:
+        return "", "", "", "(see below)", "", "", *map(_bytes, line.usage), "", ""
+    binding = line.binding
+    return (
+        local_time(binding.started_at, zone),
+        "" if binding.ended_at is None else local_time(binding.ended_at, zone),
+        str(binding.domid),
+        binding.interface,
+        binding.end_reason or "",
+        meter_of(binding),
+        *map(_bytes, line.usage),
+        _bytes(binding.counted.flood_bytes),
+        _bytes(binding.counted.refused_in_bytes + binding.counted.refused_out_bytes),
+    )
+
+
+def _notes(account: Account, lines: Iterable[Line]) -> Iterator[str]:
+    for line in lines:
+        if line.binding is None:
+            yield f"{_sum(line.usage)}: {line.why}"
+    older = [line.binding for line in lines if line.binding and line.binding.started_at < account.period.start]
+    if any(_beside(binding) for binding in older):
+        yield "FLOOD and REFUSED, which are no usage, are of an interface's whole life, from before this period on"
+
+
+def _sum(usage: Counters) -> str:
+    return f"{_bytes(usage.in_bytes)} in and {_bytes(usage.out_bytes)} out"
+
+
+def _beside(binding: Binding) -> bool:
+    return any(binding.counted[2:])
+
+
+def _audited(audit: Audit) -> str:
+    if not audit.interfaces:
+        return "audit: no interface of it is there to look at"
+    rows = [row for one in audit.interfaces for row in _compared(one)]
+    lines = [render(_AUDIT, rows), "", f"ours were read {audit.apart:.3f} s apart, before and after the others"]
+    lines += [f"{printable(one.binding.interface)}: {why}" for one in audit.interfaces if (why := reason(one))]
+    if audit.stale:
+        lines.append(f"ours are old, and the difference is no drift: {printable(audit.stale)}")
+    if audit.no_xentop:
+        lines.append(f"nothing by xentop: {printable(audit.no_xentop)}")
+    return "\n".join(lines)
+
+
+def _compared(one: Audited) -> Iterator[tuple[str, ...]]:
+    yield one.binding.interface, "xenbw", *map(_bytes, one.after), "", ""
+    for who, counted in (("kernel", one.kernel), ("xentop", one.xentop)):
+        if counted is None:
+            yield "", who, *[_GAP] * 4
+        else:
+            more = drift(one, counted)
+            parts = (f"{_bytes(much)} ({percent(much, of)} %)" for much, of in zip(more, counted, strict=True))
+            yield "", who, *map(_bytes, counted), *parts
+
+
+COMMAND = Command("explain", "show where a VM's usage came from", arguments, run)

@@ -1,0 +1,49 @@
+"""Where a VM's usage comes from: interface by interface, and what came from elsewhere, so that it sums to the total."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from xenbw.model import ZERO, Binding, Counters
+
+UNKNOWN = "not of an interface known here: taken over, or counted before version 0.2.0, or refiled by a new reset day"
+ELSEWHERE = "on other hosts, as the book told"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A part of the usage: what an interface counted of it, or, where there is none, in `why` where it comes from."""
+
+    usage: Counters
+    binding: Binding | None = None
+    why: str = ""
+
+
+def explain(lives: Iterable[tuple[Binding, Counters]], here: Counters, elsewhere: Counters) -> list[Line]:
+    """The parts of a period's usage, `here` on this host and `elsewhere` on others; together they are exactly that.
+
+    Where usage was filed anew after a clock had gone back, an interface may have counted more than its period has: then
+    what is left, without an interface, is less than nothing.
+    """
+    lines = [Line(usage, binding) for binding, usage in lives]
+    known = total(lines)
+    rest = Counters(here.in_bytes - known.in_bytes, here.out_bytes - known.out_bytes)
+    if any(rest):
+        lines.append(Line(rest, why=UNKNOWN))
+    if any(elsewhere):
+        lines.append(Line(elsewhere, why=ELSEWHERE))
+    return lines
+
+
+def total(lines: Iterable[Line]) -> Counters:
+    """The sum of the parts."""
+    found = ZERO
+    for line in lines:
+        found = found.plus(line.usage)
+    return found
+
+
+def meter_of(binding: Binding) -> str:
+    """What counts the interface, or last did: our own counters, or the kernel's, which are xentop's as well."""
+    return "kernel" if binding.mark.own is None else "nft"

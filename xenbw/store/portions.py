@@ -1,0 +1,82 @@
+"""Whose a period's usage is: what each binding counted in it.
+
+Kept beside the usage by the hour, which is the VM's, in the same transactions. Bytes that no binding here counted, such
+as those that were taken over from elsewhere, are in the usage alone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from xenbw.accounting import HOUR, hour_of
+from xenbw.model import Binding, Counters
+from xenbw.store.file import LedgerFile
+from xenbw.store.rows import binding_of, to_text
+
+# Usage is filed anew by the hour: surely of the new period is what was counted in whole hours of it.
+_SINCE = "(period_start >= :whole OR started_at >= :whole)"
+_PORTION = "binding_id, period_start, binding_usage.in_bytes, binding_usage.out_bytes, vm_id, started_at"
+_PORTIONS = f"(SELECT {_PORTION} FROM binding_usage JOIN binding ON binding.id = binding_id)"  # noqa: S608 (names)
+
+
+def _times(start: datetime) -> dict[str, str | None]:
+    whole = hour_of(start + HOUR - timedelta(microseconds=1))
+    return {"start": to_text(start), "whole": to_text(whole)}
+
+
+def add(db: sqlite3.Connection, portions: Iterable[tuple[int, datetime, Counters]]) -> None:
+    """Add to (binding_id, period start) what was counted since the last commit."""
+    db.executemany(
+        "INSERT INTO binding_usage VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+        " in_bytes = in_bytes + excluded.in_bytes, out_bytes = out_bytes + excluded.out_bytes",
+        [(binding_id, to_text(start), *amount) for binding_id, start, amount in portions],
+    )
+
+
+def refile(db: sqlite3.Connection, vm_id: int, start: datetime) -> None:
+    """The VM's present period now starts at `start`: what lies in it as a whole moves there. What lies in it in part
+    stays, since nobody knows which."""
+    values = {"vm": vm_id, **_times(start)}
+    moved = f"FROM {_PORTIONS} WHERE vm_id = :vm AND period_start != :start AND {_SINCE}"
+    db.execute(
+        f"INSERT INTO binding_usage SELECT binding_id, :start, sum(in_bytes), sum(out_bytes) {moved}"
+        " GROUP BY binding_id ON CONFLICT DO UPDATE SET in_bytes = in_bytes + excluded.in_bytes,"
+        " out_bytes = out_bytes + excluded.out_bytes",
+        values,
+    )
+    db.execute(
+        f"DELETE FROM binding_usage WHERE (binding_id, period_start) IN (SELECT binding_id, period_start {moved})",  # noqa: S608
+        values,
+    )
+
+
+def lives(ledger: LedgerFile, vm_id: int, start: datetime, *, refiled: bool = False) -> list[tuple[Binding, Counters]]:
+    """The VM's bindings that lived in the period from `start` on or counted something in it, oldest first, each with
+    what that was. refiled: as `refile` would have it, where nobody has done that yet. Raises LedgerError."""
+    counted = f"(period_start = :start OR {_SINCE})" if refiled else "period_start = :start"
+    rows = ledger.rows_named(
+        "SELECT binding.*, coalesce(sum(binding_usage.in_bytes), 0) AS portion_in,"  # noqa: S608 (texts of this module)
+        " coalesce(sum(binding_usage.out_bytes), 0) AS portion_out"
+        f" FROM binding LEFT JOIN binding_usage ON binding_id = binding.id AND {counted}"
+        " WHERE vm_id = :vm GROUP BY binding.id"
+        " HAVING ended_at IS NULL OR ended_at > :start OR portion_in + portion_out > 0 ORDER BY started_at, binding.id",
+        {"vm": vm_id, **_times(start)},
+    )
+    return [(binding_of(row), Counters(row["portion_in"], row["portion_out"])) for row in rows]
+
+
+def passed(ledger: LedgerFile, vm_id: int, boot_id: str) -> list[tuple[Binding, Counters]]:
+    """The VM's live bindings of this boot, each with all that was ever counted on its interface: usage, floods and what
+    was refused, also of a binding before this one. Raises LedgerError."""
+    # A cross join is done in the order in which it is written: SQLite would begin with all bindings of the boot.
+    rows = ledger.rows(
+        "SELECT live.*, sum(any.in_bytes + any.flood_bytes + any.refused_in_bytes) AS all_in,"
+        " sum(any.out_bytes + any.refused_out_bytes) AS all_out FROM binding AS live"
+        " CROSS JOIN binding AS any ON any.boot_id = live.boot_id AND any.ifindex = live.ifindex"
+        " WHERE live.vm_id = ? AND live.boot_id = ? AND live.ended_at IS NULL GROUP BY live.id ORDER BY live.id",
+        vm_id,
+        boot_id,
+    )
+    return [(binding_of(row), Counters(row["all_in"], row["all_out"])) for row in rows]
