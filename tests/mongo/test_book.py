@@ -151,8 +151,7 @@ def host(server: Mongod) -> Iterator[Host]:
 def test_real_traffic_reaches_the_book_to_the_byte(host: Host, server: Mongod) -> None:
     guest = host.start("web1")
     guest.send(300_000)
-    guest.namespace.ip("link set eth0 down")
-    counted = guest.counters()
+    counted = host.quiet(guest)
     assert until(lambda: host.usage("web1") == counted)
     settings = Settings(
         mongodb=MongodbSection(uri=server.uri, database=KEEPER.database),
