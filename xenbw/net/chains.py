@@ -69,7 +69,9 @@ class Chains:
         if not wrong and view.founded:
             return
         able = [port for port in wrong if nft.can_name(port.interface)]
-        if not self._apply("".join([nft.foundation(), *map(view.text, able)])):
+        # Laying the foundation anew makes the kernel wait for every packet under way, and hooks wait for that.
+        base = "" if view.founded else nft.foundation()
+        if not self._apply("".join([base, *map(view.text, able)])):
             # One that vanished meanwhile spoils the batch of all.
             able = [port for port in able if self._apply(nft.foundation() + view.text(port))]
         self.fresh |= {port.key for port in able if not view.counts(port)}
@@ -85,7 +87,8 @@ class Chains:
     def release(self, keys: Collection[str]) -> None:
         """Take away chains and counters of interfaces that are gone and accounted for."""
         if keys:
-            self._apply(nft.foundation() + "".join(map(nft.uncover, keys)))
+            text = "".join(map(nft.uncover, keys))
+            _ = self._apply(text) or self._apply(nft.foundation() + text)
             for name in keys:
                 self._sealed.pop(name, None)
                 self.fresh.discard(name)
