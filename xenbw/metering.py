@@ -79,7 +79,8 @@ class Metering:
         stood = sum(one.mark.own is not None for one in tracked)
         grown = self._tally.credit(self.meter.read(tracked), at, period_of)
         lost = stood - sum(one.mark.own is not None for one in tracked)
-        self.bridged = max(0, lost) if self._chains is not None else 0
+        # Another meter reads none of ours: a hook that sealed an interface left them there, and nothing was lost.
+        self.bridged = max(0, lost) if isinstance(self.meter, NftMeter) else 0
         self.gaps += self.bridged > 0
         return grown
 

@@ -74,6 +74,7 @@ def _since_weighed(host: Host) -> Counters:
 
 def test_what_passed_while_no_daemon_ran_is_counted_although_the_guest_has_gone(running: Host) -> None:
     guest = weigh(running.start("web1"))
+    running.hook_env["XENBW_HOOK_TIMEOUT"] = "30"
     running.kill_daemon()
     total = Counters(0, 0)
     for _ in range(3):
@@ -81,6 +82,7 @@ def test_what_passed_while_no_daemon_ran_is_counted_although_the_guest_has_gone(
         assert scales is not None
         guest.send(50_000)
         guest.receive(70_000)
+        running.quiet(guest)
         guest.reboot()
         total = total.plus(scales.total())
     guest.send(10_000)
@@ -191,3 +193,16 @@ def test_what_passes_is_usage_and_nothing_else(running: Host) -> None:
     guest.send(50_000, to="dom0", version=4)
     running.quiet(guest)
     assert until(lambda: counted(running, guest) == Amounts(*weight(guest))), (counted(running, guest), weight(guest))
+
+
+def test_with_the_kernels_meter_a_blocked_guest_is_sealed_all_the_same_and_that_is_no_gap() -> None:
+    with Host('[meter]\nsource = "kernel"\n') as host:
+        host.start_daemon()
+        guest = host.start("web1")
+        host.xenbw("block", "web1")
+        guest.reboot()
+        assert not guest.ping("10.50.0.2")
+        host.xenbw("lift", "web1")
+        assert guest.ping("10.50.0.2", timeout=2)
+        host.ask("commit")
+        assert host.ask("status")["meter_gaps"] == 0
