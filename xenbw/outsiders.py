@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from xenbw.store import unmetered
 from xenbw.store.ledger import Ledger
@@ -17,6 +17,11 @@ from xenbw.xen.xenstore import Survey
 
 log = logging.getLogger(__name__)
 
+# How long a domain may be without any vif before it counts as one that has none: while it is being built it is named
+# already, and its devices come last (libxl_create.c, domcreate_attach_devices).
+_BEING_BUILT = timedelta(seconds=20)
+_EVER = datetime.min.replace(tzinfo=UTC)
+
 
 class Outsiders:
     """What the ledger has of them, written when it changes."""
@@ -24,6 +29,8 @@ class Outsiders:
     def __init__(self, ledger: Ledger, boot_id: str) -> None:
         self._ledger, self._boot_id = ledger, boot_id
         self._known: Mapping[int, Unmetered] | None = None
+        # Since when a domid has been without a vif.
+        self._bare: Mapping[int, datetime] = {}
         self._trouble = ""
 
     def hear(self, survey: Survey, at: datetime) -> bool:
@@ -40,8 +47,11 @@ class Outsiders:
             known = unmetered.known(self._ledger, self._boot_id)
         found: dict[int, Unmetered] = {}
         met = False
+        self._bare = {domain.domid: self._bare.get(domain.domid, at) for domain in survey.domains if _is_bare(domain)}
         for domain in survey.domains:
             vm = self._ledger.vm_named(domain.name)
+            if (vm is None or vm.id not in known) and at - self._bare.get(domain.domid, _EVER) < _BEING_BUILT:
+                continue
             met = met or vm is None
             vm = vm or self._ledger.meet(domain.name, at)
             # Of two domains of a VM, as in a migration to its own host, the one that is seen tells more.
@@ -53,6 +63,10 @@ class Outsiders:
             unmetered.keep(self._ledger, self._boot_id, found)
         self._known = found
         return met
+
+
+def _is_bare(domain: Outside) -> bool:
+    return not domain.here and not domain.elsewhere
 
 
 def _reason(domain: Outside) -> str:

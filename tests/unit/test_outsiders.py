@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from xenbw.xen.survey import Outside
 from xenbw.xen.xenstore import Survey
 
 NOW = utc("2026-03-20 12:00")
+LATER = NOW + timedelta(seconds=20)
 NOVIF = Outside(4, "novif", 0, ())
 MARCH = Period(utc("2026-03-01"), utc("2026-04-01"))
 
@@ -37,17 +39,41 @@ def outsiders(ledger: Ledger) -> Outsiders:
     return Outsiders(ledger, BOOT)
 
 
+@pytest.fixture
+def novif(ledger: Ledger, outsiders: Outsiders) -> None:
+    """A domain without a vif is known."""
+    outsiders.hear(Survey((NOVIF,)), NOW)
+    outsiders.hear(Survey((NOVIF,)), LATER)
+
+
 def told(ledger: Ledger) -> dict[str, tuple[bool, str]]:
     names = {vm.id: vm.name for vm in ledger.vms().values()}
     return {names[id_]: (one.wholly, one.reason) for id_, one in unmetered.known(ledger, BOOT).items()}
 
 
 def test_a_domain_without_a_vif_is_a_vm_that_is_not_metered(ledger: Ledger, outsiders: Outsiders) -> None:
-    assert outsiders.hear(Survey((NOVIF,)), NOW) is True
+    outsiders.hear(Survey((NOVIF,)), NOW)
+    assert outsiders.hear(Survey((NOVIF,)), LATER) is True
     ((name, (wholly, reason)),) = told(ledger).items()
     assert (name, wholly) == ("novif", True)
     assert "no vif in this dom0" in reason
-    assert outsiders.hear(Survey((NOVIF,)), NOW) is False
+    assert outsiders.hear(Survey((NOVIF,)), LATER) is False
+
+
+def test_a_domain_that_is_being_built_is_not_taken_for_one_without_a_vif(
+    ledger: Ledger, outsiders: Outsiders, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        assert outsiders.hear(Survey((NOVIF,)), NOW) is False
+        assert outsiders.hear(Survey(()), LATER) is False
+        assert outsiders.hear(Survey((NOVIF,)), LATER) is False
+    assert (told(ledger), ledger.vms(), caplog.records) == ({}, {}, [])
+
+
+@pytest.mark.usefixtures("novif")
+def test_a_vm_without_a_vif_that_starts_again_stays_known_as_one(ledger: Ledger, outsiders: Outsiders) -> None:
+    outsiders.hear(Survey((Outside(5, "novif", 0, ()),)), LATER)
+    assert told(ledger).keys() == {"novif"}
 
 
 def test_the_reason_names_vif_and_driver_domain(ledger: Ledger, outsiders: Outsiders) -> None:
@@ -68,43 +94,44 @@ def test_of_two_domains_of_a_vm_the_one_that_is_seen_in_part_tells(ledger: Ledge
     seen = Outside(5, "web1", 1, ((1, 9, None),))
     for domains in ((Outside(4, "web1", 0, ()), seen), (seen, Outside(6, "web1", 0, ()))):
         outsiders.hear(Survey(domains), NOW)
+        outsiders.hear(Survey(domains), LATER)
         assert told(ledger)["web1"][0] is False
 
 
+@pytest.mark.usefixtures("novif")
 def test_who_is_seen_again_or_gone_is_forgotten(ledger: Ledger, outsiders: Outsiders) -> None:
-    outsiders.hear(Survey((NOVIF,)), NOW)
     outsiders.hear(Survey(()), NOW)
     assert told(ledger) == {}
 
 
-def test_what_a_boot_before_this_one_found_is_not_believed(ledger: Ledger, outsiders: Outsiders) -> None:
-    outsiders.hear(Survey((NOVIF,)), NOW)
+@pytest.mark.usefixtures("novif")
+def test_what_a_boot_before_this_one_found_is_not_believed(ledger: Ledger) -> None:
     assert unmetered.known(ledger, "another boot") == {}
 
 
+@pytest.mark.usefixtures("novif")
 def test_nothing_is_written_while_nothing_changes_not_even_by_the_next_daemon(
     ledger: Ledger, outsiders: Outsiders
 ) -> None:
-    outsiders.hear(Survey((NOVIF,)), NOW)
     rev = ledger.meta("rev")
-    outsiders.hear(Survey((NOVIF,)), NOW)
-    Outsiders(ledger, BOOT).hear(Survey((NOVIF,)), NOW)
+    outsiders.hear(Survey((NOVIF,)), LATER)
+    Outsiders(ledger, BOOT).hear(Survey((NOVIF,)), LATER)
     assert ledger.meta("rev") == rev
 
 
+@pytest.mark.usefixtures("novif")
 def test_a_vm_that_was_removed_and_runs_on_is_another_one(ledger: Ledger, outsiders: Outsiders) -> None:
-    outsiders.hear(Survey((NOVIF,)), NOW)
     old = ledger.vm_named("novif")
     assert old is not None
     ledger.retire(old.id, NOW)
-    assert outsiders.hear(Survey((NOVIF,)), NOW) is True
+    assert outsiders.hear(Survey((NOVIF,)), LATER) is True
     assert told(ledger).keys() == {"novif"}
 
 
+@pytest.mark.usefixtures("novif")
 def test_while_xenstore_is_silent_the_last_word_stands_and_the_log_says_so_once(
     ledger: Ledger, outsiders: Outsiders, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outsiders.hear(Survey((NOVIF,)), NOW)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             outsiders.hear(Survey((), StoreError("no answer")), NOW)

@@ -11,7 +11,6 @@ import pytest
 from rig import guest, outside, package, park, shell, xenstore
 from rig.guest import Guest, Usage
 from rig.outside import Frame
-from rig.pace import scaled, until
 
 
 def _destroy_and_create(guest: Guest) -> None:
@@ -82,12 +81,8 @@ def _send_over(guests: list[Guest]) -> dict[str, Usage]:
     for each in guests:
         each.run("killall ping")
         each.download(1)
-
-    def agree() -> bool:
-        usages = package.usages()
-        return all(usages[each.name] == each.counters() for each in guests)
-
-    assert until(agree, scaled(3)), (package.usages(), [each.counters() for each in guests])
+    for each in guests:
+        package.settled(each)
     shell.together(*(["xenbw-addvm", each.name, "--limit", "1KB"] for each in guests))
     return package.usages()
 

@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 FACTOR = 10.0
 
 # XENBW_HOOK_TIMEOUT: the hook's 2 seconds.
-HOOK_TIMEOUT = 30
+HOOK_TIMEOUT = 20
 
 # How long anything may take that is promised no time; a start of a guest takes 15 s.
 PATIENCE = 120.0
