@@ -44,8 +44,8 @@ xen-test:  ## the package in dist/ on a real Xen, in emulation: about 20 minutes
 	@ls dist/xenbw_*_all.deb >/dev/null 2>&1 || tools/build-deb
 	@/usr/bin/python3 -m tests.xen
 
-bench:  ## measure the hook, the daemon and the book
-	@tools/setup mongo
+bench:  ## measure what xenbw costs, beside what is there anyway
+	@tools/setup bench
 	@.venv/bin/python -m benchmarks
 
 clean:  ## remove what the other targets made

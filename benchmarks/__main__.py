@@ -1,4 +1,4 @@
-"""`python -m benchmarks [cycle|hook|crossing|memory|book ...]`, as root: one row for each figure."""
+"""`python -m benchmarks [NAME ...]`, as root: one row for each figure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 
 from benchmarks.figure import print_table
 
-_ALL = ("cycle", "hook", "crossing", "memory", "book")
+_ALL = ("cycle", "packets", "seal", "ends", "hook", "crossing", "memory", "book")
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from xenbw.accounting import Tally
+from xenbw.churn import Churn
 from xenbw.enforce import overfile
 from xenbw.model import ZERO, Binding, Counters, Kind
 from xenbw.net import addresses, interfaces
@@ -30,12 +31,16 @@ _SCRIPT_LIMIT = timedelta(seconds=40)
 
 @dataclass
 class _Waiting:
-    """An interface whose VM is not known yet. since: from when its bytes count; baseline: raw bytes that do not."""
+    """An interface that is bound to no VM yet. since: from when its bytes count; baseline: raw bytes that do not.
+
+    facts: what xenstore says of it while its script runs.
+    """
 
     vif: Vif
     seen_at: datetime
     since: datetime
     baseline: Counters
+    facts: VifFacts | None = None
 
 
 class Census:
@@ -47,6 +52,7 @@ class Census:
         self._ledger, self._lookup, self._tally = ledger, lookup, tally
         self._boot_id, self._sysfs = boot_id, sysfs
         self._outsiders = Outsiders(ledger, boot_id)
+        self.churn = Churn(ledger)
         self.live: dict[int, Binding] = {}
         self._names: dict[int, str] = {}
         self._by_ifindex: dict[int, Binding] = {}
@@ -57,6 +63,12 @@ class Census:
     def waiting(self) -> int:
         """How many interfaces have no known VM yet."""
         return len(self._waiting)
+
+    @property
+    def arriving(self) -> list[tuple[Vif, VifFacts]]:
+        """The interfaces whose scripts still run. A card that is attached to a running guest is connected by then:
+        netback does not wait for the script (linux drivers/net/xen-netback/xenbus.c, connect)."""
+        return [(waiting.vif, waiting.facts) for waiting in self._waiting.values() if waiting.facts is not None]
 
     @property
     def bound(self) -> Collection[Binding]:
@@ -167,6 +179,9 @@ class Census:
         for binding in ended:
             self._ledger.end_binding(binding.id, at, reason)
             del self.live[binding.id]
+            if binding.id in self._tally.tracked:
+                # Its name may be the next one's already: what our own counters still have goes by the ifindex.
+                self._tally.tracked[binding.id].interface = ""
         self._by_ifindex.pop(ifindex, None)
         return bool(ended)
 
@@ -250,12 +265,14 @@ class Census:
         if waiting.vif.ifindex not in self._waiting:
             return False
         if facts.hotplug_status != "connected" and at - waiting.seen_at < _SCRIPT_LIMIT:
+            waiting.facts = facts
             return False
         vif = replace(waiting.vif, bridge=interfaces.bridge_of(waiting.vif.interface, self._sysfs))
         self._write(vif, facts, waiting.seen_at, waiting.since, waiting.baseline)
         del self._waiting[vif.ifindex]
-        by = "its name: it has no xenbus node" if vif.by_name else "its xenbus node"
-        log.info("%s: bound to %s by %s; no hook announced it", vif.interface, facts.name, by)
+        if not self.churn.quiet(str(facts.name), at):
+            by = "its name: it has no xenbus node" if vif.by_name else "its xenbus node"
+            log.info("%s: bound to %s by %s; no hook announced it", vif.interface, facts.name, by)
         return True
 
     def _update(self, binding: Binding, facts: VifFacts, at: datetime) -> bool:
@@ -265,7 +282,7 @@ class Census:
             return False
         vif = Vif(binding.interface, binding.ifindex, binding.kind, binding.domid, binding.devid, binding.bridge, False)
         self._write(vif, facts, at, at, ZERO)
-        if name != facts.name:
+        if name != facts.name and not self.churn.quiet(str(facts.name), at):
             log.info("%s: its domain is now called %s, it was %s", binding.interface, facts.name, name)
         return True
 

@@ -132,6 +132,14 @@ def networks(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
         raise UsageError('a list of addresses or networks like ["192.0.2.1", "2001:db8::/64"]') from None
 
 
+def some_networks(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Networks, but not all there is."""
+    found = networks(value)
+    if not all(network.prefixlen for network in found):
+        raise UsageError("networks, but not all of a family")
+    return tuple(dict.fromkeys(found))
+
+
 def zone(value: Any) -> ZoneInfo:
     if text(value) not in available_timezones():
         raise UsageError('a time zone like "UTC" or "Europe/Berlin" (see timedatectl list-timezones)')

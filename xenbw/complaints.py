@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 log = logging.getLogger(__name__)
 
+# Seconds for which an obstacle has to be gone before that is said: it may be one that comes with each start of a VM.
+_GONE = 60.0
+
 
 class Complaints:
     """Two kinds: of a part that works or does not ("ledger"), and obstacles, which are whole sentences."""
@@ -14,6 +17,7 @@ class Complaints:
     def __init__(self) -> None:
         self._parts: dict[str, str] = {}
         self._obstacles: list[str] = []
+        self._seen_at: dict[str, float] = {}  # of those of which it was said that they are there
 
     def of(self, part: str, problem: str | None) -> None:
         """What is wrong with a part; None: nothing."""
@@ -25,14 +29,16 @@ class Complaints:
         elif before is not None:
             log.info("%s: works again", part)
 
-    def obstacles(self, found: Sequence[str]) -> None:
-        """All that stands in the way of blocks."""
+    def obstacles(self, found: Sequence[str], elapsed: float) -> None:
+        """All that stands in the way of blocks, at so many seconds of uptime."""
         for obstacle in found:
-            if obstacle not in self._obstacles:
+            if obstacle not in self._seen_at:
                 log.error("%s", obstacle)
-        for obstacle in self._obstacles:
-            if obstacle not in found:
+            self._seen_at[obstacle] = elapsed
+        for obstacle, seen_at in list(self._seen_at.items()):
+            if elapsed - seen_at >= _GONE:
                 log.info("no longer: %s", obstacle)
+                del self._seen_at[obstacle]
         self._obstacles = list(found)
 
     def all(self) -> list[str]:

@@ -90,6 +90,12 @@ class DefaultSection:
 class EnforceSection:
     interval: float = _key(checks.between(1, 300, "seconds"), 10.0)
     protect: tuple[IPv4Network | IPv6Network, ...] = _key(checks.networks, ())
+    allow: tuple[IPv4Network | IPv6Network, ...] = _key(checks.some_networks, ())
+
+    @property
+    def exceptions(self) -> tuple[str, ...]:
+        """What blocked VMs may reach all the same, as text."""
+        return tuple(str(network) for network in self.allow)
 
 
 @dataclass(frozen=True)

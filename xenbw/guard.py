@@ -6,7 +6,7 @@ Used by the daemon in its loop, and by the CLI when no daemon answers.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from xenbw.enforce.desired import Desired, Holder, Network, Plan
 from xenbw.errors import XenbwError
 from xenbw.model import ZERO, Address, Binding, Block, Cause, Counters
 from xenbw.net import interfaces
+from xenbw.net.link import Links
 from xenbw.news import News
 from xenbw.notify import carriers, message
 from xenbw.quota import Standing
@@ -29,6 +30,9 @@ from xenbw.roster import Entry, Roster
 from xenbw.store import outbox
 from xenbw.store.ledger import Ledger, LedgerError
 from xenbw.store.outbox import Channel
+
+Seal = Callable[[], None]
+"""seal(): seal the interfaces of the VMs in `Guard.blocked`, and open the others'."""
 
 _EVER = datetime.min.replace(tzinfo=UTC)
 
@@ -53,7 +57,7 @@ class Guard:
         self.plan = Plan(Desired({}), {}, {}, frozenset())
         self.news = News()
         self.meter = "kernel"  # the daemon's, which hooks have to know
-        self.seals = False  # whether whoever calls `enforce` then seals the interfaces of `blocked`
+        self.seal: Seal | None = None  # None: interfaces cannot be sealed here
         self.blocked: frozenset[int] = frozenset()  # ids of the VMs that are blocked
         self.queued = False  # whether a message was put into the outbox; whoever sends them resets it
         self.failure: LedgerError | None = None  # why the last judgement could not be recorded
@@ -62,7 +66,8 @@ class Guard:
         self._unfiltered: set[tuple[int, str]] = set()
         self._applied: dict[str, Desired] = {}  # by the method's name
         self._latest: list[Binding] | None = None
-        self._protected_told = ""
+        self._networks_told: tuple[list[str], tuple[str, ...]] | None = None
+        self._links = Links(str(settings.daemon.run_dir))
 
     # judging
 
@@ -153,21 +158,26 @@ class Guard:
         """Make the kernel's blocks what the ledger says, and tell the hook. Returns what had to be changed; what could
         not be done is in `problems`."""
         blocks, latest = {**self._unrecorded, **self._ledger.active_blocks()}, self._ledger.latest_bindings()
-        plan = desired.plan(holders(roster, blocks, latest), self.protect)
+        allow = self.settings.enforce.allow
+        plan = desired.plan(holders(roster, blocks, latest), self.protect, allow)
         self.blocked = frozenset(blocks)
         self.problems = _obstacles(plan)
-        if not self.seals:
+        if self.seal is None:
             self.problems += _unreached(plan, roster, blocks, latest)
         self.news.moved(self.plan if self._applied else plan, plan)
         self.plan = plan
         self._tell_hook(roster, blocks, plan)
+        if self.seal is not None:
+            self.seal()
         changes: list[str] = []
         for method in self._methods:
             try:
                 changes += self._apply(method)
             except XenbwError as error:
                 self.problems.append(str(error))
-        if not self.seals:
+        shut = [] if allow else [one for one in latest if one.ended_at is None and one.vm_id in blocks]
+        self.problems += self._links.keep({binding.ifindex: binding.interface for binding in shut})
+        if self.seal is None:
             self._check_bridges(roster, blocks, latest, moment)
         return changes
 
@@ -184,21 +194,23 @@ class Guard:
         }
         for address, name in plan.desired.null_routes.items():
             blocked[name].append(str(address))
-        protected = " ".join(sorted(str(network) for network in self.protect))
-        if protected != self._protected_told:
+        protected, allow = sorted(str(network) for network in self.protect), self.settings.enforce.exceptions
+        if (protected, allow) != self._networks_told:
             # For a hook that finds no file of a daemon, after a boot without one.
             with suppress(LedgerError):
-                self._ledger.set_meta("protected", protected)
-                self._protected_told = protected
+                self._ledger.set_meta("protected", " ".join(protected))
+                self._ledger.set_meta("allow", " ".join(allow))
+                self._networks_told = (protected, allow)
         try:
             self.settings.daemon.run_dir.mkdir(parents=True, exist_ok=True)
             overfile.write(
                 str(over_path(self.settings)),
                 str(self.settings.ledger.path),
-                protected.split(),
+                protected,
                 sorted(str(address) for address in plan.held),
                 blocked,
                 self.meter,
+                allow,
             )
         except OSError as error:
             self.problems.append(f"{over_path(self.settings)}: {error.strerror}: hooks rely on the ledger alone")
@@ -228,7 +240,8 @@ class Guard:
                 told = unfiltered(self._case(entry, None, moment.at), bridge, self.problems[-1])
                 with self._ledger.transaction():
                     self._announce(told, vm_id, moment.at)
-        self._unfiltered = open_now
+        # One that restarts all the time is told of once.
+        self._unfiltered = {pair for pair in self._unfiltered | open_now if pair[0] in blocks}
 
 
 def _standing_now(entry: Entry, standing: Standing, at: datetime) -> Entry:

@@ -15,6 +15,7 @@ from xenbw.enforce import gate, overfile
 from xenbw.enforce.overfile import Over
 from xenbw.errors import XenbwError
 from xenbw.net import addresses, nft
+from xenbw.net.link import Links
 from xenbw.pipe import feed
 from xenbw.store import bindings
 from xenbw.xen import hotplug, xswire
@@ -79,12 +80,18 @@ class _Facts:
         self.covered = False
         self.ifindex = int(_first_line(f"/sys/class/net/{call.interface}/ifindex")) if self.starts else 0
 
-    def cover(self, *, sealed: bool) -> None:
+    def cover(self, allow: list[str], *, sealed: bool) -> None:
         """Put our counters on the vif before the guest is connected, so that they have it from its first byte, and a
         seal if it is to have nothing."""
         call = self.call
         if nft.can_name(self.interface):
-            text = nft.cover(call.domid, call.devid, self.ifindex, self.interface, self.mac, sealed=sealed)
+            key = nft.key(call.domid, call.devid, self.ifindex)
+            # The daemon may have put them on the interface before its script renamed it.
+            renamed = not self.interface.startswith("vif")
+            text = nft.unchain(key) if renamed else ""
+            text += nft.cover(call.domid, call.devid, self.ifindex, self.interface, self.mac)
+            if sealed:
+                text += nft.seal([(key, self.ifindex)]) + (nft.allow(key, self.ifindex, allow) if allow else "")
             # The first vif of a boot, and one after a flush, finds no foundation: that is twice as long a text.
             self.covered = any(
                 feed(["nft", "-f", "-"], (base + text).encode("ascii"), {}) for base in ("", nft.foundation())
@@ -192,7 +199,9 @@ def run(env: dict[str, str]) -> None:
         over = paths.over or gate.from_ledger(paths.ledger, facts.boot_id) or Over()
         sealed = facts.name in over.blocked
         if over.nft or sealed:
-            facts.cover(sealed=sealed)
+            facts.cover(over.allow, sealed=sealed)
+        if sealed and not over.allow:
+            Links(paths.run_dir).lower(facts.ifindex)
         if paths.over is not None:
             gate.admit(facts.name, facts.ips, paths.run_dir, paths.read_over)
     _record(facts, paths)

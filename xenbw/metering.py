@@ -26,8 +26,9 @@ Life = tuple[int, int, int]
 class Metering:
     """The meter in use.
 
-    reason: why it is not the best one, or nothing. seals: whether interfaces can be sealed. bridged: on how many
-    interfaces the last count found our counters gone, and went by the kernel's; gaps: how often that happened.
+    reason: why it is not the best one, or nothing. seals: whether interfaces can be sealed; allow: networks that seals
+    are open for. bridged: on how many interfaces the last count found our counters gone, and went by the kernel's, and
+    gaps: how often that happened.
     """
 
     def __init__(self, ledger: Ledger, tally: Tally, boot_id: str, apply: Apply) -> None:
@@ -35,9 +36,11 @@ class Metering:
         self._table, self._apply = Table(nft.TABLE), apply
         self._chains: Chains | None = None
         self._ended: set[Life] = set()
+        self._strangers: set[Life] = set()
         self.meter: Meter = KernelMeter()
         self.reason = ""
         self.gaps, self.bridged = 0, 0
+        self.allow: tuple[str, ...] = ()
 
     @property
     def problems(self) -> list[str]:
@@ -106,15 +109,44 @@ class Metering:
             if binding.key in lives and binding.vm_id in known:
                 self._tally.follow(binding, binding.started_at)
 
+    def busy(self) -> set[int]:
+        """The ifindexes of interfaces that are there, are followed, or have counters that nobody has taken away yet: of
+        their bindings not every byte need be in the ledger. Raises MeterError."""
+        found = {ifindex for ifindex, _ in socket.if_nameindex()} | {one.key[2] for one in self._tally.tracked.values()}
+        if isinstance(self.meter, NftMeter):
+            found |= {ifindex for _, _, ifindex in self.meter.lives()}
+        return found
+
     def release(self) -> None:
         """What ended is accounted for, and in the ledger: take its counters away."""
         if self._chains is not None:
             self._chains.release([nft.key(*life) for life in self._ended])
         self._ended.clear()
 
-    def keep(self, bindings: Iterable[Binding], blocked: Container[int], count: Callable[[], None]) -> None:
-        """See that every live interface has our chains as they should be, and those of blocked VMs their seal. With
-        another meter than nft, only these have chains. Raises MeterError.
+    def sweep(self) -> None:
+        """Take away counters of interfaces that came and went without ever being somebody's, as with a vif script that
+        failed. Those that were so a call ago: whoever may still tell whose they were has done so. Raises MeterError."""
+        if self._chains is None or not isinstance(self.meter, NftMeter):
+            return
+        there = {ifindex for ifindex, _ in socket.if_nameindex()}
+        lives = {life for life in self.meter.lives() if life[2] not in there}
+        lives -= {one.key for one in self._tally.tracked.values()} | self._ended
+        bound = [*self._ledger.live_bindings().values()]
+        bound += self._ledger.ended_bindings(self._boot_id, [ifindex for _, _, ifindex in lives])
+        lives -= {binding.key for binding in bound}
+        self._chains.release([nft.key(*life) for life in lives & self._strangers])
+        self._strangers = lives
+
+    def keep(
+        self,
+        bindings: Iterable[Binding],
+        arriving: Collection[Port],
+        blocked: Container[int],
+        count: Callable[[], None],
+    ) -> None:
+        """See that every live interface has our chains as they should be, and those of blocked VMs their seal; so have
+        those that are arriving and bound to no VM yet. With another meter than nft, only what is sealed has chains.
+        Raises MeterError.
 
         count() reads all counters and credits what passed. It is called where something passed by ours, after they were
         taken away, so that it goes by the kernel's; and right after ours began, since what passes before is bridged.
@@ -124,17 +156,20 @@ class Metering:
         view = self._chains.look()
         # One that went away under our look has lost nothing: what its counters have is read at its end.
         there = {ifindex for ifindex, _ in socket.if_nameindex()}
-        ports = [_port(binding, blocked) for binding in bindings if binding.ifindex in there]
+        ports = [_port(binding, blocked, self.allow) for binding in bindings if binding.ifindex in there]
+        early = [port for port in arriving if port.ifindex in there]
         if not isinstance(self.meter, NftMeter):
             self._chains.release([port.key for port in ports if not port.sealed and view.counts(port)])
-            self._chains.keep([port for port in ports if port.sealed], view)
+            self._chains.keep([port for port in (*ports, *early) if port.sealed], view)
             return
         broken = self._chains.broken(ports, view)
         if broken:
             self._chains.release([port.key for port in broken])
             count()
             view = self._chains.look()
-        self._chains.keep(ports, view)
+        self._chains.keep([*ports, *early], view)
+        # Who binds them says from where they count.
+        self._chains.fresh -= {port.key for port in early}
         if self._chains.fresh:
             count()
 
@@ -143,17 +178,17 @@ class Metering:
         self._table.close()
 
 
-def _port(binding: Binding, blocked: Container[int]) -> Port:
-    return Port(*binding.key, binding.interface, binding.mac, sealed=binding.vm_id in blocked)
+def _port(binding: Binding, blocked: Container[int], allow: tuple[str, ...]) -> Port:
+    return Port(*binding.key, binding.interface, binding.mac, sealed=binding.vm_id in blocked, allow=allow)
 
 
-def seal(bindings: Iterable[Binding], blocked: Container[int]) -> str | None:
+def seal(bindings: Iterable[Binding], blocked: Container[int], allow: tuple[str, ...]) -> str | None:
     """Seal the interfaces of blocked VMs, and open the others' again, where no daemon does. Why not, or None."""
     table = Table(nft.TABLE)
     chains = Chains(hand_to_nft, table)
     try:
         view = chains.look()
-        ports = [port for port in (_port(b, blocked) for b in bindings) if port.sealed or view.counts(port)]
+        ports = [port for port in (_port(b, blocked, allow) for b in bindings) if port.sealed or view.counts(port)]
         if not ports:
             return None
         chains.keep(ports, view)

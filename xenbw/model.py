@@ -204,6 +204,22 @@ class Binding:
 
 
 @dataclass(frozen=True)
+class Digest:
+    """Earlier lives of a VM's interfaces that are told together.
+
+    started_at: when the first of them began; ended_at: when the last one ended; counted: their usage in a period, and
+    what was counted beside it in these lives.
+    """
+
+    lives: int
+    started_at: datetime
+    ended_at: datetime
+    end_reason: str
+    ips: tuple[Address, ...]
+    counted: Amounts
+
+
+@dataclass(frozen=True)
 class Block:
     """One block of a VM, from its announcement to its lifting."""
 

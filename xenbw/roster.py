@@ -11,8 +11,8 @@ from xenbw import quota
 from xenbw.accounting import PeriodOf
 from xenbw.clock import Moment
 from xenbw.config import Settings
-from xenbw.model import VM, ZERO, Allowance, Binding, Counters, Period
-from xenbw.store import portions
+from xenbw.model import VM, ZERO, Allowance, Binding, Counters, Digest, Period
+from xenbw.store import digests, portions
 from xenbw.store.ledger import Ledger
 
 
@@ -129,6 +129,11 @@ class Roster:
             else:
                 found[vm_id] = self._ledger.usage_in(vm_id, start)
         return found
+
+    def earlier(self, vm_id: int) -> list[Digest]:
+        """What is told together of the VM's earlier lives in its period as it is reckoned here."""
+        start = self.entries[vm_id].period.start
+        return digests.of_period(self._ledger, vm_id, start, refiled=vm_id in self._reckoned)
 
     def lives(self, vm_id: int) -> list[tuple[Binding, Counters]]:
         """The VM's bindings of its period as it is reckoned here, oldest first, with what of its usage each counted."""

@@ -22,12 +22,12 @@ from xenbw.guard import Guard
 from xenbw.metering import Metering
 from xenbw.model import Count, State
 from xenbw.net import interfaces
-from xenbw.net.chains import Apply
+from xenbw.net.chains import Apply, Port
 from xenbw.net.counters import KernelMeter, MeterError, XentopMeter
 from xenbw.net.udev import Event
 from xenbw.roster import Roster
 from xenbw.runner import Runner
-from xenbw.store import rescue
+from xenbw.store import digests, rescue
 from xenbw.store.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
 from xenbw.store.timeline import timeline
 from xenbw.units import format_time
@@ -41,16 +41,17 @@ _PROTECT = 60.0
 _PRUNE = 60.0
 # A host that boots is poked for each guest it starts, and to look at a thousand takes 40 ms.
 _SURVEY = 10.0
+_EARLY = 0.05
 
 
 class _Every:
-    """Something due each so many seconds of uptime."""
+    """Something due each so many seconds of uptime. A round of the loop may come a little early."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self._last = seconds, float("-inf")
 
     def due(self, elapsed: float) -> bool:
-        if elapsed - self._last < self.seconds:
+        if elapsed - self._last < self.seconds - _EARLY:
             return False
         self._last = elapsed
         return True
@@ -101,7 +102,9 @@ class Work:
     def _choose_meter(self) -> None:
         section = self.settings.meter
         self._metering.choose(section.source, lambda: XentopMeter(self._run, self._census.owner_of, section.interval))
-        self._guard.meter, self._guard.seals = self._metering.meter.name, self._metering.seals
+        self._metering.allow = self.settings.enforce.exceptions
+        self._guard.meter = self._metering.meter.name
+        self._guard.seal = self._seal if self._metering.seals else None
 
     def _now(self) -> Moment:
         before = self._moment
@@ -142,7 +145,8 @@ class Work:
 
     def cycle(self, events: Iterable[Event]) -> None:
         """One round, each [meter] interval."""
-        self.on_events(events)
+        if self.on_events(events):
+            self.sync()
         self._take_spool()
         moment, elapsed = self._now(), self._tick.elapsed
         try:
@@ -216,6 +220,8 @@ class Work:
         names = self._names_timer.due(elapsed)
         if names:
             self._settle(lambda: self._census.rescan(moment.at, moment.at, dict))
+            self._census.churn.look(moment.at)
+            self._sweep()
         if names or self._census.waiting:
             self._census.ask(everyone=names)
         if self._sample_timer.due(elapsed):
@@ -227,16 +233,46 @@ class Work:
             self._ledger.prune(
                 moment.at - timedelta(days=keep.keep_readings), moment.at - timedelta(days=keep.keep_history)
             )
+            self._fold()
+
+    def _sweep(self) -> None:
+        # What hooks left unwritten says whose some interface was.
+        if not self._pending_folder.is_dir() or not any(self._pending_folder.iterdir()):
+            try:
+                self._metering.sweep()
+            except MeterError as error:
+                self._complaints.of(f"meter {self._metering.meter.name}", str(error))
+
+    def _fold(self) -> None:
+        """Let earlier lives of VMs that come and go be told together, once what they counted is all in the ledger."""
+        meter = f"meter {self._metering.meter.name}"
+        try:
+            if self.commit():
+                digests.fold(self._ledger, self._boot_id, self._metering.busy)
+        except MeterError as error:
+            self._complaints.of(meter, str(error))
 
     # news
 
-    def on_events(self, events: Iterable[Event]) -> None:
-        """The kernel said something about interfaces."""
-        self._settle(lambda: self._census.see(events, self._now().at, dict))
+    def on_events(self, events: Iterable[Event]) -> bool:
+        """The kernel said something about interfaces. Whether that is for `sync` to take over."""
+        try:
+            changed = self._census.see(events, self._now().at, dict)
+        except LedgerError as error:
+            self._ledger_failed(error)
+            changed = True
+        self._receive()
+        return changed
 
     def on_answers(self, answers: Iterable[Answer | Survey]) -> None:
         """xenstore told whose interfaces are."""
         self._settle(lambda: self._census.hear(answers, self._now().at))
+        self._receive()
+
+    def _receive(self) -> None:
+        """Let nothing through uncounted, or to a blocked VM, before an interface's script is done."""
+        if self._census.arriving and self._metering.seals:
+            self._seal()
 
     def _settle(self, take_note: Callable[[], bool]) -> None:
         """Let the census take note; if bindings changed, act on it."""
@@ -251,7 +287,8 @@ class Work:
         self._settle(lambda: self._census.take_spool(self._pending_folder) > 0)
 
     def sync(self) -> list[str]:
-        """A hook or the CLI has news in the ledger: take it over, judge and enforce. Returns what was enforced."""
+        """There is news in the ledger, by a hook, the CLI or ourselves: take it over, judge and enforce. Returns what
+        was enforced."""
         try:
             self._take_spool()
             self._ledger.changed_by_others()
@@ -304,9 +341,26 @@ class Work:
     def _keep(self) -> None:
         """See that our counters stand on every interface. What passed some of them by is counted by the kernel's."""
         try:
-            self._metering.keep(self._census.bound, self._guard.blocked, lambda: self._measure(self._now()))
+            self._metering.keep(
+                self._census.bound, self._arriving(), self._guard.blocked, lambda: self._measure(self._now())
+            )
         except MeterError as error:
             self._complaints.of(f"meter {self._metering.meter.name}", str(error))
+
+    def _arriving(self) -> list[Port]:
+        ports = []
+        for vif, facts in self._census.arriving:
+            vm = self._ledger.vm_named(facts.name or "")
+            sealed = vm is not None and vm.id in self._guard.blocked
+            ports.append(Port(*vif.life, vif.interface, facts.mac, sealed, self._metering.allow))
+        return ports
+
+    def _seal(self) -> None:
+        """The guard's seal. Null routes follow it, whatever the ledger says to what was counted."""
+        try:
+            self._keep()
+        except LedgerError as error:
+            self._ledger_failed(error)
 
     def commit(self, *, heirs: bool = False) -> bool:
         """Write what was counted. Whether that worked; if not, it is kept and written the next time."""
@@ -334,9 +388,8 @@ class Work:
         except LedgerError as error:
             self._ledger_failed(error)
             return []
-        self._keep()
         self._log_news()
-        self._complaints.obstacles([*self._guard.problems, *self._metering.problems])
+        self._complaints.obstacles([*self._guard.problems, *self._metering.problems], self._tick.elapsed)
         return changes
 
     def _log_news(self) -> None:

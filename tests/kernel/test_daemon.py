@@ -319,7 +319,7 @@ def test_a_damaged_ledger_is_set_aside_and_blocks_stay(running: Host) -> None:
     (aside,) = running.state.glob("ledger.db.damaged-*")
     assert aside.read_bytes() == b"no ledger " * 4000
     running.xenbw("lift", "web1")
-    assert guest.ping("10.50.0.2")
+    assert until(lambda: guest.ping("10.50.0.2"))
 
 
 def test_what_can_still_be_read_of_a_damaged_ledger_is_carried_over(running: Host) -> None:

@@ -99,6 +99,8 @@ def test_nothing_of_ours_is_left_of_a_guest_that_has_gone(running: Host) -> None
     guest.destroy()
     assert until(lambda: not running.ledger().live_bindings())
     assert until(lambda: "v1.0" not in running.run(["nft", "list", "ruleset"]).stdout)
+    for one in ("own", "foreign", "sealed"):
+        assert "elements" not in running.run(["nft", "list", "set", "netdev", "xenbw", one]).stdout
 
 
 # somebody else's hands in the rules

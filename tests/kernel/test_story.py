@@ -7,23 +7,11 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from tests.support.capture import Capture
-from tests.support.guest import Guest
 from tests.support.host import Host, until
+from tests.support.story import LIMIT, overdrawn
 from xenbw.model import Action, Counters
 
 pytestmark = pytest.mark.kernel
-
-LIMIT = 1_000_000
-
-
-def overdrawn(host: Host, name: str = "web1", **start: object) -> Guest:
-    """A running VM that has used up its allowance and is blocked."""
-    guest = host.start(name, **start)  # type: ignore[arg-type]
-    host.add(name, limit_bytes=LIMIT)
-    host.ask("sync")
-    guest.send(LIMIT)
-    assert until(lambda: host.blocked(guest.address()))
-    return guest
 
 
 def test_usage_is_what_the_guest_itself_counted(running: Host) -> None:
@@ -186,15 +174,16 @@ def test_the_block_holds_on_a_bridge_that_iptables_does_not_see(running: Host) -
 
 def test_a_blocked_guest_that_takes_another_address_gets_nothing_through_either(running: Host) -> None:
     guest = overdrawn(running)
-    guest.namespace.ip("addr add 10.50.0.99/24 dev eth0", "addr del 10.50.0.11/24 dev eth0")
+    guest.namespace.ip("addr del 10.50.0.11/24 dev eth0", "addr add 10.50.0.99/24 dev eth0")
+    assert not guest.ping("10.50.0.2")
+    running.raise_links(guest)
     assert not guest.ping("10.50.0.2")
 
 
 def test_what_a_block_refuses_is_told_apart_from_usage(running: Host) -> None:
-    guest = overdrawn(running)
+    guest = overdrawn(running, ips=("10.51.0.11",), script="vif-route")
     used = running.usage("web1")
     guest.send(100_000)
-    running.outside.run(["ping", "-c", "3", "-i", "0.1", "-W", "0.2", guest.address()])
     running.ask("commit")
     (binding,) = running.ledger().live_bindings().values()
     assert running.usage("web1") == used

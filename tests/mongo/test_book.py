@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.bookkeeper import MARCH, NOW, Books
+from tests.support.books import BOOT
 from tests.support.clock import HandClock, utc
 from tests.support.host import Host, until
 from tests.support.mongoaccess import KEEPER, Access
@@ -18,8 +20,9 @@ from tests.support.mongod import Mongod
 from tests.support.replicaset import ReplicaSet
 from xenbw.config import MongodbSection, Settings
 from xenbw.errors import XenbwError
+from xenbw.store import digests
 from xenbw.store.ledger import Ledger
-from xenbw.store.sync import Sync, marks_path
+from xenbw.store.sync import Marks, Sync, marks_path
 
 pytestmark = pytest.mark.mongo
 
@@ -125,6 +128,51 @@ def test_usage_filed_under_another_period_leaves_nothing_behind_in_the_book(book
     books.sync.push()
     periods = {row["start"]: row["in_bytes"] for row in base(server).usage.find({"span": "period", "vm": "web0"})}
     assert periods == {MARCH: 0, utc("2026-03-15"): 30_000}
+
+
+def test_lives_that_are_told_together_are_so_in_the_book_and_their_own_documents_go(
+    books: Books, server: Mongod
+) -> None:
+    books.come_and_go(0, 6)
+    books.sync.push()
+    database = base(server)
+    # one of before the VM of that name, one of another host, and one of another ledger of this
+    foreign = database.bindings.find_one({"vm": "web0", "ended_at": {"$ne": None}})
+    strangers = [
+        foreign | {"_id": "earlier", "started_at": NOW - timedelta(days=1)},
+        foreign | {"_id": "elsewhere", "host": "dom0-b"},
+        foreign | {"_id": "replaced", "ledger": "another"},
+    ]
+    database.bindings.insert_many(strangers)
+    assert database.bindings.count_documents({"vm": "web0"}) == 7 + 3
+    for _ in range(2):
+        digests.fold(books.ledger, BOOT, lambda: (), keep=2)
+        books.sync.push()
+        lived = {row[0] for row in books.ledger.rows("SELECT started_at FROM binding WHERE vm_id = ?", books.vms[0])}
+        left = database.bindings.find({"vm": "web0", "_id": {"$nin": [one["_id"] for one in strangers]}})
+        assert {row["_id"].rpartition("/")[2] for row in left} == lived
+        assert database.bindings.count_documents({"_id": {"$in": [one["_id"] for one in strangers]}}) == 3
+        books.come_and_go(0, 1)
+    (digest,) = database.digests.find()
+    assert (digest["vm"], digest["lives"], digest["ips"]) == ("web0", 5, ["192.0.2.7"])
+
+
+def test_lives_that_were_folded_while_the_server_was_away_are_only_told_together(books: Books, server: Mongod) -> None:
+    books.come_and_go(0, 6)
+    digests.fold(books.ledger, BOOT, lambda: (), keep=2)
+    books.sync.push()
+    assert base(server).bindings.count_documents({"vm": "web0"}) == 3
+    assert [digest["lives"] for digest in base(server).digests.find()] == [4]
+    assert books.sync.backlog == 0
+
+
+def test_marks_of_before_there_were_digests_are_good(books: Books, server: Mongod) -> None:
+    books.live(2)
+    books.sync.push()
+    kept = json.loads(marks_path(books.settings).read_text())
+    del kept["done"]["digest"]
+    marks_path(books.settings).write_text(json.dumps(kept))
+    assert Marks(books.settings, books.ledger).done["usage"] == kept["done"]["usage"] > 0
 
 
 def test_a_set_of_three_with_logins_and_tls_is_a_book_too(

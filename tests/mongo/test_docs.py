@@ -15,13 +15,14 @@ from pymongo.errors import OperationFailure
 
 from tests.support import page
 from tests.support.bookkeeper import MARCH, Books
-from tests.support.books import vm_of
+from tests.support.books import BOOT, vm_of
 from tests.support.clock import utc
 from tests.support.mongoaccess import KEEPER, Access, connect
 from tests.support.mongod import Mongod
 from xenbw import config
 from xenbw.config import MongodbSection
 from xenbw.model import VM
+from xenbw.store import digests
 
 pytestmark = pytest.mark.mongo
 
@@ -42,6 +43,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Books, Any
         ]
         for host in hosts:
             host.live(90)
+            host.come_and_go(2, 3)
+            digests.fold(host.ledger, BOOT, lambda: (), keep=1)
             host.ledger.record(host.clock.wall, "null-routed", "web1 null-routed", host.vms[WEB1])
             host.sync.push()
         yield hosts[0], server.client(tz_aware=True)[KEEPER.database]
@@ -56,7 +59,7 @@ def guarded_books(tmp_path: Path, guarded: Access) -> Iterator[tuple[Mongod, str
         yield server, f"mongodb://{server.host}/?directConnection=true&authSource={KEEPER.database}"
 
 
-COLLECTIONS = ("vms", "usage", "samples", "bindings", "events", "hosts")
+COLLECTIONS = ("vms", "usage", "samples", "bindings", "digests", "events", "hosts")
 
 
 @pytest.mark.parametrize("collection", COLLECTIONS)
@@ -116,6 +119,7 @@ def test_bindings_and_samples_are_found_as_shown(fleet: tuple[Books, Any]) -> No
     _, database = fleet
     database.bindings.update_many({"vm": "web1"}, {"$set": {"ips": ["203.0.113.7"]}})
     assert {row["vm"] for row in page.run("Who had an address", database)} == {"web1"}
+    assert {row["vm"] for row in page.run("The same of guests", database)} == {"web2"}
     assert len(page.run("minute by minute", database)) == 2 * 59
 
 

@@ -57,6 +57,14 @@ class Books:
             )
             self.ledger.add_readings([(b.id, raw, raw) for b in self.bindings], at)
 
+    def come_and_go(self, vm: int, times: int) -> None:
+        """A VM of that place has so many more lives of a vif, five seconds each, in which nothing passes."""
+        for _ in range(times):
+            (known,) = self.ledger.rows("SELECT count(*) FROM binding")[0]
+            binding = start_vif(self.ledger, f"web{vm}", self.clock.wall, domid=1000 + known, ips="192.0.2.7")
+            self.clock.go(seconds=5)
+            self.ledger.end_binding(binding.id, self.clock.wall, "offline")
+
     def agrees(self, database: Any) -> bool:
         """Whether the book has what the ledger has, record by record."""
         hours = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,6 +136,19 @@ class Guest:
         self.stop()
         self.start()
 
+    def attach(self, *ips: str) -> Card:
+        """A card is attached to the running guest, which has it up at once; its script has yet to run. Returns it."""
+        first, devid = self.cards[0], len(self.cards)
+        card = replace(first, devid=devid, mac=f"{first.mac[:-2]}{devid:02x}", ips=ips, config_ips=ips, vifname=None)
+        self._plug(card)
+        self.cards.append(card)
+        self.namespace.ip(f"link set eth{devid} up", *(f"addr add {ip}/24 dev eth{devid} noprefixroute" for ip in ips))
+        return card
+
+    def finish(self, card: Card) -> None:
+        """Run the script of an attached card."""
+        self.scripts.append(self._dom0.run_script("online", self.domid, card))
+
     def rename_vif(self, interface: str, devid: int = 0) -> None:
         """Rename the running guest's vif in dom0, as an admin may; kernels before 6.2 rename only what is down."""
         old, self.interfaces[devid] = self.interfaces[devid], interface
@@ -161,10 +174,18 @@ class Guest:
     def counters(self, devid: int = 0) -> Counters:
         """What the guest's own card counted in this life, as netback's side of it is seen: what comes from the guest
         without its Ethernet headers."""
+        fields = self._statistics(devid)
+        return Counters(in_bytes=fields[0], out_bytes=fields[8] - ETH_HLEN * fields[9])
+
+    def sent_frames(self) -> int:
+        """How many frames the guest's own first card has sent in this life."""
+        return self._statistics(0)[9]
+
+    def _statistics(self, devid: int) -> list[int]:
         with self.namespace.entered():
             lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
         (fields,) = (line.split(":")[1].split() for line in lines if line.strip().startswith(f"eth{devid}:"))
-        return Counters(in_bytes=int(fields[0]), out_bytes=int(fields[8]) - ETH_HLEN * int(fields[9]))
+        return [int(field) for field in fields]
 
     def address(self, version: int = 4) -> str:
         """The guest's first address of that IP version."""
@@ -207,9 +228,11 @@ class Guest:
 
     def _await_forwarding(self, interface: str) -> None:
         """The kernel looks at links that came up once a second at most (linux net/core/link_watch.c); until then the
-        bridge keeps the port closed."""
-        state = f"/sys/class/net/{interface}/brport/state"
-        loop = f"for i in $(seq 200); do [ ! -e {state} ] || [ $(cat {state}) = 3 ] && exit; sleep 0.01; done"
+        bridge keeps the port closed. One that a hook took down stays closed."""
+        device = f"/sys/class/net/{interface}"
+        state, up = f"{device}/brport/state", f"$(($(cat {device}/flags) & 1))"
+        done = f"[ ! -e {state} ] || [ {up} = 0 ] || [ $(cat {state}) = 3 ]"
+        loop = f"for i in $(seq 200); do {done} && exit; sleep 0.01; done"
         self._dom0.run(["sh", "-c", loop])
 
     def _run_scripts(self, command: str) -> list[ScriptResult]:

@@ -118,6 +118,14 @@ class Host(Dom0):
             total = total.plus(guest.counters(devid))
         return total
 
+    def link_is_up(self, guest: Guest) -> bool:
+        """Whether the guest's first interface is up in dom0."""
+        return self.run(["ip", "link", "show", "up", "dev", guest.interface]).stdout != ""
+
+    def raise_links(self, guest: Guest) -> None:
+        """Somebody in dom0 sets the guest's interfaces up, whoever took them down."""
+        self.namespace.ip(*(f"link set {interface} up" for interface in guest.interfaces.values()))
+
     def usage(self, name: str) -> Counters:
         """A VM's usage of the present period, after all that was counted has been written."""
         self.ask("commit")

@@ -65,7 +65,7 @@ def ledger(console: Console) -> Iterator[Ledger]:
         yield opened
 
 
-def unsealed(_bindings: object, _blocked: object) -> None:
+def unsealed(_bindings: object, _blocked: object, _allow: object) -> None:
     """No interfaces are touched."""
 
 

@@ -16,6 +16,7 @@ from xenbw.accounting import Pending, Share, hour_of
 from xenbw.clock import Moment, boot_id
 from xenbw.model import Amounts, Counters, Mark
 from xenbw.roster import Roster
+from xenbw.store import digests
 from xenbw.store.ledger import Alive
 
 LO = Path("/sys/class/net/lo/ifindex")
@@ -81,6 +82,31 @@ def test_the_total_is_what_show_and_list_print(console: Console, lives: list[int
     assert explained["audit"] is None
     assert [life["flood_bytes"] for life in shown["bindings"]] == [0, 60]
     assert [life["meter"] for life in shown["bindings"]] == ["kernel", "nft"]
+
+
+def test_earlier_lives_are_one_line_and_the_total_stays_what_it_was(console: Console, lives: list[int]) -> None:
+    before = json.loads(console.done("explain", "web1", "--json"))
+    with console.ledger() as ledger:
+        for number in range(3):
+            ended = console.runs("web1", f"vif{number + 20}.0")
+            ledger.end_binding(ended, datetime.now(UTC), "offline")
+        assert digests.fold(ledger, boot_id(), lambda: (), keep=1) == 3
+    rows = table(console)
+    assert [word for word in rows[1] if word != "UTC"] == ["(3", "lives)", "offline", "1,000", "200", "0", "0"]
+    assert len(rows) == 5
+    assert rows[-1] == ["TOTAL", "1,235,567", "289"]
+    assert "\n3 earlier lives are told together; the latest 100 of a month have a line each\n" in (
+        console.done("explain", "web1") + "\n"
+    )
+    after = json.loads(console.done("explain", "web1", "--json"))
+    for key in ("in_bytes", "out_bytes"):
+        assert sum(part[key] for part in after["parts"]) == after[key] == before[key]
+    assert [part["lives"] for part in after["parts"]] == [3, 1, 1]
+    assert after["parts"][0]["interface"] is None
+    shown = json.loads(console.done("show", "web1", "--json"))
+    assert [(one["lives"], one["in_bytes"]) for one in shown["earlier_lives"]] == [(3, 1000)]
+    assert len(shown["bindings"]) == 2
+    assert "(3 lives)" in console.done("show", "web1")
 
 
 def test_what_no_interface_counted_is_told_with_the_reason(console: Console, lives: list[int]) -> None:

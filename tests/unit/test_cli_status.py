@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.console import Console, StandIn
 from xenbw.clock import boot_id
+from xenbw.doctor import last
+from xenbw.doctor.finding import Finding, Level, good
 from xenbw.store import outbox, unmetered
 from xenbw.store.outbox import Channel
 from xenbw.store.unmetered import Unmetered
@@ -121,12 +123,32 @@ def test_the_same_as_json(console: Console) -> None:
         "delivery_failures",
         "problems",
         "events",
+        "doctor",
     ]
     assert document["daemon"]["meter"] == "kernel"
     assert document["states"] == {"ok": 1, "blocked": 1}
     assert document["null_routes"] == {"192.0.2.9": "web1", "2001:db8::9": "web1"}
     assert (document["mails_waiting"], document["problems"]) == (1, [])
     assert [event["kind"] for event in document["events"]] == ["null-routed", "added", "added"]
+    assert document["doctor"] is None
+
+
+def test_what_doctor_last_found_is_one_line(console: Console, daemon: StandIn) -> None:
+    with console.ledger():
+        pass
+    found = [Finding(Level.FAIL, "hook", "web1"), Finding(Level.WARN, "clock", ""), Finding(Level.WARN, "book", "")]
+    last.keep(console.run_dir, last.document([*found, good("xen", "")], datetime(2026, 11, 23, 4, 38, tzinfo=UTC)))
+    assert "doctor         2026-11-23 04:38 UTC: 1 FAIL, 2 WARN" in console.done("status").splitlines()
+    document = json.loads(console.done("status", "--json"))
+    assert document["doctor"] == {"at": "2026-11-23T04:38:00Z", "fail": 1, "warn": 2}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"generated_at": "never", "findings": []}', "\xff"])
+def test_a_result_of_doctor_that_cannot_be_read_is_none(console: Console, daemon: StandIn, text: str) -> None:
+    with console.ledger():
+        pass
+    last.path(console.run_dir).write_text(text, encoding="latin-1")
+    assert json.loads(console.done("status", "--json"))["doctor"] is None
 
 
 def test_who_is_not_metered_is_named_with_the_reason(console: Console, daemon: StandIn) -> None:

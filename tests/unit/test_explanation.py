@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.clock import utc
-from xenbw.model import ZERO, Amounts, Binding, Counters, Kind, Mark
+from xenbw.model import ZERO, Amounts, Binding, Counters, Digest, Kind, Mark
 from xenbw.report.audit import Audited, drift, percent, reason
 from xenbw.report.explanation import ELSEWHERE, UNKNOWN, explain, meter_of, total
 
@@ -36,6 +36,17 @@ def test_the_lines_sum_to_the_usage_though_an_interface_counted_more() -> None:
 def test_an_interface_with_counters_of_ours_is_metered_by_nft_and_any_other_by_the_kernel() -> None:
     assert meter_of(replace(VIF, mark=Mark(ZERO, Amounts(0, 0)))) == "nft"
     assert meter_of(VIF) == "kernel"
+
+
+def test_earlier_lives_that_are_told_together_are_a_line_before_the_others() -> None:
+    earlier = Digest(412, utc("2026-03-01"), utc("2026-03-02"), "offline", (), Amounts(30, 3, 9, 9, 9))
+    lines = explain([(VIF, Counters(10, 1))], Counters(45, 4), ZERO, [earlier])
+    assert [(line.usage, line.digest) for line in lines] == [
+        (Counters(30, 3), earlier),
+        (Counters(10, 1), None),
+        (Counters(5, 0), None),
+    ]
+    assert total(lines) == Counters(45, 4)
 
 
 # the audit

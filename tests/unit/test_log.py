@@ -111,9 +111,20 @@ def test_what_is_wrong_is_said_when_it_begins_changes_and_ends(journal: Stderr) 
     for problem in ("disk full", "disk full", "locked", None, None):
         complaints.of("ledger", problem)
     assert journal.lines() == ["<3>ledger: disk full", "<3>ledger: locked", "<6>ledger: works again"]
-    for obstacles in (["a"], ["a", "b"], ["b"], []):
-        complaints.obstacles(obstacles)
+    for minute, obstacles in enumerate((["a"], ["a", "b"], ["b"], [])):
+        complaints.obstacles(obstacles, 60.0 * minute)
     assert journal.lines() == ["<3>a", "<3>b", "<6>no longer: a", "<6>no longer: b"]
+
+
+def test_an_obstacle_that_comes_and_goes_is_said_once_until_it_is_gone_for_a_minute(journal: Stderr) -> None:
+    complaints = Complaints()
+    for second in range(0, 100, 5):
+        complaints.obstacles(["a"] if second % 10 else [], second)
+        assert complaints.all() == (["a"] if second % 10 else [])
+    assert journal.lines() == ["<3>a"]
+    for second in range(100, 160, 5):
+        complaints.obstacles([], second)
+    assert journal.lines() == ["<6>no longer: a"]
 
 
 # what is told of blocks

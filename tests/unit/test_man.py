@@ -23,7 +23,7 @@ from xenbw import config, daemon, quota
 from xenbw.cli.main import addvm_parser, parser
 from xenbw.config import Settings
 from xenbw.errors import UsageError
-from xenbw.model import VM, Allowance, Binding, Block, Cause, Counters, Kind, Period, State
+from xenbw.model import VM, Allowance, Amounts, Binding, Block, Cause, Counters, Digest, Kind, Period, State
 from xenbw.notify.document import document
 from xenbw.notify.message import Case
 from xenbw.report.account import Account
@@ -168,7 +168,8 @@ def test_the_json_is_what_list_show_and_explain_print() -> None:
     block = Block(1, Cause.QUOTA, "over", AT, AT, AT, "lifted")
     binding = Binding(1, 1, "boot", 7, 0, Kind.VIF, 9, "vif7.0", AT, "00:16:3e:00:00:01", ADDRESSES, "xenbr0")
     ended = replace(binding, ended_at=AT, end_reason="offline")
-    shown = detail(account, [block], [ended], [(AT, used, 0)])
+    earlier = Digest(412, AT, AT, "offline", ADDRESSES, Amounts(1, 2))
+    shown = detail(account, [block], [ended], [(AT, used, 0)], [earlier])
     counters = Counters(1, 2)
     audit = Audit((Audited(ended, counters, counters, counters, None),), 0.5, None, None)
     explained = explanation(account, [Line(used, ended)], [(AT, "a gap")], audit)

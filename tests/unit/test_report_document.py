@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
 from xenbw import quota
-from xenbw.model import VM, Allowance, Amounts, Binding, Block, Cause, Count, Counters, Kind, Period
+from xenbw.model import VM, Allowance, Amounts, Binding, Block, Cause, Count, Counters, Digest, Kind, Period
 from xenbw.report.account import Account
 from xenbw.report.document import detail, dump, listing
 
@@ -67,8 +67,23 @@ def test_one_vm_s_document_adds_its_blocks_bindings_and_history() -> None:
         ips=(ip_address("192.0.2.10"), ip_address("2001:db8::10")),
         counted=Amounts(5, 6, 7, 8, 9),
     )
-    document = detail(account(), [block], [binding], [(NOVEMBER.start, Counters(1000, 1001), 12)])
-    assert list(document)[-3:] == ["blocks", "bindings", "history"]
+    earlier = Digest(412, NOVEMBER.start, NOW, "offline", (ip_address("192.0.2.10"),), Amounts(5, 6, 7, 8, 9))
+    document = detail(account(), [block], [binding], [(NOVEMBER.start, Counters(1000, 1001), 12)], [earlier])
+    assert list(document)[-4:] == ["blocks", "earlier_lives", "bindings", "history"]
+    assert document["earlier_lives"] == [
+        {
+            "lives": 412,
+            "ips": ["192.0.2.10"],
+            "started_at": "2026-11-01T00:00:00Z",
+            "ended_at": "2026-11-20T12:30:15Z",
+            "end_reason": "offline",
+            "in_bytes": 5,
+            "out_bytes": 6,
+            "flood_bytes": 7,
+            "refused_in_bytes": 8,
+            "refused_out_bytes": 9,
+        }
+    ]
     assert document["blocks"] == [
         {
             "cause": "quota",

@@ -60,6 +60,20 @@ def test_the_state_does_not_matter(state: str) -> None:
     assert parse_list(HEADER + xl_row("web1", 4, state)) == (Domain("web1", 4),)
 
 
+@pytest.mark.parametrize(
+    ("moment", "domids"),
+    [
+        ("paused", {"db1": 5, "web1": 6}),
+        ("saving", {"db1": 5, "web1": 6}),
+        ("restoring", {"web1": 6, "db1": 7}),  # without a processor yet
+        ("shutting-down", {"web1": 6, "db1": 7}),
+    ],
+)
+def test_a_guest_is_listed_by_its_name_whatever_is_being_done_to_it(moment: str, domids: dict[str, int]) -> None:
+    listed = parse_list((CAPTURES / "xl-list-states" / f"{moment}.txt").read_bytes())
+    assert {domain.name: domain.domid for domain in guests(listed)} == domids
+
+
 def test_a_dying_domain_without_a_name_is_left_out() -> None:
     output = HEADER + xl_row("Domain-0", 0) + xl_row("(null)", 3, "--ps-d") + xl_row("web1", 4)
     assert [domain.name for domain in parse_list(output)] == ["Domain-0", "web1"]

@@ -329,7 +329,8 @@ def test_the_hook_s_statements_work_before_and_after_the_upgrade(path: Path, upg
         bindings.bind(db, name="web1", ifindex=900, interface="vif9.0", mac=None, ips="192.0.2.9", bridge=None, **facts)
         assert bindings.blocked(db)["web1"] == ["192.0.2.9"]
         assert bindings.held(db, BOOT) == set()
-        assert bindings.protected(db) == ["192.0.2.1"]
+        assert bindings.networks(db, "protected") == ["192.0.2.1"]
+        assert bindings.networks(db, "allow") == []
         bindings.unbind(db, reason="offline", **facts)
         assert db.execute("SELECT end_reason FROM binding WHERE domid = 9").fetchall() == [("offline",)]
     assert version(path) == (schema.VERSION if upgraded else 1)

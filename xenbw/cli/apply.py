@@ -18,7 +18,7 @@ from xenbw.roster import Roster
 from xenbw.store.ledger import Ledger
 
 Methods = Callable[[], Sequence[Method]]
-Sealer = Callable[[Iterable[Binding], Container[int]], str | None]
+Sealer = Callable[[Iterable[Binding], Container[int], tuple[str, ...]], str | None]
 
 
 def iptables() -> Sequence[Method]:
@@ -68,11 +68,15 @@ def _enforce(ledger: Ledger, context: Context, methods: Sequence[Method], sealer
     guard = Guard(ledger, context.settings, [method for method in methods if method.name not in unusable])
     guard.protect = protected(context) | protect.helpers(context.settings.helpers)
     guard.judge(vms, vms.usage(), list(vms.entries), moment)
-    guard.seals = True
-    guard.enforce(vms, moment)
     failed = [str(guard.failure)] if guard.failure else []
     here = boot_id()
-    unsealed = sealer([b for b in ledger.live_bindings().values() if b.boot_id == here], guard.blocked)
-    if unsealed is not None:
-        failed.append(f"the interfaces are not sealed: {unsealed}")
+
+    def seal() -> None:
+        present = [binding for binding in ledger.live_bindings().values() if binding.boot_id == here]
+        unsealed = sealer(present, guard.blocked, context.settings.enforce.exceptions)
+        if unsealed is not None:
+            failed.append(f"the interfaces are not sealed: {unsealed}")
+
+    guard.seal = seal
+    guard.enforce(vms, moment)
     return [*failed, *guard.problems, *(reason for reason in unusable.values() if guard.plan.desired.null_routes)]

@@ -13,12 +13,13 @@ from xenbw.cli.auditing import look
 from xenbw.cli.command import Command, Context
 from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import say, warn
-from xenbw.model import Binding, Counters
+from xenbw.model import Amounts, Counters, Digest
 from xenbw.report.account import Account
 from xenbw.report.audit import Audit, Audited, drift, percent, reason
 from xenbw.report.document import dump, explanation
 from xenbw.report.explanation import Line, explain, meter_of, total
 from xenbw.report.table import Column, facts, local_time, printable, render
+from xenbw.store.digests import KEPT
 from xenbw.units import format_size
 
 _PARTS = (
@@ -55,7 +56,7 @@ def run(options: Namespace, context: Context) -> int:
             vms = roster(ledger, context)
             account = accounts(ledger, vms)[vm.id]
             elsewhere = vms.entries[vm.id].elsewhere
-            lines = explain(vms.lives(vm.id), vms.usage()[vm.id], elsewhere)
+            lines = explain(vms.lives(vm.id), vms.usage()[vm.id], elsewhere, vms.earlier(vm.id))
             gaps = ledger.events_since("meter-gap", account.period.start)
             found = _Explained(account, lines, [gap for gap in gaps if _concerns(gap[0], lines)])
         audit = look(ledger, vm, context) if options.audit else None
@@ -70,8 +71,8 @@ def run(options: Namespace, context: Context) -> int:
 
 def _concerns(at: datetime, lines: Iterable[Line]) -> bool:
     """Whether one of the interfaces was there at that time."""
-    lived = ((line.binding.started_at, line.binding.ended_at) for line in lines if line.binding)
-    return any(start <= at and (end is None or at <= end) for start, end in lived)
+    lived = (line.digest or line.binding for line in lines)
+    return any(life.started_at <= at and (life.ended_at is None or at <= life.ended_at) for life in lived if life)
 
 
 def _text(found: _Explained, audit: Audit | None, zone: ZoneInfo) -> Iterator[str]:
@@ -104,6 +105,8 @@ def _bytes(size: int) -> str:
 
 
 def _part(line: Line, zone: ZoneInfo) -> tuple[str, ...]:
+    if line.digest is not None:
+        return _earlier(line.digest, zone)
     if line.binding is None:
         return "", "", "", "(see below)", "", "", *map(_bytes, line.usage), "", ""
     binding = line.binding
@@ -114,27 +117,44 @@ def _part(line: Line, zone: ZoneInfo) -> tuple[str, ...]:
         binding.interface,
         binding.end_reason or "",
         meter_of(binding),
-        *map(_bytes, line.usage),
-        _bytes(binding.counted.flood_bytes),
-        _bytes(binding.counted.refused_in_bytes + binding.counted.refused_out_bytes),
+        *_amounts(binding.counted._replace(in_bytes=line.usage.in_bytes, out_bytes=line.usage.out_bytes)),
+    )
+
+
+def _earlier(digest: Digest, zone: ZoneInfo) -> tuple[str, ...]:
+    return (
+        local_time(digest.started_at, zone),
+        local_time(digest.ended_at, zone),
+        "",
+        f"({digest.lives:,} lives)",
+        digest.end_reason,
+        "",
+        *_amounts(digest.counted),
+    )
+
+
+def _amounts(counted: Amounts) -> tuple[str, ...]:
+    return (
+        *map(_bytes, counted.usage),
+        _bytes(counted.flood_bytes),
+        _bytes(counted.refused_in_bytes + counted.refused_out_bytes),
     )
 
 
 def _notes(account: Account, lines: Iterable[Line]) -> Iterator[str]:
     for line in lines:
-        if line.binding is None:
+        if line.why:
             yield f"{_sum(line.usage)}: {line.why}"
-    older = [line.binding for line in lines if line.binding and line.binding.started_at < account.period.start]
-    if any(_beside(binding) for binding in older):
+    earlier = sum(line.digest.lives for line in lines if line.digest)
+    if earlier:
+        yield f"{earlier:,} earlier lives are told together; the latest {KEPT} of a month have a line each"
+    lived = [line.digest or line.binding for line in lines]
+    if any(life and life.started_at < account.period.start and any(life.counted[2:]) for life in lived):
         yield "FLOOD and REFUSED, which are no usage, are of an interface's whole life, from before this period on"
 
 
 def _sum(usage: Counters) -> str:
     return f"{_bytes(usage.in_bytes)} in and {_bytes(usage.out_bytes)} out"
-
-
-def _beside(binding: Binding) -> bool:
-    return any(binding.counted[2:])
 
 
 def _audited(audit: Audit) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from xenbw import __version__, config
-from xenbw.cli import addvm, block, bwmon, explain, fleet, lift, listing, resync, rmvm, show, status, transfer
+from xenbw.cli import addvm, block, bwmon, doctor, explain, fleet, lift, listing, resync, rmvm, show, status, transfer
 from xenbw.cli.command import Command, Context
 from xenbw.cli.terminal import warn
 from xenbw.clock import SystemClock
@@ -28,6 +28,7 @@ COMMANDS: tuple[Command, ...] = (
     lift.COMMAND,
     rmvm.COMMAND,
     status.COMMAND,
+    doctor.COMMAND,
     fleet.COMMAND,
     resync.COMMAND,
     transfer.EXPORT,

@@ -12,7 +12,7 @@ from xenbw.cli.command import Command, Context
 from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import say, warn
 from xenbw.config import Settings
-from xenbw.model import Binding, Block
+from xenbw.model import Binding, Block, Digest
 from xenbw.quota import used_bytes
 from xenbw.report.account import Account
 from xenbw.report.document import History, detail, dump
@@ -38,14 +38,15 @@ def run(options: Namespace, context: Context) -> int:
     stale = freshen(context)
     with context.ledger() as ledger:
         vm = find(ledger, options.name)
-        account = accounts(ledger, roster(ledger, context))[vm.id]
+        vms = roster(ledger, context)
+        account = accounts(ledger, vms)[vm.id]
         blocks = ledger.blocks_of(vm.id)
         bindings = ledger.bindings_of(vm.id, account.period.start)
-        history = ledger.history(vm.id)
+        history, earlier = ledger.history(vm.id), vms.earlier(vm.id)
     if options.json:
-        say(dump(detail(account, blocks, bindings, history)))
+        say(dump(detail(account, blocks, bindings, history, earlier)))
     else:
-        say(text(account, blocks, bindings, history, context.settings))
+        say(text(account, blocks, bindings, history, earlier, context.settings))
     if stale:
         warn(f"note: {stale}")
     return 0
@@ -56,6 +57,7 @@ def text(
     blocks: Sequence[Block],
     bindings: Sequence[Binding],
     history: Sequence[History],
+    earlier: Sequence[Digest],
     settings: Settings,
 ) -> str:
     """The VM as a person reads it."""
@@ -63,8 +65,9 @@ def text(
     parts = [facts(_facts(account, zone))]
     if blocks:
         parts.append(render(_BLOCKS, [_block(block, zone) for block in blocks]))
-    if bindings:
-        parts.append(render(_BINDINGS, [_binding(binding, zone) for binding in bindings]))
+    if bindings or earlier:
+        lives = [_earlier(digest, zone) for digest in earlier] + [_binding(binding, zone) for binding in bindings]
+        parts.append(render(_BINDINGS, lives))
     if history:
         parts.append(render(_HISTORY, [_period(account, period, zone) for period in history]))
     return "\n\n".join(parts)
@@ -91,6 +94,22 @@ def _binding(binding: Binding, zone: ZoneInfo) -> tuple[str, ...]:
         binding.end_reason or "",
         format_size(binding.counted.in_bytes),
         format_size(binding.counted.out_bytes),
+    )
+
+
+def _earlier(digest: Digest, zone: ZoneInfo) -> tuple[str, ...]:
+    """Lives that are told together."""
+    return (
+        f"({digest.lives:,} lives)",
+        "",
+        "",
+        " ".join(str(address) for address in digest.ips),
+        "",
+        local_time(digest.started_at, zone),
+        local_time(digest.ended_at, zone),
+        digest.end_reason,
+        format_size(digest.counted.in_bytes),
+        format_size(digest.counted.out_bytes),
     )
 
 

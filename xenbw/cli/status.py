@@ -15,6 +15,9 @@ from xenbw.cli.apply import null_routes
 from xenbw.cli.command import Command, Context
 from xenbw.cli.terminal import say
 from xenbw.control import Answer
+from xenbw.doctor import last
+from xenbw.doctor.finding import Level
+from xenbw.doctor.last import Last
 from xenbw.errors import XenbwError
 from xenbw.model import Address
 from xenbw.report.document import Document, dump
@@ -95,7 +98,15 @@ def _document(daemon: Answer | None, books: _Books, problems: list[str], context
         },
         "problems": problems,
         "events": [{"at": format_time(at), "kind": kind, "text": text} for at, kind, text in books.events],
+        "doctor": _doctor(last.read(context.settings.daemon.run_dir)),
     }
+
+
+def _doctor(told: Last | None) -> Document | None:
+    """When doctor last looked, and what it found."""
+    if told is None:
+        return None
+    return {"at": format_time(told.at), "fail": told.counts[Level.FAIL], "warn": told.counts[Level.WARN]}
 
 
 def _text(daemon: Answer | None, books: _Books, problems: list[str], context: Context) -> str:
@@ -116,6 +127,7 @@ def _text(daemon: Answer | None, books: _Books, problems: list[str], context: Co
                 ("null routes", str(len(books.null_routes))),
                 *(("", f"{address} {name}") for address, name in books.null_routes.items()),
                 *_waiting(books.waiting, context),
+                *_checked(last.read(context.settings.daemon.run_dir), context),
             ]
         )
     )
@@ -134,6 +146,14 @@ def _waiting(waiting: Mapping[Channel, Waiting], context: Context) -> list[tuple
             why = f": {printable(found.failure)}" if found.failure else ""
             lines.append((label, f"{found.count}{why}"))
     return lines
+
+
+def _checked(told: Last | None, context: Context) -> list[tuple[str, str]]:
+    """The last result of doctor; nothing where it was never asked."""
+    if told is None:
+        return []
+    found = f"{told.counts[Level.FAIL]} FAIL, {told.counts[Level.WARN]} WARN"
+    return [("doctor", f"{local_time(told.at, context.settings.period.timezone)}: {found}")]
 
 
 def _meter(daemon: Answer) -> str:

@@ -27,9 +27,11 @@ class Holder:
 
 @dataclass(frozen=True)
 class Desired:
-    """The null routes that must exist, address -> name of the VM that owes them; nothing else may."""
+    """The null routes that must exist, address -> name of the VM that owes them; nothing else may. allow: what they let
+    through all the same."""
 
     null_routes: Mapping[Address, str]
+    allow: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ def is_protected(address: Address, protect: Collection[Network]) -> bool:
     )
 
 
-def plan(holders: Collection[Holder], protect: Collection[Network]) -> Plan:
-    """The null routes for these holders.
+def plan(holders: Collection[Holder], protect: Collection[Network], allow: tuple[Network, ...] = ()) -> Plan:
+    """The null routes for these holders, which allow some traffic.
 
     An address is blocked only while a blocked VM holds it and no VM in good standing does. Who runs with it on an
     interface holds it before whom the admin gave it to, and a running VM before one that is down; of those that are
@@ -74,7 +76,7 @@ def plan(holders: Collection[Holder], protect: Collection[Network]) -> Plan:
     routes = {address: owner.name for address, owner in owners.items() if owner.blocked}
     refused = {address: name for address, name in routes.items() if is_protected(address, protect)}
     return Plan(
-        Desired({address: name for address, name in routes.items() if address not in refused}),
+        Desired({address: name for address, name in routes.items() if address not in refused}, allow),
         refused,
         {
             address: (holder.name, owners[address].name)

@@ -26,7 +26,8 @@ def from_ledger(path: str, boot_id: str) -> Over | None:
         try:
             db = sqlite3.connect(f"file:{path}?{how}", uri=True, timeout=_PATIENCE)
             over = Over()
-            over.protected, over.held = bindings.protected(db), bindings.held(db, boot_id)
+            over.protected, over.allow = bindings.networks(db, "protected"), bindings.networks(db, "allow")
+            over.held = bindings.held(db, boot_id)
             over.blocked = {name: blockable(ips, over) for name, ips in bindings.blocked(db).items()}
             db.close()
         except sqlite3.Error:
@@ -97,7 +98,7 @@ def _write_chain(
     if _take_turn(restore.XTABLES_LOCK, locks):
         concerned = [*held, *(address for addresses in blocked.values() for address in addresses)]
         for version in sorted({restore.family(ip) for ip in concerned}):
-            restore.write_chain(version, over.addresses())
+            restore.write_chain(version, over.addresses(), over.allow)
     for lock in locks:
         os.close(lock)
 

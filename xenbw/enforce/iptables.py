@@ -7,21 +7,25 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 from typing import Any
 
 import iptc
 
 from xenbw.enforce.desired import Desired
-from xenbw.enforce.restore import CHAIN, HOOKED, REJECT_WITH, XTABLES_LOCK, comment
+from xenbw.enforce.restore import CHAIN, HOOKED, REJECT_WITH, XTABLES_LOCK, comment, stands, write_chain
 from xenbw.errors import XenbwError
 from xenbw.model import Address
+from xenbw.runner import Runner, run
 
 _LOCK_PATIENCE = 1.0
 _TRIES = 5
+# Up to how many rules are read and changed one by one: each takes python-iptables 0.1 ms to read and 0.2 to write;
+# a thousand take iptables-save 5 ms and iptables-restore 10.
+_FEW = 100
 
 Spec = tuple[str, str, str]
-"""(side, address, comment): side is "src" or "dst"."""
+"""(side, network, comment): side is "src" or "dst"."""
 
 
 class IptablesError(XenbwError):
@@ -54,7 +58,7 @@ def _locked() -> Iterator[None]:
 
 def _specs(null_routes: Mapping[Address, str], version: int) -> list[Spec]:
     return [
-        (side, str(address), comment(name))
+        (side, str(ip_network(address)), comment(name))
         for address, name in sorted(null_routes.items(), key=lambda item: (item[0].version, item[0]))
         if address.version == version
         for side in ("src", "dst")
@@ -64,10 +68,11 @@ def _specs(null_routes: Mapping[Address, str], version: int) -> list[Spec]:
 class Iptables:
     """The method for one family. version is 4 or 6."""
 
-    def __init__(self, version: int) -> None:
-        self._version = version
+    def __init__(self, version: int, run: Runner = run) -> None:
+        self._version, self._run = version, run
         self._rule = iptc.Rule if version == 4 else iptc.Rule6
         self.name = "iptables" if version == 4 else "ip6tables"
+        self._many = False  # whether there are more rules than are changed one by one
 
     def probe(self) -> str | None:
         """Why this method cannot serve here, or None."""
@@ -84,10 +89,11 @@ class Iptables:
         then everything is read anew and reckoned again.
         """
         wanted = _specs(desired.null_routes, self._version)
+        many, self._many = self._many, len(wanted) > _FEW or bool(wanted and desired.allow)
         for attempt in range(_TRIES):
             try:
                 with _locked():
-                    return self._repair(wanted)
+                    return self._whole(desired) if self._many or (many and wanted) else self._repair(wanted)
             except (iptc.IPTCError, iptc.XTablesError) as error:
                 failure = error
             time.sleep(0.02 * attempt)
@@ -97,6 +103,17 @@ class Iptables:
         table = iptc.Table(iptc.Table.FILTER) if self._version == 4 else iptc.Table6(iptc.Table6.FILTER)
         table.autocommit = False
         return table
+
+    def _whole(self, desired: Desired) -> list[str]:
+        """See that the chain is right as a whole, or write it anew: where there is much of it, or its order matters."""
+        routes = {str(address): name for address, name in desired.null_routes.items()}
+        allow = [str(network) for network in desired.allow]
+        saved = self._run([f"{self.name}-legacy-save", "-t", "filter"], timeout=_LOCK_PATIENCE)
+        if saved.status == 0 and stands(self._version, routes, allow, saved.stdout.decode(errors="replace")):
+            return []
+        if not write_chain(self._version, routes, allow):
+            raise IptablesError(f"{self.name}-legacy-restore fails", f"see {self.name}-legacy-save -t filter")
+        return [f"{self.name}: the whole chain {CHAIN} written"]
 
     def _repair(self, wanted: list[Spec]) -> list[str]:
         table = self._table()
@@ -131,7 +148,7 @@ class Iptables:
             chain.delete_rule(rule)
         for spec in missing:
             chain.append_rule(self._make(spec))
-        changes = [f"{side} {address} blocked" for side, address, _ in missing if side == "src"]
+        changes = [f"{side} {network.partition('/')[0]} blocked" for side, network, _ in missing if side == "src"]
         return changes + ([f"{len(surplus)} rules removed"] if surplus else [])
 
     def _repair_jump(self, chain: Any, *, first: bool) -> list[str]:
@@ -152,9 +169,9 @@ class Iptables:
         return [f"jump in {chain.name} {'put first' if first else 'removed'}"]
 
     def _make(self, spec: Spec) -> Any:
-        side, address, text = spec
+        side, network, text = spec
         rule = self._rule()
-        setattr(rule, side, address)
+        setattr(rule, side, network)
         rule.create_match("comment").comment = text
         rule.create_target("REJECT").reject_with = REJECT_WITH[self._version]
         return rule
@@ -169,7 +186,6 @@ class Iptables:
         matches, target = rule.matches, rule.target
         if (
             len(named) != 1
-            or ends[named[0]].num_addresses != 1
             or rule.in_interface
             or rule.out_interface
             or len(matches) != 1
@@ -180,4 +196,4 @@ class Iptables:
         ):
             return None
         side = named[0]
-        return side, str(ends[side].network_address), matches[0].comment
+        return side, str(ends[side]), matches[0].comment

@@ -4,7 +4,7 @@ and the daemon dead.
 Lines of words separated by tabs: `ledger PATH`, `protected ADDRESS...`, `held ADDRESS...` (by running VMs in good
 standing), `free ADDRESS...` (held no more), `vm NAME ADDRESS...`, `meter NAME`; names are backslash-escaped. The daemon
 writes it whole; a hook appends what it knows better while no daemon runs. Lines add up; an address that is held is not
-blocked.
+blocked. `allow NETWORK...`: what blocked VMs may reach all the same.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 class Over:
     """What the file says. blocked: VM name -> its null-routed addresses; protected: addresses or networks; nft: whether
-    our counters are to stand on the vifs."""
+    our counters are to stand on the vifs; allow: networks that blocked VMs may reach."""
 
-    __slots__ = ("blocked", "held", "ledger", "nft", "protected")
+    __slots__ = ("allow", "blocked", "held", "ledger", "nft", "protected")
 
     def __init__(self) -> None:
         self.ledger = ""
         self.nft = True
         self.protected: list[str] = []
+        self.allow: list[str] = []
         self.held: set[str] = set()
         self.blocked: dict[str, list[str]] = {}
 
@@ -66,6 +67,8 @@ def read(path: str) -> Over | None:
                     over.nft = words == ["nft"]
                 elif kind == "protected":
                     over.protected += words
+                elif kind == "allow":
+                    over.allow += words
                 elif kind == "held":
                     over.held.update(words)
                 elif kind == "free":
@@ -84,10 +87,11 @@ def write(
     held: Iterable[str],
     blocked: Mapping[str, Iterable[str]],
     meter: str = "nft",
+    allow: Iterable[str] = (),
 ) -> None:
     """Replace the file in one step. Raises OSError."""
     text = _line("ledger", escape(ledger)) + _line("meter", meter)
-    text += _line("protected", *protected) + _line("held", *held)
+    text += _line("protected", *protected) + _line("held", *held) + _line("allow", *allow)
     text += "".join(_line("vm", escape(name), *addresses) for name, addresses in sorted(blocked.items()))
     fresh = f"{path}.{os.getpid()}"
     with open(fresh, "w", encoding="ascii") as file:

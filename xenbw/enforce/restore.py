@@ -8,11 +8,15 @@ from xenbw.pipe import feed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 CHAIN = "XENBW"
 HOOKED = ("INPUT", "OUTPUT", "FORWARD")
+# The comment of rules for what blocked VMs may reach all the same. No VM's name makes such a one.
+ALLOWED = "xenbw allows"
 REJECT_WITH = {4: "icmp-port-unreachable", 6: "icmp6-port-unreachable"}
+_LENGTH = {4: 32, 6: 128}
+_LINK = ("fe80::/10", "ff02::/16")
 _COMMANDS = {4: "iptables-legacy-restore", 6: "ip6tables-legacy-restore"}
 # xt_comment.h: XT_MAX_COMMENT_LEN is 256 with the terminating NUL
 _LONGEST = 255
@@ -33,24 +37,53 @@ def family(address: str) -> int:
     return 6 if ":" in address else 4
 
 
-def chain_text(version: int, addresses: Mapping[str, str], *, jumps_exist: bool) -> bytes:
-    """Input for `restore --noflush` that makes the chain exactly these null routes (address -> VM name) and its jumps
-    the first rules, in one commit. Deleting a jump that is not there fails the whole input: hence jumps_exist."""
+def exceptions(version: int, allow: Iterable[str]) -> list[str]:
+    """What null routes of a family let through, so that these networks are reached: in IPv6 neighbours have to find
+    each other by what ip6tables may see of a bridge. The seal is narrower."""
+    found = [network for network in allow if family(network) == version]
+    return [*found, *_LINK] if found and version == 6 else found
+
+
+def chain_text(version: int, addresses: Mapping[str, str], allow: Iterable[str] = (), *, jumps_exist: bool) -> bytes:
+    """Input for `restore --noflush` that makes the chain exactly these null routes (address -> VM name), but for
+    traffic with the allowed networks, and its jumps the first rules, in one commit. Deleting a jump that is not there
+    fails the whole input: hence jumps_exist."""
     lines = ["*filter", f":{CHAIN} - [0:0]"]
     for hooked in HOOKED:
         if jumps_exist:
             lines.append(f"-D {hooked} -j {CHAIN}")
         lines.append(f"-I {hooked} 1 -j {CHAIN}")
-    for address, name in sorted(addresses.items()):
-        if family(address) == version:
-            said = f'-m comment --comment "{comment(name)}" -j REJECT --reject-with {REJECT_WITH[version]}'
-            lines += [f"-A {CHAIN} {side} {address} {said}" for side in ("-s", "-d")]
+    lines += _rules(version, addresses, allow)
     return "\n".join([*lines, "COMMIT", ""]).encode("ascii")
 
 
-def write_chain(version: int, addresses: Mapping[str, str]) -> bool:
+def _rules(version: int, addresses: Mapping[str, str], allow: Iterable[str]) -> list[str]:
+    lines = []
+    for network in exceptions(version, allow) if addresses else ():
+        lines += [f'-A {CHAIN} {side} {network} -m comment --comment "{ALLOWED}" -j RETURN' for side in ("-s", "-d")]
+    for address, name in sorted(addresses.items()):
+        if family(address) == version:
+            said = f'-m comment --comment "{comment(name)}" -j REJECT --reject-with {REJECT_WITH[version]}'
+            lines += [f"-A {CHAIN} {side} {address}/{_LENGTH[version]} {said}" for side in ("-s", "-d")]
+    return lines
+
+
+def stands(version: int, addresses: Mapping[str, str], allow: Iterable[str], saved: str) -> bool:
+    """Whether the chain and its jumps are just what they should be, by what iptables-legacy-save prints."""
+    lines = saved.splitlines()
+    for hooked in HOOKED:
+        found, jump = [line for line in lines if line.startswith(f"-A {hooked} ")], f"-A {hooked} -j {CHAIN}"
+        if found[:1] != [jump] or jump in found[1:]:
+            return False
+    found, wanted = [line for line in lines if line.startswith(f"-A {CHAIN} ")], _rules(version, addresses, allow)
+    # The kernel keeps networks in their shortest spelling, and so does the ledger.
+    first = len(wanted) - 2 * sum(family(address) == version for address in addresses)
+    return found[:first] == wanted[:first] and sorted(found) == sorted(wanted)
+
+
+def write_chain(version: int, addresses: Mapping[str, str], allow: Collection[str] = ()) -> bool:
     """Put the chain into the kernel; whether that worked. The caller holds XTABLES_LOCK."""
-    return any(_restore(version, chain_text(version, addresses, jumps_exist=known)) for known in (True, False))
+    return any(_restore(version, chain_text(version, addresses, allow, jumps_exist=known)) for known in (True, False))
 
 
 def _restore(version: int, text: bytes) -> bool:

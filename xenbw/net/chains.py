@@ -14,7 +14,10 @@ Apply = Callable[[str], bool]
 
 
 class Port(NamedTuple):
-    """A guest's interface: which life of which vif, what it is called now, and the MAC that Xen gave it."""
+    """A guest's interface: which life of which vif, what it is called now, and the MAC that Xen gave it.
+
+    allow: addresses and networks that its seal, if it has one, is open for.
+    """
 
     domid: int
     devid: int
@@ -22,16 +25,11 @@ class Port(NamedTuple):
     interface: str
     mac: str | None = None
     sealed: bool = False
+    allow: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         return nft.key(self.domid, self.devid, self.ifindex)
-
-    @property
-    def text(self) -> str:
-        """What makes its chains as they should be."""
-        opened = "" if self.sealed else nft.unseal(self.ifindex)
-        return nft.cover(*self[:5], sealed=self.sealed) + opened
 
 
 class Chains:
@@ -42,19 +40,19 @@ class Chains:
 
     def __init__(self, apply: Apply, table: Table) -> None:
         self._apply, self._table = apply, table
-        self._sealed: dict[str, bool] = {}
+        self._allowed: dict[str, tuple[str, ...]] = {}  # what their chains say
         self.fresh: set[str] = set()
         self.failed: dict[str, str] = {}
 
     def probe(self) -> str | None:
         """Why chains cannot be had on this host, or None. Tries them on the loopback interface."""
         trial = Port(0, 0, 1, "lo")
-        works = self._apply(nft.foundation() + trial.text) and self._apply(nft.uncover(trial.key))
+        works = self._apply(nft.foundation() + nft.cover(*trial[:5])) and self._apply(nft.uncover(trial.key))
         return None if works else "nft refuses netdev chains with ingress and egress hooks (they need linux 5.16)"
 
     def look(self) -> View:
         """How things stand. Raises MeterError."""
-        return View(self._table.chains(), self._table.counters())
+        return View(self._table.chains(), self._table.counters(), nft.sealed(self._table.elements("sealed")))
 
     def broken(self, ports: Iterable[Port], view: View) -> list[Port]:
         """Those whose counters are there while something passes them by: a chain is gone, is empty, or is bound to no
@@ -64,18 +62,18 @@ class Chains:
 
     def keep(self, ports: Iterable[Port], view: View) -> None:
         """Make the chains of these interfaces what they should be."""
-        wrong = [port for port in ports if self._sealed.get(port.key) is not port.sealed or not view.bound(port)]
+        wrong = [port for port in ports if not self._right(port, view)]
         self.failed = {}
         if not wrong and view.founded:
             return
         able = [port for port in wrong if nft.can_name(port.interface)]
         # Laying the foundation anew makes the kernel wait for every packet under way, and hooks wait for that.
         base = "" if view.founded else nft.foundation()
-        if not self._apply("".join([base, *map(view.text, able)])):
+        if not self._apply(base + view.text(able)):
             # One that vanished meanwhile spoils the batch of all.
-            able = [port for port in able if self._apply(nft.foundation() + view.text(port))]
+            able = [port for port in able if self._apply(nft.foundation() + view.text([port]))]
+        self._allowed |= {port.key: port.allow for port in able}
         self.fresh |= {port.key for port in able if not view.counts(port)}
-        self._sealed |= {port.key: port.sealed for port in able}
         unable = [port for port in wrong if port not in able]
         self.failed = {
             port.interface: "nft refuses its chains" if nft.can_name(port.interface) else "nft cannot spell its name"
@@ -87,19 +85,30 @@ class Chains:
     def release(self, keys: Collection[str]) -> None:
         """Take away chains and counters of interfaces that are gone and accounted for."""
         if keys:
-            text = "".join(map(nft.uncover, keys))
+            gone = {life[2] for life in map(nft.life_of, keys) if life is not None}
+            macs = [(index, mac) for index, mac in nft.own(self._table.elements("own")) if index in gone]
+            text = "".join([*map(nft.uncover, keys), *(nft.disown(index, mac) for index, mac in macs)])
             _ = self._apply(text) or self._apply(nft.foundation() + text)
             for name in keys:
-                self._sealed.pop(name, None)
+                self._allowed.pop(name, None)
                 self.fresh.discard(name)
+
+    def _right(self, port: Port, view: View) -> bool:
+        """Whether an interface's chains are on it and say what they should."""
+        if not view.bound(port) or view.seals(port) is not port.sealed:
+            return False
+        if port.sealed and port.allow:
+            return view.allows(port) and self._allowed.get(port.key) == port.allow
+        return not view.allows(port)
 
 
 @dataclass(frozen=True)
 class View:
-    """The table as it was at one look: its chains, and its counters by name."""
+    """The table as it was at one look: its chains, its counters by name, and the interfaces that are sealed."""
 
     chains: Mapping[str, Chain]
     counters: Mapping[str, int]
+    sealed: frozenset[int]
 
     @property
     def founded(self) -> bool:
@@ -114,9 +123,28 @@ class View:
         """Whether there are counters for the interface."""
         return f"{port.key}-in" in self.counters
 
-    def text(self, port: Port) -> str:
-        """What makes the interface's chains right. One that is bound elsewhere, as after a rename, is made anew: nft
-        would leave its device as it is."""
-        names = [f"{port.key}-{way}" for way in ("in", "out")]
-        moved = any(name in self.chains and self.chains[name].device != port.interface for name in names)
-        return (nft.unchain(port.key) if moved else "") + port.text
+    def seals(self, port: Port) -> bool:
+        """Whether nothing passes the interface."""
+        return port.ifindex in self.sealed
+
+    def allows(self, port: Port) -> bool:
+        """Whether something passes it all the same."""
+        return f"{port.key}-allowed-in" in self.chains
+
+    def text(self, ports: Collection[Port]) -> str:
+        """What makes the chains of these interfaces right. Those that are bound elsewhere, as after a rename, are made
+        anew: nft would leave their device as it is."""
+        parts = []
+        for port in ports:
+            names = [f"{port.key}-{way}" for way in ("in", "out")]
+            if any(name in self.chains and self.chains[name].device != port.interface for name in names):
+                parts.append(nft.unchain(port.key))
+            if not (self.bound(port) and self.counts(port)):
+                parts.append(nft.cover(*port[:5]))
+            if port.sealed and port.allow:
+                parts.append(nft.allow(port.key, port.ifindex, port.allow))
+            elif self.allows(port):
+                parts.append(nft.disallow(port.key, port.ifindex))
+        parts.append(nft.seal([(port.key, port.ifindex) for port in ports if port.sealed]))
+        parts.append(nft.unseal([port.ifindex for port in ports if not port.sealed]))
+        return "".join(parts)

@@ -28,6 +28,11 @@ class Vif:
     bridge: str | None
     by_name: bool
 
+    @property
+    def life(self) -> tuple[int, int, int]:
+        """(domid, devid, ifindex)."""
+        return self.domid, self.devid, self.ifindex
+
 
 def shown(interface: str) -> str:
     """The interface's name as it is kept and printed: a name is bytes to the kernel, and what is no UTF-8 in it shows

@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from xenbw.net.counters import MeterError
@@ -20,15 +20,17 @@ from xenbw.xen.text import decode
 _NETLINK_NETFILTER = 12
 _GROUP = 7  # NFNLGRP_NFTABLES
 _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
-_GETCHAIN, _GETRULE, _NEWGEN, _GETOBJ = _SUBSYSTEM | 4, _SUBSYSTEM | 7, _SUBSYSTEM | 15, _SUBSYSTEM | 19
+_GETCHAIN, _GETRULE, _GETSETELEM = _SUBSYSTEM | 4, _SUBSYSTEM | 7, _SUBSYSTEM | 13
+_NEWGEN, _GETOBJ = _SUBSYSTEM | 15, _SUBSYSTEM | 19
 _FAMILY = 5  # NFPROTO_NETDEV
 _DUMP = 0x301  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
 _ERROR, _DONE = 2, 3
 _COUNTER = 1  # NFT_OBJECT_COUNTER
-_TABLE = 1  # the same number in messages about objects, chains and rules
+_TABLE = 1  # the same number in messages about objects, chains, rules and sets
 _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 2, 3, 4
 _CHAIN_NAME, _CHAIN_HOOK, _HOOK_DEVICE = 3, 4, 3
 _RULE_CHAIN = 2
+_SET_NAME, _SET_ELEMENTS, _ELEMENT_KEY, _DATA_VALUE = 2, 3, 1, 1
 _GEN_PID = 2
 _TYPE = 0x3FFF  # without the flags "nested" and "network byte order"
 _HEADER, _ATTRIBUTE, _BYTES = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct(">Q")
@@ -80,7 +82,7 @@ class Table:
             # A dump of chains tells of all tables, whatever was asked.
             if words[_TABLE] == self._table:
                 hook = words.get(_CHAIN_HOOK, b"")
-                devices[_text(words[_CHAIN_NAME])] = _text(_attributes(hook, 0, len(hook)).get(_HOOK_DEVICE, b""))
+                devices[_text(words[_CHAIN_NAME])] = _text(_attributes(hook).get(_HOOK_DEVICE, b""))
 
         def take_rule(data: bytes, at: int, end: int) -> None:
             chain = _text(_attributes(data, at, end, _RULE_CHAIN)[_RULE_CHAIN])
@@ -89,6 +91,17 @@ class Table:
         self._dump(_GETCHAIN, b"", devices.clear, take_chain)
         self._dump(_GETRULE, b"", rules.clear, take_rule)
         return {name: Chain(device, rules.get(name, 0)) for name, device in devices.items()}
+
+    def elements(self, name: str) -> frozenset[bytes]:
+        """The keys of a set's elements; none where there is no such set. Raises NetfilterError."""
+        found: set[bytes] = set()
+
+        def take(data: bytes, at: int, end: int) -> None:
+            for element in _each(_attributes(data, at, end).get(_SET_ELEMENTS, b"")):
+                found.add(_attributes(_attributes(element)[_ELEMENT_KEY])[_DATA_VALUE])
+
+        self._dump(_GETSETELEM, _attribute(_SET_NAME, name.encode("ascii") + b"\0"), found.clear, take)
+        return frozenset(found)
 
     def close(self) -> None:
         if self._socket is not None:
@@ -133,9 +146,19 @@ class Table:
                 at += (length + 3) & ~3
 
 
-def _attributes(data: bytes, at: int, end: int, last: int = 0) -> dict[int, bytes]:
+def _each(data: bytes) -> Iterator[bytes]:
+    """What the attributes of a list hold, in turn."""
+    at = 0
+    while at < len(data):
+        length, _ = _ATTRIBUTE.unpack_from(data, at)
+        yield data[at + 4 : at + length]
+        at += (length + 3) & ~3
+
+
+def _attributes(data: bytes, at: int = 0, end: int | None = None, last: int = 0) -> dict[int, bytes]:
     """Attributes by kind, up to the one that is asked for."""
     found = {}
+    end = len(data) if end is None else end
     while at < end:
         length, kind = _ATTRIBUTE.unpack_from(data, at)
         kind &= _TYPE

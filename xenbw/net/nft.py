@@ -10,11 +10,30 @@ The hook pays for every import at each boot of a VM, so this imports next to not
 
 from __future__ import annotations
 
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
 TABLE = "xenbw"
 # Ahead of whatever an admin hangs there at the usual 0, whose drops then count like those of any firewall.
 _PRIORITY = -300
 # A counter's name is its interface's key and one of these words, which are those of the maps as well.
-WHAT = ("in", "out", "flood", "refused-in", "refused-out")
+_PASSED, _REFUSED = ("in", "out", "flood"), ("refused-in", "refused-out")
+WHAT = _PASSED + _REFUSED
+# What a blocked guest may all the same has a chain in either direction, where a verdict map leads from its interface.
+_ALLOWED = {"in": ("allowed-in", "oif", "saddr"), "out": ("allowed-out", "iif", "daddr")}
+# What it takes to find those addresses, and no more of it, or it would carry what is not allowed: ARP, and of RFC 4861
+# what stays on the link.
+_SPARINGLY = "meta length <= 128 limit rate 20/second burst 40 packets"
+_FINDING = {
+    "ip": {"in": "meta protocol arp", "out": "meta protocol arp"},
+    "ip6": {
+        "in": "ip6 hoplimit 255 icmpv6 type { 134, 135, 136 }",
+        "out": "ip6 daddr { fe80::/10, ff02::/16 } icmpv6 type { 133, 135, 136 }",
+    },
+}
 # Bytes of an Ethernet frame, as nft's raw expressions count bits. `ether daddr` would look at the type of the incoming
 # interface first, which a packet that leaves has none of; `arp saddr` is of another type than the set's.
 _DESTINATION, _SOURCE, _ARP_SENDER = "@ll,0,48", "@ll,48,48", "@ll,176,48"
@@ -38,18 +57,19 @@ def can_name(interface: str) -> bool:
     return interface.isascii() and interface.isprintable() and not set(interface) & set('"*\\')
 
 
-# Nothing passes a sealed interface. Of the others all that comes from the guest is its usage, and what goes to it if it
-# is for an address of its own, or for many (the lowest bit of the first byte, IEEE 802). Who sends by other addresses
-# may be reached by them: what is not for it cannot be told then, and all of it counts.
+# Nothing passes a sealed interface but what is allowed to its guest. Of the others all that comes from the guest is its
+# usage, and what goes to it if it is for an address of its own, or for many (the lowest bit of the first byte, IEEE
+# 802). Who sends by other addresses may be reached by them: what is not for it cannot be told then, and all of it
+# counts.
 _TO_GUEST = (
-    "oif @sealed counter name oif map @refused-in drop",
+    "oif @sealed jump sealed-in",
     f"oif . {_DESTINATION} @own counter name oif map @in return",
     "@ll,7,1 1 counter name oif map @in return",
     "oif @foreign counter name oif map @in return",
     "counter name oif map @flood",
 )
 _FROM_GUEST = (
-    "iif @sealed counter name iif map @refused-out drop",
+    "iif @sealed jump sealed-out",
     "iif @foreign counter name iif map @out return",
     f"iif . {_SOURCE} != @own add @foreign {{ iif }}",
     f"meta protocol arp iif . {_ARP_SENDER} != @own add @foreign {{ iif }}",
@@ -67,7 +87,12 @@ _NEIGHBOURS = (
     "icmpv6 type { 135, 136 } @th,192,8 != { 1, 2, 14 } add @foreign { iif }",
     "icmpv6 type { 135, 136 } @th,192,8 14 @th,256,8 != 0 add @foreign { iif }",
 )
-SHARED = {"to-guest": _TO_GUEST, "from-guest": _FROM_GUEST, "neighbours": _NEIGHBOURS}
+# The drop stands alone: a rule ends where a map has no element for the interface.
+_SEALED = {
+    f"sealed-{way}": (f"{interface} vmap @{where}", f"counter name {interface} map @refused-{way}", "drop")
+    for way, (where, interface, _) in _ALLOWED.items()
+}
+SHARED = {"to-guest": _TO_GUEST, "from-guest": _FROM_GUEST, "neighbours": _NEIGHBOURS, **_SEALED}
 """The rules of the chains that all interfaces share."""
 
 
@@ -79,6 +104,7 @@ def foundation() -> str:
         f"add set netdev {TABLE} own {{ typeof oif . {_DESTINATION}; }}",
         f"add set netdev {TABLE} foreign {{ type iface_index; flags dynamic; size 65535; }}",
         *(f"add map netdev {TABLE} {what} {{ type iface_index : counter; }}" for what in WHAT),
+        *(f"add map netdev {TABLE} {where} {{ type iface_index : verdict; }}" for where, _, _ in _ALLOWED.values()),
     ]
     for verb in ("add", "flush"):
         lines += [f"{verb} chain netdev {TABLE} {chain}" for chain in SHARED]
@@ -87,30 +113,76 @@ def foundation() -> str:
     return "\n".join([*lines, ""])
 
 
-def cover(domid: int, devid: int, ifindex: int, interface: str, mac: str | None, *, sealed: bool = False) -> str:
+def cover(domid: int, devid: int, ifindex: int, interface: str, mac: str | None) -> str:
     """Text that puts chains and counters on the interface, upon the foundation. Done twice it changes nothing. mac: as
     Xen gave it; without one nobody can tell what is not for the guest."""
-    name, index, own = key(domid, devid, ifindex), ifindex, _number(mac)
-    lines = []
-    for what in WHAT if sealed else WHAT[:3]:
-        lines += [
-            f"add counter netdev {TABLE} {name}-{what}",
-            f'add element netdev {TABLE} {what} {{ {index} : "{name}-{what}" }}',
-        ]
-    lines.append(f"add element netdev {TABLE} " + (f"own {{ {index} . {own} }}" if own else f"foreign {{ {index} }}"))
-    if sealed:
-        lines.append(f"add element netdev {TABLE} sealed {{ {index} }}")
-    for way, hook, shared in (("in", "egress", "to-guest"), ("out", "ingress", "from-guest")):
+    name, own = key(domid, devid, ifindex), _number(mac)
+    lines = _counters([(name, ifindex)], _PASSED)
+    lines.append(_element(*(("own", f"{ifindex} . {own}") if own else ("foreign", str(ifindex)))))
+    for way, hook, at, shared in (("in", "egress", "oif", "to-guest"), ("out", "ingress", "iif", "from-guest")):
         chain = f"netdev {TABLE} {name}-{way}"
         where = f'type filter hook {hook} device "{interface}" priority {_PRIORITY};'
-        lines += [f"add chain {chain} {{ {where} }}", f"flush chain {chain}", f"add rule {chain} jump {shared}"]
+        lines += [f"add chain {chain} {{ {where} }}", f"flush chain {chain}"]
+        # A chain that outlives its interface would see the next one of that name, which has a chain of its own.
+        lines.append(f"add rule {chain} {at} {ifindex} jump {shared}")
     return "\n".join([*lines, ""])
 
 
-def unseal(index: int) -> str:
-    """Text that lets a sealed interface through again."""
-    element = f"element netdev {TABLE} sealed {{ {index} }}"
-    return f"add {element}\ndelete {element}\n"
+def seal(lives: Collection[tuple[str, int]]) -> str:
+    """Text that seals covered interfaces, (key, ifindex) of each. Together they take nft a quarter of the time."""
+    indexes = ", ".join(str(index) for _, index in lives)
+    return "\n".join([*_counters(lives, _REFUSED), _element("sealed", indexes), ""]) if lives else ""
+
+
+def unseal(indexes: Collection[int]) -> str:
+    """Text that lets sealed interfaces through again."""
+    sealed = _element("sealed", ", ".join(map(str, indexes)))
+    return f"{sealed}\n{_undone(sealed)}\n" if indexes else ""
+
+
+def allow(name: str, index: int, networks: Iterable[str]) -> str:
+    """Text that opens an interface's seal, if it has one, for these addresses and networks."""
+    families: dict[str, list[str]] = {"ip": [], "ip6": []}
+    for network in networks:
+        families["ip6" if ":" in network else "ip"].append(network)
+    lines = []
+    for way, (where, interface, peer) in _ALLOWED.items():
+        chain = f"netdev {TABLE} {name}-{where}"
+        passes = f"counter name {interface} map @{way} accept"
+        lines += [f"add chain {chain}", f"flush chain {chain}"]
+        for family, found in families.items():
+            if found:
+                lines.append(f"add rule {chain} {family} {peer} {{ {', '.join(found)} }} {passes}")
+                lines.append(f"add rule {chain} {_FINDING[family][way]} {_SPARINGLY} {passes}")
+        lines.append(_element(where, f"{index} : jump {name}-{where}"))
+    return "\n".join([*lines, ""])
+
+
+def disallow(name: str, index: int) -> str:
+    """Text that takes that away again, whether it is there or not."""
+    lines = []
+    for where, _, _ in _ALLOWED.values():
+        chain = f"chain netdev {TABLE} {name}-{where}"
+        lines += [f"add {chain}", _element(where, f"{index} : jump {name}-{where}")]
+        lines += [_undone(_element(where, str(index))), f"flush {chain}", f"delete {chain}"]
+    return "\n".join([*lines, ""])
+
+
+def _counters(lives: Iterable[tuple[str, int]], kinds: Iterable[str]) -> list[str]:
+    lines = []
+    for what in kinds:
+        lines += [f"add counter netdev {TABLE} {name}-{what}" for name, _ in lives]
+        lines.append(_element(what, ", ".join(f'{index} : "{name}-{what}"' for name, index in lives)))
+    return lines
+
+
+def _element(where: str, what: str) -> str:
+    return f"add element netdev {TABLE} {where} {{ {what} }}"
+
+
+def _undone(line: str) -> str:
+    """The line that takes away what another one adds."""
+    return f"delete {line.removeprefix('add ')}"
 
 
 def unchain(name: str) -> str:
@@ -119,19 +191,35 @@ def unchain(name: str) -> str:
     return "".join(f"{verb} chain netdev {TABLE} {name}-{way}\n" for way in ("in", "out") for verb in verbs)
 
 
+def own(elements: Iterable[bytes]) -> list[tuple[int, str]]:
+    """The set's elements, from their keys: (ifindex, MAC as `disown` takes it)."""
+    return [(int.from_bytes(key[:4], sys.byteorder), f"0x{key[4:10].hex()}") for key in elements]
+
+
+def sealed(elements: Iterable[bytes]) -> frozenset[int]:
+    """The set's elements, from their keys: ifindexes."""
+    return frozenset(int.from_bytes(key, sys.byteorder) for key in elements)
+
+
+def disown(index: int, mac: str) -> str:
+    """Text that takes a MAC from an interface that is gone."""
+    element = _element("own", f"{index} . {mac}")
+    return f"{element}\n{_undone(element)}\n"
+
+
 def uncover(name: str) -> str:
-    """Text that takes away everything of one key. Each thing is added first, so that none can be missing."""
+    """Text that takes away everything of one key, but for its MAC. Each thing is added first, so that none can be
+    missing."""
     life = life_of(name)
     if life is None:
         return ""
     index = life[2]
-    lines = [unchain(name).rstrip("\n")]
+    lines = [unchain(name) + disallow(name, index).rstrip("\n"), *_counters([(name, index)], WHAT)]
     for what in WHAT:
-        counter, element = f"counter netdev {TABLE} {name}-{what}", f"element netdev {TABLE} {what} {{ {index}"
-        lines += [f"add {counter}", f'add {element} : "{name}-{what}" }}', f"delete {element} }}", f"delete {counter}"]
-    for flags in ("sealed", "foreign"):
-        element = f"element netdev {TABLE} {flags} {{ {index} }}"
-        lines += [f"add {element}", f"delete {element}"]
+        lines += [_undone(_element(what, str(index))), f"delete counter netdev {TABLE} {name}-{what}"]
+    for flag in ("sealed", "foreign"):
+        element = _element(flag, str(index))
+        lines += [element, _undone(element)]
     return "\n".join([*lines, ""])
 
 

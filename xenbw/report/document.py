@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from xenbw.model import Binding, Block, Counters
+from xenbw.model import Binding, Block, Counters, Digest
 from xenbw.quota import used_bytes
 from xenbw.report.account import Account
 from xenbw.report.audit import Audit, Audited, drift, percent, reason
@@ -50,12 +50,17 @@ def account_document(account: Account) -> Document:
 
 
 def detail(
-    account: Account, blocks: Iterable[Block], bindings: Iterable[Binding], history: Sequence[History]
+    account: Account,
+    blocks: Iterable[Block],
+    bindings: Iterable[Binding],
+    history: Sequence[History],
+    earlier: Iterable[Digest] = (),
 ) -> Document:
     """One VM with its blocks, the bindings of its present period and its usage per period, newest first."""
     return {
         **account_document(account),
         "blocks": [_block(block) for block in blocks],
+        "earlier_lives": [_earlier(digest) for digest in earlier],
         "bindings": [_binding(binding) for binding in bindings],
         "history": [_period(account, *period) for period in history],
     }
@@ -113,12 +118,32 @@ def _binding(binding: Binding) -> Document:
     }
 
 
+def _earlier(digest: Digest) -> Document:
+    """Lives that are told together."""
+    return {
+        "lives": digest.lives,
+        "ips": [str(address) for address in digest.ips],
+        "started_at": format_time(digest.started_at),
+        "ended_at": format_time(digest.ended_at),
+        "end_reason": digest.end_reason,
+        **digest.counted._asdict(),
+    }
+
+
 def _part(line: Line) -> Document:
-    """A part of the usage, with its interface or with the reason why it has none. `in_bytes` and `out_bytes` are those
-    of the period."""
-    facts = _NO_BINDING if line.binding is None else _binding(line.binding)
+    """A part of the usage, with its interface, or as so many lives told together, or with the reason why it has
+    neither. `in_bytes` and `out_bytes` are those of the period."""
+    lives = None
+    if line.binding is not None:
+        facts, lives = _binding(line.binding), 1
+    elif line.digest is not None:
+        facts = {**_NO_BINDING, **_earlier(line.digest)}
+        lives = facts.pop("lives")
+    else:
+        facts = _NO_BINDING
     return {
         "reason": line.why or None,
+        "lives": lives,
         **facts,
         "in_bytes": line.usage.in_bytes,
         "out_bytes": line.usage.out_bytes,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from xenbw.model import ZERO, Binding, Counters
+from xenbw.model import ZERO, Binding, Counters, Digest
 
 UNKNOWN = "not of an interface known here: taken over, or counted before version 0.2.0, or refiled by a new reset day"
 ELSEWHERE = "on other hosts, as the book told"
@@ -13,20 +13,26 @@ ELSEWHERE = "on other hosts, as the book told"
 
 @dataclass(frozen=True)
 class Line:
-    """A part of the usage: what an interface counted of it, or, where there is none, in `why` where it comes from."""
+    """A part of the usage: what an interface counted of it, or many earlier lives together; or, where there is neither,
+    in `why` where it comes from."""
 
     usage: Counters
     binding: Binding | None = None
     why: str = ""
+    digest: Digest | None = None
 
 
-def explain(lives: Iterable[tuple[Binding, Counters]], here: Counters, elsewhere: Counters) -> list[Line]:
+def explain(
+    lives: Iterable[tuple[Binding, Counters]], here: Counters, elsewhere: Counters, earlier: Sequence[Digest] = ()
+) -> list[Line]:
     """The parts of a period's usage, `here` on this host and `elsewhere` on others; together they are exactly that.
+    earlier: lives that are told together.
 
     Where usage was filed anew after a clock had gone back, an interface may have counted more than its period has: then
     what is left, without an interface, is less than nothing.
     """
-    lines = [Line(usage, binding) for binding, usage in lives]
+    lines = [Line(digest.counted.usage, digest=digest) for digest in earlier]
+    lines += [Line(usage, binding) for binding, usage in lives]
     known = total(lines)
     rest = Counters(here.in_bytes - known.in_bytes, here.out_bytes - known.out_bytes)
     if any(rest):

@@ -156,7 +156,8 @@ def held(db: sqlite3.Connection, boot_id: str) -> set[str]:
     return {address for (ips,) in rows for address in ips.split()}
 
 
-def protected(db: sqlite3.Connection) -> list[str]:
-    """The addresses and networks that are never blocked, as the daemon last knew them."""
-    row = db.execute("SELECT value FROM meta WHERE key = 'protected'").fetchone()
+def networks(db: sqlite3.Connection, kind: str) -> list[str]:
+    """The addresses and networks of a kind, as the daemon last knew them: "protected", which are never blocked, or
+    "allow", which blocked VMs may reach."""
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (kind,)).fetchone()
     return [] if row is None else str(row[0]).split()

@@ -1,4 +1,5 @@
-"""The book: a MongoDB with everything this host knows, beside what other hosts know. All that is MongoDB is here.
+"""The book: a MongoDB with everything this host knows, beside what other hosts know. All that is MongoDB is here,
+and in `documents` what it is told of.
 
 Each host writes only documents whose _id begins with its name, always whole and always with absolute values, so that
 any write may be repeated and an unacknowledged one be sent again. An _id is made of what the thing itself is, not of a
@@ -22,11 +23,10 @@ from pymongo.write_concern import WriteConcern
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
 from xenbw.model import Counters
-from xenbw.store import changes
 from xenbw.store.changes import Chunk
+from xenbw.store.documents import Document, Documents
 from xenbw.store.ledger import Ledger
-
-Document = dict[str, Any]
+from xenbw.store.rows import to_time
 
 # A server that hangs is given up after this; nothing of ours waits for it but the thread that talks to it.
 _PATIENCE_MS = 5_000
@@ -43,7 +43,8 @@ class Book:
 
     def __init__(self, settings: Settings) -> None:
         section = settings.mongodb
-        self._host, self._keep = settings.host_name, timedelta(days=section.keep_samples)
+        self._host = settings.host_name
+        self._documents = Documents(self._host, timedelta(days=section.keep_samples))
         options: dict[str, Any] = {}
         if section.user:
             options |= {"username": section.user, "password": section.password}
@@ -81,6 +82,7 @@ class Book:
             base.usage.create_index([("vm", ascending), ("span", ascending), ("start", descending)])
             base.usage.create_index([("span", ascending), ("start", descending), ("in_bytes", descending)])
             base.bindings.create_index([("vm", ascending), ("started_at", descending)])
+            base.digests.create_index([("vm", ascending), ("started_at", descending)])
             base.events.create_index([("at", descending)])
             base.events.create_index([("vm", ascending), ("at", descending)])
         except PyMongoError as error:
@@ -97,6 +99,22 @@ class Book:
             failures = [*error.details["writeErrors"], *error.details["writeConcernErrors"]]
             if any(failure.get("code") != _DUPLICATE_KEY for failure in failures):
                 raise self._failed(error) from None
+        except PyMongoError as error:
+            raise self._failed(error) from None
+
+    def forget_lives(self, digest: sqlite3.Row, kept: Iterable[sqlite3.Row], ledger_id: str) -> None:
+        """Take away this host's documents of bindings that are told by a digest now. kept: the bindings of its VM and
+        its time that still have a row in the ledger. Raises BookError."""
+        folded = {
+            "vm": digest["vm"],
+            "started_at": {"$gte": to_time(digest["started_at"]), "$lte": to_time(digest["ended_at"])},
+            "ended_at": {"$ne": None},
+            "host": self._host,
+            "ledger": ledger_id,
+            "_id": {"$nin": [self._documents.binding_id(row) for row in kept]},
+        }
+        try:
+            self._database.bindings.delete_many(folded)
         except PyMongoError as error:
             raise self._failed(error) from None
 
@@ -166,107 +184,11 @@ class Book:
 
     def documents(self, ledger: Ledger, chunk: Chunk) -> Iterator[tuple[str, list[Document]]]:
         """(collection, documents) for rows of the ledger."""
-        version = {"ledger": ledger.meta("id")}  # revs are one ledger's own
-        match chunk.table:
-            case "binding":
-                yield "bindings", [self._binding(row) | version for row in chunk.rows]
-            case "reading":
-                yield "samples", [self._sample(row) for row in chunk.rows]
-            case "usage":
-                yield (
-                    "usage",
-                    [
-                        document | version
-                        for spans in (
-                            self._hours(chunk.rows),
-                            self._days(ledger, chunk.rows),
-                            self._periods(ledger, chunk.rows),
-                        )
-                        for document in spans
-                    ],
-                )
-            case "event":
-                yield "events", [self._event(row) for row in chunk.rows]
+        return self._documents.of(ledger, chunk)
 
     def heartbeat(self, at: datetime, facts: Mapping[str, Any]) -> Document:
         """This host's own document."""
         return {"_id": self._host, "host": self._host, "seen_at": at, **facts}
-
-    def _binding(self, row: sqlite3.Row) -> Document:
-        return {
-            "_id": f"{self._host}/{row['boot_id']}/{row['ifindex']}/{row['started_at']}",
-            "host": self._host,
-            "vm": row["vm"],
-            "boot_id": row["boot_id"],
-            "domid": row["domid"],
-            "devid": row["devid"],
-            "kind": row["kind"],
-            "interface": row["interface"],
-            "mac": row["mac"],
-            "ips": row["ips"].split(),
-            "bridge": row["bridge"],
-            "started_at": _time(row["started_at"]),
-            "ended_at": _time(row["ended_at"]),
-            "end_reason": row["end_reason"],
-            "in_bytes": Int64(row["in_bytes"]),
-            "out_bytes": Int64(row["out_bytes"]),
-            "rev": Int64(row["rev"]),
-        }
-
-    def _sample(self, row: sqlite3.Row) -> Document:
-        at = datetime.fromisoformat(row["at"])
-        return {
-            "_id": f"{self._host}/{row['boot_id']}/{row['ifindex']}/{row['at']}",
-            "host": self._host,
-            "vm": row["vm"],
-            "interface": row["interface"],
-            "domid": row["domid"],
-            "devid": row["devid"],
-            "at": at,
-            "in_raw": Int64(row["in_raw"]),
-            "out_raw": Int64(row["out_raw"]),
-            "in_bytes": Int64(row["in_bytes"]),
-            "out_bytes": Int64(row["out_bytes"]),
-            "expires_at": at + self._keep,
-        }
-
-    def _hours(self, rows: Iterable[sqlite3.Row]) -> Iterator[Document]:
-        for row in rows:
-            yield self._usage(row, row, "hour", row["hour"], f"{row['period_start']}/{row['hour']}")
-
-    def _days(self, ledger: Ledger, rows: Iterable[sqlite3.Row]) -> Iterator[Document]:
-        for (vm_id, day), row in {(row["vm_id"], row["hour"][:10]): row for row in rows}.items():
-            yield self._usage(row, changes.day_sums(ledger, vm_id, day), "day", f"{day}T00:00:00+00:00", day)
-
-    def _periods(self, ledger: Ledger, rows: Iterable[sqlite3.Row]) -> Iterator[Document]:
-        for (vm_id, start), row in {(row["vm_id"], row["period_start"]): row for row in rows}.items():
-            yield self._usage(row, changes.sums(ledger, vm_id, start), "period", start, start)
-
-    def _usage(self, row: sqlite3.Row, sums: sqlite3.Row, span: str, start: str, key: str) -> Document:
-        return {
-            # A VM that was removed and added again is another one under the same name.
-            "_id": f"{self._host}/{row['vm']}/{row['found_at']}/{span}/{key}",
-            "host": self._host,
-            "vm": row["vm"],
-            "span": span,
-            "start": _time(start),
-            "period_start": None if span == "day" else _time(row["period_start"]),
-            "in_bytes": Int64(sums["in_bytes"]),
-            "out_bytes": Int64(sums["out_bytes"]),
-            "divided_bytes": Int64(sums["divided_bytes"]),
-            "removed_at": _time(row["retired_at"]),
-            "rev": Int64(row["rev"]),
-        }
-
-    def _event(self, row: sqlite3.Row) -> Document:
-        return {
-            "_id": f"{self._host}/{row['at']}/{row['id']}",
-            "host": self._host,
-            "vm": row["vm"],
-            "at": _time(row["at"]),
-            "kind": row["kind"],
-            "text": row["text"],
-        }
 
     def _failed(self, error: PyMongoError) -> BookError:
         return BookError(f"the book: {_plainly(error)}", "what it lacks is kept and pushed later")
@@ -290,7 +212,3 @@ def _bson(values: Mapping[str, Any]) -> Document:
     """Values of a VM as MongoDB keeps them: sizes as 64-bit integers, words as plain text."""
     plain = {field: str(value) if isinstance(value, StrEnum) else value for field, value in values.items()}
     return {field: Int64(value) if field == "limit_bytes" and value else value for field, value in plain.items()}
-
-
-def _time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)

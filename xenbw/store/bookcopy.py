@@ -13,9 +13,10 @@ from pymongo.errors import PyMongoError
 
 from xenbw.config import Settings
 from xenbw.store import extended
-from xenbw.store.book import Book, BookError, Document
+from xenbw.store.book import Book, BookError
+from xenbw.store.documents import Document
 
-COLLECTIONS = ("vms", "hosts", "bindings", "usage", "events", "samples")
+COLLECTIONS = ("vms", "hosts", "bindings", "digests", "usage", "events", "samples")
 
 _AT_ONCE = 1000
 _LARGEST = 2**63

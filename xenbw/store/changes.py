@@ -15,6 +15,8 @@ _FACTS = {
     " FROM reading JOIN binding ON binding.id = binding_id JOIN vm ON vm.id = vm_id",
     "usage": "SELECT usage.*, vm.name AS vm, vm.found_at, vm.retired_at FROM usage JOIN vm ON vm.id = vm_id",
     "event": "SELECT event.*, vm.name AS vm FROM event LEFT JOIN vm ON vm.id = vm_id",
+    # After the bindings: what was pushed of one that was then folded is taken back.
+    "digest": "SELECT digest.*, vm.name AS vm, vm.found_at FROM digest JOIN vm ON vm.id = vm_id",
 }
 TABLES = tuple(_FACTS)
 
@@ -56,6 +58,16 @@ def day_sums(ledger: Ledger, vm_id: int, day: str) -> sqlite3.Row:
         f"{day}T",
         f"{day}U",
     )[0]
+
+
+def bindings_beside(ledger: Ledger, digest: sqlite3.Row) -> list[sqlite3.Row]:
+    """The bindings that began in the time of a digest of their VM and that the ledger still has."""
+    return ledger.rows(
+        "SELECT boot_id, ifindex, started_at FROM binding WHERE vm_id = ? AND started_at BETWEEN ? AND ?",
+        digest["vm_id"],
+        digest["started_at"],
+        digest["ended_at"],
+    )
 
 
 def backlog(ledger: Ledger, done: Mapping[str, int]) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from xenbw.accounting import Pending
 from xenbw.model import VM, Binding, Block, Cause, Counters
-from xenbw.store import bindings, portions
+from xenbw.store import bindings, digests, portions
 from xenbw.store.file import Alive, CorruptLedgerError, LedgerError, LedgerFile
 from xenbw.store.rows import binding_of, block_of, mark_columns, to_column, to_text, vm_of
 
@@ -262,6 +262,7 @@ class Ledger(LedgerFile):
                 values,
             )
             portions.refile(db, vm_id, start)
+            digests.refile(db, vm_id, start, self.rev)
             self.set_vm(vm_id, period_start=start, period_rule=rule)
 
     # what the book says
@@ -341,6 +342,7 @@ class Ledger(LedgerFile):
             ("event", "at < ?", old),
             ("block", "lifted_at < ?", old),
             ("outbox", "sent_at < ?", old),
+            ("digest", "ended_at < ?", old),
             (
                 "binding",
                 "ended_at < ? AND id NOT IN (SELECT max(id) FROM binding GROUP BY vm_id)",

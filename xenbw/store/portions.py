@@ -16,12 +16,13 @@ from xenbw.store.file import LedgerFile
 from xenbw.store.rows import binding_of, to_text
 
 # Usage is filed anew by the hour: surely of the new period is what was counted in whole hours of it.
-_SINCE = "(period_start >= :whole OR started_at >= :whole)"
+SINCE = "(period_start >= :whole OR started_at >= :whole)"
 _PORTION = "binding_id, period_start, binding_usage.in_bytes, binding_usage.out_bytes, vm_id, started_at"
 _PORTIONS = f"(SELECT {_PORTION} FROM binding_usage JOIN binding ON binding.id = binding_id)"  # noqa: S608 (names)
 
 
-def _times(start: datetime) -> dict[str, str | None]:
+def times(start: datetime) -> dict[str, str | None]:
+    """The values of SINCE: the period's start, and that of the first hour that is its own."""
     whole = hour_of(start + HOUR - timedelta(microseconds=1))
     return {"start": to_text(start), "whole": to_text(whole)}
 
@@ -38,8 +39,8 @@ def add(db: sqlite3.Connection, portions: Iterable[tuple[int, datetime, Counters
 def refile(db: sqlite3.Connection, vm_id: int, start: datetime) -> None:
     """The VM's present period now starts at `start`: what lies in it as a whole moves there. What lies in it in part
     stays, since nobody knows which."""
-    values = {"vm": vm_id, **_times(start)}
-    moved = f"FROM {_PORTIONS} WHERE vm_id = :vm AND period_start != :start AND {_SINCE}"
+    values = {"vm": vm_id, **times(start)}
+    moved = f"FROM {_PORTIONS} WHERE vm_id = :vm AND period_start != :start AND {SINCE}"
     db.execute(
         f"INSERT INTO binding_usage SELECT binding_id, :start, sum(in_bytes), sum(out_bytes) {moved}"
         " GROUP BY binding_id ON CONFLICT DO UPDATE SET in_bytes = in_bytes + excluded.in_bytes,"
@@ -55,14 +56,14 @@ def refile(db: sqlite3.Connection, vm_id: int, start: datetime) -> None:
 def lives(ledger: LedgerFile, vm_id: int, start: datetime, *, refiled: bool = False) -> list[tuple[Binding, Counters]]:
     """The VM's bindings that lived in the period from `start` on or counted something in it, oldest first, each with
     what that was. refiled: as `refile` would have it, where nobody has done that yet. Raises LedgerError."""
-    counted = f"(period_start = :start OR {_SINCE})" if refiled else "period_start = :start"
+    counted = f"(period_start = :start OR {SINCE})" if refiled else "period_start = :start"
     rows = ledger.rows_named(
         "SELECT binding.*, coalesce(sum(binding_usage.in_bytes), 0) AS portion_in,"  # noqa: S608 (texts of this module)
         " coalesce(sum(binding_usage.out_bytes), 0) AS portion_out"
         f" FROM binding LEFT JOIN binding_usage ON binding_id = binding.id AND {counted}"
         " WHERE vm_id = :vm GROUP BY binding.id"
         " HAVING ended_at IS NULL OR ended_at > :start OR portion_in + portion_out > 0 ORDER BY started_at, binding.id",
-        {"vm": vm_id, **_times(start)},
+        {"vm": vm_id, **times(start)},
     )
     return [(binding_of(row), Counters(row["portion_in"], row["portion_out"])) for row in rows]
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import ip_address
 
-from xenbw.model import VM, Action, Address, Amounts, Binding, Block, Cause, Count, Counters, Kind, Mark, State
+from xenbw.model import VM, Action, Address, Amounts, Binding, Block, Cause, Count, Counters, Digest, Kind, Mark, State
 
 
 # A commit writes the same few times into every row.
@@ -66,10 +66,14 @@ def binding_of(row: sqlite3.Row) -> Binding:
         started_at=datetime.fromisoformat(row["started_at"]),
         ended_at=to_time(row["ended_at"]),
         end_reason=row["end_reason"],
-        counted=Amounts(*(row[f"{what}_bytes"] for what in ("in", "out", "flood", "refused_in", "refused_out"))),
+        counted=_amounts_of(row),
         mark=_mark_of(row),
         last_at=to_time(row["last_at"]),
     )
+
+
+def _amounts_of(row: sqlite3.Row) -> Amounts:
+    return Amounts(*(row[column] for column in Amounts._fields))
 
 
 def _mark_of(row: sqlite3.Row) -> Mark:
@@ -84,6 +88,17 @@ def mark_columns(mark: Mark) -> tuple[int, int, str | None]:
     """last_in, last_out and own_last of a binding: the last has our counters and `ahead` as words, where ours count."""
     own = None if mark.own is None else " ".join(map(str, (*mark.own, *mark.ahead)))
     return (*mark.kernel, own)
+
+
+def digest_of(row: sqlite3.Row) -> Digest:
+    return Digest(
+        lives=row["lives"],
+        started_at=datetime.fromisoformat(row["started_at"]),
+        ended_at=datetime.fromisoformat(row["ended_at"]),
+        end_reason=row["end_reason"],
+        ips=tuple(dict.fromkeys(_addresses(row["ips"]))),
+        counted=_amounts_of(row),
+    )
 
 
 def block_of(row: sqlite3.Row) -> Block:

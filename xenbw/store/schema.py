@@ -131,7 +131,8 @@ CREATE TABLE outbox (
 # Which way a message goes, and why it last could not; what there was to send before went by mail. What our own counters
 # on an interface say beside usage, and up to where they were read (rows.mark_columns). Whose the usage of a period is,
 # interface by interface; a daemon of the version before knows nothing of it and removes bindings all the same. Which
-# running domains have traffic that this dom0 does not see, as far as the daemon knows.
+# running domains have traffic that this dom0 does not see, as far as the daemon knows. What earlier bindings of a VM
+# that comes and goes came to, in place of their rows.
 _V2 = """
 ALTER TABLE outbox ADD COLUMN channel TEXT NOT NULL DEFAULT 'mail';
 ALTER TABLE outbox ADD COLUMN failure TEXT;
@@ -155,7 +156,27 @@ CREATE TABLE unmetered (
     boot_id TEXT NOT NULL,
     wholly INTEGER NOT NULL,
     reason TEXT NOT NULL
-)
+);
+
+CREATE TABLE digest (
+    id INTEGER PRIMARY KEY,
+    vm_id INTEGER NOT NULL REFERENCES vm (id),
+    period_start TEXT NOT NULL,
+    end_reason TEXT NOT NULL,
+    lives INTEGER NOT NULL,
+    started_at TEXT NOT NULL,
+    ended_at TEXT NOT NULL,
+    ips TEXT NOT NULL,
+    in_bytes INTEGER NOT NULL,
+    out_bytes INTEGER NOT NULL,
+    flood_bytes INTEGER NOT NULL,
+    refused_in_bytes INTEGER NOT NULL,
+    refused_out_bytes INTEGER NOT NULL,
+    rev INTEGER NOT NULL,
+    UNIQUE (vm_id, period_start, end_reason)
+);
+CREATE INDEX digest_rev ON digest (rev);
+CREATE INDEX binding_month ON binding (vm_id, substr(ended_at, 1, 7)) WHERE ended_at IS NOT NULL
 """
 
 # What was released stays as it is. During an upgrade the hook and a daemon of the version before work with the new

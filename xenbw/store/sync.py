@@ -47,7 +47,7 @@ class Marks:
         try:
             kept = json.loads(self._path.read_text(encoding="ascii"))
             if kept["of"] == self._of:
-                self.done |= {table: int(kept["done"][table]) for table in changes.TABLES}
+                self.done |= {table: int(kept["done"].get(table, 0)) for table in changes.TABLES}
         except (OSError, ValueError, KeyError, TypeError):
             return  # none yet, or torn: pushing something twice changes nothing
 
@@ -161,6 +161,8 @@ class Sync(threading.Thread):
         chunk = changes.after(ledger, table, marks.done[table], _CHUNK)
         for collection, documents in book.documents(ledger, chunk):
             book.write(collection, documents)
+        for digest in chunk.rows if table == "digest" else ():
+            book.forget_lives(digest, changes.bindings_beside(ledger, digest), ledger.meta("id"))
         if chunk.rows:
             marks.move(table, chunk.upto)
         return len(chunk.rows) >= _CHUNK

@@ -13,13 +13,18 @@ from typing import Any
 from xenbw.store import schema
 from xenbw.store.file import LedgerError, LedgerFile
 from xenbw.store.ledger import Ledger
-from xenbw.store.rows import binding_of, block_of, to_text, vm_of
+from xenbw.store.rows import binding_of, block_of, digest_of, to_text, vm_of
 
 Record = dict[str, Any]
 
 _AT_ONCE = 2000
 _TIMES = frozenset({"at", "hour", "since", "until", "last_at", "period_start", "state_since", "lifted_until"})
-_MODELS: Mapping[str, Callable[[sqlite3.Row], object]] = {"vm": vm_of, "binding": binding_of, "block": block_of}
+_MODELS: Mapping[str, Callable[[sqlite3.Row], object]] = {
+    "vm": vm_of,
+    "binding": binding_of,
+    "block": block_of,
+    "digest": digest_of,
+}
 _LARGEST = 2**63
 
 

@@ -90,6 +90,7 @@ def test_others_are_not_affected(db: Guest) -> None:
 
 def test_another_address_does_not_help(web: Guest) -> None:
     web.run("ip addr add 10.77.0.55/24 dev eth0")
+    package.raise_links()
     try:
         assert web.run("ping -q -c 3 -W 1 -I 10.77.0.55 10.77.0.2").status != 0
     finally:
@@ -98,5 +99,6 @@ def test_another_address_does_not_help(web: Guest) -> None:
 
 def test_not_a_frame_of_it_passes(web: Guest) -> None:
     since = outside.mark()
+    package.raise_links()
     web.run("ping -q -c 2 -W 1 10.77.0.99")
     assert outside.frames(since, web) == []

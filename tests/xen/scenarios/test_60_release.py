@@ -20,6 +20,15 @@ def test_a_raised_allowance_releases_a_guest_at_once(web: Guest) -> None:
     assert web.pings("10.77.0.1", "fd77::2")
 
 
+def test_what_is_allowed_to_a_guest_over_its_allowance_it_reaches_and_nothing_else(web: Guest) -> None:
+    with package.allowing("10.77.0.2", "fd77::2"):
+        package.send_over("web1")
+        assert until(lambda: web.pings("10.77.0.2", "fd77::2"), scaled(2))
+        assert web.silent("10.77.0.1", "10.77.0.12", "fd77::1")
+    assert until(lambda: web.silent("10.77.0.2", "fd77::2"), scaled(2))
+    package.release("web1")
+
+
 def test_an_address_given_to_another_guest_is_not_blocked_for_it(web: Guest) -> None:
     package.send_over("web1")
     web.shut_down()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from rig import guest, package, shell
+from rig import guest, outside, package, shell
 from rig.guest import Card, Guest
 from rig.pace import until
 
@@ -121,3 +121,18 @@ def test_a_card_attached_later_is_metered_and_blocked_and_stays_counted_when_it_
     after = package.usage(odd_name.name)
     assert 0 <= after.in_bytes - before.in_bytes < 1000
     assert 0 <= after.out_bytes - before.out_bytes < 1000
+
+
+def test_a_card_attached_to_a_guest_over_its_allowance_lets_not_a_frame_through(unknown: Guest) -> None:
+    package.send_over(unknown.name)
+    card = Card("00:16:3e:77:02:06", ("10.77.0.37",))
+    setup = "ip addr add 10.77.0.37/24 dev eth1 && ip link set eth1 up && ip route replace 10.77.0.2 dev eth1"
+    unknown.run(f"(until {setup}; do sleep 0.1; done; ping -i 0.2 10.77.0.2) >/dev/null 2>&1 &")
+    since = outside.mark()
+    try:
+        shell.run("xl", "network-attach", unknown.name, *card.config().split(","))
+        assert unknown.run("until pidof ping; do sleep 0.1; done; sleep 2").status == 0
+        unknown.cards.append(card)
+        assert outside.frames(since, unknown) == []
+    finally:
+        package.release(unknown.name)

@@ -36,7 +36,7 @@ def test_the_unit_blocks_where_no_firewall_has_loaded_its_modules_yet(web: Guest
     package.stop_daemon()
     for command in ("iptables-legacy", "ip6tables-legacy"):
         shell.run(command, "-X")
-    shell.run("nft", "flush", "ruleset")
+    package.unseal()
     shell.run("rmmod", "iptable_filter", "ip6table_filter")
     assert not {"iptable_filter", "ip6table_filter"} & _loaded()
     assert web.pings("10.77.0.2", "fd77::2")
@@ -54,7 +54,7 @@ def test_the_block_is_back_after_iptables_restore_took_it_away(web: Guest) -> No
     with package.daemon_asleep():
         for command in ("iptables-legacy-restore", "ip6tables-legacy-restore"):
             shell.run("sh", "-c", f"printf '%s\\n' {_NO_RULES} | {command}")
-        shell.run("nft", "flush", "ruleset")
+        package.unseal()
         assert web.pings("10.77.0.2", "fd77::2")
     assert until(lambda: web.silent(*_EVERYWHERE), _CHECK + scaled(1))
 
@@ -63,7 +63,7 @@ def test_the_block_is_back_after_an_admin_accepts_everything_first(web: Guest) -
     with package.daemon_asleep():
         for chain in _CHAINS:
             shell.run("iptables-legacy", "-I", chain, "-j", "ACCEPT")
-        shell.run("nft", "flush", "ruleset")
+        package.unseal()
         assert web.pings("10.77.0.1", "10.77.0.2")
     assert until(lambda: web.silent("10.77.0.1", "10.77.0.2"), _CHECK + scaled(1))
     for chain in _CHAINS:

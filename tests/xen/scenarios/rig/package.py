@@ -74,9 +74,21 @@ def daemon_asleep() -> Iterator[None]:
 
 
 def flush() -> None:
-    """Take all rules away."""
+    """Take all null routes away."""
     for command in ("iptables-legacy", "ip6tables-legacy"):
         shell.run(command, "-F")
+
+
+def unseal() -> None:
+    """Somebody takes every nft rule away, and sets every link up."""
+    shell.run("nft", "flush", "ruleset")
+    raise_links()
+
+
+def raise_links() -> None:
+    """Somebody sets every link up; the daemon may take ten seconds to see it."""
+    for link in Path("/sys/class/net").glob("vif*"):
+        shell.run("ip", "link", "set", "dev", link.name, "up")
 
 
 def allow(name: str, limit: str) -> None:
@@ -87,6 +99,20 @@ def allow(name: str, limit: str) -> None:
 def send_over(name: str) -> None:
     """Give a VM less than it has used already."""
     allow(name, "1KB")
+
+
+@contextlib.contextmanager
+def allowing(*addresses: str) -> Iterator[None]:
+    """Let blocked VMs reach these, by [enforce] allow."""
+    file = Path("/etc/xenbw/xenbw.toml.d/allow.toml")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f"[enforce]\nallow = {json.dumps(addresses)}\n")
+    shell.run("systemctl", "reload", "xenbwd")
+    try:
+        yield
+    finally:
+        file.unlink()
+        shell.run("systemctl", "reload", "xenbwd")
 
 
 def release(name: str) -> None:

@@ -1,0 +1,104 @@
+"""Bytes lost when guests end: 50 ends of guests with traffic right up to each, by xenbw's meter and by vnStat's, beside
+what a capture on the guests' own cards saw."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import cycle
+
+from benchmarks.figure import Figure
+from benchmarks.rig import Rig
+from benchmarks.vnstat import INTERVAL, VnStat
+from tests.support.dom0 import BRIDGE
+from tests.support.guest import Card, Guest
+from tests.support.host import until
+from xenbw.model import Counters
+
+_GUESTS = 15
+_ROUNDS = 50
+_ROUND = 0.8  # seconds, of which ending and starting a guest takes a third
+_BURST = 7000  # bytes of each guest in each direction, and of each round
+_EVER = datetime.min.replace(tzinfo=UTC)
+_ENDS = (Guest.destroy, Guest.stop, Guest.reboot)
+
+
+def measure() -> list[Figure]:
+    with Rig() as rig:
+        rig.hook_env["XENBW_HOOK_TIMEOUT"] = "30"  # a busy machine must not leave the first packets to another meter
+        rig.start_daemon()
+        peer = VnStat(rig)
+        begin = time.monotonic()
+        passed = _live_and_die(rig)
+        seconds = (time.monotonic() - begin) * _GUESTS / (_ROUNDS + _GUESTS)
+        own = _counted(rig)
+        peer.stop()
+        theirs = peer.counted()
+    total = passed.in_bytes + passed.out_bytes
+    lost, lost_by_peer = total - own, total - theirs.in_bytes - theirs.out_bytes
+    vnstat = f"vnStat's, at {INTERVAL} s"
+    share = lost_by_peer / total * 100
+    return [
+        Figure(f"bytes that passed in lives of {seconds:.1f} s", total / 1e6, "MB"),
+        Figure(f"of them lost at {_ROUNDS} ends", lost, "B", 0, (vnstat, lost_by_peer)),
+        Figure("  as a share of all", lost / total * 100, "%", 0, (vnstat, share)),
+        Figure("  as seconds of a life's traffic", lost / total * seconds, "s", 0, (vnstat, share / 100 * seconds)),
+    ]
+
+
+def _live_and_die(rig: Rig) -> Counters:
+    """Let guests live side by side, each with traffic all the time, and one after the other end with traffic right up
+    to it, and start anew; then let all end. Returns what passed their cards."""
+    guests = [_weighed(rig, n) for n in range(1, _GUESTS + 1)]
+    total = Counters(0, 0)
+    for guest, end, _ in zip(cycle(guests), cycle(_ENDS), range(_ROUNDS), strict=False):
+        begin = time.monotonic()
+        for each in guests:
+            _talk(each)
+        time.sleep(max(0.0, _ROUND / 2 - (time.monotonic() - begin)))
+        total = total.plus(_end(rig, guest, end))
+        if not guest.running:
+            guest.start()
+        time.sleep(max(0.0, _ROUND - (time.monotonic() - begin)))
+    for guest in guests:
+        _talk(guest)
+        total = total.plus(_end(rig, guest, Guest.destroy))
+    return total
+
+
+def _talk(guest: Guest) -> None:
+    guest.send(_BURST)
+    guest.receive(_BURST)
+
+
+def _end(rig: Rig, guest: Guest, end: Callable[[Guest], None]) -> Counters:
+    """End a guest right after its last packet. Returns what passed its card in this life."""
+    scales = guest.scales
+    if scales is None:
+        raise RuntimeError(f"{guest.name} is not weighed")
+    _talk(guest)
+    if end is not Guest.destroy:
+        # Else dom0's own multicasts would count that still go to a card which the guest has just taken down.
+        rig.namespace.ip(f"link set {guest.interface} down")
+    end(guest)
+    return scales.total()
+
+
+def _weighed(rig: Rig, n: int) -> Guest:
+    """A guest with a capture on its card from its first packet on."""
+    card = Card(0, f"00:16:3e:50:00:{n:02x}", (f"10.50.0.{10 + n}",), (), BRIDGE, None, "vif-bridge")
+    guest = Guest(rig, f"web{n}", str(uuid.uuid4()), [card])
+    guest.weighed = True
+    guest.start()
+    return guest
+
+
+def _counted(rig: Rig) -> int:
+    """What xenbw counted of all guests, floods among it as the capture has them, when the last is accounted for."""
+    if not until(lambda: not rig.ledger.live_bindings()):
+        raise RuntimeError("xenbwd does not settle")
+    rig.ask("commit")
+    lives = [life for vm_id in rig.ledger.vms() for life in rig.ledger.bindings_of(vm_id, _EVER)]
+    return sum(sum(life.counted.everything) for life in lives)

@@ -1,0 +1,185 @@
+"""What the meter, the seal of others and the null routes of others cost one packet between two guests on a bridge."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from ipaddress import ip_address
+from itertools import product
+
+from benchmarks.figure import Figure
+from benchmarks.lane import Lane, addresses
+from xenbw.enforce.desired import Desired
+from xenbw.enforce.iptables import Iptables
+from xenbw.net import nft
+from xenbw.net.chains import Chains, Port
+from xenbw.net.netfilter import Table, hand_to_nft
+from xenbw.pipe import feed
+
+_BATCHES = 50  # of 256 packets: some 40 ms of a bare bridge
+_TURNS = 25
+
+# What the null routes would be with their addresses in a set, of nft(8) or of ipset(8), or divided among chains.
+_NFT_SET = """
+table ip prototype {{
+    set blocked {{ type ipv4_addr; elements = {{ {elements} }} }}
+    chain forward {{
+        type filter hook forward priority -1;
+        ip saddr @blocked reject
+        ip daddr @blocked reject
+    }}
+}}
+"""
+_IPSET_RULES = """*filter
+:XENBW - [0:0]
+-A XENBW -m set --match-set blocked src -j REJECT
+-A XENBW -m set --match-set blocked dst -j REJECT
+-I FORWARD -j XENBW
+COMMIT
+"""
+_WAYS = 16  # a power of two
+_PLAIN = "add table netdev prototype\n"
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What is done to a lane before it is measured. others: how many more interfaces it has."""
+
+    prepare: Callable[[Lane], None]
+    others: int = 0
+
+
+def measure() -> list[Figure]:
+    cases = {
+        "bare": _Case(lambda lane: None),
+        "bare again": _Case(lambda lane: None),
+        "a bare counter in the same places": _Case(_count_plainly),
+        "metered": _Case(_cover),
+        "1000 others metered": _Case(_cover, others=1000),
+        "1 other sealed": _Case(_cover_and_seal, others=1),
+        "1000 others sealed": _Case(_cover_and_seal, others=1000),
+        "filtered": _Case(lambda lane: lane.filter_bridged(on=True)),
+        "10 null routes": _Case(lambda lane: _null_route(lane, 10)),
+        "100 null routes": _Case(lambda lane: _null_route(lane, 100)),
+        "1000 null routes": _Case(lambda lane: _null_route(lane, 1000)),
+        "1000 in a set of nft": _Case(lambda lane: _nft_set(lane, 1000)),
+        "1000 in a set of ipset": _Case(lambda lane: _ipset(lane, 1000)),
+        "1000 in a tree": _Case(lambda lane: _tree(lane, 1000)),
+    }
+    with ExitStack() as stack:
+        lanes = {}
+        for name, case in cases.items():
+            lanes[name] = stack.enter_context(Lane(case.others))
+            case.prepare(lanes[name])
+        return _figures(_medians(lanes))
+
+
+def _figures(cost: dict[str, float]) -> list[Figure]:
+    """cost: nanoseconds a packet, by lane."""
+
+    def figure(what: str, lane: str, peer: str) -> Figure:
+        return Figure(what, cost[lane], "ns", None, (peer, cost[peer]))
+
+    return [
+        figure("a packet over a bare bridge, once more", "bare again", "bare"),
+        figure("with both guests metered", "metered", "bare"),
+        figure("  the same", "metered", "a bare counter in the same places"),
+        figure("  and 1000 other vifs metered", "1000 others metered", "metered"),
+        figure("  and 1 other vif sealed", "1 other sealed", "metered"),
+        figure("  and 1000 other vifs sealed", "1000 others sealed", "1 other sealed"),
+        figure("with br_netfilter, no rules", "filtered", "bare"),
+        figure("  and 10 IPs null-routed", "10 null routes", "filtered"),
+        figure("  and 100 IPs null-routed", "100 null routes", "filtered"),
+        figure("  and 1000 IPs null-routed", "1000 null routes", "filtered"),
+        figure("  the same 1000 in a set of nft", "1000 in a set of nft", "filtered"),
+        figure("  the same 1000 in a set of ipset", "1000 in a set of ipset", "filtered"),
+        figure(f"  the same 1000 in {_WAYS} chains each way", "1000 in a tree", "filtered"),
+    ]
+
+
+def _medians(lanes: dict[str, Lane]) -> dict[str, float]:
+    """In turns, so that a machine that is busy for a while does not favour one of them; on one core, which is then all
+    that moves a packet."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    rounds: dict[str, list[float]] = {name: [] for name in lanes}
+    try:
+        for _ in range(_TURNS):
+            for name, lane in lanes.items():
+                rounds[name].append(lane.run(_BATCHES))
+    finally:
+        os.sched_setaffinity(0, cores)
+    return {name: statistics.median(each) for name, each in rounds.items()}
+
+
+def _cover(lane: Lane) -> None:
+    """Put the meter on both guests and the others."""
+    _keep(lane, lane.others)
+
+
+def _cover_and_seal(lane: Lane) -> None:
+    """Likewise, with the others sealed."""
+    _keep(lane, [port._replace(sealed=True) for port in lane.others])
+
+
+def _keep(lane: Lane, others: list[Port]) -> None:
+    with lane.dom0.entered():
+        table = Table(nft.TABLE)
+        chains = Chains(hand_to_nft, table)
+        chains.keep([*lane.ports, *others], chains.look())
+        table.close()
+    if chains.failed:
+        raise RuntimeError(f"not covered: {chains.failed}")
+
+
+def _null_route(lane: Lane, count: int) -> None:
+    lane.filter_bridged(on=True)
+    with lane.dom0.entered():
+        Iptables(4).apply(Desired({ip_address(address): "somebody" for address in addresses(count)}))
+
+
+def _nft_set(lane: Lane, count: int) -> None:
+    lane.filter_bridged(on=True)
+    _feed(lane, ["nft", "-f", "-"], _NFT_SET.format(elements=", ".join(addresses(count))))
+
+
+def _ipset(lane: Lane, count: int) -> None:
+    lane.filter_bridged(on=True)
+    members = "".join(f"add blocked {address}\n" for address in addresses(count))
+    _feed(lane, ["ipset", "restore"], "create blocked hash:ip\n" + members)
+    _feed(lane, ["iptables-legacy-restore", "--noflush"], _IPSET_RULES)
+
+
+def _tree(lane: Lane, count: int) -> None:
+    """The null routes divided by the last bits of their addresses, for which iptables takes a mask."""
+    lane.filter_bridged(on=True)
+    lines = ["*filter", ":XENBW - [0:0]"]
+    for side, way in product("sd", range(_WAYS)):
+        lines += [f":XENBW-{side}{way} - [0:0]", f"-A XENBW -{side} 0.0.0.{way}/0.0.0.{_WAYS - 1} -j XENBW-{side}{way}"]
+    for side, address in product("sd", addresses(count)):
+        way = int(address.rpartition(".")[2]) % _WAYS
+        lines.append(f"-A XENBW-{side}{way} -{side} {address} -j REJECT")
+    lines += ["-I FORWARD -j XENBW", "COMMIT", ""]
+    _feed(lane, ["iptables-legacy-restore", "--noflush"], "\n".join(lines))
+
+
+def _count_plainly(lane: Lane) -> None:
+    _feed(lane, ["nft", "-f", "-"], _PLAIN + "".join(map(_plain, lane.ports)))
+
+
+def _plain(port: Port) -> str:
+    chains = ((hook, f"prototype {port.interface.replace('.', '-')}-{hook}") for hook in ("ingress", "egress"))
+    return "".join(
+        f'add chain netdev {chain} {{ type filter hook {hook} device "{port.interface}" priority 0; }}\n'
+        f"add rule netdev {chain} counter\n"
+        for hook, chain in chains
+    )
+
+
+def _feed(lane: Lane, argv: list[str], text: str) -> None:
+    with lane.dom0.entered():
+        if not feed(argv, text.encode("ascii"), {}):
+            raise RuntimeError(f"{argv[0]} refuses the rules")

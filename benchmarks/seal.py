@@ -1,0 +1,159 @@
+"""How long it takes to block and to release 1000 VMs at once, a vif and an IPv4 address each, and where it goes."""
+
+from __future__ import annotations
+
+import json
+import resource
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+from benchmarks.figure import Figure, milliseconds
+from benchmarks.rig import INSIDE, PYTHON, Rig
+from xenbw.clock import SystemClock, boot_id
+from xenbw.config import LedgerSection, Settings
+from xenbw.enforce import restore
+from xenbw.enforce.desired import Desired
+from xenbw.enforce.iptables import Iptables
+from xenbw.model import Address
+from xenbw.net import nft
+from xenbw.net.chains import Chains, Port
+from xenbw.net.netfilter import RuleWatch, Table, hand_to_nft
+from xenbw.pipe import feed
+from xenbw.runner import run
+from xenbw.store.ledger import Ledger
+from xenbw.timedated import Timedated
+from xenbw.work import Work
+from xenbw.xen.xenstore import Lookup
+
+_COUNT = 1000
+_ROUNDS = 5
+_TARGET = 100.0
+
+Samples = dict[str, list[float]]
+
+
+def measure() -> list[Figure]:
+    with Rig() as rig:
+        rig.grow(_COUNT)
+        done = rig.run([PYTHON, "-m", "benchmarks.seal"], env=INSIDE, timeout=300, check=True)
+    took = {name: milliseconds(seconds) for name, seconds in json.loads(done.stdout).items()}
+    elements = ("nft with their elements in the set alone", took["elements"])
+    restored = ("iptables-legacy-restore of the same", took["restore"])
+    return [
+        Figure(f"sealing {_COUNT} vifs at once", took["seal"], "ms", _TARGET, elements),
+        *_parts(took, "seal"),
+        Figure("opening them again", took["open"], "ms", _TARGET, elements),
+        *_parts(took, "open"),
+        Figure(f"null-routing {_COUNT} addresses", took["block"], "ms", _TARGET, restored),
+        Figure("  the same when they stand", took["again"], "ms", None, restored),
+        Figure("  releasing them", took["release"], "ms", _TARGET, restored),
+        Figure(f"{_COUNT} VMs judged, recorded, told and blocked", took["daemon blocks"], "ms"),
+        Figure("  released likewise", took["daemon releases"], "ms"),
+    ]
+
+
+def _parts(took: Mapping[str, float], what: str) -> list[Figure]:
+    words = {
+        "look": "a look at the table",
+        "own": "our processor time for text",
+        "user": "nft's processor time",
+        "kernel": "the kernel's for nft",
+    }
+    return [Figure(f"  {said}", took[f"{what}: {part}"], "ms") for part, said in words.items()]
+
+
+def _inside() -> None:
+    """Prints samples, seconds, as JSON."""
+    samples: Samples = {}
+    _seal(samples)
+    _null_route(samples)
+    _daemon(samples)
+    print(json.dumps(samples))
+
+
+def _seal(samples: Samples) -> None:
+    table = Table(nft.TABLE)
+    chains = Chains(hand_to_nft, table)
+    found = {name: ifindex for ifindex, name in socket.if_nameindex()}
+    ports = [Port(n, 0, found[f"vif{n}.0"], f"vif{n}.0", f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}") for n in _numbers()]
+    chains.keep(ports, chains.look())
+    sealed = [port._replace(sealed=True) for port in ports]
+    for _ in range(_ROUNDS):
+        _keep(samples, "seal", chains, sealed)
+        _keep(samples, "open", chains, ports)
+    indexes = ", ".join(str(port.ifindex) for port in ports)
+    for _ in range(_ROUNDS):
+        for verb in ("add", "delete"):
+            _time(samples, "elements", lambda: hand_to_nft(f"{verb} element netdev {nft.TABLE} sealed {{ {indexes} }}"))  # noqa: B023
+    table.close()
+
+
+def _keep(samples: Samples, what: str, chains: Chains, ports: list[Port]) -> None:
+    """Let the chains of all these be what they should, as the daemon does."""
+    begin, child = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    view = chains.look()
+    looked, looked_cpu = time.perf_counter(), time.process_time()
+    chains.keep(ports, view)
+    done, children = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    if chains.failed:
+        raise RuntimeError(f"nft refuses {len(chains.failed)} interfaces")
+    parts = {
+        what: done - begin,
+        f"{what}: look": looked - begin,
+        f"{what}: own": time.process_time() - looked_cpu,
+        f"{what}: user": children.ru_utime - child.ru_utime,
+        f"{what}: kernel": children.ru_stime - child.ru_stime,
+    }
+    for name, seconds in parts.items():
+        samples.setdefault(name, []).append(seconds)
+
+
+def _null_route(samples: Samples) -> None:
+    addresses: dict[Address, str] = {IPv4Address("10.60.0.0") + n: f"fleet{n:04}" for n in _numbers()}
+    text = restore.chain_text(4, {str(address): name for address, name in addresses.items()}, jumps_exist=True)
+    method = Iptables(4)
+    method.apply(Desired({}))  # what is done but once is not measured
+    for _ in range(_ROUNDS):
+        _time(samples, "block", lambda: method.apply(Desired(addresses)))
+        _time(samples, "again", lambda: method.apply(Desired(addresses)))
+        _time(samples, "restore", lambda: _restore(text))
+        _time(samples, "release", lambda: method.apply(Desired({})))
+
+
+def _daemon(samples: Samples) -> None:
+    """The same as the daemon does it, from the ledger's word that all are blocked: judged, recorded, told, blocked."""
+    settings = replace(Settings(), ledger=LedgerSection(commit=0.0))
+    ledger, lookup = Ledger.open(settings.ledger.path), Lookup()
+    work = Work(settings, ledger, lookup, SystemClock(), Timedated(run).vouches, boot_id(), run, RuleWatch().apply)
+    work.start()
+    for reason in ("for the measurement", None):
+        with ledger.transaction():
+            for vm_id in ledger.vms():
+                ledger.set_vm(vm_id, blocked_reason=reason)
+        _time(samples, "daemon blocks" if reason else "daemon releases", work.sync)
+        if work.status()["null_routes"] != (_COUNT if reason else 0):
+            raise RuntimeError("the daemon did not block, or did not release")
+    lookup.close()
+    work.close()
+
+
+def _restore(text: bytes) -> bool:
+    return feed(["iptables-legacy-restore", "--noflush"], text, {})
+
+
+def _time(samples: Samples, what: str, call: Callable[[], object]) -> None:
+    begin = time.perf_counter()
+    if call() is False:
+        raise RuntimeError(f"{what} failed")
+    samples.setdefault(what, []).append(time.perf_counter() - begin)
+
+
+def _numbers() -> range:
+    return range(1, _COUNT + 1)
+
+
+if __name__ == "__main__":
+    _inside()

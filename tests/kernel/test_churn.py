@@ -1,0 +1,92 @@
+"""Guests that come and go all the time: every byte charged, few rows, a line now and then, a daemon that keeps up."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.support.host import Host, until
+from xenbw.clock import boot_id
+from xenbw.model import ZERO
+from xenbw.store.digests import KEPT
+
+pytestmark = pytest.mark.kernel
+
+LIVES = 30
+# Seconds: the daemon looks back each minute.
+_LOOKS_BACK = 90.0
+
+
+def rebooted_unseen(host: Host, times: int) -> None:
+    """web1 rebooted so often this month, without a byte and with nobody there to see it."""
+    ledger, now = host.ledger(), datetime.now(UTC)
+    facts = {"boot_id": boot_id(), "devid": 0, "kind": "vif", "mac": None, "ips": "10.50.0.11", "bridge": None}
+    with ledger.transaction():
+        for number in range(times):
+            ifindex = 900_000 + number  # of no interface that is there
+            known = {**facts, "domid": 500 + number, "ifindex": ifindex, "interface": f"vif{500 + number}.0"}
+            ledger.end_binding(ledger.bind(at=now, name="web1", **known), now, "offline")
+
+
+def rows(host: Host) -> int:
+    """How many lives of its interfaces have a row of their own."""
+    return int(host.ledger().rows("SELECT count(*) FROM binding")[0][0])
+
+
+def test_a_guest_in_a_reboot_loop_is_charged_every_byte_and_leaves_few_rows_and_lines(host: Host) -> None:
+    rebooted_unseen(host, KEPT - LIVES // 2)
+    host.start_daemon()
+    guest = host.start("web1")
+    passed = ZERO
+    for _ in range(LIVES):
+        guest.send(20_000)
+        passed = passed.plus(host.quiet(guest))
+        guest.reboot()
+    passed = passed.plus(host.quiet(guest))
+    assert until(lambda: rows(host) == KEPT + 1, _LOOKS_BACK)
+    document = json.loads(host.xenbw("explain", "web1", "--json").stdout)
+    assert host.usage("web1") == passed
+    for way, much in zip(("in_bytes", "out_bytes"), passed, strict=True):
+        assert sum(part[way] for part in document["parts"]) == document[way] == much
+    lives = [part["lives"] for part in document["parts"]]
+    assert (len(lives), sum(lives)) == (KEPT + 2, KEPT - LIVES // 2 + 1 + LIVES)
+    told = [line for line in host.log.read_text().splitlines() if line.startswith("web1")]
+    assert [line.partition(" times ")[2] for line in told] == [
+        "in the last 10 minutes; told each 10 minutes while that lasts"
+    ]
+
+
+def test_lives_that_nobody_saw_are_charged_before_they_are_told_together(running: Host) -> None:
+    running.stop_daemon()
+    guest = running.start("web1")
+    passed = ZERO
+    for _ in range(3):
+        guest.send(20_000)
+        passed = passed.plus(running.quiet(guest))
+        guest.reboot()
+    passed = passed.plus(running.quiet(guest))
+    guest.destroy()
+    rebooted_unseen(running, KEPT)
+    running.start_daemon()
+    assert until(lambda: rows(running) == KEPT, _LOOKS_BACK)
+    assert running.usage("web1") == passed
+    document = json.loads(running.xenbw("explain", "web1", "--json").stdout)
+    assert (document["parts"][0]["lives"], document["parts"][0]["in_bytes"]) == (4, passed.in_bytes)
+
+
+def test_a_burst_of_pokes_is_taken_over_some_times_and_not_each_and_a_guest_in_it_is_there_within_a_second(
+    running: Host,
+) -> None:
+    ledger = running.ledger()
+    before, begun = ledger.meta("rev"), time.monotonic()
+    for _ in range(100):
+        running.ask("poke")
+        time.sleep(0.005)
+    # Each take-over is a commit, and each second is one; so is what else there is to do.
+    assert ledger.meta("rev") - before < 5 * (time.monotonic() - begun) + 10
+    guest = running.start("web1")
+    assert until(lambda: running.ask("status")["interfaces"] == 1, 1.0)
+    assert guest.running

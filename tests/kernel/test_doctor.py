@@ -1,0 +1,289 @@
+"""xenbw doctor on a dom0 that is whole, and on one that is broken in the ways it looks for."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.support.dom0 import BRIDGE
+from tests.support.guest import Guest
+from tests.support.host import REPO, Host, until
+
+HOOK = "/etc/xen/scripts/vif-post.d/xenbw.hook"
+Told = dict[str, list[dict[str, Any]]]
+
+
+def doctor(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
+    """`xenbw doctor words...` in dom0."""
+    return host.run([sys.executable, "-m", "xenbw.cli.main", "doctor", *words], env=env(host), timeout=90)
+
+
+def env(host: Host) -> dict[str, str]:
+    program = str(REPO / "hooks" / "vif-hook")
+    return {"PYTHONPATH": str(REPO), "XENBW_CONFIG": str(host.config), "XENBW_HOOK": program}
+
+
+def told(host: Host, *words: str) -> Told:
+    """What it finds, by topic."""
+    done = doctor(host, "--json", *words)
+    found: Told = {}
+    for finding in json.loads(done.stdout)["findings"]:
+        found.setdefault(finding["topic"], []).append(finding)
+    return found
+
+
+def failures(found: Told) -> list[str]:
+    return [f"{topic}: {one['text']}" for topic, of in found.items() for one in of if one["level"] == "FAIL"]
+
+
+def levels(found: Told, topic: str) -> list[str]:
+    return [finding["level"] for finding in found[topic]]
+
+
+def mend(host: Host, finding: dict[str, Any]) -> None:
+    """Do what it says."""
+    host.run(["sh", "-c", finding["fix"]], check=True)
+
+
+# a host that is whole
+
+
+def test_a_host_that_is_whole_fails_in_nothing(running: Host) -> None:
+    running.start("web1")
+    found = told(running)
+    assert failures(found) == []
+    for topic in ("xen", "kernel", "daemon", "hook", "vif scripts", "firewall", "iptables", "seal", "null route"):
+        assert set(levels(found, topic)) == {"PASS"}, found[topic]
+    assert levels(found, "meter") == ["PASS", "PASS"]
+
+
+def test_the_exit_status_and_the_last_line_tell_whether_anything_failed(running: Host) -> None:
+    done = doctor(running)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].endswith(" 0 FAIL")
+    (running.etc / "scripts/vif-post.d/xenbw.hook").chmod(0o644)
+    done = doctor(running)
+    assert done.returncode == 1
+    assert f"FAIL  hook: {HOOK} is not executable: Xen passes it over\n      fix: chmod 755 {HOOK}\n" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith(" 1 FAIL")
+    assert "1 FAIL" in running.xenbw("status").stdout
+    assert json.loads(running.xenbw("status", "--json").stdout)["doctor"]["fail"] == 1
+
+
+# a host that is broken
+
+
+def test_a_hook_that_is_gone_is_missed(running: Host) -> None:
+    (running.etc / "scripts/vif-post.d/xenbw.hook").unlink()
+    assert levels(told(running), "hook") == ["FAIL"]
+
+
+def test_a_guest_whose_script_calls_no_hook_is_named(running: Host) -> None:
+    script = (running.etc / "scripts/vif-bridge").read_text().replace("call_hooks vif post", ":")
+    (running.etc / "scripts/mine").write_text(script)
+    (running.etc / "scripts/mine").chmod(0o755)
+    running.start("web1")
+    running.start("web2\x1b[2J", script="mine")
+    shown = doctor(running).stdout
+    assert r"WARN  vif scripts: /etc/xen/scripts/mine never calls vif-post.d (vif2.0 of web2\x1b[2J)" in shown
+    assert "\x1b" not in shown
+
+
+def test_a_daemon_that_does_not_run_is_a_failure(host: Host) -> None:
+    found = told(host)
+    assert levels(found, "daemon") == ["FAIL"]
+    assert levels(found, "ledger") == ["FAIL"]
+
+
+def test_a_rule_that_lets_a_blocked_guest_pass_is_named_and_the_fix_takes_it_away(running: Host) -> None:
+    guest = running.start("web1")
+    running.xenbw("block", "web1")
+    assert levels(told(running), "firewall") == ["PASS"]
+    # A daemon that runs puts its own jump first again.
+    running.kill_daemon()
+    rule = ["-s", f"{guest.address()}/32", "-m", "comment", "--comment", "a good customer", "-j", "ACCEPT"]
+    running.run(["iptables-legacy", "-I", "INPUT", *rule], check=True)
+    (finding,) = told(running)["firewall"]
+    assert finding["level"] == "FAIL"
+    assert f"-A INPUT {shlex.join(rule[:4])}" in finding["text"]
+    mend(running, finding)
+    assert levels(told(running), "firewall") == ["PASS"]
+
+
+def test_null_routes_that_somebody_flushed_are_missed(running: Host) -> None:
+    running.start("web1")
+    running.xenbw("block", "web1")
+    running.kill_daemon()
+    running.run(["iptables-legacy", "-D", "FORWARD", "-j", "XENBW"], check=True)
+    (finding,) = told(running)["firewall"]
+    assert (finding["level"], "FORWARD has lost its jump" in finding["text"]) == ("FAIL", True)
+
+
+def test_null_routes_that_were_restored_into_nft_are_found_and_the_fix_takes_them_away(running: Host) -> None:
+    running.start("web1")
+    running.xenbw("block", "web1")
+    saved = running.run(["iptables-legacy-save"], check=True).stdout
+    running.namespace.run(["iptables-nft-restore"], text_input=saved, check=True)
+    running.xenbw("lift", "web1")
+    (finding,) = (one for one in told(running)["iptables"] if one["level"] == "FAIL")
+    mend(running, finding)
+    assert set(levels(told(running), "iptables")) == {"PASS"}
+
+
+def test_a_saved_ruleset_that_names_our_table_is_found_since_nft_refuses_it_whole(running: Host) -> None:
+    guest = running.start("web1")
+    saved = running.directory / "nftables.conf"
+    rules = running.run(["nft", "list", "ruleset"], check=True).stdout
+    saved.write_text("table inet mine {}\n" + rules)
+    running.run(["mount", "--bind", str(saved), "/etc/nftables.conf"], check=True)
+    (finding,) = told(running)["saved rules"]
+    assert (finding["level"], "/etc/nftables.conf names" in finding["text"]) == ("FAIL", True)
+    guest.destroy()
+    running.kill_daemon()
+    running.run(["nft", "flush", "ruleset"], check=True)
+    assert running.run(["nft", "-f", "/etc/nftables.conf"]).returncode != 0
+    assert "mine" not in running.run(["nft", "list", "ruleset"]).stdout
+
+
+def test_where_iptables_does_not_see_bridges_the_null_route_is_proven_by_what_passes_dom0(running: Host) -> None:
+    for version in ("iptables", "ip6tables"):
+        running.run(["sh", "-c", f"echo 0 >/proc/sys/net/bridge/bridge-nf-call-{version}"], check=True)
+    found = told(running)
+    assert "does not see IPv4 and IPv6" in found["bridges"][0]["text"]
+    (finding,) = found["null route"]
+    assert (finding["level"], "without br_netfilter" in finding["text"]) == ("PASS", True)
+
+
+def test_a_guest_that_is_shaped_by_way_of_another_device_is_found_since_it_is_not_metered(running: Host) -> None:
+    guest = running.start("web1")
+    guest.ping("10.50.0.2")
+    running.namespace.ip("link add ifb9 type ifb", "link set ifb9 up")
+    to_ifb = "protocol all u32 match u32 0 0 action mirred egress redirect dev ifb9"
+    running.run(["tc", "qdisc", "add", "dev", guest.interface, "ingress"], check=True)
+    running.run(["tc", "filter", "add", "dev", guest.interface, "parent", "ffff:", *to_ifb.split()], check=True)
+    before = running.usage("web1").out_bytes
+    assert guest.send(50_000) == 50_000
+    assert running.usage("web1").out_bytes - before < 50_000
+    assert any("tc redirects what comes from vif1.0" in failure for failure in failures(told(running)))
+
+
+def test_an_nft_that_does_nothing_is_found_out(running: Host) -> None:
+    (running.bin_dir / "nft").write_text("#!/bin/sh\ncat >/dev/null\n")
+    (running.bin_dir / "nft").chmod(0o755)
+    found = told(running)
+    assert levels(found, "meter") == ["PASS", "FAIL"]
+    assert levels(found, "seal") == ["FAIL"]
+
+
+# packets on a real bridge
+
+
+def state(host: Host) -> set[str]:
+    """What must be as before: interfaces, addresses, bridges' tables and rules, a line each."""
+    commands = (
+        ["ip", "-o", "link"],
+        ["ip", "-o", "addr"],
+        ["bridge", "fdb"],
+        ["sh", "-c", "nft list ruleset | sed 's/packets.*//'"],
+        ["iptables-legacy-save", "-t", "filter"],
+    )
+    shown = "\n".join(host.run(argv, check=True).stdout for argv in commands)
+    return {line for line in shown.splitlines() if line[:1] not in "#:"}
+
+
+def put_back(host: Host, before: set[str]) -> None:
+    """All is as before, if not at once: namespaces vanish when the kernel finds the time."""
+    assert until(lambda: state(host) == before), sorted(state(host) ^ before)
+
+
+def quiet_guests(host: Host) -> list[Guest]:
+    """A guest in good standing and one that is blocked, at rest."""
+    guests = [host.start("web1"), host.start("web2")]
+    host.xenbw("block", "web2")
+    guests[0].ping("10.50.0.2")
+    return guests
+
+
+def test_on_a_real_bridge_meter_and_seal_hold_and_nobody_there_notices(running: Host) -> None:
+    guests = quiet_guests(running)
+    before, counters = state(running), [guest.counters() for guest in guests]
+    found = told(running, "--on", BRIDGE)
+    assert [one["level"] for one in found["meter"] if BRIDGE in one["text"]] == ["PASS"]
+    assert [one["level"] for one in found["seal"] if BRIDGE in one["text"]] == ["PASS"]
+    put_back(running, before)
+    for guest, counted in zip(guests, counters, strict=True):
+        # Nothing but what a card says by itself now and then.
+        assert guest.counters().in_bytes - counted.in_bytes < 1000
+    assert running.ask("status")["meter_gaps"] == 0
+    assert guests[0].ping("10.50.0.2")
+    assert not guests[1].ping("10.50.0.2")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopped_in_the_middle_it_leaves_nothing_behind(running: Host, number: signal.Signals) -> None:
+    quiet_guests(running)
+    before = state(running)
+    assert stopped_on_bridge(running, number) == 128 + number
+    put_back(running, before)
+
+
+def test_killed_in_the_middle_it_leaves_what_the_next_one_takes_away(running: Host) -> None:
+    quiet_guests(running)
+    before = state(running)
+    assert stopped_on_bridge(running, signal.SIGKILL) == -signal.SIGKILL
+    assert until(lambda: "xenbw-guest" not in running.run(["ip", "-o", "link"]).stdout)
+    assert doctor(running, "--on", BRIDGE).returncode == 0
+    put_back(running, before)
+
+
+def argv() -> list[str]:
+    return ["env", "--default-signal=INT", sys.executable, "-m", "xenbw.cli.main", "doctor", "--on", BRIDGE]
+
+
+def await_seal(host: Host) -> None:
+    """Its guest on the real bridge is sealed, which makes a counter of its own."""
+    sealed = ["sh", "-c", "nft list counters | grep -q 'v0[.]0[.].*-refused-in'"]
+    assert until(lambda: host.run(sealed).returncode == 0, seconds=60), (host.directory / "doctor.log").read_text()
+
+
+def stopped_on_bridge(host: Host, number: signal.Signals) -> int:
+    """Start it, and stop it once its guest on the real bridge is sealed; its exit status."""
+    process = host.popen(argv(), output=host.directory / "doctor.log", env=env(host))
+    await_seal(host)
+    process.send_signal(number)
+    return process.wait(timeout=30)
+
+
+def test_failing_in_the_middle_it_leaves_nothing_behind_and_says_so(running: Host) -> None:
+    quiet_guests(running)
+    before = state(running)
+    (running.bin_dir / "bridge").write_text("#!/bin/sh\nexit 7\n")
+    (running.bin_dir / "bridge").chmod(0o755)
+    found = told(running, "--on", BRIDGE)
+    (running.bin_dir / "bridge").unlink()
+    assert "bridge: exit status 7" in " ".join(failures(found))
+    put_back(running, before)
+
+
+def test_two_at_once_do_not_take_each_other_s_guest_away(running: Host) -> None:
+    with running.namespace.entered():
+        other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with other:
+        other.bind("\0xenbw-doctor")
+        running.namespace.ip("link add xenbw-guest type veth peer name its-eth0")
+        assert "another xenbw doctor" in " ".join(failures(told(running, "--on", BRIDGE)))
+        assert "xenbw-guest" in running.run(["ip", "-o", "link"]).stdout
+    assert failures(told(running, "--on", BRIDGE)) == []
+
+
+def test_what_is_no_bridge_is_a_usage_error(host: Host) -> None:
+    done = doctor(host, "--on", "../outside")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("xenbw: ../outside: no Linux bridge of this host")

@@ -1,0 +1,93 @@
+"""The second layer of the seal: a blocked guest's bridge port is down, which no flush of rules undoes."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+import pytest
+
+from tests.support.capture import Capture
+from tests.support.host import Host, until
+from tests.support.story import overdrawn
+
+pytestmark = pytest.mark.kernel
+
+
+def flush(host: Host) -> None:
+    """Take every rule away, of whatever table."""
+    for argv in (["nft", "flush", "ruleset"], ["iptables-legacy", "-F"], ["ip6tables-legacy", "-F"]):
+        host.run(argv, check=True)
+
+
+def marks(host: Host) -> list[str]:
+    folder = host.run_dir / "lowered"
+    return [mark.name for mark in folder.iterdir()] if folder.exists() else []
+
+
+def test_the_link_of_a_blocked_guest_goes_down_and_comes_up_again_with_its_release(running: Host) -> None:
+    guest = overdrawn(running)
+    assert until(lambda: not running.link_is_up(guest))
+    running.xenbw("lift", "web1")
+    assert running.link_is_up(guest)
+    assert until(lambda: guest.ping("10.50.0.2"))
+    assert marks(running) == []
+
+
+def test_with_every_rule_flushed_and_the_daemon_dead_not_a_packet_gets_through(running: Host) -> None:
+    guest = overdrawn(running)
+    assert until(lambda: not running.link_is_up(guest))
+    running.kill_daemon()
+    flush(running)
+    with Capture(running.outside) as wire:
+        guest.ping("10.50.0.2")
+        guest.send(10_000)
+        assert IPv4Address(guest.address()) not in wire.sources()
+    assert guest.receive(1000) == 0
+
+
+def test_a_hook_takes_the_link_down_before_the_guest_is_connected(running: Host) -> None:
+    guest = overdrawn(running)
+    running.kill_daemon()
+    guest.destroy()
+    guest.start()
+    assert not running.link_is_up(guest)
+
+
+def test_a_link_that_somebody_sets_up_goes_down_again(running: Host) -> None:
+    guest = overdrawn(running)
+    assert until(lambda: not running.link_is_up(guest))
+    running.raise_links(guest)
+    assert until(lambda: not running.link_is_up(guest))
+
+
+def test_what_an_admin_took_down_stays_down_after_the_release(running: Host) -> None:
+    guest = running.start("web1")
+    running.namespace.ip(f"link set {guest.interface} down")
+    running.xenbw("block", "web1", "--reason", "abuse")
+    running.xenbw("lift", "web1")
+    assert not running.link_is_up(guest)
+
+
+def test_a_routed_guest_keeps_its_link_and_has_its_routes_after_the_release(running: Host) -> None:
+    guest = overdrawn(running, ips=("10.51.0.11",), script="vif-route")
+    routes = running.run(["ip", "route"]).stdout
+    assert running.link_is_up(guest)
+    running.xenbw("lift", "web1")
+    assert running.run(["ip", "route"]).stdout == routes
+    assert guest.ping("10.50.0.1")
+
+
+def test_the_mark_of_a_guest_that_is_gone_goes_too(running: Host) -> None:
+    guest = overdrawn(running)
+    assert until(lambda: marks(running) != [])
+    guest.destroy()
+    assert until(lambda: marks(running) == [])
+
+
+def test_without_a_daemon_the_command_line_takes_links_down_and_up(host: Host) -> None:
+    host.add("web1")
+    guest = host.start("web1")
+    host.xenbw("block", "web1", "--reason", "abuse", check=False)
+    assert not host.link_is_up(guest)
+    host.xenbw("lift", "web1")
+    assert host.link_is_up(guest)

@@ -1,0 +1,32 @@
+"""A card that is taken from a running guest and given back, as `xl network-detach` and `network-attach` do."""
+
+from __future__ import annotations
+
+from tests.support.guest import Guest
+from tests.support.host import Host, until
+
+
+def replug(host: Host, guest: Guest) -> None:
+    """Take the guest's first card away and give it back: the same domid, devid and MAC, and a new interface."""
+    card, interface = guest.cards[0], guest.interface
+    backend = f"/local/domain/0/backend/vif/{guest.domid}/{card.devid}"
+    frontend = f"/local/domain/{guest.domid}/device/vif/{card.devid}"
+    written = {
+        f"{path}/{key}": value
+        for path in (backend, frontend)
+        for key in host.store.list(path)
+        if (value := host.store.read(f"{path}/{key}")) is not None
+    }
+    host.namespace.ip(f"link del {interface}")
+    host.store.remove(frontend)
+    host.store.remove(f"{backend}/hotplug-status")
+    guest.scripts.append(host.run_script("offline", guest.domid, card))
+    host.store.remove(backend)
+    host.store.write_all({**written, f"{backend}/hotplug-status": ""})
+    peer = f"peer name eth{card.devid} address {card.mac} netns {guest.namespace.path}"
+    host.namespace.ip(f"link add {interface} type veth {peer}")
+    guest.scripts.append(host.run_script("online", guest.domid, card))
+    device = f"eth{card.devid}"
+    guest.namespace.ip(f"link set {device} up", *(f"addr add {ip}/24 dev {device}" for ip in card.ips))
+    # Whatever becomes of the link: one that a hook took down stays down.
+    until(lambda: host.run(["cat", f"/sys/class/net/{interface}/brport/state"]).stdout == "3\n", seconds=1.2)

@@ -1,0 +1,18 @@
+"""What stories begin with: a VM that has used more than it may."""
+
+from __future__ import annotations
+
+from tests.support.guest import Guest
+from tests.support.host import Host, until
+
+LIMIT = 1_000_000
+
+
+def overdrawn(host: Host, name: str = "web1", **start: object) -> Guest:
+    """A running VM that has used up its allowance and is blocked."""
+    guest = host.start(name, **start)  # type: ignore[arg-type]
+    host.add(name, limit_bytes=LIMIT)
+    host.ask("sync")
+    guest.send(LIMIT)
+    assert until(lambda: host.blocked(guest.address()))
+    return guest

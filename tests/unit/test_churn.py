@@ -1,0 +1,100 @@
+"""The log's lines on VMs that start again and again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.support.books import open_ledger, start_vif
+from tests.support.clock import utc
+from xenbw.churn import Churn
+from xenbw.log import NOTICE
+from xenbw.store.ledger import Ledger
+
+NOW = utc("2026-03-20 12:00")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with closing(open_ledger(tmp_path)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def churn(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> Churn:
+    caplog.set_level(logging.INFO)
+    return Churn(ledger)
+
+
+def lives(ledger: Ledger, count: int, at: datetime, *, vifs: int = 1, name: str = "web1") -> None:
+    """The VM starts and stops that many times."""
+    for _ in range(count):
+        (known,) = ledger.rows("SELECT count(*) FROM binding")[0]
+        for devid in range(vifs):
+            binding = start_vif(ledger, name, at, domid=known + 1, devid=devid)
+            ledger.end_binding(binding.id, at, "offline")
+
+
+def minute(number: int) -> datetime:
+    return NOW + timedelta(minutes=number)
+
+
+def test_a_vm_that_starts_now_and_then_is_not_told_of(
+    churn: Churn, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(60):
+        lives(ledger, 1, minute(number))
+        churn.look(minute(number))
+    assert caplog.messages == []
+
+
+def test_one_that_starts_again_and_again_is_a_line_each_ten_minutes_and_one_at_the_end(
+    churn: Churn, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(25):
+        lives(ledger, 4, minute(number))
+        churn.look(minute(number))
+    for number in range(25, 60):
+        churn.look(minute(number))
+    lasts = "told each 10 minutes while that lasts"
+    assert caplog.messages == [
+        f"web1: started 12 times in the last 10 minutes; {lasts}",
+        f"web1: started 40 times in the last 10 minutes; {lasts}",
+        f"web1: started 40 times in the last 10 minutes; {lasts}",
+        "web1: started 8 times in the last 10 minutes, no longer all the time",
+    ]
+    assert {record.levelno for record in caplog.records} == {NOTICE}
+
+
+def test_many_interfaces_that_start_at_once_are_one_start(
+    churn: Churn, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    lives(ledger, 5, NOW, vifs=8)
+    churn.look(NOW)
+    assert caplog.messages == []
+
+
+def test_what_began_before_the_daemon_did_is_no_start(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    lives(ledger, 20, NOW)
+    Churn(ledger).look(NOW)
+    assert caplog.messages == []
+
+
+def test_lines_on_single_starts_stop_after_ten_and_begin_again_later(churn: Churn) -> None:
+    assert [churn.quiet("web1", NOW) for _ in range(12)] == [False] * 10 + [True] * 2
+    assert not churn.quiet("web2", NOW)
+    assert not churn.quiet("web1", minute(10))
+
+
+def test_a_vm_that_is_told_by_digest_has_no_line_of_its_own(churn: Churn, ledger: Ledger) -> None:
+    lives(ledger, 11, NOW)
+    churn.look(NOW)
+    assert churn.quiet("web1", NOW)
+    churn.look(minute(11))
+    assert not churn.quiet("web1", minute(11))

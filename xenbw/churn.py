@@ -1,0 +1,72 @@
+"""VMs that come and go all the time: the log has a line now and then that says how often, not some for each time."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from xenbw.log import NOTICE
+from xenbw.store import starts
+from xenbw.store.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+WINDOW = timedelta(minutes=10)
+# How often a VM may start in that time, and how many lines it may then have of its own, before it is told by digest.
+OFTEN = 10
+
+
+class Churn:
+    """Who started how often in the last ten minutes. Times are the daemon's."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        # What began before nobody saw begin.
+        self._ledger, self._newest = ledger, starts.newest(ledger)
+        self._starts: dict[str, deque[tuple[datetime, int]]] = {}
+        self._lines: dict[str, deque[datetime]] = {}
+        self._told: dict[str, datetime] = {}
+
+    def quiet(self, name: str, at: datetime) -> bool:
+        """Whether a line on the VM's coming or going is better not said: it has had its share. One more is counted."""
+        lines = self._lines.setdefault(name, deque())
+        while lines and lines[0] <= at - WINDOW:
+            lines.popleft()
+        if name in self._told or len(lines) >= OFTEN:
+            return True
+        lines.append(at)
+        return False
+
+    def look(self, at: datetime) -> None:
+        """Look at what began since the last look, each minute, before rows of lives that ended can be gone; say in the
+        log what there is to tell. Raises LedgerError."""
+        begun = starts.since(self._ledger, self._newest)
+        self._newest = begun.newest
+        for text in self._take(begun.by_name, at):
+            log.log(NOTICE, "%s", text)
+
+    def _take(self, begun: Mapping[str, int], at: datetime) -> list[str]:
+        for name, times in begun.items():
+            self._starts.setdefault(name, deque()).append((at, times))
+        told = []
+        for name, counted in list(self._starts.items()):
+            while counted and counted[0][0] <= at - WINDOW:
+                counted.popleft()
+            text = self._digest(name, sum(times for _, times in counted), at)
+            if text is not None:
+                told.append(text)
+            if not counted:
+                del self._starts[name]
+        self._lines = {name: lines for name, lines in self._lines.items() if lines and lines[-1] > at - WINDOW}
+        return told
+
+    def _digest(self, name: str, times: int, at: datetime) -> str | None:
+        told_at = self._told.get(name)
+        if times > OFTEN and (told_at is None or at - told_at >= WINDOW):
+            self._told[name] = at
+            return f"{name}: started {times} times in the last 10 minutes; told each 10 minutes while that lasts"
+        if times <= OFTEN and told_at is not None:
+            del self._told[name]
+            return f"{name}: started {times} times in the last 10 minutes, no longer all the time"
+        return None

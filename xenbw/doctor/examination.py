@@ -1,0 +1,61 @@
+"""The list of what is looked at, in the order in which it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+
+from xenbw.doctor import bridges, hook, legacy, proof, rig, ruleset, saved, service, system
+from xenbw.doctor.finding import Finding, bad
+from xenbw.doctor.host import Host
+from xenbw.errors import XenbwError
+from xenbw.net import interfaces
+
+_Look = Callable[[Host], Iterator[Finding]]
+
+_TOPICS: tuple[tuple[str, _Look], ...] = (
+    ("xen", system.xen),
+    ("kernel", system.kernel),
+    ("units", system.units),
+    ("daemon", service.daemon),
+    ("hook", hook.files),
+    ("vif scripts", hook.scripts),
+    ("firewall", legacy.look),
+    ("iptables", ruleset.look),
+    ("saved rules", saved.look),
+    ("bridges", bridges.filtering),
+    ("bridges", bridges.flooding),
+    ("meter", bridges.shaping),
+    ("clock", system.clock),
+    ("ledger", service.ledger),
+    ("book", service.book),
+)
+
+
+def examine(host: Host, bridge: str | None) -> Generator[Finding, None, None]:
+    """Every finding. Packets are sent on a bridge of its own, and on `bridge` where one is named."""
+    for topic, look in (*_TOPICS, ("packets", _own), *([("packets", _on(bridge))] if bridge else [])):
+        yield from _guarded(topic, look, host)
+
+
+def _guarded(topic: str, look: _Look, host: Host) -> Iterator[Finding]:
+    """What cannot be looked at is a finding of its own, and the rest is looked at all the same."""
+    try:
+        yield from look(host)
+    except XenbwError as error:
+        yield bad(topic, error.message, error.hint or "xenbw status may tell more")
+    except OSError as error:
+        yield bad(topic, f"{error.filename or 'the system'}: {error.strerror}", "journalctl -k may tell more")
+
+
+def _own(host: Host) -> Iterator[Finding]:
+    with rig.own(host.run) as trial:
+        yield from proof.of_meter_and_seal(trial, "trial bridge")
+        yield from proof.of_null_route(trial, filtered=interfaces.bridge_filtered(4))
+
+
+def _on(bridge: str) -> _Look:
+    def look(host: Host) -> Iterator[Finding]:
+        with rig.on(bridge, host.run) as trial:
+            yield from proof.of_meter_and_seal(trial, bridge)
+
+    return look

@@ -1,0 +1,46 @@
+"""What doctor found: a line, how bad it is, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """PASS works; WARN works, but not for ever or not as well as it could; FAIL does not hold what it promises."""
+
+    PASS = "PASS"  # noqa: S105 (no password)
+    WARN = "WARN"
+    FAIL = "FAIL"
+
+
+_ORDER = list(Level)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line. text may hold names of VMs and words of other programs: printable() before a terminal sees it. fix:
+    what to do, "" where nothing is to be done."""
+
+    level: Level
+    topic: str
+    text: str
+    fix: str = ""
+
+
+def good(topic: str, text: str) -> Finding:
+    return Finding(Level.PASS, topic, text)
+
+
+def doubt(topic: str, text: str, fix: str) -> Finding:
+    return Finding(Level.WARN, topic, text, fix)
+
+
+def bad(topic: str, text: str, fix: str) -> Finding:
+    return Finding(Level.FAIL, topic, text, fix)
+
+
+def worst(findings: Iterable[Finding]) -> Level:
+    """The level of the worst of them; PASS of none."""
+    return max((finding.level for finding in findings), key=_ORDER.index, default=Level.PASS)

@@ -1,0 +1,53 @@
+"""What several topics ask about, looked at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from xenbw import control
+from xenbw.clock import Clock
+from xenbw.config import Settings
+from xenbw.control import Answer
+from xenbw.errors import XenbwError
+from xenbw.net import interfaces
+from xenbw.net.interfaces import Vif
+from xenbw.runner import Runner
+from xenbw.xen.xenstore import VifFacts, XenStore
+
+
+@dataclass(frozen=True)
+class Host:
+    """This host, with the doors to other programs and to the clock."""
+
+    settings: Settings
+    run: Runner
+    clock: Clock
+
+    @cached_property
+    def daemon(self) -> Answer:
+        """The daemon's own word on how it is. Raises XenbwError where it gives none."""
+        return control.ask(self.settings.daemon.run_dir, "status")
+
+    @property
+    def status(self) -> Answer:
+        """The same, or nothing where it gives none."""
+        try:
+            return self.daemon
+        except XenbwError:
+            return {}
+
+    @cached_property
+    def vifs(self) -> tuple[Vif, ...]:
+        """The guests' interfaces."""
+        found = (interfaces.identify(name) for name in sorted(os.listdir(interfaces.SYSFS)))
+        return tuple(vif for vif in found if vif is not None)
+
+    @cached_property
+    def backends(self) -> Mapping[str, VifFacts]:
+        """What xenstore says of the guests' interfaces, by interface. Raises StoreError."""
+        with XenStore() as store:
+            found = {vif.interface: store.vif(vif.domid, vif.devid) for vif in self.vifs}
+        return {interface: facts for interface, facts in found.items() if facts is not None}

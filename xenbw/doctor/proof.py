@@ -1,0 +1,164 @@
+"""Meter, null route and seal, proven with packets on a rig: what is found out, and what it says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from xenbw.doctor import wire
+from xenbw.doctor.finding import Finding, bad, doubt, good
+from xenbw.doctor.namespace import has_ipv6
+from xenbw.doctor.rig import DOM0_ADDRESS, GUEST_ADDRESS, GUEST_MAC, PEER_ADDRESS, PEER_MAC, Rig
+from xenbw.doctor.wire import Card
+from xenbw.enforce.desired import Desired
+from xenbw.net.chains import Chains
+
+# The largest with its header: 1280 bytes is what every link carries (RFC 8200).
+_FRAMES, _SIZES = 50, (64, 600, 1294)
+_REPORT = "report it: nothing but the kernel or nft itself can be to blame"
+
+_LOOKS = 5
+
+
+@dataclass(frozen=True)
+class Metered:
+    """passed: what the guest's own card saw. counted: by our counters, bytes by what they count."""
+
+    passed: Card
+    counted: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Routed:
+    """How many of three pings were answered: to dom0 and, over the bridge, to a neighbour; before, while and after
+    there was a null route. filtered: whether iptables sees what bridges forward."""
+
+    before: tuple[int, int]
+    blocked: tuple[int, int]
+    after: tuple[int, int]
+    filtered: bool
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """Frames that arrived from the guest and at it while it was sealed. after: the smaller of the two numbers when it
+    was not any more."""
+
+    from_guest: int
+    to_guest: int
+    after: int
+
+
+def of_meter_and_seal(rig: Rig, where: str) -> Iterator[Finding]:
+    """where: what bridge it is. Raises MeterError, OSError."""
+    if 0 in _exchange(rig, 64):
+        fix = f"bridge -d link show, and tcpdump on {where}: what keeps frames from a new port?"
+        yield doubt("meter", f"{where}: no frame passes between two ports, so nothing can be tried there", fix)
+        return
+    why = _keep(rig, sealed=False)
+    if why:
+        yield bad("meter", f"{where}: {'; '.join(why)}", "journalctl -k, and nft list ruleset, may tell why")
+        return
+    yield judge_meter(_meter(rig), where)
+    yield judge_seal(_seal(rig), where)
+
+
+def of_null_route(rig: Rig, *, filtered: bool) -> Iterator[Finding]:
+    """The method that every dom0 has, in the rig's own tables. Raises IptablesError, OSError."""
+    # python-iptables takes 0.25 s to import.
+    from xenbw.enforce.iptables import Iptables
+
+    for version in (4, 6) if has_ipv6() else (4,):
+        why = rig.dom0.do(Iptables(version).probe)
+        if why is not None:
+            module = "iptable_filter" if version == 4 else "ip6table_filter"
+            yield bad("null route", f"IPv{version} cannot be null-routed: {why}", f"modprobe {module}")
+            if version == 4:
+                return
+    method = Iptables(4)
+    before = _pings(rig)
+    rig.dom0.do(lambda: method.apply(Desired({IPv4Address(GUEST_ADDRESS): "xenbw doctor"})))
+    blocked = _pings(rig)
+    rig.dom0.do(lambda: method.apply(Desired({})))
+    yield judge_null_route(Routed(before, blocked, _pings(rig), filtered))
+
+
+def judge_meter(metered: Metered, where: str) -> Finding:
+    passed, counted = metered.passed, metered.counted
+    ours = (counted.get("in", 0), counted.get("out", 0))
+    said = f"of {passed.in_bytes:,} bytes to a guest and {passed.out_bytes:,} from it"
+    if ours == (passed.in_bytes, passed.out_bytes) and not counted.get("flood"):
+        return good("meter", f"{where}: {said}, every one was counted")
+    rest = f", and {counted['flood']:,} as flood" if counted.get("flood") else ""
+    return bad("meter", f"{where}: {said}, {ours[0]:,} and {ours[1]:,} were counted{rest}", _REPORT)
+
+
+def judge_null_route(routed: Routed) -> Finding:
+    topic = "null route"
+    if 0 in routed.before:
+        return bad(topic, "no ping was answered before there was one, so it cannot be tried", _REPORT)
+    to_dom0, to_neighbour = routed.blocked
+    if to_dom0 or (to_neighbour and routed.filtered):
+        return bad(topic, f"a null-routed address still got {to_dom0 + to_neighbour} answers", _REPORT)
+    if 0 in routed.after:
+        return bad(topic, "pings were not answered any more when it was taken away", _REPORT)
+    if to_neighbour:
+        return good(topic, "stops what passes dom0, and without br_netfilter not what a bridge forwards: the seal does")
+    return good(topic, "stops every ping, to dom0 and over the bridge; taken away, pings pass again")
+
+
+def judge_seal(sealed: Sealed, where: str) -> Finding:
+    if sealed.from_guest or sealed.to_guest:
+        said = f"{where}: {sealed.from_guest} frames from a sealed guest and {sealed.to_guest} to it got through"
+        return bad("seal", said, _REPORT)
+    if sealed.after == 0:
+        return bad("seal", f"{where}: nothing passed any more when the seal was taken away", _REPORT)
+    return good("seal", f"{where}: stops every frame, both ways; taken away, they pass again")
+
+
+def _keep(rig: Rig, *, sealed: bool) -> list[str]:
+    """Have our chains on the guest's interface; why that did not work."""
+
+    def keep(chains: Chains) -> None:
+        chains.keep([rig.port._replace(sealed=sealed)], chains.look())
+
+    return rig.chains(keep)
+
+
+def _exchange(rig: Rig, size: int, seconds: float = wire.SURELY) -> tuple[int, int]:
+    """Send frames of a size both ways; how many arrived at the guest and from it, not waiting longer than that."""
+    with wire.listen(rig.guest) as guest, wire.listen(rig.peer) as peer:
+        wire.send(rig.guest, PEER_MAC, _FRAMES, size)
+        wire.send(rig.peer, GUEST_MAC, _FRAMES, size)
+        limit = time.monotonic() + seconds
+        return wire.heard(guest, _FRAMES, limit), wire.heard(peer, _FRAMES, limit)
+
+
+def _meter(rig: Rig) -> Metered:
+    passed, counted = _weigh(rig)
+    for size in _SIZES:
+        _exchange(rig, size)
+    now, total = _weigh(rig)
+    return Metered(now.since(passed), {what: size - counted.get(what, 0) for what, size in total.items()})
+
+
+def _weigh(rig: Rig) -> tuple[Card, dict[str, int]]:
+    """What the guest's card and our counters say at one moment: when nothing passed between the two looks."""
+    for _ in range(_LOOKS):
+        card, counted = wire.card(rig.guest), rig.counted()
+        if wire.card(rig.guest) == card:
+            break
+    return card, counted
+
+
+def _seal(rig: Rig) -> Sealed:
+    _keep(rig, sealed=True)
+    to_guest, from_guest = _exchange(rig, 64, wire.IN_VAIN)
+    _keep(rig, sealed=False)
+    return Sealed(from_guest, to_guest, min(_exchange(rig, 64)))
+
+
+def _pings(rig: Rig) -> tuple[int, int]:
+    return wire.ping(rig.guest, DOM0_ADDRESS), wire.ping(rig.guest, PEER_ADDRESS)

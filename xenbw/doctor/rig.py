@@ -1,0 +1,220 @@
+"""A throw-away guest and its peer on a bridge, for as long as packets are tried.
+
+Both are network namespaces of this process, joined to the bridge by veth pairs. The bridge is one in a third such
+namespace, so that nothing there can disturb this host or be left behind; or, where that is asked, one of this host's.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from xenbw.doctor.namespace import Here, Namespace, Place, has_ipv6
+from xenbw.doctor.wire import CARD, until
+from xenbw.errors import UsageError, XenbwError
+from xenbw.net import interfaces
+from xenbw.net.chains import Chains, Port
+from xenbw.net.netfilter import Table, hand_to_nft
+from xenbw.net.nft import TABLE, life_of
+from xenbw.runner import Runner
+
+OWN_BRIDGE = "xenbw-br"
+GUEST, PEER = "xenbw-guest", "xenbw-peer"
+# RFC 5737: for documentation, so nobody's.
+GUEST_ADDRESS, PEER_ADDRESS, DOM0_ADDRESS = "192.0.2.1", "192.0.2.2", "192.0.2.3"
+GUEST_MAC, PEER_MAC, _DOM0_MAC = "02:78:65:6e:00:01", "02:78:65:6e:00:02", "02:78:65:6e:00:03"
+# As Xen's scripts give it to vifs: a bridge takes the lowest address of its ports for its own.
+_PORT_MAC = "fe:ff:ff:ff:ff:ff"
+_DOMID, _DEVID = 0, 0  # dom0's, which has no vif: a key that no guest's interface can have
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Seconds until a port forwards: a bridge that speaks STP takes 15 to listen and 15 to learn (IEEE 802.1D).
+_SOON, _AT_LAST = 10.0, 40.0
+
+
+@dataclass(frozen=True)
+class Rig:
+    """dom0: where the bridge, our chains and the null routes are. port: the guest's interface there."""
+
+    dom0: Place
+    guest: Namespace
+    peer: Namespace
+    port: Port
+
+    def chains(self, work: Callable[[Chains], None]) -> list[str]:
+        """Do something with the chains on the guest's interface; why it could not be done. Raises MeterError."""
+
+        def there() -> list[str]:
+            table = Table(TABLE)
+            try:
+                chains = Chains(hand_to_nft, table)
+                work(chains)
+                return list(chains.failed.values())
+            finally:
+                table.close()
+
+        return self.dom0.do(there)
+
+    def counted(self) -> dict[str, int]:
+        """What our counters on the guest's interface say: bytes by what they count. Raises MeterError."""
+        table = Table(TABLE)
+        try:
+            counters = self.dom0.do(table.counters)
+        finally:
+            table.close()
+        prefix = f"{self.port.key}-"
+        return {name.removeprefix(prefix): size for name, size in counters.items() if name.startswith(prefix)}
+
+
+@contextmanager
+def own(run: Runner) -> Iterator[Rig]:
+    """A rig on a bridge of its own, in a network of its own. Raises XenbwError, OSError."""
+    with ExitStack() as leaving:
+        dom0 = Namespace()
+        leaving.callback(dom0.close)
+        _ip(
+            dom0,
+            run,
+            f"link add {OWN_BRIDGE} address {_DOM0_MAC} type bridge forward_delay 0 stp_state 0 mcast_snooping 0",
+            f"addr add {DOM0_ADDRESS}/24 dev {OWN_BRIDGE}",
+            f"link set {OWN_BRIDGE} up",
+            f"neigh add {GUEST_ADDRESS} lladdr {GUEST_MAC} dev {OWN_BRIDGE} nud permanent",
+        )
+        dom0.do(_filter_as_here(interfaces.bridge_filtered(4)))
+        rig = _plug(dom0, OWN_BRIDGE, run, leaving, _SOON)
+        _ip(rig.guest, run, f"neigh add {DOM0_ADDRESS} lladdr {_DOM0_MAC} dev {CARD} nud permanent")
+        # On a real bridge the MAC is not told: it would stay in our table, which outlives the interface.
+        yield replace(rig, port=rig.port._replace(mac=GUEST_MAC))
+
+
+def require_bridge(name: str) -> None:
+    """Raises UsageError where `on` cannot use it."""
+    there = {name for _, name in socket.if_nameindex()}
+    if name not in there or not (interfaces.SYSFS / name / "bridge").is_dir():
+        raise UsageError(f"{name}: no Linux bridge of this host", "ip link show type bridge lists them")
+
+
+@contextmanager
+def on(bridge: str, run: Runner) -> Iterator[Rig]:
+    """A rig on a bridge of this host. No frame of it reaches another port, and none of theirs this one; what dom0
+    itself says to many does. Raises XenbwError, OSError."""
+    dom0 = Here()
+    with ExitStack() as leaving:
+        leaving.enter_context(_alone())
+        leaving.callback(_leave_nothing, run)
+        # What another doctor left that was killed.
+        _leave_nothing(run)
+        yield _plug(dom0, bridge, run, leaving, _AT_LAST)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One at a time: an abstract name belongs to the network that it is taken in, and goes with its process (unix(7)).
+    Raises XenbwError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as name:
+        try:
+            name.bind("\0xenbw-doctor")
+        except OSError:
+            raise XenbwError("another xenbw doctor has a bridge of this host in use", "wait until it is done") from None
+        yield
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Nobody's signal keeps this from being done, nor the commands that it starts."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave_nothing(run: Runner) -> None:
+    """Take away what a rig on a bridge of this host is made of."""
+    with undisturbed():
+        present = {name for _, name in socket.if_nameindex()}
+        for interface in {GUEST, PEER} & present:
+            run(["ip", "link", "delete", interface])
+        table = Table(TABLE)
+        try:
+            keys = {name.rpartition("-in")[0] for name in table.counters() if name.endswith("-in")}
+            lives = {key: life_of(key) for key in keys}
+            # The daemon tries out whether nft works on the loopback interface, by the same domid.
+            ours = [key for key, life in lives.items() if life and life[0] == _DOMID and life[2] != 1]
+            Chains(hand_to_nft, table).release(ours)
+        finally:
+            table.close()
+
+
+def _plug(dom0: Place, bridge: str, run: Runner, leaving: ExitStack, patience: float) -> Rig:
+    """Make guest and peer, and plug them into the bridge."""
+    guest, peer = Namespace(), Namespace()
+    leaving.callback(guest.close)
+    leaving.callback(peer.close)
+    mtu = json.loads(dom0.do(lambda: run(["ip", "-json", "link", "show", "dev", bridge])).stdout)[0]["mtu"]
+    for name, place, mac in ((GUEST, guest, GUEST_MAC), (PEER, peer, PEER_MAC)):
+        _ip(
+            dom0,
+            run,
+            f"link add {name} address {_PORT_MAC} mtu {mtu} type veth peer name {CARD} address {mac} mtu {mtu}"
+            f" netns {place.path}",
+            # An interface with an IPv6 address talks unasked.
+            *([f"link set {name} addrgenmode none"] if has_ipv6() else []),
+            f"link set {name} master {bridge}",
+            f"link set {name} up",
+        )
+        _batch(
+            dom0,
+            run,
+            "bridge",
+            f"link set dev {name} learning off flood off mcast_flood off bcast_flood off",
+            f"fdb replace {mac} dev {name} master static",
+        )
+    _ip(guest, run, *_lines(GUEST_ADDRESS, PEER_ADDRESS, PEER_MAC))
+    _ip(peer, run, *_lines(PEER_ADDRESS, GUEST_ADDRESS, GUEST_MAC))
+    for name in (GUEST, PEER):
+        if not until(partial(_forwards, dom0, run, name), patience):
+            raise XenbwError(f"{bridge} does not forward for a new port within {patience:g} s", "does it speak STP?")
+    ifindex = dom0.do(lambda: socket.if_nametoindex(GUEST))
+    return Rig(dom0, guest, peer, Port(_DOMID, _DEVID, ifindex, GUEST))
+
+
+def _lines(own: str, other: str, other_mac: str) -> tuple[str, ...]:
+    return (
+        f"addr add {own}/24 dev {CARD}",
+        f"link set {CARD} up",
+        f"neigh add {other} lladdr {other_mac} dev {CARD} nud permanent",
+    )
+
+
+def _forwards(dom0: Place, run: Runner, name: str) -> bool:
+    answer = dom0.do(lambda: run(["bridge", "-json", "link", "show", "dev", name]))
+    return answer.status == 0 and any(port.get("state") == "forwarding" for port in json.loads(answer.stdout or b"[]"))
+
+
+def _filter_as_here(filtered: bool) -> Callable[[], None]:
+    """Let iptables see what bridges forward, or not, as it is on this host: each network has its own setting."""
+
+    def there() -> None:
+        setting = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+        if setting.exists():
+            setting.write_text("1" if filtered else "0", encoding="ascii")
+
+    return there
+
+
+def _ip(place: Place, run: Runner, *lines: str) -> None:
+    _batch(place, run, "ip", *lines)
+
+
+def _batch(place: Place, run: Runner, command: str, *lines: str) -> None:
+    text = "\n".join(lines).encode("ascii")
+    answer = place.do(lambda: run([command, "-batch", "-"], input=text))
+    if answer.status != 0:
+        raise XenbwError(f"the trial network cannot be built: {command}: exit status {answer.status}", lines[0])

@@ -1,0 +1,95 @@
+"""Saved firewall files that name our chains: what they say is of the day when they were saved."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from xenbw.doctor.finding import Finding, bad, doubt, good
+from xenbw.doctor.host import Host
+from xenbw.enforce.restore import CHAIN
+from xenbw.net import nft
+
+_TOPIC = "saved rules"
+_PLACES = (
+    "etc/iptables/*",
+    "etc/iptables.*",
+    "etc/sysconfig/iptables",
+    "etc/sysconfig/ip6tables",
+    "etc/sysconfig/nftables.conf",
+    "etc/network/iptables*",
+    "etc/ufw/*.rules",
+    "etc/firewalld/direct.xml",
+    "etc/nftables.conf",
+    "etc/nftables.d/*",
+    "etc/nftables/*.nft",
+)
+_CHAIN = re.compile(rf"(?<![\w-]){CHAIN}(?![\w-])")
+_TABLE = re.compile(rf"\bnetdev\s+{nft.TABLE}\b")
+_FOR_NFT = "/nftables"
+_LARGEST = 16 << 20
+
+
+class Kind(Enum):
+    """What of ours a file names."""
+
+    NFT = "the nft table of our counters"
+    CHAIN = "the chain of our null routes"
+
+
+@dataclass(frozen=True)
+class Saved:
+    path: Path
+    kind: Kind
+
+
+def look(_host: Host) -> Iterator[Finding]:
+    command = shutil.which("iptables-restore")
+    # Debian's alternatives lead to one of two programs (iptables(8), xtables-nft(8)).
+    to_nft = command is None or "legacy" not in Path(command).resolve().name
+    yield from judge(search(Path("/")), to_nft=to_nft)
+
+
+def search(root: Path) -> list[Saved]:
+    """The files that name ours. Those that cannot be read are passed over."""
+    found = []
+    for place in _PLACES:
+        for path in sorted(root.glob(place)):
+            text = _rules(path)
+            if _TABLE.search(text):
+                found.append(Saved(path, Kind.NFT))
+            elif _CHAIN.search(text):
+                found.append(Saved(path, Kind.CHAIN))
+    return found
+
+
+def _rules(path: Path) -> str:
+    """The file without its comments."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(_LARGEST)
+    except OSError:
+        return ""
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+
+
+def judge(saved: Iterable[Saved], *, to_nft: bool) -> list[Finding]:
+    """to_nft: whether iptables-restore writes into nft's tables and not into the legacy ones."""
+    found = []
+    for one in saved:
+        fix = f"take every line that names it out of {one.path}"
+        said = f"{one.path} names {one.kind.value}"
+        if one.kind is Kind.NFT:
+            why = "nft refuses the whole file at boot, where those interfaces do not exist yet: no firewall is left"
+            found.append(bad(_TOPIC, f"{said}: {why}", fix))
+        elif to_nft or _FOR_NFT in one.path.as_posix():
+            why = "restored, its blocks get into the tables of nft, where no lift takes them away"
+            found.append(bad(_TOPIC, f"{said}: {why}", fix))
+        else:
+            why = "restored, it blocks who was blocked when it was saved, until xenbwd puts that right"
+            found.append(doubt(_TOPIC, f"{said}: {why}", fix))
+    return found or [good(_TOPIC, "no saved firewall names our chains")]

@@ -1,0 +1,94 @@
+"""The links of blocked guests' bridge ports: down, which no flush of rules undoes, even with the daemon dead.
+
+A mark in the run folder says which were taken down here, and only those are raised again. Only ports of a Linux bridge
+are: a routed vif would lose its routes. The guest notices nothing; its frames wait in its ring.
+
+The hook uses this at each boot of a VM, so it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import fcntl
+import os
+import struct
+
+from xenbw.xen.text import decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 1  # linux/sockios.h, linux/if.h
+_REQUEST = struct.Struct("16sH22x")  # struct ifreq
+
+
+class Links:
+    """What became of them. run_dir: xenbw's folder under /run, where the marks are."""
+
+    def __init__(self, run_dir: str) -> None:
+        self._marks = f"{run_dir}/lowered"
+
+    def keep(self, wanted: Mapping[int, str]) -> list[str]:
+        """Take these links down (ifindex -> the interface's name as it is kept), and raise those that are down for no
+        reason any more. Returns what could not be done."""
+        failed = []
+        for ifindex in self._lowered() - wanted.keys():
+            try:
+                self._raise(ifindex)
+            except OSError as error:
+                failed.append(f"interface {ifindex}: the link does not come up again: {error.strerror}")
+        for ifindex, interface in wanted.items():
+            try:
+                if decode(os.fsencode(_name(ifindex) or "")) == interface:
+                    self.lower(ifindex)
+            except OSError as error:
+                failed.append(f"{interface}: the link does not go down: {error.strerror}")
+        return failed
+
+    def lower(self, ifindex: int) -> None:
+        """Take a link down, if it is a bridge's port and up. Raises OSError."""
+        name = _name(ifindex)
+        if name is None or not os.path.exists(f"/sys/class/net/{name}/brport") or not _flags(name) & _UP:
+            return
+        os.makedirs(self._marks, exist_ok=True)
+        os.close(os.open(f"{self._marks}/{ifindex}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _ask(_SET_FLAGS, name, _flags(name) & ~_UP)
+
+    def _raise(self, ifindex: int) -> None:
+        name = _name(ifindex)
+        if name is not None:
+            _ask(_SET_FLAGS, name, _flags(name) | _UP)
+        os.unlink(f"{self._marks}/{ifindex}")
+
+    def _lowered(self) -> set[int]:
+        try:
+            return {int(mark) for mark in os.listdir(self._marks) if mark.isdecimal()}
+        except OSError:
+            return set()
+
+
+def _name(ifindex: int) -> str | None:
+    """What the interface is called now, or None where it is gone."""
+    try:
+        return _socket.if_indextoname(ifindex)
+    except OSError:
+        return None
+
+
+def _flags(name: str) -> int:
+    return int(_REQUEST.unpack(_ask(_GET_FLAGS, name, 0))[1])
+
+
+def _ask(request: int, name: str, flags: int) -> bytes:
+    """A request about an interface; one that went away meanwhile has no flags. Raises OSError."""
+    asker = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    try:
+        return fcntl.ioctl(asker.fileno(), request, _REQUEST.pack(os.fsencode(name), flags))
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return bytes(_REQUEST.size)
+    finally:
+        asker.close()
