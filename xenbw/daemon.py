@@ -43,6 +43,8 @@ _BREATH = 0.05
 # Seconds from one look at the ledger's news to the next for which hooks only poke: of many guests that start at once
 # each does so several times, and to take over a thousand VMs takes 0.1 s. The first poke after a pause is not put off.
 _CALM = 0.25
+# Seconds. systemd takes what it is told at once; while it does not, as in its own reload, metering goes on.
+_SYSTEMD_PATIENCE = 0.1
 # Microseconds from one sign of life to the next while the ledger is copied.
 _COPYING = 10_000_000
 
@@ -52,6 +54,8 @@ class Daemon:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._notifier = sdnotify.SystemdNotifier()
+        if self._notifier.socket is not None:
+            self._notifier.socket.settimeout(_SYSTEMD_PATIENCE)
         self._selector = selectors.DefaultSelector()
         self._running = True
         self._reload = False
