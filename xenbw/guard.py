@@ -54,7 +54,7 @@ class Guard:
         self._ledger, self.settings, self._methods = ledger, settings, methods
         self.protect: frozenset[Network] = frozenset(settings.enforce.protect)
         self.problems: list[str] = []  # what stands in the way of blocks just now
-        self.plan = Plan(Desired({}), {}, {}, frozenset())
+        self.plan = Plan(Desired({}), {}, {}, {}, frozenset())
         self.news = News()
         self.meter = "kernel"  # the daemon's, which hooks have to know
         self.seal: Seal | None = None  # None: interfaces cannot be sealed here
@@ -251,11 +251,16 @@ def _standing_now(entry: Entry, standing: Standing, at: datetime) -> Entry:
 
 
 def _obstacles(plan: Plan) -> list[str]:
-    """Why some blocked VM is not wholly null-routed."""
+    """Why some blocked VM is not wholly null-routed, or one in good standing may come to be."""
     found = [f"{name}: {address} is protected and is not blocked" for address, name in plan.protected.items()]
     found += [
         f"{name}: {address} is not blocked: {other}, in good standing, holds it too"
         for address, (name, other) in plan.withheld.items()
+    ]
+    found += [
+        f"{' and '.join(names)}: all run with {address}: one of them has it wrong"
+        for address, names in plan.shared.items()
+        if address not in plan.withheld
     ]
     return sorted(found)
 

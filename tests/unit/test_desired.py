@@ -94,6 +94,11 @@ def test_an_address_withheld_from_a_block_is_named_with_who_holds_it() -> None:
     assert found.withheld == {IP: ("a", "b")}
 
 
+def test_an_address_that_several_vms_run_with_is_named_with_all_of_them() -> None:
+    found = plan([running("b", IP), running("a", IP, IP6), down("c", IP6), told("d", IP6)], ())
+    assert found.shared == {IP: ("a", "b")}
+
+
 def test_an_address_of_a_vm_that_is_down_is_not_held_for_it() -> None:
     assert plan([down("a", IP)], ()).held == frozenset()
     assert plan([running("a", IP)], ()).held == {IP}

@@ -326,6 +326,13 @@ def test_a_bridge_that_iptables_does_not_see_is_announced_once_and_shown_as_long
     assert host.events() == ["null-routed", "unfiltered"]
 
 
+def test_two_running_vms_with_one_address_are_a_problem(host: Host) -> None:
+    start_vif(host.ledger, "web2", NOW, domid=9, ips=str(IP))
+    host.judge(0)
+    host.enforce()
+    assert host.guard.problems == [f"web1 and web2: all run with {IP}: one of them has it wrong"]
+
+
 def test_a_run_folder_that_cannot_be_written_is_a_problem_and_the_blocks_still_stand(host: Host) -> None:
     host.settings.daemon.run_dir.write_text("a file is in the way")
     host.judge(1001)

@@ -39,13 +39,14 @@ class Plan:
     """desired, and what the admin and the hook need to know beside it.
 
     protected: addresses of blocked VMs that are never to be blocked -> that VM. withheld: addresses that a blocked VM
-    runs with but another one, in good standing, holds -> both names. held: addresses that running VMs in good standing
-    hold.
+    runs with but another one, in good standing, holds -> both names. shared: addresses that several VMs run with,
+    blocked or not -> their names. held: addresses that running VMs in good standing hold.
     """
 
     desired: Desired
     protected: Mapping[Address, str]
     withheld: Mapping[Address, tuple[str, str]]
+    shared: Mapping[Address, tuple[str, ...]]
     held: frozenset[Address]
 
 
@@ -73,6 +74,10 @@ def plan(holders: Collection[Holder], protect: Collection[Network], allow: tuple
     for claim in ("given", "live"):
         for holder in standing_last:
             owners |= dict.fromkeys(getattr(holder, claim), holder)
+    claims: dict[Address, list[str]] = {}
+    for holder in sorted(holders, key=lambda holder: holder.name):
+        for address in holder.live:
+            claims.setdefault(address, []).append(holder.name)
     routes = {address: owner.name for address, owner in owners.items() if owner.blocked}
     refused = {address: name for address, name in routes.items() if is_protected(address, protect)}
     return Plan(
@@ -85,6 +90,7 @@ def plan(holders: Collection[Holder], protect: Collection[Network], allow: tuple
             for address in holder.live | holder.given
             if not owners[address].blocked
         },
+        {address: tuple(names) for address, names in claims.items() if len(names) > 1},
         frozenset(
             address for address, owner in owners.items() if not owner.blocked and address in owner.live | owner.given
         ),

@@ -43,3 +43,11 @@ def test_show_tells_domid_mac_and_addresses_as_they_are(web: Guest) -> None:
 
 def test_status_knows_of_no_problem() -> None:
     assert package.status()["problems"] == []
+
+
+@pytest.mark.usefixtures("pair")
+def test_doctor_proves_meter_and_blocks_with_packets_and_finds_no_fault() -> None:
+    findings = json.loads(package.xenbw("doctor", "--json", "--on", "xenbr0"))["findings"]
+    assert [finding for finding in findings if finding["level"] == "FAIL"] == []
+    passed = {finding["topic"] for finding in findings if finding["level"] == "PASS"}
+    assert {"hook", "meter", "seal", "null route"} <= passed
