@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 from typing import Self
 
 _HERE = Path(__file__).parent
@@ -35,18 +36,20 @@ class MachineError(Exception):
 class Machine:
     """A boot of the image on an overlay that is gone with the context.
 
-    `shared` is dom0's /rig. All waits end at `seconds` from the start, with MachineError.
+    `shared` is dom0's /rig. All waits end at `seconds` from the start, and once `stop` is set, with MachineError. name:
+    what its lines of output begin with, where several machines talk; they are printed when they are whole then.
     """
 
-    def __init__(self, image: Path, seconds: float) -> None:
-        self._deadline = time.monotonic() + seconds
+    def __init__(self, image: Path, seconds: float, stop: Event, name: str = "") -> None:
+        self._deadline, self._stop = time.monotonic() + seconds, stop
+        self._name = name
         self._image = image
         self._commands = 0
         self._directory = Path(tempfile.mkdtemp(prefix="xenbw-xen-", dir="/var/tmp"))
         self._serial = self._directory / "serial.log"
         self.shared = self._directory / "rig"
-        for name in ("in", "out"):
-            (self.shared / name).mkdir(parents=True)
+        for way in ("in", "out"):
+            (self.shared / way).mkdir(parents=True)
 
     def __enter__(self) -> Self:
         disk = self._directory / "disk.qcow2"
@@ -65,7 +68,7 @@ class Machine:
         return [
             "qemu-system-x86_64",
             *("-accel", "tcg,thread=multi,tb-size=512"),
-            *("-machine", "q35", "-cpu", _CPU, "-smp", "2", "-m", "4G"),
+            *("-machine", "q35", "-cpu", _CPU, "-smp", "2", "-m", "3G"),
             *("-nodefaults", "-display", "none", "-serial", f"file:{self._serial}"),
             *("-kernel", str(image / "xen"), "-append", _XEN_ARGUMENTS),
             *("-initrd", f"{image / 'vmlinuz'} {_DOM0_ARGUMENTS},{image / 'initrd.img'}"),
@@ -102,12 +105,19 @@ class Machine:
                 with log.open("rb") as file:
                     file.seek(shown)
                     news = file.read()
+                if self._name and not done:
+                    news = news[: news.rfind(b"\n") + 1]
                 shown += len(news)
-                sys.stdout.buffer.write(news)
-                sys.stdout.flush()
+                self.say(news)
             if done:
                 return int(status.read_text())
             self._wait()
+
+    def say(self, news: bytes) -> None:
+        """Print what it says."""
+        lines = news.splitlines(keepends=True)
+        sys.stdout.buffer.write(b"".join(f"{self._name}{' ' if self._name else ''}".encode() + line for line in lines))
+        sys.stdout.flush()
 
     def reboot(self) -> None:
         """An orderly reboot of dom0, as an admin does it."""
@@ -134,6 +144,8 @@ class Machine:
         time.sleep(_POLL)
         if self._qemu.poll() is not None:
             raise MachineError(f"QEMU ended with status {self._qemu.returncode}")
+        if self._stop.is_set():
+            raise MachineError("stopped")
         if time.monotonic() > self._deadline:
             raise MachineError("out of time")
         if self._serial.exists() and any(death in self._serial.read_bytes() for death in _DEATHS):

@@ -18,7 +18,7 @@ _SAVED = Path("/var/tmp/web1.save")
 
 @dataclass(frozen=True)
 class Renamed:
-    """A guest under its new name: the old one, its usage under that, and what its card had counted by then."""
+    """A guest under its new name: the old one, what had passed under that, and what its card had counted by then."""
 
     guest: Guest
     old_name: str
@@ -30,7 +30,8 @@ class Renamed:
 def renamed(pair: Pair) -> Iterator[Renamed]:
     """db1 is renamed, and uses the network. That is noticed within a minute, so the other scenario comes first."""
     guest, old_name = pair.db, pair.db.name
-    before = Renamed(guest, old_name, package.settled(guest), guest.counters())
+    package.settled(guest)
+    before = Renamed(guest, old_name, package.passed(old_name), guest.counters())
     guest.name = "db1-new"
     shell.run("xl", "rename", old_name, guest.name)
     guest.download(1)
@@ -65,8 +66,8 @@ def test_usage_goes_on_under_the_new_name_and_nothing_counts_twice(renamed: Rena
     guest.download(1)
 
     def added_up() -> bool:
-        usages = package.usages()
-        return usages[renamed.old_name] + usages[guest.name] - renamed.before == guest.counters() - renamed.counted
+        passed = package.passed(renamed.old_name) + package.passed(guest.name)
+        return passed - renamed.before == guest.counters() - renamed.counted
 
     assert until(added_up)
     assert package.usage(guest.name).in_bytes > 1_000_000

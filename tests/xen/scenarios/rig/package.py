@@ -178,12 +178,20 @@ def _usage(vm: dict[str, Any]) -> Usage:
 
 
 def _metered(shown: dict[str, Any]) -> Usage:
-    present = [binding for binding in shown["bindings"] if binding["ended_at"] is None]
+    return _passed([binding for binding in shown["bindings"] if binding["ended_at"] is None])
+
+
+def _passed(bindings: list[dict[str, int]]) -> Usage:
     # The version before told nothing apart.
     return Usage(
-        sum(vif.get(what, 0) for vif in present for what in ("in_bytes", "flood_bytes")),
-        sum(vif.get(what, 0) for vif in present for what in ("out_bytes", "refused_out_bytes")),
+        sum(vif.get(what, 0) for vif in bindings for what in ("in_bytes", "flood_bytes")),
+        sum(vif.get(what, 0) for vif in bindings for what in ("out_bytes", "refused_out_bytes")),
     )
+
+
+def passed(name: str) -> Usage:
+    """What passed a VM's interfaces in all its lives: its usage, and what was flooded to it or refused."""
+    return _passed(show(name)["bindings"])
 
 
 def state(name: str) -> str:
