@@ -39,7 +39,7 @@ deb-test:  ## build dist/ again in clean Debian 12 and 13; install, upgrade, bre
 	@tools/check-deb-clean trixie
 	@tests/deb/run
 
-xen-test:  ## the package in dist/ on a real Xen, in emulation: about 20 minutes
+xen-test:  ## the package in dist/ on a real Xen, in emulation: about 12 minutes
 	@tools/setup xen
 	@ls dist/xenbw_*_all.deb >/dev/null 2>&1 || tools/build-deb
 	@/usr/bin/python3 -m tests.xen

@@ -23,8 +23,8 @@ _REPO = _HERE.parent.parent
 _LIMIT = 2400.0
 # Most of what dom0 does keeps one processor busy, so two machines take little longer than one. Whoever reboots is last.
 _SHARES = {
-    "A": ("test_10_*", "test_2*", "test_3*", "test_4*", "test_50_*"),
-    "B": ("test_6*", "test_7*", "test_8*", "test_9*"),
+    "A": ("test_1*", "test_2*", "test_3*", "test_4*", "test_5*", "test_60_*"),
+    "B": ("test_65_*", "test_7*", "test_8*", "test_9*"),
 }
 _REBOOTS = "B"
 _STAY_LIMIT = 12 * 3600.0

@@ -21,7 +21,7 @@ _POLL = 0.2
 # protection faults in Python, a SystemError from its parser).
 _CPU = "Nehalem"
 _XEN_ARGUMENTS = (
-    "console=com1 com1=115200,8n1 dom0_mem=1536M,max:1536M dom0_max_vcpus=2 spec-ctrl=no,eager-fpu xpti=no noreboot=yes"
+    "console=com1 com1=115200,8n1 dom0_mem=1536M,max:1536M dom0_max_vcpus=1 spec-ctrl=no,eager-fpu xpti=no noreboot=yes"
 )
 _DOM0_ARGUMENTS = "root=/dev/vda rw console=hvc0 mitigations=off net.ifnames=0 quiet loglevel=3"
 
@@ -67,8 +67,8 @@ class Machine:
         image = self._image
         return [
             "qemu-system-x86_64",
-            *("-accel", "tcg,thread=multi,tb-size=512"),
-            *("-machine", "q35", "-cpu", _CPU, "-smp", "2", "-m", "3G"),
+            *("-accel", "tcg,tb-size=512"),
+            *("-machine", "q35", "-cpu", _CPU, "-smp", "1", "-m", "3G"),
             *("-nodefaults", "-display", "none", "-serial", f"file:{self._serial}"),
             *("-kernel", str(image / "xen"), "-append", _XEN_ARGUMENTS),
             *("-initrd", f"{image / 'vmlinuz'} {_DOM0_ARGUMENTS},{image / 'initrd.img'}"),

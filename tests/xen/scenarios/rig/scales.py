@@ -1,49 +1,46 @@
-"""What passes guests' vifs, by a packet socket of dom0's kernel, which has no part in our chains."""
+"""What the host outside has of guests' frames, by counters of its own kernel at its end of the cable."""
 
 from __future__ import annotations
 
-import socket
-import threading
+import json
+import subprocess
+from collections.abc import Iterable
 from typing import Self
 
-from rig.guest import Usage
+from rig import shell
+from rig.guest import Guest, Usage
 
-_EVERYTHING, _OUTGOING = 0x0003, 4  # linux/if_ether.h, linux/if_packet.h
-_ETHERNET_HEADER = 14
-_BUFFER = 64 << 20
+_OUTSIDE = ("ip", "netns", "exec", "outside")
+_TABLE = "netdev scales"
 
 
 class Scales:
-    """Weighs frames as dom0 counts them: with Ethernet headers to a guest, without from it."""
+    """Weighs what guests send and are sent, as dom0 counts it: with Ethernet headers to a guest, without from it.
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_EVERYTHING))
-        self._socket.setsockopt(socket.SOL_SOCKET, 33, _BUFFER)  # SO_RCVBUFFORCE (asm-generic/socket.h)
-        self._socket.settimeout(0.5)
-        self._totals: dict[str, Usage] = {}
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._weigh, daemon=True)
+    What a guest sends to many is in it, and what is sent to many is not.
+    """
+
+    def __init__(self, guests: Iterable[Guest]) -> None:
+        self._macs = [guest.mac for guest in guests]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        lines = [f"table {_TABLE} {{"]
+        for number, _ in enumerate(self._macs):
+            lines += [f"counter {way}{number} {{}}" for way in ("in", "out")]
+        for way, hook, side in (("in", "egress", "daddr"), ("out", "ingress", "saddr")):
+            lines.append(f"chain {way} {{ type filter hook {hook} device eth0 priority 0;")
+            lines += [f"ether {side} {mac} counter name {way}{number}" for number, mac in enumerate(self._macs)]
+            lines.append("}")
+        text = "\n".join([*lines, "}", ""])
+        subprocess.run([*_OUTSIDE, "nft", "-f", "-"], input=text, text=True, check=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self._socket.close()
+        shell.run(*_OUTSIDE, "nft", "delete", "table", *_TABLE.split())
 
-    def total(self, interface: str) -> Usage:
-        """What has passed an interface so far."""
-        return self._totals.get(interface, Usage(0, 0))
-
-    def _weigh(self) -> None:
-        nothing = bytearray(1)
-        while not self._done.is_set():
-            try:
-                size, (interface, _, kind, *_) = self._socket.recvfrom_into(nothing, 1, socket.MSG_TRUNC)
-            except TimeoutError:
-                continue
-            if interface.startswith("vif"):
-                passed = Usage(size, 0) if kind == _OUTGOING else Usage(0, size - _ETHERNET_HEADER)
-                self._totals[interface] = self.total(interface) + passed
+    def total(self, guest: Guest) -> Usage:
+        """What has passed so far."""
+        listed = json.loads(shell.run(*_OUTSIDE, "nft", "-j", "list", "counters", "table", *_TABLE.split()))["nftables"]
+        found = {one["counter"]["name"]: one["counter"]["bytes"] for one in listed if "counter" in one}
+        number = self._macs.index(guest.mac)
+        return Usage(found[f"in{number}"], found[f"out{number}"])
