@@ -18,7 +18,8 @@ from rig import xenstore
 _REPEAT = 5.0
 _PIECE = 256
 
-_tokens = (f"{os.getpid()}x{time.monotonic_ns()}x{number}" for number in itertools.count())
+# Threads may take from it at the same time.
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def say(domid: int, command: str) -> None:
 
 
 def _converse(console: int, command: str, deadline: float) -> Result:
-    token = next(_tokens)
+    token = f"{os.getpid()}x{time.monotonic_ns()}x{next(_numbers)}"
     question = f"{token} {base64.b64encode(command.encode()).decode()}\n".encode()
     # The kernel may talk in between, and into, an answer; one that is not whole comes again.
     answer = re.compile(rf"{token} (\d+) =([A-Za-z0-9+/=]*) END\r?\n".encode())
