@@ -72,7 +72,7 @@ def every_byte_is_counted(me: Intruder, evasion: Evasion, tag: int = 0) -> None:
     evasion.act(me)
     frames = me.guest.sent_frames() - sent
     assert frames > 0
-    assert evasion.arrives == "nowhere" or until(lambda: leads(me, evasion.arrives), seconds=2)
+    assert evasion.arrives == "nowhere" or until(lambda: leads(me, evasion.arrives))
     # The guest may have said something without a tag in between.
     tags = range(frames // 2 * tag, frames * tag + 1, tag) if tag else (0,)
     assert until(lambda: uncounted(me) in [before._replace(out_bytes=before.out_bytes + lost) for lost in tags], 2)

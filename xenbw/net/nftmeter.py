@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 
 from xenbw.model import Amounts, Reading
@@ -10,8 +11,8 @@ from xenbw.net.chains import Chains
 from xenbw.net.counters import KernelMeter, Metered
 from xenbw.net.netfilter import Table
 
-# Looks at counters that began just now, to find a moment in which they stand still.
-_STILL = 5
+# Looks at counters that began just now, to find for each a moment in which it stands still; seconds between two.
+_LOOKS, _PAUSE = 25, 0.002
 
 
 class NftMeter:
@@ -27,18 +28,18 @@ class NftMeter:
         wanted = list(wanted)
         counted, kernel = self._table.counters(), self._kernel.read(wanted)
         fresh = {nft.key(*one.key): one for one in wanted if nft.key(*one.key) in self._chains.fresh}
-        for _ in range(_STILL if fresh else 0):
+        self._chains.fresh -= fresh.keys()
+        found = _readings(wanted, counted, kernel)
+        for _ in range(_LOOKS):
+            if not fresh:
+                break
             # The kernel's and ours are compared once: nothing may pass between the two looks, where that can be had.
             again = self._table.counters()
-            if all(again.get(name) == counted.get(name) for key in fresh for name in _names(key)):
-                break
-            counted, kernel = again, self._kernel.read(wanted)
-        self._chains.fresh -= fresh.keys()
-        found = {}
-        for one in wanted:
-            own, seen = _amounts(counted, nft.key(*one.key)), kernel.get(one.binding_id)
-            if own is not None or seen is not None:
-                found[one.binding_id] = Reading(seen.kernel if seen else None, own)
+            fresh = {key: one for key, one in fresh.items() if _amounts(again, key) != _amounts(counted, key)}
+            if fresh:
+                time.sleep(_PAUSE)
+                counted, kernel = self._table.counters(), self._kernel.read(fresh.values())
+                found |= _readings(fresh.values(), counted, kernel)
         return found
 
     def last(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
@@ -53,6 +54,17 @@ class NftMeter:
 
     def close(self) -> None:
         self._table.close()
+
+
+def _readings(
+    wanted: Iterable[Metered], counted: Mapping[str, int], kernel: Mapping[int, Reading]
+) -> dict[int, Reading]:
+    found = {}
+    for one in wanted:
+        own, seen = _amounts(counted, nft.key(*one.key)), kernel.get(one.binding_id)
+        if own is not None or seen is not None:
+            found[one.binding_id] = Reading(seen.kernel if seen else None, own)
+    return found
 
 
 def _names(key: str) -> list[str]:
