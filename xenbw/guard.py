@@ -162,8 +162,6 @@ class Guard:
         plan = desired.plan(holders(roster, blocks, latest), self.protect, allow)
         self.blocked = frozenset(blocks)
         self.problems = _obstacles(plan)
-        if self.seal is None:
-            self.problems += _unreached(plan, roster, blocks, latest)
         self.news.moved(self.plan if self._applied else plan, plan)
         self.plan = plan
         self._tell_hook(roster, blocks, plan)
@@ -178,7 +176,10 @@ class Guard:
         shut = [] if allow else [one for one in latest if one.ended_at is None and one.vm_id in blocks]
         self.problems += self._links.keep({binding.ifindex: binding.interface for binding in shut})
         if self.seal is None:
-            self._check_bridges(roster, blocks, latest, moment)
+            down = self._links.lowered()
+            passing = [one for one in latest if one.ended_at is None and one.ifindex not in down]
+            self.problems += _unreached(plan, roster, blocks, passing)
+            self._check_bridges(roster, blocks, passing, moment)
         return changes
 
     def _apply(self, method: Method) -> list[str]:
@@ -216,16 +217,15 @@ class Guard:
             self.problems.append(f"{over_path(self.settings)}: {error.strerror}: hooks rely on the ledger alone")
 
     def _check_bridges(
-        self, roster: Roster, blocks: Mapping[int, Block], latest: Collection[Binding], moment: Moment
+        self, roster: Roster, blocks: Mapping[int, Block], passing: Collection[Binding], moment: Moment
     ) -> None:
         """A null route on a bridge that iptables does not see is none: that is said once by mail, and in status for as
-        long as it lasts."""
+        long as it lasts. passing: live bindings whose links are not down for a block."""
         blind = {version for version in (4, 6) if not interfaces.bridge_filtered(version)}
         open_now = {
             (binding.vm_id, binding.bridge)
-            for binding in latest
+            for binding in passing
             if binding.vm_id in blocks
-            and binding.ended_at is None
             and binding.bridge
             and blind.intersection(address.version for address in binding.ips or ())
             | (blind if not binding.ips else set())
@@ -265,11 +265,11 @@ def _obstacles(plan: Plan) -> list[str]:
     return sorted(found)
 
 
-def _unreached(plan: Plan, roster: Roster, blocks: Mapping[int, Block], latest: Iterable[Binding]) -> list[str]:
-    """Which blocked VMs no null route reaches."""
+def _unreached(plan: Plan, roster: Roster, blocks: Mapping[int, Block], passing: Iterable[Binding]) -> list[str]:
+    """Which blocked VMs no null route reaches, of those with live bindings whose links are not down for a block."""
     found = []
     routed = set(plan.desired.null_routes.values())
-    running = {binding.vm_id for binding in latest if binding.ended_at is None}
+    running = {binding.vm_id for binding in passing}
     for vm_id in blocks.keys() & roster.entries.keys() & running:
         name = roster.entries[vm_id].vm.name
         if name not in routed:

@@ -87,7 +87,7 @@ class _Facts:
         if nft.can_name(self.interface):
             key = nft.key(call.domid, call.devid, self.ifindex)
             # The daemon may have put them on the interface before its script renamed it.
-            renamed = not self.interface.startswith("vif")
+            renamed = self.interface.removesuffix("-emu") != f"vif{call.domid}.{call.devid}"
             text = nft.unchain(key) if renamed else ""
             text += nft.cover(call.domid, call.devid, self.ifindex, self.interface, self.mac)
             if sealed:

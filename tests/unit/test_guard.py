@@ -326,6 +326,19 @@ def test_a_bridge_that_iptables_does_not_see_is_announced_once_and_shown_as_long
     assert host.events() == ["null-routed", "unfiltered"]
 
 
+def test_a_bridge_port_that_is_down_for_a_block_asks_nothing_of_iptables(
+    host: Host, bridges: Callable[[bool], None]
+) -> None:
+    port = start_vif(host.ledger, "web1", NOW, domid=1, devid=1, bridge="xenbr0")
+    mark = host.settings.daemon.run_dir / "lowered" / str(port.ifindex)
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    bridges(False)
+    host.judge(1001)
+    host.enforce()
+    assert (host.guard.problems, host.events()) == ([], ["null-routed"])
+
+
 def test_two_running_vms_with_one_address_are_a_problem(host: Host) -> None:
     start_vif(host.ledger, "web2", NOW, domid=9, ips=str(IP))
     host.judge(0)

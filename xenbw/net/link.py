@@ -34,7 +34,7 @@ class Links:
         """Take these links down (ifindex -> the interface's name as it is kept), and raise those that are down for no
         reason any more. Returns what could not be done."""
         failed = []
-        for ifindex in self._lowered() - wanted.keys():
+        for ifindex in self.lowered() - wanted.keys():
             try:
                 self._raise(ifindex)
             except OSError as error:
@@ -62,7 +62,8 @@ class Links:
             _ask(_SET_FLAGS, name, _flags(name) | _UP)
         os.unlink(f"{self._marks}/{ifindex}")
 
-    def _lowered(self) -> set[int]:
+    def lowered(self) -> set[int]:
+        """The ifindexes of those that were taken down here."""
         try:
             return {int(mark) for mark in os.listdir(self._marks) if mark.isdecimal()}
         except OSError:
