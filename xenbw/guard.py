@@ -65,7 +65,7 @@ class Guard:
         self._unrecorded: dict[int, Block] = {}  # those of them that are blocked, all the same
         self._unfiltered: set[tuple[int, str]] = set()
         self._applied: dict[str, Desired] = {}  # by the method's name
-        self._latest: list[Binding] | None = None
+        self._addresses: dict[int, set[Address]] | None = None
         self._networks_told: tuple[list[str], tuple[str, ...]] | None = None
         self._links = Links(str(settings.daemon.run_dir))
 
@@ -74,7 +74,7 @@ class Guard:
     def judge(self, roster: Roster, usage: Mapping[int, Counters], vm_ids: Iterable[int], moment: Moment) -> bool:
         """Judge these VMs; record and announce what changed. Whether blocks changed."""
         blocks = self._ledger.active_blocks()
-        changed, self.failure, self._latest = False, None, None
+        changed, self.failure, self._addresses = False, None, None
         for vm_id in vm_ids:
             entry = roster.entries[vm_id]
             used = usage.get(vm_id, ZERO).plus(entry.elsewhere)
@@ -134,11 +134,11 @@ class Guard:
 
     def _case(self, entry: Entry, standing: Standing | None, at: datetime) -> message.Case:
         # Asked once for all the VMs of a judgement: on the first of a month that may be every one.
-        self._latest = self._latest or self._ledger.latest_bindings()
-        addresses: set[Address] = set(entry.vm.ips)
-        for binding in self._latest:
-            if binding.vm_id == entry.vm.id:
-                addresses.update(binding.ips)
+        if self._addresses is None:
+            self._addresses = {}
+            for binding in self._ledger.latest_bindings():
+                self._addresses.setdefault(binding.vm_id, set()).update(binding.ips)
+        addresses = self._addresses.get(entry.vm.id, set()).union(entry.vm.ips)
         ordered = sorted(addresses, key=lambda address: (address.version, int(address)))
         return message.Case(
             host=self.settings.host_name,

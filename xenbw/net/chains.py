@@ -41,6 +41,7 @@ class Chains:
     def __init__(self, apply: Apply, table: Table) -> None:
         self._apply, self._table = apply, table
         self._allowed: dict[str, tuple[str, ...]] = {}  # what their chains say
+        self._known: dict[str, tuple[int, ...]] = {}  # the rules of chains, as we and the hooks make them
         self.fresh: set[str] = set()
         self.failed: dict[str, str] = {}
 
@@ -52,11 +53,17 @@ class Chains:
 
     def look(self) -> View:
         """How things stand. Raises MeterError."""
-        return View(self._table.chains(), self._table.counters(), nft.sealed(self._table.elements("sealed")))
+        # A hook may add to it meanwhile, all at once: what must be there where something else is, is looked for later.
+        counters, sealed = self._table.counters(), nft.sealed(self._table.elements("sealed"))
+        maps = {what: nft.mapped(self._table.objects(what)) for what in nft.WHAT}
+        chains = self._table.chains()
+        self._known = {name: self._known.get(name, chain.rules) for name, chain in chains.items()}
+        changed = frozenset(name for name, chain in chains.items() if self._known[name] != chain.rules)
+        return View(chains, counters, sealed, maps, changed)
 
     def broken(self, ports: Iterable[Port], view: View) -> list[Port]:
-        """Those whose counters are there while something passes them by: a chain is gone, is empty, or is bound to no
-        interface of that name (linux 6.18 lets go of one that is renamed)."""
+        """Those whose counters are there while something passes them by: a chain is gone, is another than it was, leads
+        to no counter, or is bound to no interface of that name (linux 6.18 lets go of one that is renamed)."""
         whole = view.founded
         return [port for port in ports if view.counts(port) and not (whole and view.bound(port))]
 
@@ -71,7 +78,9 @@ class Chains:
         base = "" if view.founded else nft.foundation()
         if not self._apply(base + view.text(able)):
             # One that vanished meanwhile spoils the batch of all.
-            able = [port for port in able if self._apply(nft.foundation() + view.text([port]))]
+            able = [port for port in able if self._apply(base + view.text([port]))]
+        if base:
+            self._known.clear()
         self._allowed |= {port.key: port.allow for port in able}
         self.fresh |= {port.key for port in able if not view.counts(port)}
         unable = [port for port in wrong if port not in able]
@@ -104,20 +113,30 @@ class Chains:
 
 @dataclass(frozen=True)
 class View:
-    """The table as it was at one look: its chains, its counters by name, and the interfaces that are sealed."""
+    """The table as it was at one look: its chains, its counters by name, the interfaces that are sealed, where the maps
+    lead (map -> ifindex -> counter), and the chains whose rules are others than they were."""
 
     chains: Mapping[str, Chain]
     counters: Mapping[str, int]
     sealed: frozenset[int]
+    maps: Mapping[str, Mapping[int, str]]
+    changed: frozenset[str] = frozenset()
 
     @property
     def founded(self) -> bool:
         """Whether what all interfaces share is whole."""
-        return all(self.chains.get(name) == Chain("", len(rules)) for name, rules in nft.SHARED.items())
+        return all(self._whole(name, "", len(rules)) for name, rules in nft.SHARED.items())
 
     def bound(self, port: Port) -> bool:
-        """Whether the interface's chains are on it."""
-        return all(self.chains.get(f"{port.key}-{way}") == (port.interface, 1) for way in ("in", "out"))
+        """Whether the interface's chains are on it, and what passes them comes to its counters."""
+        key, index = port.key, port.ifindex
+        return all(self._whole(f"{key}-{way}", port.interface, 1) for way in nft.WAYS) and all(
+            self.maps[what].get(index) == f"{key}-{what}" for what in (nft.WHAT if index in self.sealed else nft.PASSED)
+        )
+
+    def _whole(self, name: str, device: str, rules: int) -> bool:
+        chain = self.chains.get(name)
+        return chain is not None and name not in self.changed and (chain.device, len(chain.rules)) == (device, rules)
 
     def counts(self, port: Port) -> bool:
         """Whether there are counters for the interface."""
@@ -136,8 +155,7 @@ class View:
         anew: nft would leave their device as it is."""
         parts = []
         for port in ports:
-            names = [f"{port.key}-{way}" for way in ("in", "out")]
-            if any(name in self.chains and self.chains[name].device != port.interface for name in names):
+            if any(name in self.chains and self.chains[name].device != port.interface for name in _names(port)):
                 parts.append(nft.unchain(port.key))
             if not (self.bound(port) and self.counts(port)):
                 parts.append(nft.cover(*port[:5]))
@@ -148,3 +166,7 @@ class View:
         parts.append(nft.seal([(port.key, port.ifindex) for port in ports if port.sealed]))
         parts.append(nft.unseal([port.ifindex for port in ports if not port.sealed]))
         return "".join(parts)
+
+
+def _names(port: Port) -> list[str]:
+    return [f"{port.key}-{way}" for way in nft.WAYS]

@@ -29,11 +29,11 @@ _COUNTER = 1  # NFT_OBJECT_COUNTER
 _TABLE = 1  # the same number in messages about objects, chains, rules and sets
 _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 2, 3, 4
 _CHAIN_NAME, _CHAIN_HOOK, _HOOK_DEVICE = 3, 4, 3
-_RULE_CHAIN = 2
-_SET_NAME, _SET_ELEMENTS, _ELEMENT_KEY, _DATA_VALUE = 2, 3, 1, 1
+_RULE_CHAIN, _RULE_EXPRESSIONS = 2, 4
+_SET_NAME, _SET_ELEMENTS, _ELEMENT_KEY, _ELEMENT_OBJECT, _DATA_VALUE = 2, 3, 1, 9, 1
 _GEN_PID = 2
 _TYPE = 0x3FFF  # without the flags "nested" and "network byte order"
-_HEADER, _ATTRIBUTE, _BYTES = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct(">Q")
+_HEADER, _ATTRIBUTE, _LONG = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct(">Q")
 _INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: the table changed under the dump
 _BUFFER = 1 << 20
 _TRIES = 10
@@ -44,10 +44,11 @@ _Take = Callable[[bytes, int, int], None]
 
 
 class Chain(NamedTuple):
-    """A chain as it is: the device it is bound to (empty: to none), and how many rules it has."""
+    """A chain as it is: the device it is bound to (empty: to none), and a number for each rule, which is the same for
+    those that say the same. Those that look into a set without a name have it in their words, and it changes."""
 
     device: str
-    rules: int
+    rules: tuple[int, ...] = ()
 
 
 class NetfilterError(MeterError):
@@ -75,7 +76,7 @@ class Table:
     def chains(self) -> dict[str, Chain]:
         """Its chains by name. Raises NetfilterError."""
         devices: dict[str, str] = {}
-        rules: dict[str, int] = {}
+        rules: dict[str, tuple[int, ...]] = {}
 
         def take_chain(data: bytes, at: int, end: int) -> None:
             words = _attributes(data, at, end)
@@ -85,23 +86,30 @@ class Table:
                 devices[_text(words[_CHAIN_NAME])] = _text(_attributes(hook).get(_HOOK_DEVICE, b""))
 
         def take_rule(data: bytes, at: int, end: int) -> None:
-            chain = _text(_attributes(data, at, end, _RULE_CHAIN)[_RULE_CHAIN])
-            rules[chain] = rules.get(chain, 0) + 1
+            words = _attributes(data, at, end, _RULE_EXPRESSIONS)
+            chain = _text(words[_RULE_CHAIN])
+            rules[chain] = (*rules.get(chain, ()), hash(words.get(_RULE_EXPRESSIONS)))
 
         self._dump(_GETCHAIN, b"", devices.clear, take_chain)
         self._dump(_GETRULE, b"", rules.clear, take_rule)
-        return {name: Chain(device, rules.get(name, 0)) for name, device in devices.items()}
+        return {name: Chain(device, rules.get(name, ())) for name, device in devices.items()}
 
     def elements(self, name: str) -> frozenset[bytes]:
         """The keys of a set's elements; none where there is no such set. Raises NetfilterError."""
-        found: set[bytes] = set()
+        return frozenset(self.objects(name))
+
+    def objects(self, name: str) -> dict[bytes, str]:
+        """What a map's elements lead to, by their keys: the names of objects. None where there is no such map. Raises
+        NetfilterError."""
+        found: dict[bytes, str] = {}
 
         def take(data: bytes, at: int, end: int) -> None:
             for element in _each(_attributes(data, at, end).get(_SET_ELEMENTS, b"")):
-                found.add(_attributes(_attributes(element)[_ELEMENT_KEY])[_DATA_VALUE])
+                words = _attributes(element)
+                found[_attributes(words[_ELEMENT_KEY])[_DATA_VALUE]] = _text(words.get(_ELEMENT_OBJECT, b""))
 
         self._dump(_GETSETELEM, _attribute(_SET_NAME, name.encode("ascii") + b"\0"), found.clear, take)
-        return frozenset(found)
+        return found
 
     def close(self) -> None:
         if self._socket is not None:
@@ -183,7 +191,7 @@ def _take_counter(data: bytes, at: int, end: int, found: dict[str, int]) -> None
         if kind == _OBJ_NAME:
             name = data[at + 4 : at + length - 1].decode("ascii", errors="replace")
         elif kind == _OBJ_DATA:
-            found[name] = _BYTES.unpack_from(data, at + 8)[0]
+            found[name] = _LONG.unpack_from(data, at + 8)[0]
             return
         at += (length + 3) & ~3
 

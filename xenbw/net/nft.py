@@ -14,14 +14,15 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
 TABLE = "xenbw"
 # Ahead of whatever an admin hangs there at the usual 0, whose drops then count like those of any firewall.
 _PRIORITY = -300
 # A counter's name is its interface's key and one of these words, which are those of the maps as well.
-_PASSED, _REFUSED = ("in", "out", "flood"), ("refused-in", "refused-out")
-WHAT = _PASSED + _REFUSED
+PASSED, _REFUSED = ("in", "out", "flood"), ("refused-in", "refused-out")
+WHAT = PASSED + _REFUSED
+WAYS = ("in", "out")
 # What a blocked guest may all the same has a chain in either direction, where a verdict map leads from its interface.
 _ALLOWED = {"in": ("allowed-in", "oif", "saddr"), "out": ("allowed-out", "iif", "daddr")}
 # What it takes to find those addresses, and no more of it, or it would carry what is not allowed: ARP, and of RFC 4861
@@ -73,25 +74,28 @@ _FROM_GUEST = (
     "iif @foreign counter name iif map @out return",
     f"iif . {_SOURCE} != @own add @foreign {{ iif }}",
     f"meta protocol arp iif . {_ARP_SENDER} != @own add @foreign {{ iif }}",
-    "meta protocol { 8021q, 8021ad } add @foreign { iif }",
-    "icmpv6 type { 133, 134, 135, 136, 137 } jump neighbours",
+    "meta protocol 8021q add @foreign { iif }",
+    "meta protocol 8021ad add @foreign { iif }",
+    "icmpv6 type 133-137 jump neighbours",
     "counter name iif map @out",
 )
 # RFC 4861: an address is told to others in an option of type 1 or 2; a nonce (14, RFC 3971) stands alone where the
 # sender has no address yet. The options of a router solicitation (133) follow sooner than those of the others.
 _NEIGHBOURS = (
-    "icmpv6 type { 134, 137 } add @foreign { iif }",
+    "icmpv6 type 134 add @foreign { iif }",
+    "icmpv6 type 137 add @foreign { iif }",
     "icmpv6 type 133 @th,64,8 1 iif . @th,80,48 != @own add @foreign { iif }",
     "icmpv6 type 133 @th,64,8 != 1 add @foreign { iif }",
-    "icmpv6 type { 135, 136 } @th,192,8 { 1, 2 } iif . @th,208,48 != @own add @foreign { iif }",
-    "icmpv6 type { 135, 136 } @th,192,8 != { 1, 2, 14 } add @foreign { iif }",
-    "icmpv6 type { 135, 136 } @th,192,8 14 @th,256,8 != 0 add @foreign { iif }",
+    "icmpv6 type 135-136 @th,192,8 1-2 iif . @th,208,48 != @own add @foreign { iif }",
+    "icmpv6 type 135-136 @th,192,8 != 1-2 @th,192,8 != 14 add @foreign { iif }",
+    "icmpv6 type 135-136 @th,192,8 14 @th,256,8 != 0 add @foreign { iif }",
 )
 # The drop stands alone: a rule ends where a map has no element for the interface.
 _SEALED = {
     f"sealed-{way}": (f"{interface} vmap @{where}", f"counter name {interface} map @refused-{way}", "drop")
     for way, (where, interface, _) in _ALLOWED.items()
 }
+# None of them looks into a set without a name: how they stand in the kernel does not change when they are made again.
 SHARED = {"to-guest": _TO_GUEST, "from-guest": _FROM_GUEST, "neighbours": _NEIGHBOURS, **_SEALED}
 """The rules of the chains that all interfaces share."""
 
@@ -117,7 +121,7 @@ def cover(domid: int, devid: int, ifindex: int, interface: str, mac: str | None)
     """Text that puts chains and counters on the interface, upon the foundation. Done twice it changes nothing. mac: as
     Xen gave it; without one nobody can tell what is not for the guest."""
     name, own = key(domid, devid, ifindex), _number(mac)
-    lines = _counters([(name, ifindex)], _PASSED)
+    lines = _counters([(name, ifindex)], PASSED)
     lines.append(_element(*(("own", f"{ifindex} . {own}") if own else ("foreign", str(ifindex)))))
     for way, hook, at, shared in (("in", "egress", "oif", "to-guest"), ("out", "ingress", "iif", "from-guest")):
         chain = f"netdev {TABLE} {name}-{way}"
@@ -188,7 +192,7 @@ def _undone(line: str) -> str:
 def unchain(name: str) -> str:
     """Text that takes the two chains of a key away, whether they are there or not."""
     verbs = ("add", "flush", "delete")
-    return "".join(f"{verb} chain netdev {TABLE} {name}-{way}\n" for way in ("in", "out") for verb in verbs)
+    return "".join(f"{verb} chain netdev {TABLE} {name}-{way}\n" for way in WAYS for verb in verbs)
 
 
 def own(elements: Iterable[bytes]) -> list[tuple[int, str]]:
@@ -199,6 +203,11 @@ def own(elements: Iterable[bytes]) -> list[tuple[int, str]]:
 def sealed(elements: Iterable[bytes]) -> frozenset[int]:
     """The set's elements, from their keys: ifindexes."""
     return frozenset(int.from_bytes(key, sys.byteorder) for key in elements)
+
+
+def mapped(elements: Mapping[bytes, str]) -> dict[int, str]:
+    """A map's elements, from their keys: ifindex -> counter."""
+    return {int.from_bytes(key, sys.byteorder): counter for key, counter in elements.items()}
 
 
 def disown(index: int, mac: str) -> str:

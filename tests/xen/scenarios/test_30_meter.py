@@ -6,7 +6,7 @@ import pytest
 
 from rig import package, shell
 from rig.guest import Guest, Usage
-from rig.pace import scaled, until
+from rig.pace import until
 
 
 @pytest.mark.parametrize("peer", ["10.77.0.1", "10.77.0.2"], ids=["dom0", "the host outside"])
@@ -30,7 +30,7 @@ def test_bytes_between_two_guests_are_counted_for_both(web: Guest, db: Guest) ->
 
 def test_a_guests_counters_are_what_xentop_shows(web: Guest) -> None:
     # Read one after the other: dom0 may say something in between.
-    assert until(lambda: _xentop("web1") == web.counters(), scaled(1))
+    assert until(lambda: _xentop("web1") == web.counters())
     package.settled(web)
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from rig import pace, shell
 from rig.guest import Guest, Usage
-from rig.pace import scaled
+from rig.pace import PATIENCE
 
 CURRENT, PREVIOUS = "/rig/xenbw.deb", "/rig/previous.deb"
 _DEFAULTS = Path("/etc/default/xenbw")
 # Both may bear one version while the next one is in the making.
 _WHICH = Path("/var/lib/rig/package")
-_BEFORE_THE_CARD_WAS_UP = 3 * 90  # bytes: MLDv2 reports
+_BEFORE_THE_CARD_WAS_UP = 8 * 90  # bytes: MLDv2 reports, of which dom0 sends one or two for each card on its bridge
 
 
 def install(deb: str) -> None:
@@ -159,7 +159,7 @@ def settled(guest: Guest) -> Usage:
     AssertionError if they do not soon; a guest that is not quiet never agrees.
     """
     shown, counted = show(guest.name), guest.counters()
-    deadline = time.monotonic() + scaled(3)
+    deadline = time.monotonic() + PATIENCE
     while not _agree(_metered(shown), counted):
         assert time.monotonic() < deadline, f"{guest.name}: xenbw {_metered(shown)}, itself {counted}"
         shown, counted = show(guest.name), guest.counters()
@@ -167,7 +167,7 @@ def settled(guest: Guest) -> Usage:
 
 
 def _agree(metered: Usage, counted: Usage) -> bool:
-    """To the byte, but for what dom0 sent to the card before the guest had it up: a multicast report or two, which we
+    """To the byte, but for what dom0 sent to the card before the guest had it up: a few multicast reports, which we
     count and netback drops."""
     more = metered.in_bytes - counted.in_bytes
     return metered.out_bytes == counted.out_bytes and 0 <= more <= _BEFORE_THE_CARD_WAS_UP
