@@ -60,9 +60,9 @@ class Census:
         self._floor: datetime | None = None
 
     @property
-    def waiting(self) -> int:
-        """How many interfaces have no known VM yet."""
-        return len(self._waiting)
+    def waiting(self) -> Collection[int]:
+        """The ifindexes of interfaces without a known VM yet."""
+        return self._waiting.keys()
 
     @property
     def arriving(self) -> list[tuple[Vif, VifFacts]]:
@@ -176,9 +176,11 @@ class Census:
 
     def _end(self, ifindex: int, at: datetime, reason: str) -> bool:
         ended = [b for b in self.live.values() if (b.boot_id, b.ifindex) == (self._boot_id, ifindex)]
+        # A hook may have bound it a moment ago, and nobody will say again that it has gone.
+        ended = ended or self._ledger.live_on(self._boot_id, ifindex)
         for binding in ended:
             self._ledger.end_binding(binding.id, at, reason)
-            del self.live[binding.id]
+            self.live.pop(binding.id, None)
             if binding.id in self._tally.tracked:
                 # Its name may be the next one's already: what our own counters still have goes by the ifindex.
                 self._tally.tracked[binding.id].interface = ""

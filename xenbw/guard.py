@@ -154,9 +154,9 @@ class Guard:
 
     # enforcing
 
-    def enforce(self, roster: Roster, moment: Moment) -> list[str]:
+    def enforce(self, roster: Roster, moment: Moment, starting: Collection[int] = ()) -> list[str]:
         """Make the kernel's blocks what the ledger says, and tell the hook. Returns what had to be changed; what could
-        not be done is in `problems`."""
+        not be done is in `problems`. starting: ifindexes whose VM only their hook knows yet."""
         blocks, latest = {**self._unrecorded, **self._ledger.active_blocks()}, self._ledger.latest_bindings()
         allow = self.settings.enforce.allow
         plan = desired.plan(holders(roster, blocks, latest), self.protect, allow)
@@ -174,7 +174,7 @@ class Guard:
             except XenbwError as error:
                 self.problems.append(str(error))
         shut = [] if allow else [one for one in latest if one.ended_at is None and one.vm_id in blocks]
-        self.problems += self._links.keep({binding.ifindex: binding.interface for binding in shut})
+        self.problems += self._links.keep({binding.ifindex: binding.interface for binding in shut}, starting)
         if self.seal is None:
             down = self._links.lowered()
             passing = [one for one in latest if one.ended_at is None and one.ifindex not in down]

@@ -384,7 +384,7 @@ class Work:
     def enforce(self) -> list[str]:
         """Make the kernel's blocks what the ledger says."""
         try:
-            changes = self._guard.enforce(self._roster, self._moment)
+            changes = self._guard.enforce(self._roster, self._moment, self._census.waiting)
         except LedgerError as error:
             self._ledger_failed(error)
             return []
@@ -462,7 +462,7 @@ class Work:
             "null_routes": len(self._guard.plan.desired.null_routes),
             "problems": self._complaints.all(),
             "last_commit": format_time(self._alive.at) if self._alive else None,
-            "pending_vifs": self._census.waiting,
+            "pending_vifs": len(self._census.waiting),
             "clock_trusted": self._moment.trusted,
             "clock": self._timeline.trust.value,
         }

@@ -52,6 +52,19 @@ def test_a_vif_that_went_while_no_daemon_ran_is_settled(running: Host) -> None:
     assert running.usage("web1") == counted
 
 
+def test_a_vif_that_came_and_went_before_the_daemon_took_it_over_is_settled(running: Host) -> None:
+    assert running.daemon is not None
+    running.daemon.send_signal(signal.SIGSTOP)
+    guest = running.start("web1")
+    guest.send(300_000)
+    counted = guest.counters()
+    running.hook_env["XENBW_HOOK"] = "/nonexistent"
+    guest.stop()
+    running.daemon.send_signal(signal.SIGCONT)
+    assert until(lambda: running.ledger().latest_bindings() != [] and not running.ledger().live_bindings())
+    assert until(lambda: running.usage("web1").out_bytes >= counted.out_bytes)
+
+
 def test_what_passed_before_xenbw_was_ever_here_is_not_charged(host: Host) -> None:
     host.hook_env["XENBW_HOOK"] = "/nonexistent"
     guest = host.start("old")

@@ -84,6 +84,20 @@ def test_the_mark_of_a_guest_that_is_gone_goes_too(running: Host) -> None:
     assert until(lambda: marks(running) == [])
 
 
+def test_a_link_that_a_hook_took_down_is_left_to_it_until_its_guest_is_known(running: Host) -> None:
+    # Of vif9.0 xenstore knows nothing yet.
+    running.namespace.ip("link add vif9.0 type veth peer name peer", "link set vif9.0 master xenbr0 up")
+    assert until(lambda: running.ask("status")["pending_vifs"] == 1)
+    index = running.run(["cat", "/sys/class/net/vif9.0/ifindex"]).stdout.strip()
+    (running.run_dir / "lowered").mkdir()
+    (running.run_dir / "lowered" / index).touch()
+    running.namespace.ip("link set vif9.0 down")
+    running.ask("sync")
+    assert running.run(["ip", "link", "show", "up", "dev", "vif9.0"]).stdout == ""
+    running.namespace.ip("link del vif9.0")
+    assert until(lambda: marks(running) == [])
+
+
 def test_without_a_daemon_the_command_line_takes_links_down_and_up(host: Host) -> None:
     host.add("web1")
     guest = host.start("web1")

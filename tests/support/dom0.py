@@ -187,9 +187,10 @@ class Dom0:
         """Start a command in dom0, such as a daemon, with its output in a file; it ends with dom0 at the latest."""
         return self.namespace.popen(argv, output=output, env=self._environment(env))
 
-    def run_script(self, command: str, domid: int, card: Card) -> ScriptResult:
-        """Run a vif script as libxl does (libxl_linux.c, libxl__hotplug_nic)."""
-        script = f"{_SCRIPTS}/{card.script}"
+    def run_script(self, command: str, domid: int, card: Card, kind: str = "vif") -> ScriptResult:
+        """Run a vif script as libxl does (libxl_linux.c, libxl__hotplug_nic and get_hotplug_env); for an HVM guest's
+        emulated card, whose kind is "tap", once more."""
+        script, vif = f"{_SCRIPTS}/{card.script}", f"vif{domid}.{card.devid}"
         env = {
             "PATH": _SCRIPT_PATH,
             "HOME": "/root",
@@ -198,13 +199,14 @@ class Dom0:
             "XENBUS_PATH": f"backend/vif/{domid}/{card.devid}",
             "XENBUS_BASE_PATH": "backend",
             "script": script,
-            "vif": f"vif{domid}.{card.devid}",
+            "vif": vif,
             # vif-route takes dom0's address from it (`gatewaydev=` in the config); the others do not look.
             "netdev": BRIDGE if card.script == "vif-route" else "",
+            **({"INTERFACE": f"{vif}-emu"} if kind == "tap" else {}),
         }
         started = time.monotonic()
         done = self.namespace.run(
-            [script, command, "type_if=vif"], env={**env, **self.hook_env}, timeout=_SCRIPT_SECONDS
+            [script, command, f"type_if={kind}"], env={**env, **self.hook_env}, timeout=_SCRIPT_SECONDS
         )
         seconds = time.monotonic() - started
         return ScriptResult(command, card.devid, done.returncode, seconds, done.stdout, done.stderr)

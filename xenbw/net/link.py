@@ -18,7 +18,7 @@ from xenbw.xen.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 1  # linux/sockios.h, linux/if.h
 _REQUEST = struct.Struct("16sH22x")  # struct ifreq
@@ -30,11 +30,11 @@ class Links:
     def __init__(self, run_dir: str) -> None:
         self._marks = f"{run_dir}/lowered"
 
-    def keep(self, wanted: Mapping[int, str]) -> list[str]:
+    def keep(self, wanted: Mapping[int, str], others: Collection[int] = ()) -> list[str]:
         """Take these links down (ifindex -> the interface's name as it is kept), and raise those that are down for no
-        reason any more. Returns what could not be done."""
+        reason any more, but for others' (by their ifindexes). Returns what could not be done."""
         failed = []
-        for ifindex in self.lowered() - wanted.keys():
+        for ifindex in self.lowered() - wanted.keys() - set(others):
             try:
                 self._raise(ifindex)
             except OSError as error:

@@ -93,6 +93,13 @@ class Ledger(LedgerFile):
     def live_bindings(self) -> dict[int, Binding]:
         return {row["id"]: binding_of(row) for row in self.rows("SELECT * FROM binding WHERE ended_at IS NULL")}
 
+    def live_on(self, boot_id: str, ifindex: int) -> list[Binding]:
+        """The one of them, if there is, on that interface of that boot."""
+        rows = self.rows(
+            "SELECT * FROM binding WHERE boot_id = ? AND ifindex = ? AND ended_at IS NULL", boot_id, ifindex
+        )
+        return [binding_of(row) for row in rows]
+
     def bindings_of(self, vm_id: int, since: datetime) -> list[Binding]:
         """The VM's bindings that lived after `since`, oldest first."""
         rows = self.rows(

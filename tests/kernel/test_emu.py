@@ -1,0 +1,229 @@
+"""The emulated card of an HVM guest, with a real tap and Debian's real vif-bridge: counted and blocked like its vif, on
+the same VM's account.
+
+QEMU opens the tap, and closes it when the guest's drivers unplug the emulated card (hw/i386/xen/xen_platform.c). libxl
+calls the vif script for it with `add` and type_if=tap once it has called it for the vif.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.ears import Ear
+from tests.support.frames import send_frames
+from tests.support.guest import ETH_HLEN
+from tests.support.host import Host, until
+from tests.support.story import LIMIT
+from tests.support.taps import FRAME, Hvm
+from xenbw.model import Binding, Counters, Kind
+
+pytestmark = pytest.mark.kernel
+
+EVERY, NONE = (20, 20), (0, 0)
+
+
+@pytest.fixture
+def vm(running: Host) -> Iterator[Hvm]:
+    """web1, a running HVM guest."""
+    with Hvm(running) as machine:
+        yield machine
+
+
+def passed(host: Host, vm: Hvm) -> tuple[int, int]:
+    """How many of twenty frames each way get through by the emulated card: to the guest, and from it."""
+    vm.tap.read()
+    out, back = vm.request, vm.answer
+    heard = got = 0
+    with Ear(host.outside) as ear:
+        # The bridge learns from the guest's by which of its two cards it is to be reached.
+        vm.tap.write([out] * 20)
+        send_frames(host.outside, "eth0", [back] * 20)
+        limit = time.monotonic() + 0.5
+        while (got, heard) != EVERY and time.monotonic() < limit:
+            heard += sum(one.frame == out for one in ear.heard())
+            got += vm.tap.read().count(back)
+            time.sleep(0.01)
+    return got, heard
+
+
+def over(host: Host, vm: Hvm) -> None:
+    """The guest uses up its allowance by its emulated card alone, and is blocked."""
+    host.add("web1", limit_bytes=LIMIT)
+    host.ask("sync")
+    vm.tap.write([vm.request] * (LIMIT // (FRAME - ETH_HLEN) + 1))
+    assert until(lambda: host.blocked(vm.guest.address()))
+
+
+def is_up(host: Host, interface: str) -> bool:
+    return host.run(["ip", "link", "show", "up", "dev", interface]).stdout != ""
+
+
+def raise_links(host: Host, vm: Hvm) -> None:
+    """Somebody in dom0 sets both cards' interfaces up."""
+    host.raise_links(vm.guest)
+    host.namespace.ip(f"link set {vm.interface} up")
+    assert until(lambda: host.run(["cat", f"/sys/class/net/{vm.interface}/brport/state"]).stdout == "3\n")
+
+
+def covered(host: Host, interface: str) -> bool:
+    """Whether our counters stand for it, and not only for an earlier one of its name."""
+    index = host.run(["cat", f"/sys/class/net/{interface}/ifindex"], check=True).stdout.strip()
+    return f".{index}-in {{" in host.run(["nft", "list", "table", "netdev", "xenbw"]).stdout
+
+
+def newest(host: Host, kind: Kind) -> Binding:
+    """The last life of the guest's card of that kind."""
+    host.ask("commit")
+    return max((one for one in host.ledger().latest_bindings() if one.kind is kind), key=lambda one: one.ifindex)
+
+
+# what is counted
+
+
+def test_the_hook_leaves_a_binding_for_the_tap_beside_the_vifs(vm: Hvm, running: Host) -> None:
+    emulated, vif = newest(running, Kind.EMU), newest(running, Kind.VIF)
+    assert (emulated.interface, vif.interface) == ("vif1.0-emu", "vif1.0")
+    assert (emulated.vm_id, emulated.mac, emulated.ips, emulated.bridge) == (vif.vm_id, vif.mac, vif.ips, "xenbr0")
+    assert [(run.returncode, run.stdout, run.stderr) for run in vm.scripts] == [(0, "", "")]
+
+
+def test_what_passes_the_emulated_card_is_counted_to_the_byte(vm: Hvm, running: Host) -> None:
+    vm.guest.namespace.ip("link set eth0 down")  # it has no PV drivers
+    assert until(lambda: running.usage("web1") == vm.total())
+    before = running.usage("web1")
+    assert passed(running, vm) == EVERY
+    assert until(lambda: running.usage("web1") == vm.total())
+    assert running.usage("web1") == before.plus(Counters(20 * FRAME, 20 * (FRAME - ETH_HLEN)))
+
+
+def test_a_guest_that_uses_both_cards_pays_for_each_frame_once(vm: Hvm, running: Host) -> None:
+    for _ in range(2):
+        assert passed(running, vm) == EVERY
+        assert vm.guest.send(50_000) == 50_000
+        assert vm.guest.receive(20_000) == 20_000
+    assert until(lambda: running.usage("web1") == vm.total())
+    assert newest(running, Kind.EMU).counted.usage == vm.tap.counted
+    assert newest(running, Kind.VIF).counted.usage == vm.guest.counters()
+
+
+def test_a_tap_that_is_renamed_with_its_vif_is_counted_on(running: Host) -> None:
+    with Hvm(running, vifname="web1.lan") as vm:
+        assert newest(running, Kind.EMU).interface == "web1.lan-emu"
+        assert passed(running, vm) == EVERY
+        assert until(lambda: running.usage("web1") == vm.total())
+        over(running, vm)
+        running.kill_daemon()
+        raise_links(running, vm)
+        assert passed(running, vm) == NONE
+
+
+def test_the_daemons_crash_neither_loses_nor_repeats_a_byte_of_it(vm: Hvm, running: Host) -> None:
+    assert passed(running, vm) == EVERY
+    running.kill_daemon()
+    assert passed(running, vm) == EVERY
+    running.start_daemon()
+    assert passed(running, vm) == EVERY
+    assert until(lambda: running.usage("web1") == vm.total())
+
+
+def test_when_the_emulated_card_is_unplugged_its_last_byte_is_its_own_and_the_vif_is_metered_on(
+    vm: Hvm, running: Host
+) -> None:
+    assert until(lambda: running.usage("web1") == vm.total())
+    assert passed(running, vm) == EVERY
+    vm.tap.write([vm.request] * 30)
+    counted = vm.tap.counted
+    vm.tap.close()
+    assert until(lambda: running.usage("web1") == vm.guest.counters().plus(counted))
+    assert until(lambda: newest(running, Kind.EMU).end_reason == "vanished")
+    assert newest(running, Kind.EMU).counted.usage == counted
+    assert vm.guest.send(50_000) == 50_000
+    assert until(lambda: running.usage("web1") == vm.guest.counters().plus(counted))
+    assert newest(running, Kind.VIF).counted.usage == vm.guest.counters()
+
+
+def test_a_tap_that_no_hook_announced_is_found_and_counted(vm: Hvm, running: Host) -> None:
+    assert until(lambda: running.usage("web1") == vm.total())
+    earlier = vm.tap.counted
+    vm.replug()
+    assert until(lambda: covered(running, vm.interface))
+    assert passed(running, vm) == EVERY
+    assert until(lambda: running.usage("web1") == vm.total().plus(earlier))
+    assert newest(running, Kind.EMU).counted.usage == vm.tap.counted
+
+
+# what is blocked
+
+
+def test_the_emulated_card_alone_uses_up_the_allowance_and_both_cards_are_shut(vm: Hvm, running: Host) -> None:
+    assert passed(running, vm) == EVERY
+    over(running, vm)
+    assert until(lambda: not is_up(running, vm.interface) and not running.link_is_up(vm.guest))
+    assert passed(running, vm) == NONE
+    assert (vm.guest.send(10_000), vm.guest.receive(10_000)) == (0, 0)
+
+
+def test_its_seal_holds_where_somebody_sets_the_links_up(vm: Hvm, running: Host) -> None:
+    over(running, vm)
+    running.kill_daemon()
+    raise_links(running, vm)
+    assert passed(running, vm) == NONE
+    assert (vm.guest.send(10_000), vm.guest.receive(10_000)) == (0, 0)
+
+
+def test_what_its_seal_refuses_is_not_usage(vm: Hvm, running: Host) -> None:
+    over(running, vm)
+    used = running.usage("web1")
+
+    def refused() -> bool:
+        # The daemon takes the link down again and again.
+        running.namespace.ip(f"link set {vm.interface} up")
+        vm.tap.write([vm.request] * 20)
+        return newest(running, Kind.EMU).counted.refused_out_bytes > 0
+
+    assert until(refused)
+    assert running.usage("web1") == used
+
+
+def test_its_link_being_down_holds_with_every_rule_flushed_and_the_daemon_dead(vm: Hvm, running: Host) -> None:
+    over(running, vm)
+    assert until(lambda: not is_up(running, vm.interface))
+    running.kill_daemon()
+    for argv in (["nft", "flush", "ruleset"], ["iptables-legacy", "-F"]):
+        running.run(argv, check=True)
+    assert passed(running, vm) == NONE
+
+
+def test_a_release_opens_it_again(vm: Hvm, running: Host) -> None:
+    over(running, vm)
+    running.xenbw("lift", "web1")
+    assert is_up(running, vm.interface)
+    assert until(lambda: passed(running, vm) == EVERY)
+    assert until(lambda: running.usage("web1") == vm.total())
+
+
+@pytest.mark.parametrize("daemon", ["alive", "dead"])
+def test_a_restart_while_over_leaves_the_new_tap_shut_from_its_first_frame(vm: Hvm, running: Host, daemon: str) -> None:
+    over(running, vm)
+    if daemon == "dead":
+        running.kill_daemon()
+    vm.restart()
+    assert vm.guest.domid == 2
+    assert passed(running, vm) == NONE
+    assert until(lambda: not is_up(running, vm.interface))
+    running.kill_daemon()
+    raise_links(running, vm)
+    assert passed(running, vm) == NONE
+
+
+def test_a_tap_that_no_hook_announced_is_shut_while_its_vm_is_over(vm: Hvm, running: Host) -> None:
+    over(running, vm)
+    vm.replug()
+    assert until(lambda: covered(running, vm.interface) and not is_up(running, vm.interface))
+    assert passed(running, vm) == NONE
+    running.kill_daemon()
+    raise_links(running, vm)
+    assert passed(running, vm) == NONE

@@ -1,0 +1,145 @@
+"""An HVM guest's emulated card: a tap device, which this process holds open in the place of QEMU's side of it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+from tests.support.dom0 import BRIDGE, OUTSIDE_ADDRESSES
+from tests.support.frames import frame
+from tests.support.guest import ETH_HLEN, ScriptResult
+from tests.support.host import Host, until
+from tests.support.netns import Namespace
+from xenbw.model import ZERO, Counters
+
+# linux/if_tun.h; a struct ifreq with the flags in it.
+_TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
+_REQUEST = struct.Struct("16sH22x")
+FRAME = 1000  # bytes of a frame that a test sends
+_OUTSIDE = OUTSIDE_ADDRESSES[4]
+
+
+class Tap:
+    """A tap, there for as long as it is open. counted: what was written to it and read from it, as dom0 counts that:
+    what comes from the guest without its Ethernet headers."""
+
+    def __init__(self, place: Namespace, interface: str) -> None:
+        with place.entered():
+            self._file = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        fcntl.ioctl(self._file, _TUNSETIFF, _REQUEST.pack(os.fsencode(interface), _IFF_TAP | _IFF_NO_PI))
+        self.counted = ZERO
+
+    def write(self, frames: Iterable[bytes]) -> None:
+        """Frames from the guest. A tap that is down takes none, which QEMU goes over as well (net/tap.c)."""
+        for one in frames:
+            try:
+                os.write(self._file, one)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+            else:
+                self.counted = self.counted.plus(Counters(0, len(one) - ETH_HLEN))
+
+    def read(self) -> list[bytes]:
+        """The frames to the guest that have come since the last call."""
+        found: list[bytes] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found.append(os.read(self._file, 1 << 17))
+                self.counted = self.counted.plus(Counters(len(found[-1]), 0))
+        return found
+
+    def close(self) -> None:
+        """The kernel takes the device away before this returns."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+
+class Hvm:
+    """A running HVM guest with one card: `guest` is it with its vif, `tap` its emulated card. scripts: the runs of the
+    vif script for the tap.
+
+    There is no IPv6 around it: a tap is open before its hook is called, while no guest runs, and what neighbours say of
+    themselves then goes to nobody. So nothing comes to it but what a test sends.
+    """
+
+    def __init__(self, host: Host, name: str = "web1", *, vifname: str | None = None) -> None:
+        self._host, self.scripts = host, list[ScriptResult]()
+        _silence(host.namespace)
+        _silence(host.outside)
+        domid = host.take_domid(None)
+        self.tap = self._open(domid)
+        self.guest = host.start(name, domid=domid, vifname=vifname)
+        self._add()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tap.close()
+
+    @property
+    def interface(self) -> str:
+        """The tap's name in dom0."""
+        return f"{self.guest.interface}-emu"
+
+    @property
+    def request(self) -> bytes:
+        """A frame from the guest to the host outside."""
+        return frame(self._outside, self.guest.cards[0].mac, bytes(FRAME - ETH_HLEN))
+
+    @property
+    def answer(self) -> bytes:
+        """A frame from the host outside to the guest."""
+        return frame(self.guest.cards[0].mac, self._outside, bytes(FRAME - ETH_HLEN))
+
+    def total(self) -> Counters:
+        """What has passed both cards in this life."""
+        self.tap.read()
+        return self.guest.counters().plus(self.tap.counted)
+
+    def restart(self) -> None:
+        """Shut down and start, under a new domid."""
+        self.tap.close()
+        # libxl calls it after the vif's; it is called before here, because xenstore has to know the vif still.
+        self._run_script("remove")
+        self.guest.stop()
+        domid = self._host.take_domid(None)
+        self.tap = self._open(domid)
+        self.guest.start(domid)
+        self._add()
+
+    def replug(self) -> None:
+        """The card's tap goes and comes again, on the bridge and up, and no script is run for it."""
+        self.tap.close()
+        self.tap = Tap(self._host.namespace, self.interface)
+        self._host.namespace.ip(f"link set {self.interface} master {BRIDGE} up")
+
+    def _open(self, domid: int) -> Tap:
+        """QEMU has the tap before libxl comes to the cards."""
+        return Tap(self._host.namespace, f"vif{domid}.0-emu")
+
+    def _add(self) -> None:
+        _silence(self.guest.namespace)
+        self._run_script("add")
+        # The bridge has to know where the host outside is, or frames for it go to every card.
+        assert self._host.run(["ping", "-n", "-q", "-c", "1", _OUTSIDE]).returncode == 0
+        self._outside = self._host.run(["ip", "-br", "neigh", "show", _OUTSIDE], check=True).stdout.split()[2]
+        state = f"/sys/class/net/{self.interface}/brport/state"
+        # Whatever becomes of the link: one that a hook took down stays down.
+        until(lambda: self._host.run(["cat", state]).stdout == "3\n", seconds=1.2)
+
+    def _run_script(self, command: str) -> None:
+        self.scripts.append(self._host.run_script(command, self.guest.domid, self.guest.cards[0], "tap"))
+
+
+def _silence(place: Namespace) -> None:
+    with place.entered():
+        Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
