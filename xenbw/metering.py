@@ -155,7 +155,7 @@ class Metering:
             return
         view = self._chains.look()
         # One that went away under our look has lost nothing: what its counters have is read at its end.
-        there = {ifindex for ifindex, _ in socket.if_nameindex()}
+        there = {ifindex for ifindex, _ in view.interfaces}
         ports = [_port(binding, blocked, self.allow) for binding in bindings if binding.ifindex in there]
         early = [port for port in arriving if port.ifindex in there]
         if not isinstance(self.meter, NftMeter):

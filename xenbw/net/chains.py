@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -42,6 +43,7 @@ class Chains:
         self._apply, self._table = apply, table
         self._allowed: dict[str, tuple[str, ...]] = {}  # what their chains say
         self._known: dict[str, tuple[int, ...]] = {}  # the rules of chains, as we and the hooks make them
+        self._seen: View | None = None
         self.fresh: set[str] = set()
         self.failed: dict[str, str] = {}
 
@@ -52,14 +54,21 @@ class Chains:
         return None if works else "nft refuses netdev chains with ingress and egress hooks (they need linux 5.16)"
 
     def look(self) -> View:
-        """How things stand. Raises MeterError."""
+        """How things stand: as at the last look, if neither a rule nor an interface has changed since. Raises
+        MeterError."""
+        generation = self._table.generation()
+        if self._seen is None or (self._seen.generation, self._seen.interfaces) != (generation, socket.if_nameindex()):
+            self._seen = self._look(generation)
+        return self._seen
+
+    def _look(self, generation: int) -> View:
         # A hook may add to it meanwhile, all at once: what must be there where something else is, is looked for later.
-        counters, sealed = self._table.counters(), nft.sealed(self._table.elements("sealed"))
+        counters, sealed = frozenset(self._table.counters()), nft.sealed(self._table.elements("sealed"))
         maps = {what: nft.mapped(self._table.objects(what)) for what in nft.WHAT}
         chains = self._table.chains()
         self._known = {name: self._known.get(name, chain.rules) for name, chain in chains.items()}
         changed = frozenset(name for name, chain in chains.items() if self._known[name] != chain.rules)
-        return View(chains, counters, sealed, maps, changed)
+        return View(generation, chains, counters, sealed, maps, changed, socket.if_nameindex())
 
     def broken(self, ports: Iterable[Port], view: View) -> list[Port]:
         """Those whose counters are there while something passes them by: a chain is gone, is another than it was, leads
@@ -113,14 +122,17 @@ class Chains:
 
 @dataclass(frozen=True)
 class View:
-    """The table as it was at one look: its chains, its counters by name, the interfaces that are sealed, where the maps
-    lead (map -> ifindex -> counter), and the chains whose rules are others than they were."""
+    """The table as it was at one look: its chains, its counters' names, the interfaces that are sealed, where the maps
+    lead (map -> ifindex -> counter), the chains whose rules are others than they were, and (ifindex, name) of each
+    interface that was there after all that. generation: as the rules had it before."""
 
+    generation: int
     chains: Mapping[str, Chain]
-    counters: Mapping[str, int]
+    counters: frozenset[str]
     sealed: frozenset[int]
     maps: Mapping[str, Mapping[int, str]]
-    changed: frozenset[str] = frozenset()
+    changed: frozenset[str]
+    interfaces: list[tuple[int, str]]
 
     @property
     def founded(self) -> bool:

@@ -21,9 +21,9 @@ _NETLINK_NETFILTER = 12
 _GROUP = 7  # NFNLGRP_NFTABLES
 _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _GETCHAIN, _GETRULE, _GETSETELEM = _SUBSYSTEM | 4, _SUBSYSTEM | 7, _SUBSYSTEM | 13
-_NEWGEN, _GETOBJ = _SUBSYSTEM | 15, _SUBSYSTEM | 19
+_NEWGEN, _GETGEN, _GETOBJ = _SUBSYSTEM | 15, _SUBSYSTEM | 16, _SUBSYSTEM | 19
 _FAMILY = 5  # NFPROTO_NETDEV
-_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
+_REQUEST, _DUMP = 0x001, 0x301  # NLM_F_REQUEST; the same with NLM_F_ROOT | NLM_F_MATCH
 _ERROR, _DONE = 2, 3
 _COUNTER = 1  # NFT_OBJECT_COUNTER
 _TABLE = 1  # the same number in messages about objects, chains, rules and sets
@@ -31,11 +31,11 @@ _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 2, 3, 4
 _CHAIN_NAME, _CHAIN_HOOK, _HOOK_DEVICE = 3, 4, 3
 _RULE_CHAIN, _RULE_EXPRESSIONS = 2, 4
 _SET_NAME, _SET_ELEMENTS, _ELEMENT_KEY, _ELEMENT_OBJECT, _DATA_VALUE = 2, 3, 1, 9, 1
-_GEN_PID = 2
+_GEN_ID, _GEN_PID = 1, 2
 _TYPE = 0x3FFF  # without the flags "nested" and "network byte order"
 _HEADER, _ATTRIBUTE, _LONG = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct(">Q")
 _INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: the table changed under the dump
-_BUFFER = 1 << 20
+_BUFFER = 1 << 16
 _TRIES = 10
 
 
@@ -65,6 +65,15 @@ class Table:
     def __init__(self, name: str) -> None:
         self._table = name.encode("ascii") + b"\0"
         self._socket: socket.socket | None = None
+
+    def generation(self) -> int:
+        """A number that is another after each change of the host's rules, whichever table they are in. Raises
+        NetfilterError."""
+        found: list[bytes] = []
+        body = struct.pack("=BBH", 0, 0, 0)
+        request = _HEADER.pack(16 + len(body), _GETGEN, _REQUEST, 0, 0) + body
+        self._ask(request, lambda data, at, end: found.append(_attributes(data, at, end)[_GEN_ID]))
+        return int.from_bytes(found[0], "big")
 
     def counters(self) -> dict[str, int]:
         """Bytes by counter's name; empty where there is no such table. Raises NetfilterError."""
@@ -122,15 +131,19 @@ class Table:
         request = _HEADER.pack(16 + len(body), what, _DUMP, 0, 0) + body
         for _ in range(_TRIES):
             again()
-            try:
-                if self._answered(request, take):
-                    return
-            except OSError as error:
-                self.close()
-                if error.errno == errno.ENOENT:
-                    return
-                raise NetfilterError(f"nf_tables: {error.strerror}", "is the kernel built with nf_tables?") from None
+            if self._ask(request, take):
+                return
         raise NetfilterError("nf_tables: the ruleset changes all the time", "it is tried again shortly")
+
+    def _ask(self, request: bytes, take: _Take) -> bool:
+        """Whether the answer was whole; that there is no such table is one. Raises NetfilterError."""
+        try:
+            return self._answered(request, take)
+        except OSError as error:
+            self.close()
+            if error.errno == errno.ENOENT:
+                return True
+            raise NetfilterError(f"nf_tables: {error.strerror}", "is the kernel built with nf_tables?") from None
 
     def _answered(self, request: bytes, take: _Take) -> bool:
         """Whether the answer was whole: not if the ruleset changed under it."""
@@ -151,6 +164,8 @@ class Table:
                     (code,) = struct.unpack_from("=i", data, at + 16)
                     raise OSError(-code, os.strerror(-code))
                 take(data, at + 20, at + length)
+                if kind == _NEWGEN:
+                    return True
                 at += (length + 3) & ~3
 
 
