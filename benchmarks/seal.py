@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address
 
 from benchmarks.figure import Figure, milliseconds
@@ -50,6 +51,8 @@ def measure() -> list[Figure]:
         Figure(f"null-routing {_COUNT} addresses", took["block"], "ms", _TARGET, restored),
         Figure("  the same when they stand", took["again"], "ms", None, restored),
         Figure("  releasing them", took["release"], "ms", _TARGET, restored),
+        Figure(f"sealing and null-routing {_COUNT} at once", took["both"], "ms", _TARGET),
+        Figure("  releasing them", took["both released"], "ms", _TARGET),
         Figure(f"{_COUNT} VMs judged, recorded, told and blocked", took["daemon blocks"], "ms"),
         Figure("  released likewise", took["daemon releases"], "ms"),
     ]
@@ -68,17 +71,27 @@ def _parts(took: Mapping[str, float], what: str) -> list[Figure]:
 def _inside() -> None:
     """Prints samples, seconds, as JSON."""
     samples: Samples = {}
-    _seal(samples)
-    _null_route(samples)
+    table, method = Table(nft.TABLE), Iptables(4)
+    chains = Chains(hand_to_nft, table)
+    _seal(samples, chains)
+    _null_route(samples, method)
+    _both(samples, chains, method)
+    table.close()
     _daemon(samples)
     print(json.dumps(samples))
 
 
-def _seal(samples: Samples) -> None:
-    table = Table(nft.TABLE)
-    chains = Chains(hand_to_nft, table)
+def _ports() -> list[Port]:
     found = {name: ifindex for ifindex, name in socket.if_nameindex()}
-    ports = [Port(n, 0, found[f"vif{n}.0"], f"vif{n}.0", f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}") for n in _numbers()]
+    return [Port(n, 0, found[f"vif{n}.0"], f"vif{n}.0", f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}") for n in _numbers()]
+
+
+def _addresses() -> dict[Address, str]:
+    return {IPv4Address("10.60.0.0") + n: f"fleet{n:04}" for n in _numbers()}
+
+
+def _seal(samples: Samples, chains: Chains) -> None:
+    ports = _ports()
     chains.keep(ports, chains.look())
     sealed = [port._replace(sealed=True) for port in ports]
     for _ in range(_ROUNDS):
@@ -88,7 +101,6 @@ def _seal(samples: Samples) -> None:
     for _ in range(_ROUNDS):
         for verb in ("add", "delete"):
             _time(samples, "elements", lambda: hand_to_nft(f"{verb} element netdev {nft.TABLE} sealed {{ {indexes} }}"))  # noqa: B023
-    table.close()
 
 
 def _keep(samples: Samples, what: str, chains: Chains, ports: list[Port]) -> None:
@@ -112,10 +124,23 @@ def _keep(samples: Samples, what: str, chains: Chains, ports: list[Port]) -> Non
         samples.setdefault(name, []).append(seconds)
 
 
-def _null_route(samples: Samples) -> None:
-    addresses: dict[Address, str] = {IPv4Address("10.60.0.0") + n: f"fleet{n:04}" for n in _numbers()}
+def _both(samples: Samples, chains: Chains, method: Iptables) -> None:
+    """The seals and the null routes of all, as the guard puts them there."""
+    ports, addresses = _ports(), _addresses()
+
+    def enforce(*, blocked: bool) -> None:
+        chains.keep([port._replace(sealed=blocked) for port in ports], chains.look())
+        method.apply(Desired(addresses if blocked else {}))
+
+    for _ in range(_ROUNDS):
+        for what, blocked in (("both", True), ("both released", False)):
+            chains.look()
+            _time(samples, what, partial(enforce, blocked=blocked))
+
+
+def _null_route(samples: Samples, method: Iptables) -> None:
+    addresses = _addresses()
     text = restore.chain_text(4, {str(address): name for address, name in addresses.items()}, jumps_exist=True)
-    method = Iptables(4)
     method.apply(Desired({}))  # what is done but once is not measured
     for _ in range(_ROUNDS):
         _time(samples, "block", lambda: method.apply(Desired(addresses)))
