@@ -56,6 +56,10 @@ class _Every:
         self._last = elapsed
         return True
 
+    def hasten(self) -> None:
+        """Let it be due at once."""
+        self._last = float("-inf")
+
 
 class Work:
     """Everything xenbwd keeps in memory, and what it does with it."""
@@ -335,6 +339,8 @@ class Work:
             self._keep()
         except LedgerError as error:
             self._ledger_failed(error)
+        # Who loads a firewall may have flushed the legacy tables with it, which nobody tells of: firewalld does.
+        self._enforce_timer.hasten()
 
     # acting
 

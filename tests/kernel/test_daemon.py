@@ -302,6 +302,17 @@ def test_a_block_that_others_removed_or_shadowed_is_repaired_and_their_rules_are
         assert "-A FORWARD -j ACCEPT" in running.rules()
 
 
+def test_null_routes_that_went_with_a_change_of_nft_are_back_in_the_next_round(host: Host) -> None:
+    host.configure("[enforce]\ninterval = 300\n")
+    host.start_daemon()
+    guest = host.start("web1")
+    host.xenbw("block", "web1")
+    assert until(lambda: host.blocked(guest.address()))
+    host.run(["iptables-legacy", "-F"], check=True)
+    host.run(["nft", "add", "table", "ip", "theirs"], check=True)
+    assert until(lambda: host.blocked(guest.address()), seconds=5)
+
+
 def test_writers_at_the_same_time_do_not_lose_a_block(running: Host) -> None:
     running.add("web1", blocked_reason="test")
     guest = running.start("web1")

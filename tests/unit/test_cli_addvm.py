@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -15,17 +14,14 @@ vif = [ 'mac=00:16:3e:77:00:0b, bridge=xenbr0, ip=192.0.2.9 2001:db8::9/64, vifn
 """
 
 
+pytestmark = pytest.mark.usefixtures("daemon")
+
+
 @pytest.fixture
 def console(tmp_path: Path) -> Console:
     made = Console(tmp_path)
     (made.xen / "web1.cfg").write_text(WEB1)
     return made
-
-
-@pytest.fixture(autouse=True)
-def daemon(console: Console) -> Iterator[StandIn]:
-    with StandIn(console) as running:
-        yield running
 
 
 def test_a_running_vm_is_added_with_what_its_config_file_tells(console: Console, daemon: StandIn) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
-from pathlib import Path
 
 import pytest
 
@@ -44,11 +43,6 @@ class Recorder:
     def apply(self, desired: Desired) -> list[str]:
         self.blocked = [str(address) for address in desired.null_routes]
         return []
-
-
-@pytest.fixture
-def console(tmp_path: Path) -> Console:
-    return Console(tmp_path)
 
 
 @pytest.fixture

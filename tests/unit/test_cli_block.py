@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -15,11 +14,6 @@ from xenbw.quota import period_at
 
 END = period_at(datetime.now(UTC), 1, ZoneInfo("UTC")).end
 ENDS = END.strftime("%Y-%m-%d 00:00 UTC")
-
-
-@pytest.fixture
-def console(tmp_path: Path) -> Console:
-    return Console(tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -19,11 +19,6 @@ NOBODY = 65534
 NOW = datetime.now(UTC)
 
 
-@pytest.fixture
-def console(tmp_path: Path) -> Console:
-    return Console(tmp_path)
-
-
 def line(result: subprocess.CompletedProcess[str]) -> str:
     """The error's one line, with nothing else said."""
     assert result.stdout == ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,17 +19,6 @@ from xenbw.store import digests
 from xenbw.store.ledger import Alive
 
 LO = Path("/sys/class/net/lo/ifindex")
-
-
-@pytest.fixture
-def console(tmp_path: Path) -> Console:
-    return Console(tmp_path)
-
-
-@pytest.fixture
-def daemon(console: Console) -> Iterator[StandIn]:
-    with StandIn(console) as running:
-        yield running
 
 
 def counts(console: Console, name: str, binding_id: int, amounts: Amounts, *, by_nft: bool = True) -> None:

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from tests.support.console import Console, StandIn, Terminal
+from tests.support.console import Console, Terminal
+
+pytestmark = pytest.mark.usefixtures("daemon")
 
 LIMIT = "bandwidth limit in GB (or like 1.5TB, or unlimited): "
-
-
-@pytest.fixture
-def console(tmp_path: Path) -> Console:
-    return Console(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def daemon(console: Console) -> Iterator[StandIn]:
-    with StandIn(console) as running:
-        yield running
 
 
 def test_asks_for_name_limit_and_reset_day_and_adds_the_vm(console: Console) -> None:

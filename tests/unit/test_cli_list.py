@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -28,17 +26,6 @@ KEYS = [
     "count",
     "percent",
 ]
-
-
-@pytest.fixture
-def console(tmp_path: Path) -> Console:
-    return Console(tmp_path)
-
-
-@pytest.fixture
-def daemon(console: Console) -> Iterator[StandIn]:
-    with StandIn(console) as running:
-        yield running
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -17,17 +15,6 @@ from xenbw.store.unmetered import Unmetered
 from xenbw.units import format_size
 
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture
-def console(tmp_path: Path) -> Console:
-    return Console(tmp_path)
-
-
-@pytest.fixture
-def daemon(console: Console) -> Iterator[StandIn]:
-    with StandIn(console) as running:
-        yield running
 
 
 @pytest.fixture

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sqlite3
-import sys
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import datetime, timedelta
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import pytest
@@ -21,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.support.books import BOOT, add_vm, open_ledger, start_vif
 from tests.support.clock import utc
+from tests.support.killer import killed_at
 from tests.support.oldledger import rows, sound
 from xenbw.accounting import Pending, Share, hour_of
 from xenbw.model import ZERO, Amounts, Binding, Counters, Digest, Mark
@@ -312,34 +310,8 @@ def test_whatever_is_folded_when_usage_and_sums_never_change(
 # killed on the way
 
 
-class _Killer:
-    """Kills its own process with SIGKILL at the n-th line that it runs in the modules that fold."""
-
-    MODULES = frozenset(module.__file__ for module in (digests, file))
-
-    def __init__(self, at: int) -> None:
-        self._left = at
-
-    def __call__(self, frame: FrameType, event: str, _argument: object) -> _Killer | None:
-        if frame.f_code.co_filename not in self.MODULES:
-            return None
-        if event == "line":
-            self._left -= 1
-            if self._left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return self
-
-
-def folding_killed_at(line: int, folder: Path) -> bool:
-    """Fold in a process that dies at that line; whether it came so far."""
-    child = os.fork()
-    if child == 0:
-        with suppress(BaseException):
-            ledger = open_ledger(folder)
-            sys.settrace(_Killer(line))
-            fold(ledger)
-        os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+def fold_anew(folder: Path) -> None:
+    fold(open_ledger(folder))
 
 
 def test_killed_at_any_line_it_has_folded_all_or_nothing_and_can_be_repeated(tmp_path: Path) -> None:
@@ -351,7 +323,7 @@ def test_killed_at_any_line_it_has_folded_all_or_nothing_and_can_be_repeated(tmp
             for number in range(4):
                 live(ledger, number, before=Counters(number, 0))
             expected = whole(ledger)
-        killed = folding_killed_at(line, folder)
+        killed = killed_at(line, [digests, file], partial(fold_anew, folder))
         with closing(open_ledger(folder)) as ledger:
             assert whole(ledger) == expected
             seen.add(len(kept(ledger)))

@@ -4,21 +4,21 @@ happens meanwhile leaves the one schema or the other, whole."""
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 
 from tests.support.books import BOOT
 from tests.support.clock import utc
+from tests.support.killer import killed_at
 from tests.support.oldledger import Rows, make_schema1, narrowed, rows, sound, version
 from xenbw.store import backup, bindings, file, outbox, rescue, schema
 from xenbw.store.ledger import Ledger, LedgerError
@@ -258,35 +258,6 @@ def test_the_daemon_does_not_take_an_older_ledger_without_room_for_a_damaged_one
 # killed on the way
 
 
-class _Killer:
-    """Kills its own process with SIGKILL at the n-th line that it runs in the modules of the upgrade."""
-
-    MODULES = frozenset(module.__file__ for module in (schema, backup, file))
-
-    def __init__(self, at: int) -> None:
-        self._left = at
-
-    def __call__(self, frame: FrameType, event: str, _argument: object) -> _Killer | None:
-        if frame.f_code.co_filename not in self.MODULES:
-            return None
-        if event == "line":
-            self._left -= 1
-            if self._left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return self
-
-
-def upgrade_killed_at(line: int, path: Path) -> bool:
-    """Upgrade in a process that dies at that line; whether it came so far."""
-    child = os.fork()
-    if child == 0:
-        sys.settrace(_Killer(line))
-        with suppress(BaseException):
-            Ledger.open(path).close()
-        os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
 def test_killed_at_any_line_it_leaves_the_one_schema_or_the_other_whole_and_can_be_repeated(
     tmp_path: Path, before: Rows
 ) -> None:
@@ -295,7 +266,7 @@ def test_killed_at_any_line_it_leaves_the_one_schema_or_the_other_whole_and_can_
         folder = tmp_path / str(line)
         folder.mkdir()
         path = make_schema1(folder / "ledger.db")
-        killed = upgrade_killed_at(line, path)
+        killed = killed_at(line, [schema, backup, file], partial(Ledger.open, path))
         reached, copy = version(path), copy_of(path)
         assert sound(path)
         assert narrowed(rows(path), before) == before

@@ -1,0 +1,126 @@
+"""Debian's firewalls as an admin handles them, and the rules that are theirs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.deb import package
+from xenbw.enforce.restore import CHAIN, HOOKED
+from xenbw.net import nft
+
+_PACKAGES = Path("/srv/packages")
+_COMMANDS = ("iptables", "ip6tables")
+_OURS = re.compile(rf"^table netdev {nft.TABLE} \{{\n.*?^\}}\n", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Firewall:
+    """A package that has one. unit: which systemd starts it by. prepare: what gives it rules of the admin's own, and
+    leaves it stopped. acts: what is done with it from then on, until it is stopped again. These are shell lines that
+    end when the firewall is done. reloads: whether systemctl can reload it."""
+
+    name: str
+    unit: str
+    prepare: str
+    acts: tuple[str, ...]
+    reloads: bool
+
+    def install(self) -> None:
+        package.apt("install", *sorted((_PACKAGES / self.name).glob("*.deb")))
+        package.run("sh", "-ec", self.prepare)
+
+    def do(self, act: str) -> None:
+        package.run("sh", "-ec", act)
+
+    def purge(self) -> None:
+        """Take away all that came with it."""
+        package.apt("purge", *(path.name.partition("_")[0] for path in (_PACKAGES / self.name).glob("*.deb")))
+
+
+# A reload by a signal ends before it has begun; firewalld answers when it is through with it.
+_ANSWERED = "firewall-cmd --state"
+
+FIREWALLD = Firewall(
+    "firewalld",
+    "firewalld.service",
+    """
+    systemctl stop firewalld
+    firewall-offline-cmd --add-port=8080/tcp
+    firewall-offline-cmd --direct --add-rule ipv4 filter FORWARD 0 -s 192.0.2.0/24 -j ACCEPT
+    firewall-offline-cmd --direct --add-rule ipv6 filter INPUT 0 -s 2001:db8::/32 -j ACCEPT
+    """,
+    (
+        f"systemctl start firewalld; {_ANSWERED}",
+        f"systemctl reload firewalld; {_ANSWERED}",
+        "firewall-cmd --reload",
+        f"systemctl restart firewalld; {_ANSWERED}",
+        "systemctl stop firewalld",
+    ),
+    reloads=True,
+)
+UFW = Firewall(
+    "ufw",
+    "ufw.service",
+    # Enabled by nobody, it starts to nothing; systemd does not stop what it has not started.
+    "ufw allow 22/tcp; ufw route allow from 192.0.2.0/24; systemctl start ufw",
+    ("ufw --force enable", "ufw reload", "systemctl stop ufw", "systemctl start ufw", "ufw disable"),
+    reloads=False,
+)
+NETFILTER_PERSISTENT = Firewall(
+    "iptables-persistent",
+    "netfilter-persistent.service",
+    """
+    for iptables in iptables ip6tables; do
+        $iptables -N OWN
+        $iptables -A OWN -p udp --dport 53 -j ACCEPT
+        $iptables -A INPUT -p tcp --dport 22 -j ACCEPT
+        $iptables -A FORWARD -j OWN
+    done
+    netfilter-persistent save
+    netfilter-persistent flush
+    """,
+    (
+        "netfilter-persistent start",
+        "netfilter-persistent reload",
+        "systemctl stop netfilter-persistent",
+        "systemctl start netfilter-persistent",
+        "systemctl restart netfilter-persistent",
+        "netfilter-persistent flush",
+    ),
+    reloads=False,
+)
+
+
+def use(variant: str) -> None:
+    """Let plain iptables be the one of that kind: "nft", as Debian has it, or "legacy"."""
+    for command in _COMMANDS:
+        package.run("update-alternatives", "--set", command, f"/usr/sbin/{command}-{variant}")
+
+
+def clear() -> None:
+    """Leave no rule of anybody's."""
+    package.run("nft", "flush", "ruleset")
+    for command in _COMMANDS:
+        for chain in HOOKED:
+            package.run(f"{command}-legacy", "-w", "-P", chain, "ACCEPT")
+        package.run(f"{command}-legacy", "-w", "-F")
+        package.run(f"{command}-legacy", "-w", "-X")
+
+
+def theirs() -> list[str]:
+    """The rules that are not ours, in their order."""
+    legacy = [package.run(f"{command}-legacy-save", "-t", "filter").stdout for command in _COMMANDS]
+    rules = "".join([*legacy, _OURS.sub("", package.run("nft", "-s", "list", "ruleset").stdout)])
+    plain = re.sub(r"\[\d+:\d+\]", "", rules)
+    return [line for line in plain.splitlines() if CHAIN not in line and not line.startswith("#")]
+
+
+def jumps_are_first() -> bool:
+    """Whether everything that the legacy tables see comes to our chain before it comes to a rule of theirs."""
+    saved = [package.run(f"{command}-legacy-save", "-t", "filter").stdout.splitlines() for command in _COMMANDS]
+    first = [
+        next((rule for rule in rules if rule.startswith(f"-A {chain} ")), "") for rules in saved for chain in HOOKED
+    ]
+    return first == [f"-A {chain} -j {CHAIN}" for chain in HOOKED] * len(_COMMANDS)
