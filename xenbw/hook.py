@@ -1,5 +1,4 @@
 """What Xen's vif scripts call at each vif's start and end: record the binding, and block a blocked VM before returning.
-While no daemon runs udev calls it too, as soon as a vif is there, for the seal alone.
 
 It runs in the boot path of every VM. So it waits for nobody (xenstored, which the vif script itself just used, for a
 moment; the ledger's lock for half a second), imports little, and whatever fails leaves the VM's boot alone.
@@ -68,7 +67,7 @@ class _Facts:
         mac, ip, name = xswire.read(
             (f"{backend}/mac", f"{backend}/ip", f"/local/domain/{call.domid}/name"), _STORE_PATIENCE
         )
-        self.starts = call.command in ("online", "add", "appears")
+        self.starts = call.command in ("online", "add")
         if name is None and self.starts:
             raise XenbwError(f"domain {call.domid} has no name in xenstore", "the daemon will look again")
         self.name = base_name(decode(name or b""))
@@ -195,10 +194,6 @@ def run(env: dict[str, str]) -> None:
     call = hotplug.parse(env)
     paths = _Paths()
     facts = _Facts(call)
-    if call.command == "appears":
-        if paths.over is not None and facts.name in paths.over.blocked:
-            facts.cover(paths.over.allow, sealed=True)
-        return
     if facts.starts:
         # The daemon's file is the last word, and is there before the ledger, which may be slow or broken.
         over = paths.over or gate.from_ledger(paths.ledger, facts.boot_id) or Over()

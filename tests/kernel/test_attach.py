@@ -6,14 +6,12 @@ a port of the bridge, and calls its hooks last.
 
 from __future__ import annotations
 
-import re
-import shlex
 import socket
 
 import pytest
 
 from tests.support.guest import Card, Guest, agree
-from tests.support.host import REPO, Host, until
+from tests.support.host import Host, until
 from tests.support.story import overdrawn
 from xenbw.accounting import Tally
 from xenbw.clock import boot_id
@@ -36,34 +34,14 @@ def attach(host: Host, guest: Guest) -> Card:
     card = guest.attach("10.50.0.77")
     interface = guest.interfaces[card.devid]
     assert until(lambda: covered(host, interface))
-    use(host, guest, card)
+    host.namespace.ip(f"link set {interface} master xenbr0 up")
+    guest.namespace.ip(f"route replace {PEER} dev eth{card.devid}")
+    assert until(lambda: forwards(host, interface))
     return card
 
 
 def forwards(host: Host, interface: str) -> bool:
     return host.run(["cat", f"/sys/class/net/{interface}/brport/state"]).stdout == "3\n"
-
-
-def tell_udev(host: Host, guest: Guest, card: Card) -> None:
-    """Run what udev would run for an attached card. No udevd serves a network namespace."""
-    rules = (REPO / "etc" / "udev" / "60-xenbw.rules").read_text()
-    command = re.findall(r'RUN\+="(.*)"', rules)[0]
-    for word, value in (
-        ("$attr{nodename}", f"backend/vif/{guest.domid}/{card.devid}"),
-        ("$name", guest.interfaces[card.devid]),
-        ("/usr/lib/xenbw/vif-hook", host.hook_env["XENBW_HOOK"]),
-    ):
-        assert word in command
-        command = command.replace(word, value)
-    assert host.run(shlex.split(command), env=host.hook_env).returncode == 0
-
-
-def use(host: Host, guest: Guest, card: Card) -> None:
-    """Let all that the guest sends go by that card, which is on the bridge."""
-    interface = guest.interfaces[card.devid]
-    host.namespace.ip(f"link set {interface} master xenbr0 up")
-    guest.namespace.ip(f"route replace {PEER} dev eth{card.devid}")
-    assert until(lambda: forwards(host, interface))
 
 
 def test_what_passes_before_its_script_is_done_is_counted(running: Host) -> None:
@@ -84,28 +62,6 @@ def test_a_blocked_guest_gets_nothing_through_it_at_any_time(running: Host) -> N
     guest.finish(card)
     running.raise_links(guest)
     assert guest.send(10_000) == 0
-
-
-def test_while_no_daemon_runs_udev_has_it_sealed_before_its_script(running: Host) -> None:
-    guest = overdrawn(running)
-    running.stop_daemon()
-    card = guest.attach("10.50.0.77")
-    tell_udev(running, guest, card)
-    use(running, guest, card)
-    assert guest.send(10_000) == 0
-    guest.finish(card)
-    running.raise_links(guest)
-    assert guest.send(10_000) == 0
-
-
-def test_while_no_daemon_runs_a_free_guests_card_is_left_to_its_hook(running: Host) -> None:
-    guest = running.start("web1")
-    running.stop_daemon()
-    card = guest.attach("10.50.0.77")
-    tell_udev(running, guest, card)
-    assert not covered(running, guest.interfaces[card.devid])
-    use(running, guest, card)
-    assert guest.send(10_000) == 10_000
 
 
 def test_a_card_that_is_renamed_by_its_script_is_counted_on(running: Host) -> None:

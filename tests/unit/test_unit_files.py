@@ -112,6 +112,5 @@ def test_the_daemon_needs_no_program_that_a_small_host_may_lack() -> None:
     assert programs == {"/usr/bin/xenbwd", "/bin/sh"}
 
 
-def test_stopping_the_daemon_takes_away_nothing_but_the_sign_that_it_runs() -> None:
-    assert listed("ExecStop") == set()
-    assert listed("ExecStopPost") == {"/bin/rm", "-f", "/run/xenbw/xenbwd.sock"}
+def test_stopping_the_daemon_runs_nothing_that_could_take_blocks_away() -> None:
+    assert listed("ExecStop") | listed("ExecStopPost") == set()

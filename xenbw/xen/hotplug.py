@@ -16,15 +16,14 @@ if TYPE_CHECKING:
 _DOMID_END = 0x7FF0
 # linux/if.h IFNAMSIZ, with its final NUL.
 _INTERFACE_MAX = 15
-_COMMANDS = {"vif": ("online", "offline", "appears"), "tap": ("add", "remove")}
+_COMMANDS = {"vif": ("online", "offline"), "tap": ("add", "remove")}
 _KINDS = {"vif": "vif", "tap": "emu"}
 
 
 class HotplugCall:
     """One call of a vif script; read only.
 
-    `command` is online or offline for a vif, add or remove for the emulated card (`kind` "emu") of an HVM guest; and
-    "appears", which is none of Xen's: udev tells of a vif whose script has yet to run.
+    `command` is online or offline for a vif, add or remove for the emulated card (`kind` "emu") of an HVM guest.
     `interface` is the name as the script renamed it. `bridge` and `ips` (as configured: separated by spaces, perhaps
     with prefix lengths) are None when not set.
     """
@@ -72,7 +71,7 @@ def parse(env: Mapping[str, str]) -> HotplugCall:
         raise XenbwError(f"type_if is {type_if!r}, not vif or tap")
     command = env.get("command", "")
     if command not in _COMMANDS[type_if]:
-        raise XenbwError(f"command is {command!r}, none of {', '.join(_COMMANDS[type_if])} (type_if={type_if})")
+        raise XenbwError(f"command is {command!r}, not {' or '.join(_COMMANDS[type_if])} (type_if={type_if})")
     domid, devid = _backend(env.get("XENBUS_PATH", ""))
     bridge = env.get("bridge") or None
     return HotplugCall(
