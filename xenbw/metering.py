@@ -76,6 +76,11 @@ class Metering:
             known = {one.key for one in self._tally.tracked.values() if one.mark.own is not None}
             self._chains.release([nft.key(*life) for life in self.meter.lives() - known])
 
+    def forget_rules(self) -> None:
+        """Somebody changed them: what was seen of them before does not hold any more."""
+        if self._chains is not None:
+            self._chains.forget()
+
     def count(self, at: datetime, period_of: PeriodOf) -> set[int]:
         """Read, and credit every binding. Returns the ids of the VMs whose usage grew. Raises MeterError."""
         tracked = self._tally.tracked.values()
@@ -164,7 +169,7 @@ class Metering:
             return
         broken = self._chains.broken(ports, view)
         if broken:
-            self._chains.release([port.key for port in broken])
+            self._chains.restart(broken, view)
             count()
             view = self._chains.look()
         self._chains.keep([*ports, *early], view)

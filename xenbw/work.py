@@ -332,15 +332,16 @@ class Work:
 
     def on_rules(self) -> None:
         """Somebody changed the host's nft rules: ours may be among them."""
+        # Who loads a firewall may have flushed the legacy tables with it, which nobody tells of: firewalld does.
+        self._enforce_timer.hasten()
         if not self._metering.seals:
             return
+        self._metering.forget_rules()
         try:
             self._measure(self._now())
             self._keep()
         except LedgerError as error:
             self._ledger_failed(error)
-        # Who loads a firewall may have flushed the legacy tables with it, which nobody tells of: firewalld does.
-        self._enforce_timer.hasten()
 
     # acting
 

@@ -94,6 +94,9 @@ BY_HAND: dict[str, str] = {
         number=$(nft -a list chain netdev xenbw $vif-out | sed -n 's/.*jump.*# handle //p')
         nft replace rule netdev xenbw $vif-out handle $number accept""",
     "an interface is taken out of the counted": "nft delete element netdev xenbw out { $index }",
+    "what an interface sends counts for what it gets": """
+        nft delete element netdev xenbw out { $index }
+        nft "add element netdev xenbw out { $index : \\"$vif-in\\" }" """,
     "an interface counts for nothing when it is refused": "nft delete element netdev xenbw refused-out { $index }",
 }
 """What no program does to our table by accident: as many rules and chains as before, that say something else."""

@@ -42,8 +42,9 @@ class Chains:
     def __init__(self, apply: Apply, table: Table) -> None:
         self._apply, self._table = apply, table
         self._allowed: dict[str, tuple[str, ...]] = {}  # what their chains say
-        self._known: dict[str, tuple[int, ...]] = {}  # the rules of chains, as we and the hooks make them
+        self._known: dict[str, tuple[int, ...]] = {}  # rules as first seen: what came before that is not noticed
         self._seen: View | None = None
+        self._mark: tuple[int, list[tuple[int, str]]] = (0, [])  # the generation and the interfaces before that look
         self.fresh: set[str] = set()
         self.failed: dict[str, str] = {}
 
@@ -56,19 +57,23 @@ class Chains:
     def look(self) -> View:
         """How things stand: as at the last look, if neither a rule nor an interface has changed since. Raises
         MeterError."""
-        generation = self._table.generation()
-        if self._seen is None or (self._seen.generation, self._seen.interfaces) != (generation, socket.if_nameindex()):
-            self._seen = self._look(generation)
+        generation, interfaces = self._table.generation(), socket.if_nameindex()
+        if self._seen is None or self._mark != (generation, interfaces) or self._seen.interfaces != interfaces:
+            self._seen, self._mark = self._look(), (generation, interfaces)
         return self._seen
 
-    def _look(self, generation: int) -> View:
+    def forget(self) -> None:
+        """Look again in any case: rules have changed. Their generation is counted before they show."""
+        self._seen = None
+
+    def _look(self) -> View:
         # A hook may add to it meanwhile, all at once: what must be there where something else is, is looked for later.
         counters, sealed = frozenset(self._table.counters()), nft.sealed(self._table.elements("sealed"))
         maps = {what: nft.mapped(self._table.objects(what)) for what in nft.WHAT}
         chains = self._table.chains()
         self._known = {name: self._known.get(name, chain.rules) for name, chain in chains.items()}
         changed = frozenset(name for name, chain in chains.items() if self._known[name] != chain.rules)
-        return View(generation, chains, counters, sealed, maps, changed, socket.if_nameindex())
+        return View(chains, counters, sealed, maps, changed, socket.if_nameindex())
 
     def broken(self, ports: Iterable[Port], view: View) -> list[Port]:
         """Those whose counters are there while something passes them by: a chain is gone, is another than it was, leads
@@ -85,10 +90,13 @@ class Chains:
         able = [port for port in wrong if nft.can_name(port.interface)]
         # Laying the foundation anew makes the kernel wait for every packet under way, and hooks wait for that.
         base = "" if view.founded else nft.foundation()
-        if not self._apply(base + view.text(able)):
+        text = view.text(able)
+        # What all share may have gone since the look.
+        laid = self._apply(base + text) or (not base and self._apply(nft.foundation() + text))
+        if not laid:
             # One that vanished meanwhile spoils the batch of all.
             able = [port for port in able if self._apply(base + view.text([port]))]
-        if base:
+        if base and (laid or able):
             self._known.clear()
         self._allowed |= {port.key: port.allow for port in able}
         self.fresh |= {port.key for port in able if not view.counts(port)}
@@ -99,6 +107,13 @@ class Chains:
         }
         # Counters that nothing reaches would pass for an interface that stands still.
         self.release([port.key for port in unable if view.counts(port)])
+
+    def restart(self, ports: Collection[Port], view: View) -> None:
+        """Take away the counters of interfaces that something passed by; whoever is sealed stays so meanwhile."""
+        text = "".join(nft.uncount(port.key, port.ifindex) for port in ports)
+        _ = self._apply(view.strays(ports) + text) or self._apply(nft.foundation() + text)
+        for port in ports:
+            self.fresh.discard(port.key)
 
     def release(self, keys: Collection[str]) -> None:
         """Take away chains and counters of interfaces that are gone and accounted for."""
@@ -124,9 +139,8 @@ class Chains:
 class View:
     """The table as it was at one look: its chains, its counters' names, the interfaces that are sealed, where the maps
     lead (map -> ifindex -> counter), the chains whose rules are others than they were, and (ifindex, name) of each
-    interface that was there after all that. generation: as the rules had it before."""
+    interface that was there after all that."""
 
-    generation: int
     chains: Mapping[str, Chain]
     counters: frozenset[str]
     sealed: frozenset[int]
@@ -161,6 +175,15 @@ class View:
     def allows(self, port: Port) -> bool:
         """Whether something passes it all the same."""
         return f"{port.key}-allowed-in" in self.chains
+
+    def strays(self, ports: Iterable[Port]) -> str:
+        """What takes these out of maps where they lead to others' counters: nft adds no element where another is."""
+        return "".join(
+            nft.stray(what, port.ifindex)
+            for port in ports
+            for what in nft.WHAT
+            if self.maps[what].get(port.ifindex, f"{port.key}-{what}") != f"{port.key}-{what}"
+        )
 
     def text(self, ports: Collection[Port]) -> str:
         """What makes the chains of these interfaces right. Those that are bound elsewhere, as after a rename, are made

@@ -73,6 +73,8 @@ class Table:
         body = struct.pack("=BBH", 0, 0, 0)
         request = _HEADER.pack(16 + len(body), _GETGEN, _REQUEST, 0, 0) + body
         self._ask(request, lambda data, at, end: found.append(_attributes(data, at, end)[_GEN_ID]))
+        if not found:
+            raise NetfilterError("nf_tables: it has no generation", "is the kernel built with nf_tables?")
         return int.from_bytes(found[0], "big")
 
     def counters(self) -> dict[str, int]:
@@ -115,7 +117,8 @@ class Table:
         def take(data: bytes, at: int, end: int) -> None:
             for element in _each(_attributes(data, at, end).get(_SET_ELEMENTS, b"")):
                 words = _attributes(element)
-                found[_attributes(words[_ELEMENT_KEY])[_DATA_VALUE]] = _text(words.get(_ELEMENT_OBJECT, b""))
+                if _ELEMENT_KEY in words:  # a set's catch-all has none
+                    found[_attributes(words[_ELEMENT_KEY])[_DATA_VALUE]] = _text(words.get(_ELEMENT_OBJECT, b""))
 
         self._dump(_GETSETELEM, _attribute(_SET_NAME, name.encode("ascii") + b"\0"), found.clear, take)
         return found

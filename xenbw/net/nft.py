@@ -216,6 +216,19 @@ def disown(index: int, mac: str) -> str:
     return f"{element}\n{_undone(element)}\n"
 
 
+def stray(what: str, index: int) -> str:
+    """Text that takes an interface out of a map which it is in."""
+    return f"{_undone(_element(what, str(index)))}\n"
+
+
+def uncount(name: str, index: int) -> str:
+    """Text that takes an interface's counters away, whether they are there or not. Its seal drops without them."""
+    lines = _counters([(name, index)], WHAT)
+    for what in WHAT:
+        lines += [_undone(_element(what, str(index))), f"delete counter netdev {TABLE} {name}-{what}"]
+    return "\n".join([*lines, ""])
+
+
 def uncover(name: str) -> str:
     """Text that takes away everything of one key, but for its MAC. Each thing is added first, so that none can be
     missing."""
@@ -223,9 +236,7 @@ def uncover(name: str) -> str:
     if life is None:
         return ""
     index = life[2]
-    lines = [unchain(name) + disallow(name, index).rstrip("\n"), *_counters([(name, index)], WHAT)]
-    for what in WHAT:
-        lines += [_undone(_element(what, str(index))), f"delete counter netdev {TABLE} {name}-{what}"]
+    lines = [unchain(name) + disallow(name, index) + uncount(name, index).rstrip("\n")]
     for flag in ("sealed", "foreign"):
         element = _element(flag, str(index))
         lines += [element, _undone(element)]
