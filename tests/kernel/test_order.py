@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.contest import Contest
-from tests.support.firewalls import BY_HAND, COMMANDS, IPTABLES, NFT
+from tests.support.firewalls import BY_HAND, COMMANDS, IPTABLES, MISLED, NFT
 from tests.support.host import Host, until
 
 pytestmark = pytest.mark.kernel
@@ -76,6 +76,16 @@ def test_what_is_changed_by_hand_within_our_table_is_put_right(contest: Contest,
     acted = time.time()
     assert until(contest.sealed, NFT_SECONDS + LENIENCE)
     assert [at - acted for at in contest.by_seal() if at > acted + NFT_SECONDS + LENIENCE] == []
+
+
+@pytest.mark.parametrize("name", MISLED)
+def test_where_only_counting_was_led_astray_it_is_put_right_and_the_seal_holds_meanwhile(
+    contest: Contest, name: str
+) -> None:
+    contest.by_seal()
+    contest.act(MISLED[name], "iptables-nft")
+    assert until(contest.sealed, NFT_SECONDS + LENIENCE)
+    assert contest.by_seal() == []
 
 
 def test_without_a_block_all_of_it_gets_through(host: Host, contest: Contest) -> None:

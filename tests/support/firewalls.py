@@ -93,10 +93,13 @@ BY_HAND: dict[str, str] = {
     "a chain of ours is led elsewhere": """
         number=$(nft -a list chain netdev xenbw $vif-out | sed -n 's/.*jump.*# handle //p')
         nft replace rule netdev xenbw $vif-out handle $number accept""",
+}
+MISLED: dict[str, str] = {
     "an interface is taken out of the counted": "nft delete element netdev xenbw out { $index }",
     "what an interface sends counts for what it gets": """
         nft delete element netdev xenbw out { $index }
         nft "add element netdev xenbw out { $index : \\"$vif-in\\" }" """,
     "an interface counts for nothing when it is refused": "nft delete element netdev xenbw refused-out { $index }",
 }
-"""What no program does to our table by accident: as many rules and chains as before, that say something else."""
+"""What no program does to our table by accident: as many rules and chains as before, that say something else; and maps
+that lead to no counter, or to another one."""
