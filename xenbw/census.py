@@ -13,7 +13,7 @@ from typing import TypeVar
 from xenbw.accounting import Tally
 from xenbw.churn import Churn
 from xenbw.enforce import overfile
-from xenbw.model import ZERO, Binding, Counters, Kind
+from xenbw.model import ZERO, Binding, Counters, Kind, Life
 from xenbw.net import addresses, interfaces
 from xenbw.net.interfaces import Vif
 from xenbw.net.udev import BackendEvent, Event, NetEvent, Overflow
@@ -44,13 +44,19 @@ class _Waiting:
 
 
 class Census:
-    """The live bindings of this host."""
+    """The live bindings of this host. passed: whether anything was counted on an interface that has gone."""
 
     def __init__(
-        self, ledger: Ledger, lookup: Lookup, tally: Tally, boot_id: str, sysfs: Path = interfaces.SYSFS
+        self,
+        ledger: Ledger,
+        lookup: Lookup,
+        tally: Tally,
+        boot_id: str,
+        passed: Callable[[Life], bool],
+        sysfs: Path = interfaces.SYSFS,
     ) -> None:
         self._ledger, self._lookup, self._tally = ledger, lookup, tally
-        self._boot_id, self._sysfs = boot_id, sysfs
+        self._boot_id, self._passed, self._sysfs = boot_id, passed, sysfs
         self._outsiders = Outsiders(ledger, boot_id)
         self.churn = Churn(ledger)
         self.live: dict[int, Binding] = {}
@@ -164,8 +170,7 @@ class Census:
                     log.warning("udev events were lost; looking at every interface")
                     changed = self.rescan(at, at, baseline) or changed
                 case NetEvent("remove", _, ifindex):
-                    self._waiting.pop(ifindex, None)
-                    changed = self._end(ifindex, at, "vanished") or changed
+                    changed = self._go(ifindex, at) or changed
                 case NetEvent(_, interface, ifindex):
                     changed = self._appear(ifindex, interface, at, at, ZERO) or changed
                 case BackendEvent("add" | "online", domid, devid):
@@ -173,6 +178,22 @@ class Census:
                 case BackendEvent():
                     pass  # the interface's own removal follows
         return changed
+
+    def _go(self, ifindex: int, at: datetime) -> bool:
+        """An interface is gone. One that no hook announced, and that had no time to be found connected, was its VM's
+        all the same: its counters tell what passed. Whether a binding changed."""
+        waiting = self._waiting.get(ifindex)
+        if waiting is not None and waiting.facts is not None and self._unrecorded(waiting.vif):
+            self._write(waiting.vif, waiting.facts, waiting.seen_at, waiting.since, waiting.baseline)
+        self._waiting.pop(ifindex, None)
+        return self._end(ifindex, at, "vanished")
+
+    def _unrecorded(self, vif: Vif) -> bool:
+        """Whether bytes passed an interface of which no hook has told. Nothing passes one whose script failed."""
+        told = self._ledger.live_on(self._boot_id, vif.ifindex) or self._ledger.ended_bindings(
+            self._boot_id, [vif.ifindex]
+        )
+        return not told and self._passed(vif.life)
 
     def _end(self, ifindex: int, at: datetime, reason: str) -> bool:
         ended = [b for b in self.live.values() if (b.boot_id, b.ifindex) == (self._boot_id, ifindex)]
@@ -219,11 +240,11 @@ class Census:
                 self._ledger.end_binding(binding.id, since, "host rebooted")
                 changed = True
             elif binding.ifindex not in present:
-                changed = self._end(binding.ifindex, at, "vanished") or changed
+                changed = self._go(binding.ifindex, at) or changed
+        for ifindex in self._waiting.keys() - present.keys():
+            changed = self._go(ifindex, at) or changed
         for ifindex, interface in present.items():
             changed = self._appear(ifindex, interface, at, since, raw.get(interface, ZERO)) or changed
-        for ifindex in self._waiting.keys() - present.keys():
-            del self._waiting[ifindex]
         return changed
 
     # what xenstore tells

@@ -11,16 +11,13 @@ from collections.abc import Callable, Collection, Container, Iterable
 from datetime import datetime
 
 from xenbw.accounting import PeriodOf, Tally
-from xenbw.model import Binding
+from xenbw.model import Binding, Life
 from xenbw.net import nft
 from xenbw.net.chains import Apply, Chains, Port
 from xenbw.net.counters import KernelMeter, Meter, MeterError
 from xenbw.net.netfilter import Table, hand_to_nft
 from xenbw.net.nftmeter import NftMeter
 from xenbw.store.ledger import Ledger
-
-Life = tuple[int, int, int]
-"""(domid, devid, ifindex): one life of one vif, for as long as this host is up."""
 
 
 class Metering:
@@ -92,26 +89,33 @@ class Metering:
         self.gaps += self.bridged > 0
         return grown
 
-    def settle(self, at: datetime, period_of: PeriodOf, known: Collection[int]) -> None:
-        """Credit what ended bindings counted since they were last read; those, too, that came and went unseen, if their
-        VM is known. Once that is committed, `release` takes their counters away. Raises MeterError."""
-        self._adopt(known)
+    def settle(self, at: datetime, period_of: PeriodOf, vm_ids: Collection[int]) -> None:
+        """Credit what ended bindings of these VMs counted since they were last read; those, too, that came and went
+        unseen. Once that is committed, `release` takes their counters away. Raises MeterError."""
+        self._adopt(vm_ids)
         live = self._ledger.live_bindings()
-        ended = {id_: one for id_, one in self._tally.tracked.items() if id_ not in live}
+        ended = {id_: one for id_, one in self._tally.tracked.items() if id_ not in live and one.vm_id in vm_ids}
         ended_at = self._ledger.ends_of(ended)
         for id_, reading in self.meter.last(ended.values()).items():
             self._tally.credit({id_: reading}, max(ended_at.get(id_, at), ended[id_].last_at), period_of)
         self._ended |= {one.key for one in ended.values()}
         self._ended -= {binding.key for binding in live.values() if binding.boot_id == self._boot_id}
 
-    def _adopt(self, known: Collection[int]) -> None:
-        """Follow bindings that ended while nobody read their counters."""
+    def passed(self, life: Life) -> bool:
+        """Whether our counters of that interface, which may be gone, have seen anything."""
+        try:
+            return isinstance(self.meter, NftMeter) and self.meter.passed(life)
+        except MeterError:
+            return True  # to be on the safe side: nobody would ask again
+
+    def _adopt(self, vm_ids: Collection[int]) -> None:
+        """Follow bindings of these VMs that ended while nobody read their counters."""
         if not isinstance(self.meter, NftMeter):
             return
         lives = self.meter.lives()
         lives -= {one.key for one in self._tally.tracked.values()} | self._ended
         for binding in self._ledger.ended_bindings(self._boot_id, [ifindex for _, _, ifindex in lives]):
-            if binding.key in lives and binding.vm_id in known:
+            if binding.key in lives and binding.vm_id in vm_ids:
                 self._tally.follow(binding, binding.started_at)
 
     def busy(self) -> set[int]:

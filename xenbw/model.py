@@ -9,6 +9,8 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
+Life = tuple[int, int, int]
+"""(domid, devid, ifindex): one life of one vif, for as long as this host is up."""
 
 
 class Count(StrEnum):
@@ -198,7 +200,7 @@ class Binding:
     last_at: datetime | None = None
 
     @property
-    def key(self) -> tuple[int, int, int]:
+    def key(self) -> Life:
         """Which life of which vif, for as long as this host is up."""
         return (self.domid, self.devid, self.ifindex)
 

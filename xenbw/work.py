@@ -83,13 +83,14 @@ class Work:
         self._moment = self._timeline.moment(self._tick)
         self._started_at = self._moment.at
         self._tally = Tally()
-        self._census = Census(ledger, lookup, self._tally, boot_id, sysfs)
+        self._metering = Metering(ledger, self._tally, boot_id, nft)
+        self._census = Census(ledger, lookup, self._tally, boot_id, self._metering.passed, sysfs)
         self._roster = Roster(ledger, settings)
         self._guard = Guard(ledger, settings, [Iptables(4), Iptables(6)])
-        self._metering = Metering(ledger, self._tally, boot_id, nft)
         self._choose_meter()
         self._ceilings: dict[int, tuple[Count, float]] = {}
         self._ready = False
+        self._missed = False  # an event could not be taken note of
         self._complaints = Complaints()
         self._configure_timers()
         self._roster.load(self._moment)
@@ -222,8 +223,10 @@ class Work:
 
     def _housekeeping(self, moment: Moment, elapsed: float) -> None:
         names = self._names_timer.due(elapsed)
-        if names:
+        if names or self._missed:
+            self._missed = False
             self._settle(lambda: self._census.rescan(moment.at, moment.at, dict))
+        if names:
             self._census.churn.look(moment.at)
             self._sweep()
         if names or self._census.waiting:
@@ -264,7 +267,7 @@ class Work:
             changed = self._census.see(events, self._now().at, dict)
         except LedgerError as error:
             self._ledger_failed(error)
-            changed = True
+            changed = self._missed = True
         self._receive()
         return changed
 
@@ -286,6 +289,7 @@ class Work:
                 self.enforce()
         except LedgerError as error:
             self._ledger_failed(error)
+            self._missed = True
 
     def _take_spool(self) -> None:
         self._settle(lambda: self._census.take_spool(self._pending_folder) > 0)
@@ -306,22 +310,31 @@ class Work:
 
     def _reload(self) -> None:
         """Take over what the ledger says of VMs and bindings."""
-        moment = self._moment
-        try:
-            self._metering.settle(moment.at, self._roster.period_of(moment.trusted), self._roster.entries)
-        except MeterError as error:
-            self._complaints.of(f"meter {self._metering.meter.name}", str(error))
+        moment, known = self._moment, self._roster.entries.keys()
+        if not self._close_accounts(moment, known):
             return
-        if not self.commit(heirs=True):
-            return
-        self._metering.release()
         refiled = self._roster.load(moment)
+        # A VM of which we hear now may have come and gone already.
+        if met := self._roster.entries.keys() - known:
+            self._close_accounts(moment, met)
         self._trusted = moment.trusted
         self._census.load(self._roster.entries)
         self._keep()
         self._open_periods(refiled)
         self._roll(moment)
         self._judge(list(self._roster.entries), moment)
+
+    def _close_accounts(self, moment: Moment, vm_ids: Collection[int]) -> bool:
+        """Credit and write what ended bindings of these VMs counted to their last byte. Whether that worked."""
+        try:
+            self._metering.settle(moment.at, self._roster.period_of(moment.trusted), vm_ids)
+        except MeterError as error:
+            self._complaints.of(f"meter {self._metering.meter.name}", str(error))
+            return False
+        if not self.commit(heirs=True):
+            return False
+        self._metering.release()
+        return True
 
     def _open_periods(self, refiled: Collection[int]) -> None:
         """Let the tally go on from the ledger's sums; where it already stands in the period, its own are newer."""

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from tests.support.guest import agree
-from tests.support.host import Host, until
+from tests.support.guest import ScriptError, agree
+from tests.support.host import Host, at_last, until
+from xenbw.model import Counters
 
 pytestmark = pytest.mark.kernel
 
@@ -27,7 +28,7 @@ def test_a_killed_daemon_loses_and_doubles_nothing(running: Host) -> None:
         guest.receive(100_000)
         running.start_daemon()
     counted = running.quiet(guest)
-    assert until(lambda: running.usage("web1") == counted)
+    assert at_last(lambda: running.usage("web1"), counted) == counted
 
 
 def test_a_vif_that_came_while_no_daemon_ran_is_counted_from_its_first_byte(running: Host) -> None:
@@ -36,14 +37,14 @@ def test_a_vif_that_came_while_no_daemon_ran_is_counted_from_its_first_byte(runn
     guest.send(300_000)
     running.start_daemon()
     counted = running.quiet(guest)
-    assert until(lambda: running.usage("web1") == counted)
+    assert at_last(lambda: running.usage("web1"), counted) == counted
 
 
 def test_a_vif_that_went_while_no_daemon_ran_is_settled(running: Host) -> None:
     guest = running.start("web1")
     guest.send(300_000)
     counted = running.quiet(guest)
-    assert until(lambda: running.usage("web1") == counted)
+    assert at_last(lambda: running.usage("web1"), counted) == counted
     running.hook_env["XENBW_HOOK"] = "/nonexistent"
     running.kill_daemon()
     guest.stop()
@@ -52,17 +53,23 @@ def test_a_vif_that_went_while_no_daemon_ran_is_settled(running: Host) -> None:
     assert running.usage("web1") == counted
 
 
-def test_a_vif_that_came_and_went_before_the_daemon_took_it_over_is_settled(running: Host) -> None:
+@pytest.mark.parametrize("poked", [True, False])
+def test_a_vif_that_came_and_went_before_the_daemon_took_it_over_is_settled(running: Host, poked: bool) -> None:
     assert running.daemon is not None
     running.daemon.send_signal(signal.SIGSTOP)
+    socket, away = running.run_dir / "xenbwd.sock", running.run_dir / "away"
+    if not poked:
+        socket.rename(away)
     guest = running.start("web1")
     guest.send(300_000)
-    counted = guest.counters()
+    counted = running.quiet(guest)
     running.hook_env["XENBW_HOOK"] = "/nonexistent"
     guest.stop()
+    if not poked:
+        away.rename(socket)
     running.daemon.send_signal(signal.SIGCONT)
     assert until(lambda: running.ledger().latest_bindings() != [] and not running.ledger().live_bindings())
-    assert until(lambda: running.usage("web1").out_bytes >= counted.out_bytes)
+    assert at_last(lambda: running.usage("web1"), counted) == counted
 
 
 def test_what_passed_before_xenbw_was_ever_here_is_not_charged(host: Host) -> None:
@@ -87,7 +94,7 @@ def test_a_failing_commit_is_made_good_later(running: Host) -> None:
         assert until(lambda: running.ask("commit") == {"ok": False})
         assert any("ledger" in problem for problem in running.ask("status")["problems"])
     counted = running.quiet(guest)
-    assert until(lambda: running.usage("web1") == counted)
+    assert at_last(lambda: running.usage("web1"), counted) == counted
     assert running.ask("status")["problems"] == []
 
 
@@ -186,6 +193,39 @@ def test_a_blocked_vm_that_no_hook_announced_is_blocked_when_the_watcher_finds_i
     assert until(lambda: host.blocked(guest.address()))
 
 
+def test_a_short_life_that_no_hook_announced_and_nobody_saw_connected_is_counted(host: Host) -> None:
+    host.hook_env["XENBW_HOOK"] = "/nonexistent"
+    host.start_daemon()
+    for _ in range(3):
+        total = host.usage("brief").plus(Counters(0, 30_000))
+        guest = host.start("brief")
+        guest.send(30_000)
+        guest.stop()
+        assert until(lambda: host.usage("brief").out_bytes > total.out_bytes)  # noqa: B023
+    assert until(lambda: not host.ledger().live_bindings())
+
+
+def test_a_vif_whose_script_failed_is_nobodys(host: Host) -> None:
+    host.hook_env["XENBW_HOOK"] = "/nonexistent"
+    host.start_daemon()
+    with pytest.raises(ScriptError):
+        host.start("mistyped", bridge="nosuchbridge")
+    time.sleep(1.5)
+    assert host.ledger().vm_named("mistyped") is None
+
+
+def test_a_vif_that_went_while_the_ledger_could_not_be_written_is_settled_soon_after(running: Host) -> None:
+    guest = running.start("web1")
+    guest.send(100_000)
+    counted = running.quiet(guest)
+    running.hook_env["XENBW_HOOK"] = "/nonexistent"
+    with running.ledger().transaction():
+        guest.stop()
+        assert until(lambda: any("ledger" in problem for problem in running.ask("status")["problems"]))
+    assert until(lambda: not running.ledger().live_bindings())
+    assert at_last(lambda: running.usage("web1"), counted) == counted
+
+
 def test_a_vif_is_left_alone_until_its_script_has_connected_it(host: Host) -> None:
     host.hook_env["XENBW_HOOK"] = "/nonexistent"
     host.start_daemon()
@@ -219,7 +259,7 @@ def test_a_quick_restart_under_the_same_interface_name_is_two_bindings(running: 
     guest = running.start("web1", vifname="web0")
     guest.send(400_000)
     first = running.quiet(guest)
-    assert until(lambda: running.usage("web1") == first)
+    assert at_last(lambda: running.usage("web1"), first) == first
     guest.reboot()
     guest.send(100_000)
     second = running.quiet(guest)
@@ -234,9 +274,10 @@ def test_a_renamed_domain_is_charged_under_its_new_name_from_then_on(running: Ho
     running.stop_daemon()
     running.start_daemon()
     assert until(lambda: {vm.name for vm in running.ledger().vms().values()} == {"old name", "new name"})
+    running.ask("status")  # it answers once it has taken that over
     guest.send(200_000)
     counted = running.quiet(guest)
-    assert until(lambda: running.usage("old name").plus(running.usage("new name")) == counted)
+    assert at_last(lambda: running.usage("old name").plus(running.usage("new name")), counted) == counted
     assert 100_000 < running.usage("old name").out_bytes < 110_000
     assert 200_000 < running.usage("new name").out_bytes < 220_000
 
@@ -261,7 +302,7 @@ def test_a_dead_xenstored_is_survived(running: Host) -> None:
     running.namespace.ip("link add vif77.0 type veth peer name far")
     guest.send(100_000)
     counted = running.quiet(guest)
-    assert until(lambda: running.usage("web1") == counted)
+    assert at_last(lambda: running.usage("web1"), counted) == counted
     assert running.stop_daemon() == 0
 
 
@@ -351,7 +392,7 @@ def test_what_can_still_be_read_of_a_damaged_ledger_is_carried_over(running: Hos
     running.xenbw("addvm", "web1", "--limit", "5TB", "--reset-day", "7")
     guest.send(300_000)
     counted = running.quiet(guest)
-    assert until(lambda: running.usage("web1") == counted)
+    assert at_last(lambda: running.usage("web1"), counted) == counted
     assert running.stop_daemon() == 0
     whole = running.ledger()
     whole.close()

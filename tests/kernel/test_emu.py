@@ -18,7 +18,7 @@ from tests.support.guest import ETH_HLEN
 from tests.support.host import Host, until
 from tests.support.story import LIMIT
 from tests.support.taps import FRAME, Hvm
-from xenbw.model import Binding, Counters, Kind
+from xenbw.model import Binding, Kind
 
 pytestmark = pytest.mark.kernel
 
@@ -96,7 +96,10 @@ def test_what_passes_the_emulated_card_is_counted_to_the_byte(vm: Hvm, running: 
     before = running.usage("web1")
     assert passed(running, vm) == EVERY
     assert until(lambda: running.usage("web1") == vm.total())
-    assert running.usage("web1") == before.plus(Counters(20 * FRAME, 20 * (FRAME - ETH_HLEN)))
+    after = running.usage("web1")
+    assert after.out_bytes - before.out_bytes == 20 * (FRAME - ETH_HLEN)
+    # Somebody on the bridge may have said something to everybody meanwhile (IGMP).
+    assert 0 <= after.in_bytes - before.in_bytes - 20 * FRAME < FRAME
 
 
 def test_a_guest_that_uses_both_cards_pays_for_each_frame_once(vm: Hvm, running: Host) -> None:

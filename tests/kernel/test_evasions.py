@@ -26,7 +26,6 @@ def host() -> Iterator[Host]:
     Its bridge is not seen by iptables: what Debian's default, br_netfilter not loaded, comes down to.
     """
     with Host() as machine:
-        machine.hook_env["XENBW_HOOK_TIMEOUT"] = "30"
         machine.start_daemon()
         machine.run(["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"], check=True)
         machine.start("db1")

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.kernel
 def host() -> Iterator[Host]:
     """A host with a VM on the bridge, a routed one, and a third."""
     with Host() as machine:
-        machine.hook_env["XENBW_HOOK_TIMEOUT"] = "30"
         machine.start_daemon()
         machine.start("db1")
         machine.start("web1")

@@ -38,7 +38,6 @@ LIVES: dict[str, Callable[[Host, Guest], None]] = {"a reboot": reboot, "a crash"
 def host() -> Iterator[Host]:
     """A host whose bridge is not seen by iptables, and a neighbour to all others."""
     with Host() as machine:
-        machine.hook_env["XENBW_HOOK_TIMEOUT"] = "30"
         machine.start_daemon()
         machine.run(["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"], check=True)
         machine.start("db1")
@@ -109,7 +108,6 @@ def test_every_byte_of_a_vm_that_begins_anew_again_and_again_is_counted(me: Intr
 
 def test_a_card_that_is_given_back_while_no_daemon_runs_is_counted_once() -> None:
     with Host() as host:
-        host.hook_env["XENBW_HOOK_TIMEOUT"] = "30"
         host.start_daemon()
         neighbour, guest = host.start("db1"), host.start("web1")
         with Intruder(host, guest, neighbour) as me:

@@ -43,8 +43,6 @@ def counted(host: Host, guest: Guest) -> Amounts:
 
 @pytest.mark.parametrize("end", ENDS)
 def test_traffic_right_up_to_the_end_is_counted_to_the_last_byte(running: Host, end: str) -> None:
-    # A hook that gave up on a busy machine would leave the first packets to the kernel's counters.
-    running.hook_env["XENBW_HOOK_TIMEOUT"] = "30"
     guest = weigh(running.start("web1"))
     total = Counters(0, 0)
     for number in range(17):
@@ -74,7 +72,6 @@ def _since_weighed(host: Host) -> Counters:
 
 def test_what_passed_while_no_daemon_ran_is_counted_although_the_guest_has_gone(running: Host) -> None:
     guest = weigh(running.start("web1"))
-    running.hook_env["XENBW_HOOK_TIMEOUT"] = "30"
     running.kill_daemon()
     total = Counters(0, 0)
     for _ in range(3):

@@ -28,7 +28,6 @@ BY_TIME_ALONE = 6
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
     with Host(CONFIG) as machine:
-        machine.hook_env["XENBW_HOOK_TIMEOUT"] = "30"
         yield machine
 
 

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from tests.support.capture import Capture
-from tests.support.host import Host, until
+from tests.support.host import Host, at_last, until
 from tests.support.story import LIMIT, overdrawn
 from xenbw.model import Action, Counters
 
@@ -28,7 +28,7 @@ def test_several_vifs_and_lives_add_up(running: Host) -> None:
         guest.send(100_000)
         guest.receive(50_000)
         total = total.plus(running.quiet(guest))
-        assert until(lambda: running.usage("web1") == total)  # noqa: B023
+        assert at_last(lambda: running.usage("web1"), total) == total
         guest.reboot()
     documents = running.show("web1")["bindings"]
     assert len(documents) == 8

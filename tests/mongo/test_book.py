@@ -14,7 +14,7 @@ import pytest
 from tests.support.bookkeeper import MARCH, NOW, Books
 from tests.support.books import BOOT
 from tests.support.clock import HandClock, utc
-from tests.support.host import Host, until
+from tests.support.host import Host, at_last, until
 from tests.support.mongoaccess import KEEPER, Access
 from tests.support.mongod import Mongod
 from tests.support.replicaset import ReplicaSet
@@ -200,7 +200,7 @@ def test_real_traffic_reaches_the_book_to_the_byte(host: Host, server: Mongod) -
     guest = host.start("web1")
     guest.send(300_000)
     counted = host.quiet(guest)
-    assert until(lambda: host.usage("web1") == counted)
+    assert at_last(lambda: host.usage("web1"), counted) == counted
     settings = Settings(
         mongodb=MongodbSection(uri=server.uri, database=KEEPER.database),
         ledger=Settings().ledger.__class__(path=host.ledger_path),

@@ -15,7 +15,7 @@ import pytest
 from bson.int64 import Int64
 
 from tests.support.bookkeeper import MARCH, Books
-from tests.support.host import REPO, Host, until
+from tests.support.host import REPO, Host, at_last, until
 from tests.support.mongoaccess import KEEPER, Access
 from tests.support.mongod import Mongod
 from tests.support.relay import Relay
@@ -280,7 +280,7 @@ def test_a_daemon_killed_a_hundred_times_while_it_counts_and_pushes_loses_and_do
             host.start_daemon()
         counted = host.quiet(guest)
         assert counted.out_bytes > 100 * 20_000
-        assert until(lambda: host.usage("web1") == counted)
+        assert at_last(lambda: host.usage("web1"), counted) == counted
 
         def booked(span: str) -> tuple[int, int]:
             rows = list(base(server).usage.find({"vm": "web1", "span": span}))

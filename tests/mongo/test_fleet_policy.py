@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.books import open_ledger
 from tests.support.clock import HandClock, utc
-from tests.support.host import Host, until
+from tests.support.host import Host, at_last, until
 from tests.support.mongoaccess import KEEPER
 from tests.support.mongod import Mongod
 from xenbw.accounting import Pending, Share
@@ -265,7 +265,7 @@ def test_a_vm_moved_ten_times_between_two_dom0s_is_charged_every_byte_once(serve
             guest.send(50_000)
             total = total.plus(host.quiet(guest))
             guest.stop()
-            assert until(lambda: _sum(hosts) == total)  # noqa: B023
+            assert at_last(lambda: _sum(hosts), total) == total
         period = {"vm": "web1", "span": "period"}
         usage = server.client()[KEEPER.database].usage
 
@@ -273,7 +273,7 @@ def test_a_vm_moved_ten_times_between_two_dom0s_is_charged_every_byte_once(serve
             rows = list(usage.find(period))
             return Counters(sum(row["in_bytes"] for row in rows), sum(row["out_bytes"] for row in rows))
 
-        assert until(lambda: fleet() == total)
+        assert at_last(fleet, total) == total
         for sync in syncs:
             sync.stop()
 

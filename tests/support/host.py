@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from tests.support.dom0 import Dom0
 from tests.support.guest import Guest
@@ -20,6 +20,7 @@ from xenbw.store.ledger import Ledger
 
 REPO = Path(__file__).resolve().parents[2]
 HOOK = REPO / "hooks" / "vif-post.d" / "xenbw.hook"
+T = TypeVar("T")
 
 
 class Host(Dom0):
@@ -42,6 +43,8 @@ class Host(Dom0):
             "XENBW_CONFIG": str(self.config),
             "XENBW_HOOK": str(REPO / "hooks" / "vif-hook"),
             "XENBW_LIB": str(REPO),
+            # A hook that gave up on a busy machine, as it would after two seconds, leaves less than tests look for.
+            "XENBW_HOOK_TIMEOUT": "30",
         }
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(self.directory / "notify"))
@@ -159,3 +162,11 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def at_last(read: Callable[[], T], expected: T, seconds: float = 10) -> T:
+    """Wait until what is read is as expected; returns what it then is, or, when the time is up, still is."""
+    limit = time.monotonic() + seconds
+    while (found := read()) != expected and time.monotonic() < limit:
+        time.sleep(0.02)
+    return found

@@ -22,7 +22,7 @@ class Namespace:
     """A network namespace with loopback up; with `mounts`, it has its own mounts too.
 
     `mounts` is a sh script that is run once inside; what it mounts nobody outside sees. Addresses are usable at once
-    (no duplicate address detection).
+    (no duplicate address detection), and what interfaces have to say as they come up (MLD) is soon said.
     """
 
     def __init__(self, mounts: str | None = None) -> None:
@@ -37,6 +37,7 @@ class Namespace:
         self._net = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         for which in ("all", "default"):
             Path(f"/proc/sys/net/ipv6/conf/{which}/accept_dad").write_text("0")
+            Path(f"/proc/sys/net/ipv6/conf/{which}/mldv2_unsolicited_report_interval").write_text("1")
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         if mounts is not None:
             _check(_libc.unshare(_CLONE_NEWNS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from xenbw.model import Amounts, Reading
+from xenbw.model import Amounts, Life, Reading
 from xenbw.net import nft
 from xenbw.net.chains import Chains
 from xenbw.net.counters import KernelMeter, Metered
@@ -47,10 +47,14 @@ class NftMeter:
         found = {one.binding_id: _amounts(counted, nft.key(*one.key)) for one in wanted}
         return {id_: Reading(None, own) for id_, own in found.items() if own is not None}
 
-    def lives(self) -> set[tuple[int, int, int]]:
+    def lives(self) -> set[Life]:
         """(domid, devid, ifindex) of every interface that has counters of ours, gone or not."""
         lives = (nft.life_of(name.removesuffix("-in")) for name in self._table.counters() if name.endswith("-in"))
         return {life for life in lives if life is not None}
+
+    def passed(self, life: Life) -> bool:
+        """Whether an interface, which may be gone, has counters of ours that have seen anything."""
+        return any(_amounts(self._table.counters(), nft.key(*life)) or ())
 
     def close(self) -> None:
         self._table.close()
