@@ -68,12 +68,27 @@ def _parts(took: Mapping[str, float], what: str) -> list[Figure]:
     return [Figure(f"  {said}", took[f"{what}: {part}"], "ms") for part, said in words.items()]
 
 
+class _Nft:
+    """nft as the daemon has it. user, kernel: processor time of its last batch, seconds."""
+
+    def __init__(self) -> None:
+        self._rules = RuleWatch()
+        self.user = self.kernel = 0.0
+
+    def apply(self, text: str) -> bool:
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        done = self._rules.apply(text)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        self.user, self.kernel = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+        return done
+
+
 def _inside() -> None:
     """Prints samples, seconds, as JSON."""
     samples: Samples = {}
-    table, method = Table(nft.TABLE), Iptables(4)
-    chains = Chains(hand_to_nft, table)
-    _seal(samples, chains)
+    table, method, batches = Table(nft.TABLE), Iptables(4), _Nft()
+    chains = Chains(batches.apply, table)
+    _seal(samples, chains, batches)
     _null_route(samples, method)
     _both(samples, chains, method)
     table.close()
@@ -90,35 +105,35 @@ def _addresses() -> dict[Address, str]:
     return {IPv4Address("10.60.0.0") + n: f"fleet{n:04}" for n in _numbers()}
 
 
-def _seal(samples: Samples, chains: Chains) -> None:
+def _seal(samples: Samples, chains: Chains, batches: _Nft) -> None:
     ports = _ports()
     chains.keep(ports, chains.look())
     sealed = [port._replace(sealed=True) for port in ports]
     for _ in range(_ROUNDS):
-        _keep(samples, "seal", chains, sealed)
-        _keep(samples, "open", chains, ports)
+        _keep(samples, "seal", chains, batches, sealed)
+        _keep(samples, "open", chains, batches, ports)
     indexes = ", ".join(str(port.ifindex) for port in ports)
     for _ in range(_ROUNDS):
         for verb in ("add", "delete"):
             _time(samples, "elements", lambda: hand_to_nft(f"{verb} element netdev {nft.TABLE} sealed {{ {indexes} }}"))  # noqa: B023
 
 
-def _keep(samples: Samples, what: str, chains: Chains, ports: list[Port]) -> None:
+def _keep(samples: Samples, what: str, chains: Chains, batches: _Nft, ports: list[Port]) -> None:
     """Let the chains of all these be what they should, as the daemon does, which has looked since their last change."""
     chains.look()
-    begin, child = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    begin = time.perf_counter()
     view = chains.look()
     looked, looked_cpu = time.perf_counter(), time.process_time()
     chains.keep(ports, view)
-    done, children = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done, spent = time.perf_counter(), time.process_time() - looked_cpu
     if chains.failed:
         raise RuntimeError(f"nft refuses {len(chains.failed)} interfaces")
     parts = {
         what: done - begin,
         f"{what}: look": looked - begin,
-        f"{what}: own": time.process_time() - looked_cpu,
-        f"{what}: user": children.ru_utime - child.ru_utime,
-        f"{what}: kernel": children.ru_stime - child.ru_stime,
+        f"{what}: own": spent - batches.user - batches.kernel,
+        f"{what}: user": batches.user,
+        f"{what}: kernel": batches.kernel,
     }
     for name, seconds in parts.items():
         samples.setdefault(name, []).append(seconds)

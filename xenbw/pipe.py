@@ -6,12 +6,11 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 
-def feed(argv: list[str], text: bytes, env: Mapping[str, str], began: Callable[[int], None] = lambda _: None) -> bool:
-    """Run a command with this text as its input and its output dropped; whether it ended well. env: on top of ours;
-    began is told its process id before it gets its input."""
+def feed(argv: list[str], text: bytes, env: Mapping[str, str]) -> bool:
+    """Run a command with this text as its input and its output dropped; whether it ended well. env: on top of ours."""
     source, sink = os.pipe()
     try:
         actions = [
@@ -27,7 +26,6 @@ def feed(argv: list[str], text: bytes, env: Mapping[str, str], began: Callable[[
         return False
     finally:
         os.close(source)
-    began(pid)
     with open(sink, "wb", buffering=0) as pipe:
         try:
             written = 0
