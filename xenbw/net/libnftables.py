@@ -1,4 +1,4 @@
-"""nft(8)'s own library in this process: a batch costs a third less time than it does with the start of a program.
+"""nft(8)'s own library in this process: no batch costs the start of a program.
 
 Declared by nftables/libnftables.h; the package libnftables1, on which nftables depends.
 """
