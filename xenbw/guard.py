@@ -6,7 +6,7 @@ Used by the daemon in its loop, and by the CLI when no daemon answers.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -34,6 +34,10 @@ from xenbw.store.outbox import Channel
 Seal = Callable[[], None]
 """seal(): seal the interfaces of the VMs in `Guard.blocked`, and open the others'."""
 
+Latch = Callable[[Iterable[Binding], Container[int], tuple[str, ...]], str | None]
+"""latch(latest, blocked, allow): have nothing come from cards that running domains of blocked VMs, by their newest
+bindings, are yet to get, but to the networks in allow; why that cannot be had, or None."""
+
 _EVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -58,6 +62,7 @@ class Guard:
         self.news = News()
         self.meter = "kernel"  # the daemon's, which hooks have to know
         self.seal: Seal | None = None  # None: interfaces cannot be sealed here
+        self.latch: Latch | None = None
         self.blocked: frozenset[int] = frozenset()  # ids of the VMs that are blocked
         self.queued = False  # whether a message was put into the outbox; whoever sends them resets it
         self.failure: LedgerError | None = None  # why the last judgement could not be recorded
@@ -175,6 +180,9 @@ class Guard:
                 self.problems.append(str(error))
         shut = [] if allow else [one for one in latest if one.ended_at is None and one.vm_id in blocks]
         self.problems += self._links.keep({binding.ifindex: binding.interface for binding in shut}, starting)
+        unlatched = self.latch(latest, self.blocked, self.settings.enforce.exceptions) if self.latch else None
+        if unlatched is not None:
+            self.problems.append(f"cards that blocked guests get while no daemon runs are sealed late: {unlatched}")
         if self.seal is None:
             down = self._links.lowered()
             passing = [one for one in latest if one.ended_at is None and one.ifindex not in down]

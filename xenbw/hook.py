@@ -14,7 +14,7 @@ import time
 from xenbw.enforce import gate, overfile
 from xenbw.enforce.overfile import Over
 from xenbw.errors import XenbwError
-from xenbw.net import addresses, nft
+from xenbw.net import addresses, latch, nft
 from xenbw.net.link import Links
 from xenbw.pipe import feed
 from xenbw.store import bindings
@@ -205,6 +205,9 @@ def run(env: dict[str, str]) -> None:
         if paths.over is not None:
             gate.admit(facts.name, facts.ips, paths.run_dir, paths.read_over)
     _record(facts, paths)
+    if facts.starts and sealed:
+        # Once the ledger knows whose domain this is, or the daemon would take it for a latch that was left behind.
+        feed(["nft", "-f", "-"], (latch.foundation(over.allow) + latch.fasten([call.domid])).encode("ascii"), {})
     if facts.starts and paths.over is None:
         gate.admit(facts.name, facts.ips, paths.run_dir, lambda: gate.from_ledger(paths.ledger, facts.boot_id))
     _poke(paths.run_dir)

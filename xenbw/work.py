@@ -24,6 +24,7 @@ from xenbw.model import Count, State
 from xenbw.net import interfaces
 from xenbw.net.chains import Apply, Port
 from xenbw.net.counters import KernelMeter, MeterError, XentopMeter
+from xenbw.net.latches import Latches
 from xenbw.net.udev import Event
 from xenbw.roster import Roster
 from xenbw.runner import Runner
@@ -87,6 +88,8 @@ class Work:
         self._census = Census(ledger, lookup, self._tally, boot_id, self._metering.passed, sysfs)
         self._roster = Roster(ledger, settings)
         self._guard = Guard(ledger, settings, [Iptables(4), Iptables(6)])
+        self._latches = Latches(nft, boot_id)
+        self._guard.latch = self._latches.keep
         self._choose_meter()
         self._ceilings: dict[int, tuple[Count, float]] = {}
         self._ready = False
@@ -426,6 +429,7 @@ class Work:
 
     def close(self) -> None:
         self._metering.close()
+        self._latches.close()
         self._ledger.close()
 
     def configure(self, settings: Settings) -> None:

@@ -12,7 +12,7 @@ from xenbw.net import nft
 
 _PACKAGES = Path("/srv/packages")
 _COMMANDS = ("iptables", "ip6tables")
-_OURS = re.compile(rf"^table netdev {nft.TABLE} \{{\n.*?^\}}\n", re.MULTILINE | re.DOTALL)
+_OURS = re.compile(rf"^table (?:netdev|bridge|inet|arp) {nft.TABLE} \{{\n.*?^\}}\n", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ _KIND, _PORT = 0x88B5, 4066
 _MARK = b"<mark of the contest>"
 _PAUSE = 0.002
 _DUMP = "iptables-legacy-save; ip6tables-legacy-save; nft -s list ruleset"
-_OURS = re.compile(r"^table netdev xenbw \{\n.*?^\}\n", re.MULTILINE | re.DOTALL)
+_OURS = re.compile(r"^table (?:netdev|bridge|inet|arp) xenbw \{\n.*?^\}\n", re.MULTILINE | re.DOTALL)
 
 
 class Contest:

@@ -70,11 +70,11 @@ class Intruder:
         """A frame to one of the others, or to a MAC; with another sender's MAC if one is given."""
         return frame(self.macs.get(to, to), sender or self.mac, payload, kind)
 
-    def send(self, frames: Iterable[bytes]) -> None:
-        """Put frames on the card as they are, again and again; one that the card refuses, as for want of a carrier,
-        leads nowhere."""
+    def send(self, frames: Iterable[bytes], card: str = "eth0") -> None:
+        """Put frames on a card as they are, again and again; one that the card refuses, as for want of a carrier, leads
+        nowhere."""
         with self.guest.namespace.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
-            sender.bind(("eth0", 0))
+            sender.bind((card, 0))
             for one in list(frames) * _TIMES:
                 with contextlib.suppress(OSError):
                     sender.send(one)

@@ -63,11 +63,15 @@ def unsealed(_bindings: object, _blocked: object, _allow: object) -> None:
     """No interfaces are touched."""
 
 
+def unlatched(_boot_id: str, _latest: object, _blocked: object, _allow: object) -> None:
+    """Neither are those that are yet to come."""
+
+
 def test_without_a_daemon_the_change_is_judged_and_enforced_at_once(
     ledger: Ledger, context: Context, console: Console, capsys: pytest.CaptureFixture[str]
 ) -> None:
     method = Recorder()
-    assert apply(ledger, context, lambda: [method], unsealed)
+    assert apply(ledger, context, lambda: [method], unsealed, unlatched)
     assert method.blocked == ["192.0.2.9"]
     assert console.vm("web1").state is State.BLOCKED
     assert "vm\tweb1\t192.0.2.9\n" in (console.run_dir / "over").read_text()
@@ -86,7 +90,7 @@ def test_addresses_that_this_host_needs_are_not_blocked(
     console.script("ip", """[ "$*" = "-json route" ] && echo '[{"gateway": "192.0.2.9"}]'\nexit 0\n""")
     monkeypatch.setenv("PATH", console.env["PATH"])
     method = Recorder()
-    assert not apply(ledger, context, lambda: [method], unsealed)
+    assert not apply(ledger, context, lambda: [method], unsealed, unlatched)
     assert method.blocked == []
     assert "! web1: 192.0.2.9 is protected and is not blocked\n" in capsys.readouterr().err
 
@@ -96,7 +100,7 @@ def test_a_method_that_cannot_serve_is_left_out_and_told(
 ) -> None:
     broken, works = Recorder("no such table"), Recorder()
     broken.name = "broken"
-    assert not apply(ledger, context, lambda: [broken, works], unsealed)
+    assert not apply(ledger, context, lambda: [broken, works], unsealed, unlatched)
     assert (broken.blocked, works.blocked) == ([], ["192.0.2.9"])
     assert "! no such table\n" in capsys.readouterr().err
 
@@ -109,7 +113,7 @@ def test_without_a_daemon_a_period_that_ended_is_judged_as_ended_and_left_for_th
     ledger.set_vm(vm.id, added_at=old, period_start=old, period_rule="1@UTC")
     ledger.set_vm(vm.id, limit_bytes=1)
     ledger.block(vm.id, Cause.QUOTA, "over in its last period", old, datetime(2020, 2, 1, tzinfo=UTC))
-    apply(ledger, context, list, unsealed)
+    apply(ledger, context, list, unsealed, unlatched)
     assert vm.id not in ledger.active_blocks()
     assert console.vm("web2").period_start == old
 
@@ -140,7 +144,7 @@ def test_a_daemon_that_does_not_answer_is_told_and_the_change_stays_written(
         door.listen()
         dying = threading.Thread(target=lambda: door.accept()[0].close())
         dying.start()
-        assert not apply(ledger, context, lambda: [method], unsealed)
+        assert not apply(ledger, context, lambda: [method], unsealed, unlatched)
         dying.join()
     assert method.blocked == []
     assert console.vm("web1").blocked_reason == "abuse"

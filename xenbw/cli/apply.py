@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
+from functools import partial
 
 from xenbw import control, metering
 from xenbw.cli.command import Context
@@ -14,11 +15,13 @@ from xenbw.enforce.desired import Network
 from xenbw.errors import XenbwError
 from xenbw.guard import Guard, Method, holders
 from xenbw.model import Address, Binding
+from xenbw.net import latches
 from xenbw.roster import Roster
 from xenbw.store.ledger import Ledger
 
 Methods = Callable[[], Sequence[Method]]
 Sealer = Callable[[Iterable[Binding], Container[int], tuple[str, ...]], str | None]
+Latcher = Callable[[str, Iterable[Binding], Container[int], tuple[str, ...]], str | None]
 
 
 def iptables() -> Sequence[Method]:
@@ -29,7 +32,13 @@ def iptables() -> Sequence[Method]:
     return [Iptables(4), Iptables(6)]
 
 
-def apply(ledger: Ledger, context: Context, methods: Methods = iptables, sealer: Sealer = metering.seal) -> bool:
+def apply(
+    ledger: Ledger,
+    context: Context,
+    methods: Methods = iptables,
+    sealer: Sealer = metering.seal,
+    latcher: Latcher = latches.keep,
+) -> bool:
     """Have the ledger's new state judged and enforced. What stands in the way is said on standard error: the change is
     written, and the daemon keeps trying. Whether nothing does."""
     run_dir = context.settings.daemon.run_dir
@@ -37,7 +46,7 @@ def apply(ledger: Ledger, context: Context, methods: Methods = iptables, sealer:
         control.ask(run_dir, "sync", timeout=10)
         problems = control.ask(run_dir, "status").get("problems", [])
     except NoDaemonError:
-        problems = _enforce(ledger, context, methods(), sealer)
+        problems = _enforce(ledger, context, methods(), sealer, latcher)
         warn("xenbwd is not running: this holds, but nothing is metered until it runs (systemctl start xenbwd)")
     except XenbwError as error:
         problems = [f"{error.message}: the change is written and holds once xenbwd reads it (systemctl status xenbwd)"]
@@ -58,7 +67,9 @@ def null_routes(ledger: Ledger, vms: Roster, context: Context) -> dict[Address, 
     return {address: routes[address] for address in sorted(routes, key=lambda known: (known.version, int(known)))}
 
 
-def _enforce(ledger: Ledger, context: Context, methods: Sequence[Method], sealer: Sealer) -> list[str]:
+def _enforce(
+    ledger: Ledger, context: Context, methods: Sequence[Method], sealer: Sealer, latcher: Latcher
+) -> list[str]:
     """Judge and enforce as the daemon would; returns what stands in the way."""
     moment = context.moment(ledger)
     vms = Roster(ledger, context.settings, record=False)
@@ -77,6 +88,6 @@ def _enforce(ledger: Ledger, context: Context, methods: Sequence[Method], sealer
         if unsealed is not None:
             failed.append(f"the interfaces are not sealed: {unsealed}")
 
-    guard.seal = seal
+    guard.seal, guard.latch = seal, partial(latcher, here)
     guard.enforce(vms, moment)
     return [*failed, *guard.problems, *(reason for reason in unusable.values() if guard.plan.desired.null_routes)]

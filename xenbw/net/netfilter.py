@@ -24,7 +24,7 @@ _GROUP = 7  # NFNLGRP_NFTABLES
 _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _GETCHAIN, _GETRULE, _GETSETELEM = _SUBSYSTEM | 4, _SUBSYSTEM | 7, _SUBSYSTEM | 13
 _NEWGEN, _GETGEN, _GETOBJ = _SUBSYSTEM | 15, _SUBSYSTEM | 16, _SUBSYSTEM | 19
-_FAMILY = 5  # NFPROTO_NETDEV
+NETDEV = 5  # NFPROTO_NETDEV
 _REQUEST, _DUMP = 0x001, 0x301  # NLM_F_REQUEST; the same with NLM_F_ROOT | NLM_F_MATCH
 _ERROR, _DONE = 2, 3
 _COUNTER = 1  # NFT_OBJECT_COUNTER
@@ -62,10 +62,10 @@ def _attribute(kind: int, data: bytes) -> bytes:
 
 
 class Table:
-    """One table of the netdev family, as the kernel has it."""
+    """One table, as the kernel has it. family: linux/netfilter.h's number."""
 
-    def __init__(self, name: str) -> None:
-        self._table = name.encode("ascii") + b"\0"
+    def __init__(self, name: str, family: int = NETDEV) -> None:
+        self._table, self._family = name.encode("ascii") + b"\0", family
         self._socket: socket.socket | None = None
 
     def generation(self) -> int:
@@ -132,7 +132,7 @@ class Table:
 
     def _dump(self, what: int, wanted: bytes, again: Callable[[], None], take: _Take) -> None:
         """One look at things of a kind, all as they were at one moment; `again` is called before each attempt."""
-        body = struct.pack("=BBH", _FAMILY, 0, 0) + _attribute(_TABLE, self._table) + wanted
+        body = struct.pack("=BBH", self._family, 0, 0) + _attribute(_TABLE, self._table) + wanted
         request = _HEADER.pack(16 + len(body), what, _DUMP, 0, 0) + body
         for _ in range(_TRIES):
             again()

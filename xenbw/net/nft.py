@@ -28,7 +28,7 @@ _ALLOWED = {"in": ("allowed-in", "oif", "saddr"), "out": ("allowed-out", "iif", 
 # What it takes to find those addresses, and no more of it, or it would carry what is not allowed: ARP, and of RFC 4861
 # what stays on the link.
 _SPARINGLY = "meta length <= 128 limit rate 20/second burst 40 packets"
-_FINDING = {
+FINDING = {
     "ip": {"in": "meta protocol arp", "out": "meta protocol arp"},
     "ip6": {
         "in": "ip6 hoplimit 255 icmpv6 type { 134, 135, 136 }",
@@ -157,7 +157,7 @@ def allow(name: str, index: int, networks: Iterable[str]) -> str:
         for family, found in families.items():
             if found:
                 lines.append(f"add rule {chain} {family} {peer} {{ {', '.join(found)} }} {passes}")
-                lines.append(f"add rule {chain} {_FINDING[family][way]} {_SPARINGLY} {passes}")
+                lines.append(f"add rule {chain} {FINDING[family][way]} {_SPARINGLY} {passes}")
         lines.append(_element(where, f"{index} : jump {name}-{where}"))
     return "\n".join([*lines, ""])
 

@@ -1,0 +1,277 @@
+"""A card attached to a blocked guest while nobody is there to seal it: from its first frame, before its script's hook.
+
+netback connects as soon as the guest's frontend does (linux drivers/net/xen-netback/xenbus.c), vif-bridge makes the vif
+a port of the bridge, vif-route sets it up, and both call their hooks last.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.ears import Ear
+from tests.support.frames import BROADCAST, frame, mac_bytes
+from tests.support.guest import Card, Guest
+from tests.support.host import Host, at_last, until
+from tests.support.intruder import Intruder
+from tests.support.packets import ip4, udp
+from tests.support.story import overdrawn
+from xenbw.net import latch
+from xenbw.net.netfilter import Table, hand_to_nft
+
+pytestmark = pytest.mark.kernel
+
+KINDS = {0x0800: "IPv4", 0x0806: "ARP", 0x86DD: "IPv6", 0x8100: "VLAN", 0x88B5: "of an experiment"}
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    """A host whose bridge is not seen by iptables, with a neighbour to all others."""
+    with Host() as machine:
+        machine.start_daemon()
+        machine.run(["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"], check=True)
+        machine.start("db1")
+        yield machine
+
+
+def attach(host: Host, guest: Guest) -> Card:
+    """A card that the guest uses already, while its script has made it a port but has not come to its hook yet."""
+    card = guest.attach("10.50.0.77")
+    interface = guest.interfaces[card.devid]
+    host.namespace.ip(f"link set {interface} master xenbr0 up")
+    assert until(lambda: host.run(["cat", f"/sys/class/net/{interface}/brport/state"]).stdout == "3\n")
+    return card
+
+
+def talk(me: Intruder, card: Card) -> None:
+    """The guest sends whatever it likes through that card, to each of the others and to all."""
+    everybody = [("everybody", kind) for kind in KINDS]
+    me.send(
+        [me.frame(me.mark + bytes(60), kind, to=to, sender=card.mac) for to, kind in [("outside", 0x0800), *everybody]],
+        f"eth{card.devid}",
+    )
+
+
+def latched(host: Host) -> dict[str, set[int]]:
+    """The domains that are latched, by family; of those families that have a chain for it."""
+    found = {}
+    with host.namespace.entered():
+        for family, number in latch.FAMILIES.items():
+            table = Table(latch.TABLE, number)
+            if table.chains().get(latch.CHAIN):
+                found[family] = set(latch.domids(table.elements(latch.SET)))
+            table.close()
+    return found
+
+
+def everywhere(*domids: int) -> dict[str, set[int]]:
+    return {family: set(domids) for family in latch.FAMILIES}
+
+
+def test_with_the_daemon_dead_nobody_hears_it(host: Host) -> None:
+    guest = overdrawn(host)
+    with Intruder(host, guest, host.guests[0]) as me:
+        host.kill_daemon()
+        card = attach(host, guest)
+        me.reached()
+        talk(me, card)
+        assert me.reached() == {}
+        guest.finish(card)
+        host.raise_links(guest)
+        talk(me, card)
+        assert me.reached() == {}
+
+
+def test_a_guest_that_is_lifted_is_heard_through_it_at_once(host: Host) -> None:
+    guest = overdrawn(host)
+    with Intruder(host, guest, host.guests[0]) as me:
+        host.kill_daemon()
+        host.xenbw("lift", "web1")
+        assert latched(host) == {}
+        card = attach(host, guest)
+        talk(me, card)
+        assert me.reached().keys() == {"outside", "neighbour", "dom0"}
+
+
+def test_a_guest_that_was_started_while_no_daemon_ran_is_latched_by_its_hook(host: Host) -> None:
+    guest = overdrawn(host)
+    host.kill_daemon()
+    host.run(["nft", "flush", "ruleset"], check=True)
+    guest.reboot()
+    assert latched(host) == everywhere(guest.domid)
+    with Intruder(host, guest, host.guests[0]) as me:
+        card = attach(host, guest)
+        talk(me, card)
+        assert me.reached() == {}
+
+
+def test_it_does_not_matter_that_all_its_cards_were_taken_before(host: Host) -> None:
+    guest = overdrawn(host)
+    host.namespace.ip(f"link del {guest.interface}")
+    guest.scripts.append(host.run_script("offline", guest.domid, guest.cards[0]))
+    host.ask("sync")
+    assert at_last(lambda: latched(host), everywhere(guest.domid)) == everywhere(guest.domid)
+
+
+def test_a_routed_one_reaches_neither_dom0_nor_anybody_behind_it(host: Host) -> None:
+    guest = overdrawn(host, ips=("10.51.0.11",), script="vif-route")
+    host.kill_daemon()
+    card = guest.attach("10.51.0.77")
+    interface = guest.interfaces[card.devid]
+    host.namespace.ip(f"link set {interface} up", f"route add 10.51.0.77 dev {interface}")
+    assert until(lambda: "LOWER_UP" in host.run(["ip", "link", "show", interface]).stdout)
+    with Intruder(host, guest, host.guests[0]) as me, Ear(guest.namespace, f"eth{card.devid}") as answers:
+        gateway = host.run(["cat", f"/sys/class/net/{interface}/address"]).stdout.strip()
+        datagram = ip4("10.51.0.77", me.addresses["outside"], udp(me.mark))
+        frames = [frame(gateway, card.mac, datagram, 0x0800), frame(BROADCAST, card.mac, request(card), 0x0806)]
+        me.send(frames, f"eth{card.devid}")
+        assert ("outside" not in me.reached(), replies(answers)) == (True, 0)
+        # It is the latch that held them.
+        assert hand_in_dom0(host, latch.remove())
+        me.send(frames, f"eth{card.devid}")
+        assert until(lambda: "outside" in me.reached())
+        assert until(lambda: replies(answers) > 0)
+
+
+def request(card: Card) -> bytes:
+    """An ARP request for dom0's address."""
+    body = mac_bytes(card.mac) + socket.inet_aton("10.51.0.77") + bytes(6) + socket.inet_aton("10.50.0.1")
+    return bytes.fromhex("0001080006040001") + body
+
+
+def replies(ear: Ear) -> int:
+    """How many ARP replies have come since the last call."""
+    return sum(one.frame[12:14] == b"\x08\x06" and one.frame[21] == 2 for one in ear.heard())
+
+
+def hand_in_dom0(host: Host, text: str) -> bool:
+    """Give dom0's nft a batch; whether it took it."""
+    with host.namespace.entered():
+        return hand_to_nft(text)
+
+
+def test_the_emulated_card_of_an_hvm_guest_is_held_too(host: Host) -> None:
+    guest = overdrawn(host)
+    host.kill_daemon()
+    host.namespace.ip(
+        f"link add vif{guest.domid}.1-emu type veth peer name emulated netns {guest.namespace.path}",
+        f"link set vif{guest.domid}.1-emu master xenbr0 up",
+    )
+    guest.namespace.ip("link set emulated up")
+    assert until(lambda: host.run(["cat", f"/sys/class/net/vif{guest.domid}.1-emu/brport/state"]).stdout == "3\n")
+    with Intruder(host, guest, host.guests[0]) as me:
+        me.send([me.frame(me.mark + bytes(60), kind, to="everybody") for kind in KINDS], "emulated")
+        assert me.reached() == {}
+
+
+def test_what_is_allowed_is_reached_through_it_and_nothing_else() -> None:
+    with Host("[enforce]\ninterval = 1\nallow = ['10.50.0.2', 'fd50::2']\n") as host:
+        host.start_daemon()
+        guest = overdrawn(host)
+        host.kill_daemon()
+        card = attach(host, guest)
+        guest.namespace.ip(
+            f"addr add fd50::77/64 dev eth{card.devid} nodad",
+            *(f"route replace {to} dev eth{card.devid}" for to in ("10.50.0.2", "10.50.0.1", "fd50::2", "fd50::1")),
+        )
+        assert until(lambda: guest.ping("10.50.0.2") and guest.ping("fd50::2"))
+        assert not guest.ping("10.50.0.1")
+        assert not guest.ping("fd50::1")
+
+
+def test_it_holds_blocked_guests_by_their_newest_lives_alone(host: Host) -> None:
+    guest = overdrawn(host)
+    host.start("web2")
+    assert at_last(lambda: latched(host), everywhere(guest.domid)) == everywhere(guest.domid)
+    guest.reboot()
+    assert at_last(lambda: latched(host), everywhere(guest.domid)) == everywhere(guest.domid)
+    host.xenbw("block", "db1")
+    both = everywhere(guest.domid, host.guests[0].domid)
+    assert latched(host) == both
+    host.xenbw("lift", "web1")
+    assert latched(host) == everywhere(host.guests[0].domid)
+
+
+def test_when_nobody_is_blocked_any_more_nothing_of_it_is_left(host: Host) -> None:
+    overdrawn(host)
+    assert at_last(lambda: len(latched(host)), 3) == 3
+    host.xenbw("lift", "web1")
+    tables = json.loads(host.run(["nft", "-j", "list", "tables"], check=True).stdout)["nftables"]
+    assert [entry["table"]["family"] for entry in tables if "table" in entry] == ["netdev"]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "flush ruleset",
+        "delete table bridge xenbw",
+        "flush chain inet xenbw latch",
+        "insert rule bridge xenbw latch accept",
+        "flush set arp xenbw latched",
+        'add element bridge xenbw latched { "vif99.*" . ether }',
+    ],
+)
+def test_what_others_do_to_it_is_put_right(host: Host, harm: str) -> None:
+    guest = overdrawn(host)
+    assert at_last(lambda: latched(host), everywhere(guest.domid)) == everywhere(guest.domid)
+    before = rules(host)
+    host.run(["nft", harm], check=True)
+    assert at_last(lambda: (latched(host), rules(host)), (everywhere(guest.domid), before))[1] == before
+
+
+def rules(host: Host) -> list[str]:
+    return [
+        line.strip()
+        for family in latch.FAMILIES
+        for line in host.run(["nft", "-s", "list", "table", family, latch.TABLE]).stdout.splitlines()
+    ]
+
+
+def test_one_left_behind_by_a_file_of_saved_rules_holds_nobody(host: Host) -> None:
+    host.kill_daemon()
+    assert hand_in_dom0(host, latch.foundation([]) + latch.fasten([host.guests[0].domid]))
+    host.start_daemon()
+    assert at_last(lambda: latched(host), {}) == {}
+
+
+def test_domains_of_any_number_are_held_and_let_go_in_any_order(host: Host) -> None:
+    # Of patterns of several lengths nft 1.0.6 makes sets that it cannot change any more.
+    domids = [7, 10, 1, 100, 32751, 11, 99, 2, 1000, 3, 70, 12345, 101]
+    host.kill_daemon()
+    held: set[int] = set()
+    for domid in domids:
+        assert hand_in_dom0(host, latch.foundation([]) + latch.fasten([domid]))
+        held.add(domid)
+        assert latched(host) == everywhere(*held)
+    for domid in domids[::2]:
+        assert hand_in_dom0(host, latch.loosen([domid]))
+        assert hand_in_dom0(host, latch.loosen([domid]))
+        held.remove(domid)
+        assert latched(host) == everywhere(*held)
+
+
+def test_others_of_whose_numbers_one_begins_with_a_blocked_one_are_heard(host: Host) -> None:
+    host.kill_daemon()
+    guest = host.start("web1", domid=70)
+    assert hand_in_dom0(host, latch.foundation([]) + latch.fasten([7, 700, 0, 71]))
+    with Intruder(host, guest, host.guests[0]) as me:
+        me.send([me.frame(me.mark, 0x88B5, to="everybody")])
+        assert until(lambda: me.reached() != {})
+
+
+def test_frames_for_a_port_of_dom0_are_held_as_well(host: Host) -> None:
+    guest = overdrawn(host)
+    host.kill_daemon()
+    card = attach(host, guest)
+    bridge = host.run(["cat", "/sys/class/net/xenbr0/address"]).stdout.strip()
+    with host.namespace.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as port:
+        port.bind(("10.50.0.1", 7777))
+        port.settimeout(0.3)
+        with Intruder(host, guest, host.guests[0]) as me:
+            datagram = ip4("10.50.0.77", "10.50.0.1", udp(me.mark, port=7777))
+            me.send([frame(bridge, card.mac, datagram, 0x0800)], f"eth{card.devid}")
+        with pytest.raises(TimeoutError):
+            port.recv(100)
