@@ -123,11 +123,18 @@ def test_a_card_attached_later_is_metered_and_blocked_and_stays_counted_when_it_
     assert 0 <= after.out_bytes - before.out_bytes < 1000
 
 
-def test_a_card_attached_to_a_guest_over_its_allowance_lets_not_a_frame_through(unknown: Guest) -> None:
+@pytest.mark.parametrize("daemon", ["running", "dead"])
+def test_a_card_attached_to_a_guest_over_its_allowance_lets_not_a_frame_through(unknown: Guest, daemon: str) -> None:
     package.send_over(unknown.name)
-    card = Card("00:16:3e:77:02:06", ("10.77.0.37",))
-    setup = "ip addr add 10.77.0.37/24 dev eth1 && ip link set eth1 up && ip route replace 10.77.0.2 dev eth1"
+    number = len(unknown.cards)
+    card = Card(f"00:16:3e:77:02:{5 + number:02x}", (f"10.77.0.{36 + number}",))
+    setup = (
+        f"ip addr add {card.ips[0]}/24 dev eth{number} && ip link set eth{number} up"
+        f" && ip route replace 10.77.0.2 dev eth{number}"
+    )
     unknown.run(f"(until {setup}; do sleep 0.1; done; ping -i 0.2 10.77.0.2) >/dev/null 2>&1 &")
+    if daemon == "dead":
+        package.stop_daemon()
     since = outside.mark()
     try:
         shell.run("xl", "network-attach", unknown.name, *card.config().split(","))
@@ -135,4 +142,6 @@ def test_a_card_attached_to_a_guest_over_its_allowance_lets_not_a_frame_through(
         unknown.cards.append(card)
         assert outside.frames(since, unknown) == []
     finally:
+        unknown.run("killall ping")
+        package.start_daemon()
         package.release(unknown.name)
