@@ -1,4 +1,4 @@
-"""What the meter, the seal of others and the null routes of others cost one packet between two guests on a bridge."""
+"""What the meter, and the seals, latches and null routes of others cost one packet between two guests on a bridge."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.figure import Figure
 from benchmarks.lane import Lane, addresses
 from xenbw.enforce.desired import Desired
 from xenbw.enforce.iptables import Iptables
-from xenbw.net import nft
+from xenbw.net import latch, nft
 from xenbw.net.chains import Chains, Port
 from xenbw.net.netfilter import Table, hand_to_nft
 from xenbw.pipe import feed
@@ -61,6 +61,8 @@ def measure() -> list[Figure]:
         "1000 others metered": _Case(_cover, others=1000),
         "1 other sealed": _Case(_cover_and_seal, others=1),
         "1000 others sealed": _Case(_cover_and_seal, others=1000),
+        "1 other latched": _Case(lambda lane: _cover_and_latch(lane, 1)),
+        "1000 others latched": _Case(lambda lane: _cover_and_latch(lane, 1000)),
         "filtered": _Case(lambda lane: lane.filter_bridged(on=True)),
         "10 null routes": _Case(lambda lane: _null_route(lane, 10)),
         "100 null routes": _Case(lambda lane: _null_route(lane, 100)),
@@ -90,6 +92,8 @@ def _figures(cost: dict[str, float]) -> list[Figure]:
         figure("  and 1000 other vifs metered", "1000 others metered", "metered"),
         figure("  and 1 other vif sealed", "1 other sealed", "metered"),
         figure("  and 1000 other vifs sealed", "1000 others sealed", "1 other sealed"),
+        figure("  and 1 other domain latched", "1 other latched", "metered"),
+        figure("  and 1000 other domains latched", "1000 others latched", "1 other latched"),
         figure("with br_netfilter, no rules", "filtered", "bare"),
         figure("  and 10 IPs null-routed", "10 null routes", "filtered"),
         figure("  and 100 IPs null-routed", "100 null routes", "filtered"),
@@ -123,6 +127,12 @@ def _cover(lane: Lane) -> None:
 def _cover_and_seal(lane: Lane) -> None:
     """Likewise, with the others sealed."""
     _keep(lane, [port._replace(sealed=True) for port in lane.others])
+
+
+def _cover_and_latch(lane: Lane, count: int) -> None:
+    """Put the meter on both guests, with others latched whose numbers no guest here has."""
+    _cover(lane)
+    _feed(lane, ["nft", "-f", "-"], latch.foundation(()) + latch.fasten(range(20_000, 20_000 + count)))
 
 
 def _keep(lane: Lane, others: list[Port]) -> None:

@@ -6,8 +6,9 @@ import json
 import resource
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from ipaddress import IPv4Address
 
@@ -18,9 +19,10 @@ from xenbw.config import LedgerSection, Settings
 from xenbw.enforce import restore
 from xenbw.enforce.desired import Desired
 from xenbw.enforce.iptables import Iptables
-from xenbw.model import Address
+from xenbw.model import Address, Binding, Kind
 from xenbw.net import nft
 from xenbw.net.chains import Chains, Port
+from xenbw.net.latches import Latches
 from xenbw.net.netfilter import RuleWatch, Table, hand_to_nft
 from xenbw.pipe import feed
 from xenbw.runner import run
@@ -53,6 +55,10 @@ def measure() -> list[Figure]:
         Figure("  releasing them", took["release"], "ms", _TARGET, restored),
         Figure(f"sealing and null-routing {_COUNT} at once", took["both"], "ms", _TARGET),
         Figure("  releasing them", took["both released"], "ms", _TARGET),
+        Figure(f"latching {_COUNT} domains, which comes after that", took["latch"], "ms", _TARGET),
+        Figure("  the same when they are", took["latched"], "ms"),
+        Figure("  one more domain, upon those", took["one latched"], "ms"),
+        Figure("  letting go of them", took["unlatch"], "ms", _TARGET),
         Figure(f"{_COUNT} VMs judged, recorded, told and blocked", took["daemon blocks"], "ms"),
         Figure("  released likewise", took["daemon releases"], "ms"),
     ]
@@ -92,6 +98,7 @@ def _inside() -> None:
     _null_route(samples, method)
     _both(samples, chains, method)
     table.close()
+    _latch(samples, batches)
     _daemon(samples)
     print(json.dumps(samples))
 
@@ -151,6 +158,24 @@ def _both(samples: Samples, chains: Chains, method: Iptables) -> None:
         for what, blocked in (("both", True), ("both released", False)):
             chains.look()
             _time(samples, what, partial(enforce, blocked=blocked))
+
+
+def _latch(samples: Samples, batches: _Nft) -> None:
+    everybody, latches = range(1, _COUNT + 2), Latches(batches.apply, "")
+    lives = [Binding(n, n, "", n, 0, Kind.VIF, n, f"vif{n}.0", datetime.now(UTC)) for n in everybody]
+
+    def keep(blocked: Container[int]) -> bool:
+        return latches.keep(lives, blocked, ()) is None
+
+    for _ in range(_ROUNDS):
+        for what, blocked in (
+            ("latch", _numbers()),
+            ("one latched", everybody),
+            ("latched", everybody),
+            ("unlatch", ()),
+        ):
+            _time(samples, what, partial(keep, blocked))
+    latches.close()
 
 
 def _null_route(samples: Samples, method: Iptables) -> None:

@@ -203,6 +203,16 @@ def test_when_nobody_is_blocked_any_more_nothing_of_it_is_left(host: Host) -> No
     assert [entry["table"]["family"] for entry in tables if "table" in entry] == ["netdev"]
 
 
+def test_who_is_blocked_again_is_latched_again(host: Host) -> None:
+    guest = host.guests[0]
+    for _ in range(3):
+        host.xenbw("block", "db1")
+        assert latched(host) == everywhere(guest.domid)
+        assert json.loads(host.xenbw("status", "--json", check=False).stdout)["daemon"]["problems"] == []
+        host.xenbw("lift", "db1")
+        assert latched(host) == {}
+
+
 @pytest.mark.parametrize(
     "harm",
     [

@@ -198,7 +198,7 @@ def test_a_saved_firewall_that_names_ours_is_found(tmp_path: Path, path: str, te
     assert saved.search(tmp_path) == [Saved(tmp_path / path, kind)]
 
 
-@pytest.mark.parametrize("text", ["# -A INPUT -j XENBW\n", "-A INPUT -j XENBW-MINE\n", "table ip xenbw {}\n"])
+@pytest.mark.parametrize("text", ["# -A INPUT -j XENBW\n", "-A INPUT -j XENBW-MINE\n", "table inet xenbw {}\n"])
 def test_what_only_looks_like_ours_is_not(tmp_path: Path, text: str) -> None:
     (tmp_path / "etc/iptables").mkdir(parents=True)
     (tmp_path / "etc/iptables/rules.v4").write_text(text)

@@ -29,7 +29,7 @@ _PLACES = (
     "etc/nftables/*.nft",
 )
 _CHAIN = re.compile(rf"(?<![\w-]){CHAIN}(?![\w-])")
-_TABLE = re.compile(rf"\b(?:netdev|bridge|inet|arp)\s+{nft.TABLE}\b")
+_TABLE = re.compile(rf"\bnetdev\s+{nft.TABLE}\b")
 _FOR_NFT = "/nftables"
 _LARGEST = 16 << 20
 

@@ -51,15 +51,19 @@ class Latches:
         view = self._look()
         if not wanted:
             text = latch.remove() if any(view.chains.values()) else ""
-        elif self._laid is None or (view.chains, allow) != (self._laid.chains, self._allow):
-            text = latch.foundation(allow) + _change(view, wanted)
         else:
-            text = _change(view, wanted)
+            text = "" if self._founded(view, allow) else latch.foundation(allow)
+            text += _change(view, wanted)
         done = not text or self._apply(text)
         self._generation, self._allow, self._laid = self._read_generation(), allow, self._look()
         if not (done and self._laid.holds(wanted)):
             self._laid = None
         return self._laid is not None
+
+    def _founded(self, view: _View, allow: tuple[str, ...]) -> bool:
+        """Whether the chains are there as they were when we made them."""
+        laid = self._laid.chains if self._laid is not None else {}
+        return all(laid.values()) and (view.chains, allow) == (laid, self._allow)
 
     def _look(self) -> _View:
         return _View(
