@@ -165,7 +165,7 @@ def _latch(samples: Samples, batches: _Nft) -> None:
     lives = [Binding(n, n, "", n, 0, Kind.VIF, n, f"vif{n}.0", datetime.now(UTC)) for n in everybody]
 
     def keep(blocked: Container[int]) -> bool:
-        return latches.keep(lives, blocked, ()) is None
+        return latches.keep(lives, blocked, (), ()) is None
 
     for _ in range(_ROUNDS):
         for what, blocked in (

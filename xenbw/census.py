@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from xenbw import spool
 from xenbw.accounting import Tally
 from xenbw.churn import Churn
-from xenbw.enforce import overfile
 from xenbw.model import ZERO, Binding, Counters, Kind, Life
 from xenbw.net import addresses, interfaces
 from xenbw.net.interfaces import Vif
@@ -120,14 +120,10 @@ class Census:
 
     def take_spool(self, folder: Path) -> int:
         """Record what hooks could not write into the ledger themselves; returns how many calls that were."""
-        try:
-            files = sorted(path for path in folder.iterdir() if path.suffix != ".new")
-        except FileNotFoundError:
-            return 0
+        files = spool.files(folder)
         for path in files:
             try:
-                words = dict(line.split("\t", 1) for line in path.read_text(encoding="ascii").splitlines())
-                self._take({key: overfile.unescape(value) for key, value in words.items()})
+                self._take(spool.words(path))
             except (OSError, ValueError, KeyError) as error:
                 log.error("%s: not understood, removed: %r", path, error)
             path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from xenbw import quota
+from xenbw import quota, spool
 from xenbw.announcement import Announcement, announcement, unfiltered, why_released
 from xenbw.clock import Moment
 from xenbw.config import Settings
@@ -34,9 +34,9 @@ from xenbw.store.outbox import Channel
 Seal = Callable[[], None]
 """seal(): seal the interfaces of the VMs in `Guard.blocked`, and open the others'."""
 
-Latch = Callable[[Iterable[Binding], Container[int], tuple[str, ...]], str | None]
-"""latch(latest, blocked, allow): have nothing come from cards that running domains of blocked VMs, by their newest
-bindings, are yet to get, but to the networks in allow; why that cannot be had, or None."""
+Latch = Callable[[Iterable[Binding], Container[int], Collection[int], tuple[str, ...]], str | None]
+"""latch(latest, blocked, starting, allow): have nothing come from cards that running domains of blocked VMs, by their
+newest bindings and those that hooks left, are yet to get, but to the networks in allow. What is wrong, or None."""
 
 _EVER = datetime.min.replace(tzinfo=UTC)
 
@@ -180,15 +180,21 @@ class Guard:
                 self.problems.append(str(error))
         shut = [] if allow else [one for one in latest if one.ended_at is None and one.vm_id in blocks]
         self.problems += self._links.keep({binding.ifindex: binding.interface for binding in shut}, starting)
-        unlatched = self.latch(latest, self.blocked, self.settings.enforce.exceptions) if self.latch else None
-        if unlatched is not None:
-            self.problems.append(f"cards that blocked guests get while no daemon runs are sealed late: {unlatched}")
+        if self.latch is not None:
+            wrong = self.latch(latest, self.blocked, self._starting(roster), self.settings.enforce.exceptions)
+            self.problems += [wrong] if wrong is not None else []
         if self.seal is None:
             down = self._links.lowered()
             passing = [one for one in latest if one.ended_at is None and one.ifindex not in down]
             self.problems += _unreached(plan, roster, blocks, passing)
             self._check_bridges(roster, blocks, passing, moment)
         return changes
+
+    def _starting(self, roster: Roster) -> set[int]:
+        """Domids of blocked VMs of which the ledger could not be told."""
+        blocked = {entry.vm.name for vm_id, entry in roster.entries.items() if vm_id in self.blocked}
+        started = spool.started(spool.folder(self.settings.daemon.run_dir))
+        return {domid for name, domid in started if name in blocked}
 
     def _apply(self, method: Method) -> list[str]:
         changes = method.apply(self.plan.desired)

@@ -78,11 +78,12 @@ class _Facts:
         self.at = bindings.stamp(time.time())
         self.boot_id = _first_line("/proc/sys/kernel/random/boot_id")
         self.covered = False
+        self.inherits = False  # its domid was that of a blocked VM, which is latched by it
         self.ifindex = int(_first_line(f"/sys/class/net/{call.interface}/ifindex")) if self.starts else 0
 
     def cover(self, allow: list[str], *, sealed: bool) -> None:
         """Put our counters on the vif before the guest is connected, so that they have it from its first byte, and a
-        seal if it is to have nothing."""
+        seal if it is to have nothing, with a latch for what its domain may yet get."""
         call = self.call
         if nft.can_name(self.interface):
             key = nft.key(call.domid, call.devid, self.ifindex)
@@ -90,12 +91,13 @@ class _Facts:
             renamed = self.interface.removesuffix("-emu") != f"vif{call.domid}.{call.devid}"
             text = nft.unchain(key) if renamed else ""
             text += nft.cover(call.domid, call.devid, self.ifindex, self.interface, self.mac)
+            # The first vif of a boot, and one after a flush, finds no foundation: that is twice as long a text.
+            attempts = [text, nft.foundation() + text]
             if sealed:
                 text += nft.seal([(key, self.ifindex)]) + (nft.allow(key, self.ifindex, allow) if allow else "")
-            # The first vif of a boot, and one after a flush, finds no foundation: that is twice as long a text.
-            self.covered = any(
-                feed(["nft", "-f", "-"], (base + text).encode("ascii"), {}) for base in ("", nft.foundation())
-            )
+                latched, founded = text + latch.fasten([call.domid]), nft.foundation() + latch.foundation(allow)
+                attempts = [latched, founded + latched, nft.foundation() + text]
+            self.covered = any(feed(["nft", "-f", "-"], attempt.encode("ascii"), {}) for attempt in attempts)
 
     def record(self, db: sqlite3.Connection) -> None:
         """Write the binding, or its end, into the ledger."""
@@ -130,7 +132,12 @@ class _Facts:
                 reason=call.command,
                 rev=rev,
             )
+        self.inherits = self.starts and bindings.had_by_blocked(db, self.boot_id, call.domid, self.name)
         db.execute("COMMIT")
+
+    def unlatch(self) -> None:
+        """Take away what a blocked VM left to whoever has its domid next."""
+        feed(["nft", "-f", "-"], latch.loosen([self.call.domid]).encode("ascii"), {})
 
     def spool(self, run_dir: str) -> None:
         """Leave word for the daemon, which records it in the ledger when that can be written again."""
@@ -205,9 +212,8 @@ def run(env: dict[str, str]) -> None:
         if paths.over is not None:
             gate.admit(facts.name, facts.ips, paths.run_dir, paths.read_over)
     _record(facts, paths)
-    if facts.starts and sealed:
-        # Once the ledger knows whose domain this is, or the daemon would take it for a latch that was left behind.
-        feed(["nft", "-f", "-"], (latch.foundation(over.allow) + latch.fasten([call.domid])).encode("ascii"), {})
+    if facts.inherits and not sealed:
+        facts.unlatch()
     if facts.starts and paths.over is None:
         gate.admit(facts.name, facts.ips, paths.run_dir, lambda: gate.from_ledger(paths.ledger, facts.boot_id))
     _poke(paths.run_dir)

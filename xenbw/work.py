@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from xenbw import news, quota
+from xenbw import news, quota, spool
 from xenbw.accounting import Tally
 from xenbw.census import Census
 from xenbw.clock import Clock, Moment, Witness
@@ -183,6 +183,8 @@ class Work:
         rolled = self._roll(moment)
         crossed = [vm_id for vm_id in changed if self._may_have_crossed(vm_id)]
         if rolled or crossed:
+            # Who judges after a crash, with no daemon to count, has to come to the same verdict.
+            self.commit(durable=False)
             self._judge({*rolled, *crossed}, moment)
 
     def _bridge(self, moment: Moment) -> None:
@@ -212,7 +214,7 @@ class Work:
         return quota.used_bytes(count, used) >= ceiling
 
     def _judge(self, vm_ids: Iterable[int], moment: Moment) -> None:
-        """Judge, and act on it at once: commit what led to the verdict, then block or release."""
+        """Judge, and act on it at once: block or release."""
         changed = self._guard.judge(self._roster, self._tally.usage, vm_ids, moment)
         self._log_news()
         if self._guard.failure is not None:
@@ -350,6 +352,7 @@ class Work:
         """Somebody changed the host's nft rules: ours may be among them."""
         # Who loads a firewall may have flushed the legacy tables with it, which nobody tells of: firewalld does.
         self._enforce_timer.hasten()
+        self._latches.forget()
         if not self._metering.seals:
             return
         self._metering.forget_rules()
@@ -385,8 +388,9 @@ class Work:
         except LedgerError as error:
             self._ledger_failed(error)
 
-    def commit(self, *, heirs: bool = False) -> bool:
-        """Write what was counted. Whether that worked; if not, it is kept and written the next time."""
+    def commit(self, *, heirs: bool = False, durable: bool = True) -> bool:
+        """Write what was counted; durable: and see it on the disk, which may take its time. Whether that worked; if
+        not, it is kept and written the next time."""
         moment = self._moment
         alive = Alive(moment.at, self._tick.elapsed, self._boot_id)
         try:
@@ -396,6 +400,8 @@ class Work:
             return False
         self._tally.settled()
         self._alive = alive
+        if not durable:
+            return True
         try:
             self._ledger.sync()
         except OSError as error:
@@ -459,7 +465,7 @@ class Work:
 
     @property
     def _pending_folder(self) -> Path:
-        return self.settings.daemon.run_dir / "pending"
+        return spool.folder(self.settings.daemon.run_dir)
 
     # telling
 

@@ -6,21 +6,26 @@ a port of the bridge, vif-route sets it up, and both call their hooks last.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
-from collections.abc import Iterator
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.support import story
 from tests.support.ears import Ear
 from tests.support.frames import BROADCAST, frame, mac_bytes
 from tests.support.guest import Card, Guest
 from tests.support.host import Host, at_last, until
 from tests.support.intruder import Intruder
 from tests.support.packets import ip4, udp
-from tests.support.story import overdrawn
 from xenbw.net import latch
+from xenbw.net.latches import domids
 from xenbw.net.netfilter import Table, hand_to_nft
+from xenbw.net.nft import TABLE
 
 pytestmark = pytest.mark.kernel
 
@@ -35,6 +40,13 @@ def host() -> Iterator[Host]:
         machine.run(["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"], check=True)
         machine.start("db1")
         yield machine
+
+
+def overdrawn(host: Host, **start: object) -> Guest:
+    """A running VM that is blocked, and latched."""
+    guest = story.overdrawn(host, **start)
+    assert until(lambda: guest.domid in latched(host).get("arp", ()))
+    return guest
 
 
 def attach(host: Host, guest: Guest) -> Card:
@@ -60,9 +72,9 @@ def latched(host: Host) -> dict[str, set[int]]:
     found = {}
     with host.namespace.entered():
         for family, number in latch.FAMILIES.items():
-            table = Table(latch.TABLE, number)
-            if table.chains().get(latch.CHAIN):
-                found[family] = set(latch.domids(table.elements(latch.SET)))
+            table = Table(TABLE, number)
+            if latch.CHAINS[family] in table.chains():
+                found[family] = set(domids(table.elements(latch.SET)))
             table.close()
     return found
 
@@ -218,10 +230,13 @@ def test_who_is_blocked_again_is_latched_again(host: Host) -> None:
     [
         "flush ruleset",
         "delete table bridge xenbw",
-        "flush chain inet xenbw latch",
-        "insert rule bridge xenbw latch accept",
+        "flush chain inet xenbw prerouting",
+        "insert rule bridge xenbw prerouting accept",
         "flush set arp xenbw latched",
         'add element bridge xenbw latched { "vif99.*" . ether }',
+        'add element inet xenbw latched { "vif*" . ether }',
+        'add element arp xenbw latched { "vif98.*" . loopback }',
+        "delete table arp xenbw; add table arp xenbw; add set arp xenbw latched { type ifname; }",
     ],
 )
 def test_what_others_do_to_it_is_put_right(host: Host, harm: str) -> None:
@@ -236,7 +251,7 @@ def rules(host: Host) -> list[str]:
     return [
         line.strip()
         for family in latch.FAMILIES
-        for line in host.run(["nft", "-s", "list", "table", family, latch.TABLE]).stdout.splitlines()
+        for line in host.run(["nft", "-s", "list", "table", family, TABLE]).stdout.splitlines()
     ]
 
 
@@ -247,16 +262,64 @@ def test_one_left_behind_by_a_file_of_saved_rules_holds_nobody(host: Host) -> No
     assert at_last(lambda: latched(host), {}) == {}
 
 
+def test_one_of_which_only_the_set_is_left_goes_too(host: Host) -> None:
+    assert hand_in_dom0(host, latch.foundation([]) + latch.fasten([9]))
+    chains = (f"delete chain {family} {TABLE} {chain}\n" for family, chain in latch.CHAINS.items())
+    assert hand_in_dom0(host, "".join(chains))
+    assert until(lambda: "ifname" not in host.run(["nft", "list", "ruleset"]).stdout)
+
+
+def test_another_vm_that_has_the_domid_next_is_let_go_by_its_hook(host: Host) -> None:
+    guest = overdrawn(host)
+    host.kill_daemon()
+    domid = guest.domid
+    guest.destroy()
+    assert latched(host) == everywhere(domid)
+    other = host.start("web2", domid=domid)
+    assert latched(host) == everywhere()
+    with Intruder(host, other, host.guests[0]) as me:
+        me.send([me.frame(me.mark, 0x88B5, to="everybody")])
+        assert until(lambda: me.reached() != {})
+
+
+@pytest.mark.parametrize("who", ["an admin's command", "the daemon's first check"])
+def test_one_whose_start_could_not_be_recorded_is_not_let_go_by(host: Host, who: str) -> None:
+    guest = overdrawn(host)
+    host.kill_daemon()
+    with contextlib.closing(sqlite3.connect(host.ledger_path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        guest.reboot()
+    assert guest.domid in latched(host)["bridge"]
+    with watching(host) as gone:
+        if who == "the daemon's first check":
+            host.start_daemon()
+        else:
+            host.xenbw("block", "db1")
+    assert f'"vif{guest.domid}.*"' not in gone()
+    assert guest.domid in latched(host)["bridge"]
+
+
+@contextlib.contextmanager
+def watching(host: Host) -> Iterator[Callable[[], str]]:
+    """Follows what is taken out of the latches' sets meanwhile; tells, once it is over."""
+    monitor = host.popen(["nft", "monitor", "destroy", "elements"], output=host.directory / "monitor")
+    time.sleep(0.5)
+    yield (host.directory / "monitor").read_text
+    time.sleep(0.5)
+    monitor.kill()
+    monitor.wait()
+
+
 def test_domains_of_any_number_are_held_and_let_go_in_any_order(host: Host) -> None:
     # Of patterns of several lengths nft 1.0.6 makes sets that it cannot change any more.
-    domids = [7, 10, 1, 100, 32751, 11, 99, 2, 1000, 3, 70, 12345, 101]
+    numbers = [7, 10, 1, 100, 32751, 11, 99, 2, 1000, 3, 70, 12345, 101]
     host.kill_daemon()
     held: set[int] = set()
-    for domid in domids:
+    for domid in numbers:
         assert hand_in_dom0(host, latch.foundation([]) + latch.fasten([domid]))
         held.add(domid)
         assert latched(host) == everywhere(*held)
-    for domid in domids[::2]:
+    for domid in numbers[::2]:
         assert hand_in_dom0(host, latch.loosen([domid]))
         assert hand_in_dom0(host, latch.loosen([domid]))
         held.remove(domid)

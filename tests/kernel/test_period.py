@@ -12,6 +12,7 @@ from tests.support.guest import Guest
 from tests.support.host import Host
 from xenbw import config
 from xenbw.clock import boot_id
+from xenbw.guard import Guard
 from xenbw.model import Counters, State
 from xenbw.net.netfilter import RuleWatch
 from xenbw.runner import run
@@ -93,6 +94,20 @@ def test_a_blocked_vm_is_released_when_its_new_period_begins(daemon: Daemon, clo
     assert daemon.state is State.OK
     assert guest.ping("10.50.0.2")
     assert any("a new period began" in text for _, _, text in daemon.host.ledger().events(3))
+
+
+def test_who_goes_over_is_so_in_the_ledger_too_when_the_daemon_is_killed_while_it_blocks(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(_: Guard, *__: object) -> list[str]:
+        raise KeyboardInterrupt
+
+    daemon.guest.send(LIMIT)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Guard, "enforce", die)
+        daemon.cycle()
+    assert daemon.state is State.OVER
+    assert sum(sum(usage) for usage, _ in daemon.periods().values()) > LIMIT
 
 
 def test_a_clock_that_is_not_trusted_releases_nobody(daemon: Daemon, clock: HandClock) -> None:

@@ -190,6 +190,7 @@ def test_a_flowtable_carries_connections_past_the_null_routes() -> None:
         ("etc/firewalld/direct.xml", '<rule ipv="ipv4" table="filter" chain="XENBW" priority="0"/>', Kind.CHAIN),
         ("etc/nftables.conf", "table netdev xenbw {\n\tchain v1.0.5-in {\n", Kind.NFT),
         ("etc/nftables.d/guests", "add table netdev xenbw\n", Kind.NFT),
+        ("etc/nftables.d/bridge", "table bridge xenbw {\n\tset latched {\n", Kind.LATCH),
     ],
 )
 def test_a_saved_firewall_that_names_ours_is_found(tmp_path: Path, path: str, text: str, kind: Kind) -> None:
@@ -198,7 +199,7 @@ def test_a_saved_firewall_that_names_ours_is_found(tmp_path: Path, path: str, te
     assert saved.search(tmp_path) == [Saved(tmp_path / path, kind)]
 
 
-@pytest.mark.parametrize("text", ["# -A INPUT -j XENBW\n", "-A INPUT -j XENBW-MINE\n", "table inet xenbw {}\n"])
+@pytest.mark.parametrize("text", ["# -A INPUT -j XENBW\n", "-A INPUT -j XENBW-MINE\n", "table ip xenbw {}\n"])
 def test_what_only_looks_like_ours_is_not(tmp_path: Path, text: str) -> None:
     (tmp_path / "etc/iptables").mkdir(parents=True)
     (tmp_path / "etc/iptables/rules.v4").write_text(text)
@@ -208,6 +209,11 @@ def test_what_only_looks_like_ours_is_not(tmp_path: Path, text: str) -> None:
 def test_a_saved_nft_ruleset_would_leave_no_firewall_at_boot() -> None:
     (finding,) = saved.judge([Saved(Path("/etc/nftables.conf"), Kind.NFT)], to_nft=False)
     assert finding.level is Level.FAIL
+
+
+def test_a_saved_latch_holds_until_the_daemon_runs() -> None:
+    (finding,) = saved.judge([Saved(Path("/etc/nftables.d/bridge"), Kind.LATCH)], to_nft=True)
+    assert (finding.level, "until xenbwd puts that right" in finding.text) == (Level.WARN, True)
 
 
 def test_saved_null_routes_are_worst_where_nobody_takes_them_away_again() -> None:

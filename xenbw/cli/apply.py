@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from functools import partial
 
 from xenbw import control, metering
@@ -21,7 +21,7 @@ from xenbw.store.ledger import Ledger
 
 Methods = Callable[[], Sequence[Method]]
 Sealer = Callable[[Iterable[Binding], Container[int], tuple[str, ...]], str | None]
-Latcher = Callable[[str, Iterable[Binding], Container[int], tuple[str, ...]], str | None]
+Latcher = Callable[[str, Iterable[Binding], Container[int], Collection[int], tuple[str, ...]], str | None]
 
 
 def iptables() -> Sequence[Method]:

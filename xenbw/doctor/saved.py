@@ -30,6 +30,7 @@ _PLACES = (
 )
 _CHAIN = re.compile(rf"(?<![\w-]){CHAIN}(?![\w-])")
 _TABLE = re.compile(rf"\bnetdev\s+{nft.TABLE}\b")
+_LATCH = re.compile(rf"\b(?:bridge|inet|arp)\s+{nft.TABLE}\b")
 _FOR_NFT = "/nftables"
 _LARGEST = 16 << 20
 
@@ -38,6 +39,7 @@ class Kind(Enum):
     """What of ours a file names."""
 
     NFT = "the nft table of our counters"
+    LATCH = "an nft table of our latches"
     CHAIN = "the chain of our null routes"
 
 
@@ -62,6 +64,8 @@ def search(root: Path) -> list[Saved]:
             text = _rules(path)
             if _TABLE.search(text):
                 found.append(Saved(path, Kind.NFT))
+            elif _LATCH.search(text):
+                found.append(Saved(path, Kind.LATCH))
             elif _CHAIN.search(text):
                 found.append(Saved(path, Kind.CHAIN))
     return found
@@ -86,7 +90,7 @@ def judge(saved: Iterable[Saved], *, to_nft: bool) -> list[Finding]:
         if one.kind is Kind.NFT:
             why = "nft refuses the whole file at boot, where those interfaces do not exist yet: no firewall is left"
             found.append(bad(_TOPIC, f"{said}: {why}", fix))
-        elif to_nft or _FOR_NFT in one.path.as_posix():
+        elif one.kind is Kind.CHAIN and (to_nft or _FOR_NFT in one.path.as_posix()):
             why = "restored, its blocks get into the tables of nft, where no lift takes them away"
             found.append(bad(_TOPIC, f"{said}: {why}", fix))
         else:

@@ -2,7 +2,9 @@
 
 A seal is put on an interface. But a card attached to a running guest is connected and bridged before its vif script
 calls a hook, so with no daemon there its seal comes late. The latch goes by the name that netback gives an interface,
-`vif<domid>.<devid>`, and is there before it, on every way from an interface into the host: a bridge, a router, ARP.
+`vif<domid>.<devid>`, and is there before it: where a bridge takes frames in, where dom0 takes packets in, and for ARP.
+It knows nothing of interfaces renamed by their script, nor of what others take from an interface before those do: Open
+vSwitch, a macvlan, a bridge's own spanning tree (net/bridge/br_input.c, br_handle_frame).
 
 The hook uses this at each boot of a blocked VM, so it imports next to nothing.
 """
@@ -15,31 +17,34 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-CHAIN, SET = "latch", "latched"
-# Families, their numbers (linux/netfilter.h), and the hooks that see a packet first.
-_WAYS = {"bridge": (7, "prerouting"), "inet": (1, "prerouting"), "arp": (3, "input")}
-FAMILIES = {family: number for family, (number, _) in _WAYS.items()}
+SET = "latched"
+# By family, the hook that sees a packet first, and has a chain of its name.
+CHAINS = {"bridge": "prerouting", "inet": "prerouting", "arp": "input"}
+FAMILIES = {"bridge": 7, "inet": 1, "arp": 3}
+"""Numbers of the families, by linux/netfilter.h."""
 _PRIORITY = -300
 # The families of addresses that a packet there has, and those whose addresses are looked for there.
 _ADDRESSED = {"bridge": ("ip", "ip6"), "inet": ("ip", "ip6"), "arp": ()}
 _FINDING = {"bridge": ("ip", "ip6"), "inet": ("ip6",), "arp": ("ip",)}
+# A limit on their rate would be one for all latched guests: those that are sealed have one each, ahead of it.
+_SHORT = "meta length <= 128"
 
 
 def foundation(allow: Collection[str]) -> str:
     """Text for what all latched domains share: put there, or made what it should be. allow: addresses and networks that
     seals are open for."""
     lines = []
-    for family, (_, hook) in _WAYS.items():
+    for family, chain in CHAINS.items():
         lines += [
             f"add table {family} {TABLE}",
             # The type of a card, which is always the same, makes it a set of two words. Of patterns alone nft 1.0.6
             # takes only those of one length.
             f"add set {family} {TABLE} {SET} {{ type ifname . iface_type; flags interval; }}",
-            f"add chain {family} {TABLE} {CHAIN} {{ type filter hook {hook} priority {_PRIORITY}; }}",
-            f"flush chain {family} {TABLE} {CHAIN}",
+            f"add chain {family} {TABLE} {chain} {{ type filter hook {chain} priority {_PRIORITY}; }}",
+            f"flush chain {family} {TABLE} {chain}",
         ]
         rules = [f"iifname . meta iiftype != @{SET} accept", *_exceptions(family, allow), "drop"]
-        lines += [f"add rule {family} {TABLE} {CHAIN} {rule}" for rule in rules]
+        lines += [f"add rule {family} {TABLE} {chain} {rule}" for rule in rules]
     return "\n".join([*lines, ""])
 
 
@@ -51,7 +56,7 @@ def _exceptions(family: str, allow: Collection[str]) -> list[str]:
         if networks and version in _ADDRESSED[family]:
             rules.append(f"{version} daddr {{ {', '.join(networks)} }} accept")
         if networks and version in _FINDING[family]:
-            rules.append(f"{FINDING[version]['out']} accept")
+            rules.append(f"{FINDING[version]['out']} {_SHORT} accept")
     return rules
 
 
@@ -67,15 +72,9 @@ def loosen(domids: Collection[int]) -> str:
 
 def _elements(verb: str, domids: Iterable[int]) -> str:
     names = ", ".join(f'"vif{domid}.*" . ether' for domid in domids)
-    return "".join(f"{verb} element {family} {TABLE} {SET} {{ {names} }}\n" for family in _WAYS) if names else ""
+    return "".join(f"{verb} element {family} {TABLE} {SET} {{ {names} }}\n" for family in CHAINS) if names else ""
 
 
 def remove() -> str:
     """Text that takes all of it away, whether it is there or not."""
-    return "".join(f"{verb} table {family} {TABLE}\n" for family in _WAYS for verb in ("add", "delete"))
-
-
-def domids(elements: Iterable[bytes]) -> frozenset[int]:
-    """The domains in a set, from its elements' keys: an interface's name, as far as it must agree, and a type."""
-    names = (key[:16].rstrip(b"\0").removeprefix(b"vif").removesuffix(b".") for key in elements)
-    return frozenset(int(name) for name in names if name.isdigit())
+    return "".join(f"{verb} table {family} {TABLE}\n" for family in CHAINS for verb in ("add", "delete"))

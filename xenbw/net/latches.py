@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+import re
+import sys
+from collections.abc import Collection, Container, Iterable
 from typing import NamedTuple
 
 from xenbw.model import Binding
@@ -12,12 +14,24 @@ from xenbw.net.counters import MeterError
 from xenbw.net.netfilter import Chain, Table, hand_to_nft
 from xenbw.net.nft import TABLE
 
+# An element's key: as much of a name as must agree, padded, and the type of a card, likewise.
+_KEY = re.compile(rb"vif([1-9][0-9]*)\.\0*" + re.escape((1).to_bytes(2, sys.byteorder)) + rb"\0*")
+_LATE = "cards that blocked guests get while no daemon runs are sealed late"
+_STUCK = (
+    "nft does not let go of a latch, and a guest may be cut off: nft delete table bridge xenbw; so with inet and arp"
+)
+_FOREIGN = -1  # in place of a domid, for an element that is none of ours
+
 
 class _View(NamedTuple):
     """How the latch stands, by family: its chain, if there is one, and the domains that it holds."""
 
     chains: dict[str, Chain | None]
     held: dict[str, frozenset[int]]
+
+    @property
+    def exists(self) -> bool:
+        return any(self.chains.values()) or any(self.held.values())
 
     def holds(self, wanted: frozenset[int]) -> bool:
         """Whether these domains are latched, on every way, and no others."""
@@ -34,41 +48,51 @@ class Latches:
         self._allow: tuple[str, ...] = ()
         self._generation = -1
 
-    def keep(self, latest: Iterable[Binding], blocked: Container[int], allow: tuple[str, ...]) -> str | None:
-        """Latch the domains of blocked VMs, and no others; why not, or None. latest: the bindings of each VM's newest
-        life."""
-        wanted = running(latest, blocked, self._boot_id)
+    def keep(
+        self, latest: Iterable[Binding], blocked: Container[int], starting: Collection[int], allow: tuple[str, ...]
+    ) -> str | None:
+        """Latch the domains of blocked VMs, and no others. What is wrong, or None. latest: the bindings of each VM's
+        newest life; starting: domids of blocked VMs that have no binding yet."""
+        wanted = running(latest, blocked, self._boot_id).union(starting)
         try:
-            return None if self._stand(wanted, allow) else "nft refuses (it needs linux 5.6)"
+            view = self._stand(wanted, allow)
         except MeterError as error:
-            return str(error)
+            # Where the kernel tells nothing of rules, it holds nobody who is to be let go.
+            return f"{_LATE}: {error}" if wanted else None
+        if view.holds(wanted):
+            return None
+        return _STUCK if any(held - wanted for held in view.held.values()) else f"{_LATE}: nft refuses the latch"
 
-    def _stand(self, wanted: frozenset[int], allow: tuple[str, ...]) -> bool:
-        """Whether all stands as it should, after making it so."""
+    def forget(self) -> None:
+        """Look again in any case: somebody changed the rules. Their generation is counted before they show."""
+        self._generation = -1
+
+    def _stand(self, wanted: frozenset[int], allow: tuple[str, ...]) -> _View:
+        """Make it what it should be; returns what it then is."""
         unchanged = (self._allow, self._generation) == (allow, self._read_generation())
         if unchanged and self._laid is not None and self._laid.holds(wanted):
-            return True
-        view = self._look()
-        if not wanted:
-            text = latch.remove() if any(view.chains.values()) else ""
-        else:
-            text = "" if self._founded(view, allow) else latch.foundation(allow)
-            text += _change(view, wanted)
-        done = not text or self._apply(text)
-        self._generation, self._allow, self._laid = self._read_generation(), allow, self._look()
-        if not (done and self._laid.holds(wanted)):
-            self._laid = None
-        return self._laid is not None
+            return self._laid
+        text = self._change(self._look(), wanted, allow)
+        if text and not self._apply(text):
+            self._apply(_anew(wanted, allow))
+        self._generation, self._allow, view = self._read_generation(), allow, self._look()
+        self._laid = view if view.holds(wanted) else None
+        return view
 
-    def _founded(self, view: _View, allow: tuple[str, ...]) -> bool:
-        """Whether the chains are there as they were when we made them."""
-        laid = self._laid.chains if self._laid is not None else {}
-        return all(laid.values()) and (view.chains, allow) == (laid, self._allow)
+    def _change(self, view: _View, wanted: frozenset[int], allow: tuple[str, ...]) -> str:
+        if not wanted:
+            return latch.remove() if view.exists else ""
+        laid = self._laid.chains if self._laid is not None and self._allow == allow else {}
+        first, *others = view.held.values()
+        somewhere, everywhere = first.union(*others), first.intersection(*others)
+        if not any(laid.values()) or view.chains != laid or _FOREIGN in somewhere:
+            return _anew(wanted, allow)
+        return latch.fasten(sorted(wanted - everywhere)) + latch.loosen(sorted(somewhere - wanted))
 
     def _look(self) -> _View:
         return _View(
-            {family: table.chains().get(latch.CHAIN) for family, table in self._tables.items()},
-            {family: latch.domids(table.elements(latch.SET)) for family, table in self._tables.items()},
+            {family: table.chains().get(latch.CHAINS[family]) for family, table in self._tables.items()},
+            {family: domids(table.elements(latch.SET)) for family, table in self._tables.items()},
         )
 
     def _read_generation(self) -> int:
@@ -79,20 +103,24 @@ class Latches:
             table.close()
 
 
-def keep(boot_id: str, latest: Iterable[Binding], blocked: Container[int], allow: tuple[str, ...]) -> str | None:
+def keep(
+    boot_id: str,
+    latest: Iterable[Binding],
+    blocked: Container[int],
+    starting: Collection[int],
+    allow: tuple[str, ...],
+) -> str | None:
     """The same once, where no daemon does."""
     once = Latches(hand_to_nft, boot_id)
     try:
-        return once.keep(latest, blocked, allow)
+        return once.keep(latest, blocked, starting, allow)
     finally:
         once.close()
 
 
-def _change(view: _View, wanted: frozenset[int]) -> str:
-    first, *others = view.held.values()
-    return latch.fasten(sorted(wanted - first.intersection(*others))) + latch.loosen(
-        sorted(first.union(*others) - wanted)
-    )
+def _anew(wanted: frozenset[int], allow: tuple[str, ...]) -> str:
+    """Text that makes it what it should be, whatever is there."""
+    return latch.remove() + (latch.foundation(allow) + latch.fasten(sorted(wanted)) if wanted else "")
 
 
 def running(latest: Iterable[Binding], blocked: Container[int], boot_id: str) -> frozenset[int]:
@@ -103,3 +131,8 @@ def running(latest: Iterable[Binding], blocked: Container[int], boot_id: str) ->
         if binding.boot_id == boot_id:
             owners[binding.domid] = binding.vm_id
     return frozenset(domid for domid, vm_id in owners.items() if vm_id in blocked)
+
+
+def domids(elements: Iterable[bytes]) -> frozenset[int]:
+    """The domains in a set, by its elements' keys; -1 stands for whatever is none of ours."""
+    return frozenset(int(found[1]) if (found := _KEY.fullmatch(key)) else _FOREIGN for key in elements)

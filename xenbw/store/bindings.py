@@ -146,6 +146,16 @@ def blocked(db: sqlite3.Connection) -> dict[str, list[str]]:
     return found
 
 
+def had_by_blocked(db: sqlite3.Connection, boot_id: str, domid: int, name: str) -> bool:
+    """Whether a domid was, in this boot, that of a VM of another name that is blocked at present."""
+    rows = db.execute(
+        "SELECT 1 FROM block CROSS JOIN binding ON binding.vm_id = block.vm_id JOIN vm ON vm.id = block.vm_id"
+        " WHERE block.lifted_at IS NULL AND binding.boot_id = ? AND binding.domid = ? AND vm.name != ? LIMIT 1",
+        (boot_id, domid, name),
+    )
+    return rows.fetchone() is not None
+
+
 def held(db: sqlite3.Connection, boot_id: str) -> set[str]:
     """The addresses that running VMs in good standing hold."""
     rows = db.execute(

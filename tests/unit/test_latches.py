@@ -1,0 +1,47 @@
+"""Whose domains are to be latched, and which a set holds."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.support.clock import utc
+from xenbw.model import Binding, Kind
+from xenbw.net.latches import domids, running
+
+HERE, EARLIER = "this-boot", "an-earlier-boot"
+
+
+def binding(number: int, vm_id: int, domid: int, boot_id: str = HERE) -> Binding:
+    return Binding(number, vm_id, boot_id, domid, 0, Kind.VIF, number, f"vif{domid}.0", utc("2026-03-01"))
+
+
+def test_domains_of_blocked_vms_are() -> None:
+    assert running([binding(1, 10, 5), binding(2, 11, 6), binding(3, 11, 6)], {11}, HERE) == {6}
+
+
+def test_a_domid_of_an_earlier_boot_is_not() -> None:
+    assert running([binding(1, 10, 5, EARLIER)], {10}, HERE) == set()
+
+
+@pytest.mark.parametrize(("blocked", "latched"), [({10}, set()), ({11}, {5})])
+def test_a_domid_is_his_who_had_it_last(blocked: set[int], latched: set[int]) -> None:
+    assert running([binding(2, 11, 5), binding(1, 10, 5)], blocked, HERE) == latched
+
+
+def element(name: bytes, kind: int = 1) -> bytes:
+    return name.ljust(16, b"\0") + kind.to_bytes(2, sys.byteorder) + bytes(2)
+
+
+def test_a_sets_elements_are_domains() -> None:
+    assert domids([element(b"vif7."), element(b"vif32751.")]) == {7, 32751}
+
+
+@pytest.mark.parametrize("name", [b"vif7", b"vif", b"vif7.0", b"eth0", b"vif07."])
+def test_what_is_none_of_ours_is_told(name: bytes) -> None:
+    assert domids([element(name), element(b"vif7.")]) == {-1, 7}
+
+
+def test_so_is_another_type_of_card() -> None:
+    assert domids([element(b"vif7.", 772)]) == {-1}
