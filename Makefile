@@ -1,5 +1,5 @@
 # Runs on Debian 12 as root: tools/setup installs what each target needs.
-SHELL_FILES = tools/setup tools/build-deb $(wildcard tools/check-deb*) .ci/run hooks/vif-post.d/xenbw.hook \
+SHELL_FILES = tools/setup tools/build-deb $(wildcard tools/check-deb*) .ci/run hooks/vif-post.d/xenbw.hook hooks/vif-group \
 	debian/xenbw.postinst debian/xenbw.prerm debian/xenbw.postrm debian/tests/unit debian/tests/smoke tests/deb/run $(wildcard tests/deb/container*) \
 	tests/xen/image tests/xen/guest/init \
 	etc/completion/xenbw

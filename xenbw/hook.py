@@ -16,6 +16,7 @@ from xenbw.enforce.overfile import Over
 from xenbw.errors import XenbwError
 from xenbw.net import addresses, latch, nft
 from xenbw.net.link import Links
+from xenbw.net.marks import Marks
 from xenbw.pipe import feed
 from xenbw.store import bindings
 from xenbw.xen import hotplug, xswire
@@ -135,9 +136,10 @@ class _Facts:
         self.inherits = self.starts and bindings.had_by_blocked(db, self.boot_id, call.domid, self.name)
         db.execute("COMMIT")
 
-    def unlatch(self) -> None:
+    def unlatch(self, marks: Marks) -> None:
         """Take away what a blocked VM left to whoever has its domid next."""
         feed(["nft", "-f", "-"], latch.loosen([self.call.domid]).encode("ascii"), {})
+        marks.clear(self.call.domid)
 
     def spool(self, run_dir: str) -> None:
         """Leave word for the daemon, which records it in the ledger when that can be written again."""
@@ -200,7 +202,7 @@ def run(env: dict[str, str]) -> None:
     """One call of the hook. Raises whatever goes wrong; main turns it into a line for the system's log."""
     call = hotplug.parse(env)
     paths = _Paths()
-    facts = _Facts(call)
+    facts, marks = _Facts(call), Marks(paths.run_dir)
     if facts.starts:
         # The daemon's file is the last word, and is there before the ledger, which may be slow or broken.
         over = paths.over or gate.from_ledger(paths.ledger, facts.boot_id) or Over()
@@ -213,10 +215,12 @@ def run(env: dict[str, str]) -> None:
             gate.admit(facts.name, facts.ips, paths.run_dir, paths.read_over)
     _record(facts, paths)
     if facts.inherits and not sealed:
-        facts.unlatch()
+        facts.unlatch(marks)
     if facts.starts and paths.over is None:
         gate.admit(facts.name, facts.ips, paths.run_dir, lambda: gate.from_ledger(paths.ledger, facts.boot_id))
     _poke(paths.run_dir)
+    if facts.starts and sealed:
+        marks.put(call.domid)
     if not facts.starts and paths.over is not None:
         gate.leave(facts.ips, paths.run_dir, paths.over)
 

@@ -88,7 +88,7 @@ class Work:
         self._census = Census(ledger, lookup, self._tally, boot_id, self._metering.passed, sysfs)
         self._roster = Roster(ledger, settings)
         self._guard = Guard(ledger, settings, [Iptables(4), Iptables(6)])
-        self._latches = Latches(nft, boot_id)
+        self._latches = Latches(nft, boot_id, str(settings.daemon.run_dir))
         self._guard.latch = self._latches.keep
         self._choose_meter()
         self._ceilings: dict[int, tuple[Count, float]] = {}

@@ -45,6 +45,7 @@ def test_the_commands_have_the_package_s_version(untouched: None, command: str) 
     [
         (HOOK, 0o755),
         ("/usr/lib/xenbw/notify", 0o755),
+        ("/usr/lib/xenbw/vif-group", 0o755),
         ("/usr/lib/xenbw/vif-hook", 0o755),
         ("/usr/bin/xenbw", 0o755),
         ("/usr/bin/xenbw-addvm", 0o755),

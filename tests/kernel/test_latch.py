@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import socket
 import sqlite3
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from tests.support import story
 from tests.support.ears import Ear
 from tests.support.frames import BROADCAST, frame, mac_bytes
 from tests.support.guest import Card, Guest
-from tests.support.host import Host, at_last, until
+from tests.support.host import REPO, Host, at_last, until
 from tests.support.intruder import Intruder
 from tests.support.packets import ip4, udp
 from xenbw.net import latch
@@ -48,13 +49,35 @@ def overdrawn(host: Host, **start: object) -> Guest:
     return guest
 
 
-def attach(host: Host, guest: Guest) -> Card:
-    """A card that the guest uses already, while its script has made it a port but has not come to its hook yet."""
+def attach(host: Host, guest: Guest, name: str | None = None) -> Card:
+    """A card that the guest uses already, while its script has made it a port, by a name of its own if one is given,
+    but has not come to its hook yet."""
     card = guest.attach("10.50.0.77")
+    if name is not None:
+        classify(host, guest, card)
+        guest.rename_vif(name, card.devid)
     interface = guest.interfaces[card.devid]
     host.namespace.ip(f"link set {interface} master xenbr0 up")
     assert until(lambda: host.run(["cat", f"/sys/class/net/{interface}/brport/state"]).stdout == "3\n")
     return card
+
+
+def classify(host: Host, guest: Guest, card: Card) -> None:
+    """What udev does by our rule when a vif appears; no udev runs in a miniature dom0."""
+    marks, node = str(host.run_dir / "latched"), f"vif-{guest.domid}-{card.devid}"
+    answer = host.run([str(REPO / "hooks" / "vif-group"), marks, node])
+    if answer.returncode == 0:
+        host.namespace.ip(f"link set {guest.interfaces[card.devid]} group {answer.stdout.strip()}")
+
+
+def group_of(host: Host, interface: str) -> int:
+    return int(host.run(["cat", f"/sys/class/net/{interface}/netdev_group"], check=True).stdout)
+
+
+def marked(host: Host) -> set[str] | None:
+    """The domains that udev is told of; None where nothing is to tell."""
+    folder = host.run_dir / "latched"
+    return {mark.name for mark in folder.iterdir()} if folder.exists() else None
 
 
 def talk(me: Intruder, card: Card) -> None:
@@ -67,13 +90,15 @@ def talk(me: Intruder, card: Card) -> None:
 
 
 def latched(host: Host) -> dict[str, set[int]]:
-    """The domains that are latched, by family; of those families that have a chain for it."""
+    """The domains that are latched, by family; of those families that have a chain for it. One that is latched by its
+    name or its group alone is -2."""
     found = {}
     with host.namespace.entered():
         for family, number in latch.FAMILIES.items():
             table = Table(TABLE, number)
             if latch.CHAINS[family] in table.chains():
-                found[family] = set(domids(table.elements(latch.SET)))
+                names, groups = domids(table.elements(latch.SET)), domids(table.elements(latch.GROUPS))
+                found[family] = set(names) if names == groups else {-2, *(names & groups)}
             table.close()
     return found
 
@@ -93,6 +118,60 @@ def test_with_the_daemon_dead_nobody_hears_it(host: Host) -> None:
         guest.finish(card)
         host.raise_links(guest)
         talk(me, card)
+        assert me.reached() == {}
+
+
+def test_one_with_a_name_of_its_own_is_not_heard_either(host: Host) -> None:
+    guest = overdrawn(host)
+    with Intruder(host, guest, host.guests[0]) as me:
+        host.kill_daemon()
+        card = attach(host, guest, "itsown")
+        talk(me, card)
+        assert me.reached() == {}
+        host.xenbw("lift", "web1")
+        talk(me, card)
+        assert me.reached().keys() == {"outside", "neighbour", "dom0"}
+    assert group_of(host, "itsown") == 0
+    assert marked(host) is None
+
+
+def test_the_daemon_takes_a_lifted_ones_cards_out_of_its_group(host: Host) -> None:
+    guest = overdrawn(host)
+    attach(host, guest, "itsown")
+    assert group_of(host, "itsown") == latch.group(guest.domid)
+    host.xenbw("lift", "web1")
+    assert (group_of(host, "itsown"), marked(host)) == (0, None)
+
+
+def test_an_admins_own_groups_are_left_alone(host: Host) -> None:
+    guest = overdrawn(host)
+    host.namespace.ip(f"link set {host.guests[0].interface} group 42", f"link set {guest.interface} group 43")
+    host.xenbw("lift", "web1")
+    assert (group_of(host, host.guests[0].interface), group_of(host, guest.interface)) == (42, 43)
+
+
+def test_udev_is_told_of_those_who_are_latched(host: Host) -> None:
+    guest = overdrawn(host)
+    assert marked(host) == {str(guest.domid)}
+    host.kill_daemon()
+    shutil.rmtree(host.run_dir / "latched")
+    guest.reboot()
+    assert marked(host) == {str(guest.domid)}
+    domid = guest.domid
+    guest.destroy()
+    host.start("web2", domid=domid)
+    assert marked(host) is None
+
+
+def test_that_udev_cannot_be_told_is_a_problem_and_the_rest_holds(host: Host) -> None:
+    (host.run_dir / "latched").write_text("in the way")
+    guest = overdrawn(host)
+    (problem,) = json.loads(host.xenbw("status", "--json", check=False).stdout)["daemon"]["problems"]
+    late = "cards with names of their own that blocked guests get while no daemon runs are sealed late"
+    assert problem == f"{late}: {host.run_dir / 'latched'}: Not a directory"
+    host.kill_daemon()
+    with Intruder(host, guest, host.guests[0]) as me:
+        talk(me, attach(host, guest))
         assert me.reached() == {}
 
 
@@ -232,6 +311,8 @@ def test_who_is_blocked_again_is_latched_again(host: Host) -> None:
         "flush chain inet xenbw prerouting",
         "insert rule bridge xenbw prerouting accept",
         "flush set arp xenbw latched",
+        "flush set bridge xenbw groups",
+        "add element bridge xenbw groups { 42 }",
         'add element bridge xenbw latched { "vif99.*" . ether }',
         'add element inet xenbw latched { "vif*" . ether }',
         'add element arp xenbw latched { "vif98.*" . loopback }',

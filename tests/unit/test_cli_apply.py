@@ -63,7 +63,7 @@ def unsealed(_bindings: object, _blocked: object, _allow: object) -> None:
     """No interfaces are touched."""
 
 
-def unlatched(_boot_id: str, _latest: object, _blocked: object, _starting: object, _allow: object) -> None:
+def unlatched(*_: object) -> None:
     """Neither are those that are yet to come."""
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.clock import utc
 from xenbw.model import Binding, Kind
+from xenbw.net.latch import FIRST_GROUP
 from xenbw.net.latches import domids, running
 
 HERE, EARLIER = "this-boot", "an-earlier-boot"
@@ -41,6 +42,11 @@ def test_a_sets_elements_are_domains() -> None:
 @pytest.mark.parametrize("name", [b"vif7", b"vif", b"vif7.0", b"eth0", b"vif07."])
 def test_what_is_none_of_ours_is_told(name: bytes) -> None:
     assert domids([element(name), element(b"vif7.")]) == {-1, 7}
+
+
+@pytest.mark.parametrize(("group", "domid"), [(1, 1), (32751, 32751), (0, -1), (0x7FF0, -1), (-FIRST_GROUP, -1)])
+def test_a_group_is_a_domains_or_none_of_ours(group: int, domid: int) -> None:
+    assert domids([(FIRST_GROUP + group).to_bytes(4, sys.byteorder)]) == {domid}
 
 
 def test_so_is_another_type_of_card() -> None:

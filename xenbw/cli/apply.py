@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 
 from xenbw import control, metering
 from xenbw.cli.command import Context
@@ -21,7 +22,7 @@ from xenbw.store.ledger import Ledger
 
 Methods = Callable[[], Sequence[Method]]
 Sealer = Callable[[Iterable[Binding], Container[int], tuple[str, ...]], str | None]
-Latcher = Callable[[str, Iterable[Binding], Container[int], Collection[int], tuple[str, ...]], str | None]
+Latcher = Callable[[Path, str, Iterable[Binding], Container[int], Collection[int], tuple[str, ...]], str | None]
 
 
 def iptables() -> Sequence[Method]:
@@ -88,6 +89,6 @@ def _enforce(
         if unsealed is not None:
             failed.append(f"the interfaces are not sealed: {unsealed}")
 
-    guard.seal, guard.latch = seal, partial(latcher, here)
+    guard.seal, guard.latch = seal, partial(latcher, context.settings.daemon.run_dir, here)
     guard.enforce(vms, moment)
     return [*failed, *guard.problems, *(reason for reason in unusable.values() if guard.plan.desired.null_routes)]

@@ -3,8 +3,9 @@
 A seal is put on an interface. But a card attached to a running guest is connected and bridged before its vif script
 calls a hook, so with no daemon there its seal comes late. The latch goes by the name that netback gives an interface,
 `vif<domid>.<devid>`, and is there before it: where a bridge takes frames in, where dom0 takes packets in, and for ARP.
-It knows nothing of interfaces renamed by their script, nor of what others take from an interface before those do: Open
-vSwitch, a macvlan, a bridge's own spanning tree (net/bridge/br_input.c, br_handle_frame).
+It goes by the interface's group too, which udev gives it at once and a rename leaves (xenbw.net.marks). It knows
+nothing of what others take from an interface before those do: Open vSwitch, a macvlan, a bridge's own spanning tree
+(net/bridge/br_input.c, br_handle_frame).
 
 The hook uses this at each boot of a blocked VM, so it imports next to nothing.
 """
@@ -15,19 +16,25 @@ from xenbw.net.nft import FINDING, TABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
 
-SET = "latched"
+SET, GROUPS = "latched", "groups"
 # By family, the hook that sees a packet first, and has a chain of its name.
 CHAINS = {"bridge": "prerouting", "inet": "prerouting", "arp": "input"}
 FAMILIES = {"bridge": 7, "inet": 1, "arp": 3}
 """Numbers of the families, by linux/netfilter.h."""
+FIRST_GROUP = 0x78620000  # "xb"; hooks/vif-group knows it too
 _PRIORITY = -300
 # The families of addresses that a packet there has, and those whose addresses are looked for there.
 _ADDRESSED = {"bridge": ("ip", "ip6"), "inet": ("ip", "ip6"), "arp": ()}
 _FINDING = {"bridge": ("ip", "ip6"), "inet": ("ip6",), "arp": ("ip",)}
 # A limit on their rate would be one for all latched guests: those that are sealed have one each, ahead of it.
 _SHORT = "meta length <= 128"
+
+
+def group(domid: int) -> int:
+    """The group that a latched domain's new interfaces are put into."""
+    return FIRST_GROUP + domid
 
 
 def foundation(allow: Collection[str]) -> str:
@@ -40,10 +47,12 @@ def foundation(allow: Collection[str]) -> str:
             # The type of a card, which is always the same, makes it a set of two words. Of patterns alone nft 1.0.6
             # takes only those of one length.
             f"add set {family} {TABLE} {SET} {{ type ifname . iface_type; flags interval; }}",
+            f"add set {family} {TABLE} {GROUPS} {{ type devgroup; }}",
             f"add chain {family} {TABLE} {chain} {{ type filter hook {chain} priority {_PRIORITY}; }}",
             f"flush chain {family} {TABLE} {chain}",
         ]
-        rules = [f"iifname . meta iiftype != @{SET} accept", *_exceptions(family, allow), "drop"]
+        others = f"iifgroup != @{GROUPS} iifname . meta iiftype != @{SET} accept"
+        rules = [others, *_exceptions(family, allow), "drop"]
         lines += [f"add rule {family} {TABLE} {chain} {rule}" for rule in rules]
     return "\n".join([*lines, ""])
 
@@ -60,7 +69,7 @@ def _exceptions(family: str, allow: Collection[str]) -> list[str]:
     return rules
 
 
-def fasten(domids: Iterable[int]) -> str:
+def fasten(domids: Collection[int]) -> str:
     """Text that latches these domains, upon the foundation, whether they are or not."""
     return _elements("add", domids)
 
@@ -70,9 +79,18 @@ def loosen(domids: Collection[int]) -> str:
     return _elements("add", domids) + _elements("delete", domids)
 
 
-def _elements(verb: str, domids: Iterable[int]) -> str:
-    names = ", ".join(f'"vif{domid}.*" . ether' for domid in domids)
-    return "".join(f"{verb} element {family} {TABLE} {SET} {{ {names} }}\n" for family in CHAINS) if names else ""
+def _elements(verb: str, domids: Collection[int]) -> str:
+    if not domids:
+        return ""
+    by_set = {
+        SET: ", ".join(f'"vif{domid}.*" . ether' for domid in domids),
+        GROUPS: ", ".join(str(group(domid)) for domid in domids),
+    }
+    return "".join(
+        f"{verb} element {family} {TABLE} {name} {{ {elements} }}\n"
+        for family in CHAINS
+        for name, elements in by_set.items()
+    )
 
 
 def remove() -> str:

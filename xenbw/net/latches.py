@@ -5,18 +5,23 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Collection, Container, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from xenbw.model import Binding
-from xenbw.net import latch
+from xenbw.net import groups, latch
 from xenbw.net.chains import Apply
 from xenbw.net.counters import MeterError
+from xenbw.net.marks import Marks
 from xenbw.net.netfilter import Chain, Table, hand_to_nft
 from xenbw.net.nft import TABLE
 
+_GROUP = 4  # bytes of a group's number
+_DOMIDS = 0x7FF0  # DOMID_FIRST_RESERVED, xen/include/public/xen.h
 # An element's key: as much of a name as must agree, padded, and the type of a card, likewise.
 _KEY = re.compile(rb"vif([1-9][0-9]*)\.\0*" + re.escape((1).to_bytes(2, sys.byteorder)) + rb"\0*")
 _LATE = "cards that blocked guests get while no daemon runs are sealed late"
+_RENAMED = "cards with names of their own that blocked guests get while no daemon runs are sealed late"
 _STUCK = (
     "nft does not let go of a latch, and a guest may be cut off: nft delete table bridge xenbw; so with inet and arp"
 )
@@ -24,10 +29,10 @@ _FOREIGN = -1  # in place of a domid, for an element that is none of ours
 
 
 class _View(NamedTuple):
-    """How the latch stands, by family: its chain, if there is one, and the domains that it holds."""
+    """How the latch stands: by family its chain, if there is one; by family and set the domains that it holds."""
 
     chains: dict[str, Chain | None]
-    held: dict[str, frozenset[int]]
+    held: dict[tuple[str, str], frozenset[int]]
 
     @property
     def exists(self) -> bool:
@@ -41,8 +46,8 @@ class _View(NamedTuple):
 class Latches:
     """The latches of this boot's blocked domains."""
 
-    def __init__(self, apply: Apply, boot_id: str) -> None:
-        self._apply, self._boot_id = apply, boot_id
+    def __init__(self, apply: Apply, boot_id: str, run_dir: str) -> None:
+        self._apply, self._boot_id, self._marks = apply, boot_id, Marks(run_dir)
         self._tables = {family: Table(TABLE, number) for family, number in latch.FAMILIES.items()}
         self._laid: _View | None = None  # as it was after we last made it, allowing this
         self._allow: tuple[str, ...] = ()
@@ -54,14 +59,22 @@ class Latches:
         """Latch the domains of blocked VMs, and no others. What is wrong, or None. latest: the bindings of each VM's
         newest life; starting: domids of blocked VMs that have no binding yet."""
         wanted = running(latest, blocked, self._boot_id).union(starting)
+        unmarked = self._mark(wanted)
         try:
             view = self._stand(wanted, allow)
         except MeterError as error:
             # Where the kernel tells nothing of rules, it holds nobody who is to be let go.
             return f"{_LATE}: {error}" if wanted else None
         if view.holds(wanted):
-            return None
+            return unmarked
         return _STUCK if any(held - wanted for held in view.held.values()) else f"{_LATE}: nft refuses the latch"
+
+    def _mark(self, wanted: frozenset[int]) -> str | None:
+        try:
+            groups.leave({latch.group(domid) for domid in self._marks.keep(wanted)})
+        except OSError as error:
+            return f"{_RENAMED}: {error.filename or 'netlink'}: {error.strerror}"
+        return None
 
     def forget(self) -> None:
         """Look again in any case: somebody changed the rules. Their generation is counted before they show."""
@@ -92,7 +105,11 @@ class Latches:
     def _look(self) -> _View:
         return _View(
             {family: table.chains().get(latch.CHAINS[family]) for family, table in self._tables.items()},
-            {family: domids(table.elements(latch.SET)) for family, table in self._tables.items()},
+            {
+                (family, name): domids(table.elements(name))
+                for family, table in self._tables.items()
+                for name in (latch.SET, latch.GROUPS)
+            },
         )
 
     def _read_generation(self) -> int:
@@ -104,6 +121,7 @@ class Latches:
 
 
 def keep(
+    run_dir: Path,
     boot_id: str,
     latest: Iterable[Binding],
     blocked: Container[int],
@@ -111,7 +129,7 @@ def keep(
     allow: tuple[str, ...],
 ) -> str | None:
     """The same once, where no daemon does."""
-    once = Latches(hand_to_nft, boot_id)
+    once = Latches(hand_to_nft, boot_id, str(run_dir))
     try:
         return once.keep(latest, blocked, starting, allow)
     finally:
@@ -134,5 +152,13 @@ def running(latest: Iterable[Binding], blocked: Container[int], boot_id: str) ->
 
 
 def domids(elements: Iterable[bytes]) -> frozenset[int]:
-    """The domains in a set, by its elements' keys; -1 stands for whatever is none of ours."""
-    return frozenset(int(found[1]) if (found := _KEY.fullmatch(key)) else _FOREIGN for key in elements)
+    """The domains in one of the sets, by its elements' keys; -1 stands for whatever is none of ours."""
+    return frozenset(_domid(key) for key in elements)
+
+
+def _domid(key: bytes) -> int:
+    if len(key) == _GROUP:
+        domid = int.from_bytes(key, sys.byteorder) - latch.FIRST_GROUP
+        return domid if 0 < domid < _DOMIDS else _FOREIGN
+    found = _KEY.fullmatch(key)
+    return int(found[1]) if found else _FOREIGN

@@ -123,11 +123,16 @@ def test_a_card_attached_later_is_metered_and_blocked_and_stays_counted_when_it_
     assert 0 <= after.out_bytes - before.out_bytes < 1000
 
 
-@pytest.mark.parametrize("daemon", ["running", "dead"])
-def test_a_card_attached_to_a_guest_over_its_allowance_lets_not_a_frame_through(unknown: Guest, daemon: str) -> None:
+@pytest.mark.parametrize(
+    ("daemon", "options"),
+    [("running", "bridge=xenbr0"), ("dead", "bridge=xenbr0"), ("dead", "bridge=xenbr0,vifname=itsown")],
+)
+def test_a_card_attached_to_a_guest_over_its_allowance_lets_not_a_frame_through(
+    unknown: Guest, daemon: str, options: str
+) -> None:
     package.send_over(unknown.name)
     number = len(unknown.cards)
-    card = Card(f"00:16:3e:77:02:{5 + number:02x}", (f"10.77.0.{36 + number}",))
+    card = Card(f"00:16:3e:77:02:{5 + number:02x}", (f"10.77.0.{36 + number}",), options=options)
     setup = (
         f"ip addr add {card.ips[0]}/24 dev eth{number} && ip link set eth{number} up"
         f" && ip route replace 10.77.0.2 dev eth{number}"

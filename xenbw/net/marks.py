@@ -1,0 +1,58 @@
+"""Marks of latched domains in the run folder: udev puts their new interfaces into a group for each domain, by which a
+latch knows them when their script has given them another name (etc/udev, hooks/vif-group).
+
+The folder is there only while somebody is latched. The hook uses this at each boot of a blocked VM, so it imports next
+to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_FOLDER = "latched"
+
+
+class Marks:
+    """The marks, by domid. run_dir: xenbw's folder under /run."""
+
+    def __init__(self, run_dir: str) -> None:
+        self._folder = f"{run_dir}/{_FOLDER}"
+
+    def keep(self, domids: Collection[int]) -> set[int]:
+        """Mark these domains, and no others. Returns those that are marked no more. Raises OSError."""
+        marked = self._marked()
+        for domid in set(domids) - marked:
+            self.put(domid)
+        gone = marked.difference(domids)
+        for domid in gone:
+            self.clear(domid)
+        return gone
+
+    def put(self, domid: int) -> None:
+        """Raises OSError."""
+        try:
+            self._touch(domid)
+        except FileNotFoundError:
+            os.makedirs(self._folder, exist_ok=True)
+            self._touch(domid)
+
+    def clear(self, domid: int) -> None:
+        """Raises OSError."""
+        with suppress(FileNotFoundError):
+            os.unlink(f"{self._folder}/{domid}")
+        with suppress(OSError):
+            os.rmdir(self._folder)
+
+    def _touch(self, domid: int) -> None:
+        os.close(os.open(f"{self._folder}/{domid}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def _marked(self) -> set[int]:
+        try:
+            return {int(name) for name in os.listdir(self._folder) if name.isdecimal()}
+        except FileNotFoundError:
+            return set()
