@@ -19,6 +19,7 @@ from xenbw.clock import SystemClock, boot_id
 from xenbw.config import LedgerSection, Settings
 from xenbw.enforce import restore
 from xenbw.enforce.desired import Desired
+from xenbw.enforce.exceptions import Exceptions
 from xenbw.enforce.iptables import Iptables
 from xenbw.model import Address, Binding, Kind
 from xenbw.net import nft
@@ -166,7 +167,7 @@ def _latch(samples: Samples, batches: _Nft) -> None:
     lives = [Binding(n, n, "", n, 0, Kind.VIF, n, f"vif{n}.0", datetime.now(UTC)) for n in everybody]
 
     def keep(blocked: Container[int]) -> bool:
-        return latches.keep(lives, blocked, (), ()) is None
+        return latches.keep(lives, blocked, {}, Exceptions()) is None
 
     # As /run is on a host: in memory.
     with TemporaryDirectory(dir="/dev/shm") as run_dir:

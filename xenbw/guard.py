@@ -18,9 +18,10 @@ from xenbw.announcement import Announcement, announcement, unfiltered, why_relea
 from xenbw.clock import Moment
 from xenbw.config import Settings
 from xenbw.enforce import desired, overfile
-from xenbw.enforce.desired import Desired, Holder, Network, Plan
+from xenbw.enforce.desired import Desired, Holder, Plan
+from xenbw.enforce.exceptions import Exceptions
 from xenbw.errors import XenbwError
-from xenbw.model import ZERO, Address, Binding, Block, Cause, Counters
+from xenbw.model import ZERO, Address, Binding, Block, Cause, Counters, Network
 from xenbw.net import interfaces
 from xenbw.net.link import Links
 from xenbw.news import News
@@ -34,9 +35,10 @@ from xenbw.store.outbox import Channel
 Seal = Callable[[], None]
 """seal(): seal the interfaces of the VMs in `Guard.blocked`, and open the others'."""
 
-Latch = Callable[[Iterable[Binding], Container[int], Collection[int], tuple[str, ...]], str | None]
+Latch = Callable[[Iterable[Binding], Container[int], Mapping[int, int], Exceptions], str | None]
 """latch(latest, blocked, starting, allow): have nothing come from cards that running domains of blocked VMs, by their
-newest bindings and those that hooks left, are yet to get, but to the networks in allow. What is wrong, or None."""
+newest bindings and those that hooks left (domid -> the VM's id), are yet to get, but to what the VM is allowed. What is
+wrong, or None."""
 
 _EVER = datetime.min.replace(tzinfo=UTC)
 
@@ -64,6 +66,7 @@ class Guard:
         self.seal: Seal | None = None  # None: interfaces cannot be sealed here
         self.latch: Latch | None = None
         self.blocked: frozenset[int] = frozenset()  # ids of the VMs that are blocked
+        self.allow = Exceptions(settings.enforce.exceptions)  # what they may reach, by their ids
         self.queued = False  # whether a message was put into the outbox; whoever sends them resets it
         self.failure: LedgerError | None = None  # why the last judgement could not be recorded
         self.unsettled: set[int] = set()  # VMs whose judgement could not be recorded, to be judged again
@@ -163,8 +166,8 @@ class Guard:
         """Make the kernel's blocks what the ledger says, and tell the hook. Returns what had to be changed; what could
         not be done is in `problems`. starting: ifindexes whose VM only their hook knows yet."""
         blocks, latest = {**self._unrecorded, **self._ledger.active_blocks()}, self._ledger.latest_bindings()
-        allow = self.settings.enforce.allow
-        plan = desired.plan(holders(roster, blocks, latest), self.protect, allow)
+        self.allow = exceptions(roster, self.settings)
+        plan = desired.plan(holders(roster, blocks, latest), self.protect, _by_name(self.allow, roster))
         self.blocked = frozenset(blocks)
         self.problems = _obstacles(plan)
         self.news.moved(self.plan if self._applied else plan, plan)
@@ -178,10 +181,11 @@ class Guard:
                 changes += self._apply(method)
             except XenbwError as error:
                 self.problems.append(str(error))
-        shut = [] if allow else [one for one in latest if one.ended_at is None and one.vm_id in blocks]
+        live = [one for one in latest if one.ended_at is None and one.vm_id in blocks]
+        shut = [one for one in live if not self.allow.of(one.vm_id)]
         self.problems += self._links.keep({binding.ifindex: binding.interface for binding in shut}, starting)
         if self.latch is not None:
-            wrong = self.latch(latest, self.blocked, self._starting(roster), self.settings.enforce.exceptions)
+            wrong = self.latch(latest, self.blocked, self._starting(roster), self.allow)
             self.problems += [wrong] if wrong is not None else []
         if self.seal is None:
             down = self._links.lowered()
@@ -190,11 +194,11 @@ class Guard:
             self._check_bridges(roster, blocks, passing, moment)
         return changes
 
-    def _starting(self, roster: Roster) -> set[int]:
-        """Domids of blocked VMs of which the ledger could not be told."""
-        blocked = {entry.vm.name for vm_id, entry in roster.entries.items() if vm_id in self.blocked}
+    def _starting(self, roster: Roster) -> dict[int, int]:
+        """Domids of blocked VMs of which the ledger could not be told, and whose they are."""
+        blocked = {entry.vm.name: vm_id for vm_id, entry in roster.entries.items() if vm_id in self.blocked}
         started = spool.started(spool.folder(self.settings.daemon.run_dir))
-        return {domid for name, domid in started if name in blocked}
+        return {domid: blocked[name] for name, domid in started if name in blocked}
 
     def _apply(self, method: Method) -> list[str]:
         changes = method.apply(self.plan.desired)
@@ -225,7 +229,7 @@ class Guard:
                 sorted(str(address) for address in plan.held),
                 blocked,
                 self.meter,
-                allow,
+                plan.desired.allow,
             )
         except OSError as error:
             self.problems.append(f"{over_path(self.settings)}: {error.strerror}: hooks rely on the ledger alone")
@@ -292,6 +296,19 @@ def _unreached(plan: Plan, roster: Roster, blocks: Mapping[int, Block], passing:
                 f" (xenbw-addvm {shlex.quote(name)} --ip ADDRESS)"
             )
     return sorted(found)
+
+
+def exceptions(roster: Roster, settings: Settings) -> Exceptions:
+    """What VMs may reach while they are blocked, by their ids."""
+    own = {vm_id: entry.vm.allow for vm_id, entry in roster.entries.items()}
+    return Exceptions(
+        settings.enforce.exceptions,
+        {vm_id: [str(network) for network in networks] for vm_id, networks in own.items() if networks is not None},
+    )
+
+
+def _by_name(allow: Exceptions, roster: Roster) -> Exceptions:
+    return Exceptions(allow.common, {roster.entries[vm_id].vm.name: networks for vm_id, networks in allow.own.items()})
 
 
 def over_path(settings: Settings) -> Path:

@@ -24,6 +24,9 @@ from xenbw.xen.text import base_name, decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xenbw.enforce.exceptions import Exceptions
     from xenbw.xen.hotplug import HotplugCall
 
 _RUN_DIR = "/run/xenbw"
@@ -82,7 +85,7 @@ class _Facts:
         self.inherits = False  # its domid was that of a blocked VM, which is latched by it
         self.ifindex = int(_first_line(f"/sys/class/net/{call.interface}/ifindex")) if self.starts else 0
 
-    def cover(self, allow: list[str], *, sealed: bool) -> None:
+    def cover(self, allow: Exceptions, *, sealed: bool) -> None:
         """Put our counters on the vif before the guest is connected, so that they have it from its first byte, and a
         seal if it is to have nothing, with a latch for what its domain may yet get."""
         call = self.call
@@ -95,8 +98,11 @@ class _Facts:
             # The first vif of a boot, and one after a flush, finds no foundation: that is twice as long a text.
             attempts = [text, nft.foundation() + text]
             if sealed:
-                text += nft.seal([(key, self.ifindex)]) + (nft.allow(key, self.ifindex, allow) if allow else "")
-                latched, founded = text + latch.fasten([call.domid]), nft.foundation() + latch.foundation(allow)
+                mine = allow.of(self.name)
+                text += nft.seal([(key, self.ifindex)]) + (nft.allow(key, self.ifindex, mine) if mine else "")
+                own = latch.allow(call.domid, mine) if self.name in allow.own else ""
+                latched, founded = text + own + latch.fasten([call.domid]), nft.foundation()
+                founded += latch.foundation(allow.common)
                 attempts = [latched, founded + latched, nft.foundation() + text]
             self.covered = any(feed(["nft", "-f", "-"], attempt.encode("ascii"), {}) for attempt in attempts)
 
@@ -136,10 +142,9 @@ class _Facts:
         self.inherits = self.starts and bindings.had_by_blocked(db, self.boot_id, call.domid, self.name)
         db.execute("COMMIT")
 
-    def unlatch(self, marks: Marks) -> None:
+    def unlatch(self) -> None:
         """Take away what a blocked VM left to whoever has its domid next."""
         feed(["nft", "-f", "-"], latch.loosen([self.call.domid]).encode("ascii"), {})
-        marks.clear(self.call.domid)
 
     def spool(self, run_dir: str) -> None:
         """Leave word for the daemon, which records it in the ledger when that can be written again."""
@@ -185,6 +190,14 @@ def _poke(run_dir: str) -> None:
         stream.close()
 
 
+def _mark(change: Callable[[int], None], domid: int) -> None:
+    """Have udev know, or no more, that a domain is latched: the least of what is done here."""
+    try:
+        change(domid)
+    except OSError:
+        pass  # the daemon, which is poked, tries it again and tells
+
+
 def _record(facts: _Facts, paths: _Paths) -> None:
     """Write the binding, or its end, into the ledger; where that fails, leave word for the daemon."""
     try:
@@ -202,25 +215,26 @@ def run(env: dict[str, str]) -> None:
     """One call of the hook. Raises whatever goes wrong; main turns it into a line for the system's log."""
     call = hotplug.parse(env)
     paths = _Paths()
-    facts, marks = _Facts(call), Marks(paths.run_dir)
+    facts = _Facts(call)
     if facts.starts:
         # The daemon's file is the last word, and is there before the ledger, which may be slow or broken.
         over = paths.over or gate.from_ledger(paths.ledger, facts.boot_id) or Over()
         sealed = facts.name in over.blocked
         if over.nft or sealed:
             facts.cover(over.allow, sealed=sealed)
-        if sealed and not over.allow:
+        if sealed and not over.allow.of(facts.name):
             Links(paths.run_dir).lower(facts.ifindex)
+        if sealed:
+            _mark(Marks(paths.run_dir).put, call.domid)
         if paths.over is not None:
             gate.admit(facts.name, facts.ips, paths.run_dir, paths.read_over)
     _record(facts, paths)
     if facts.inherits and not sealed:
-        facts.unlatch(marks)
+        facts.unlatch()
+        _mark(Marks(paths.run_dir).clear, call.domid)
     if facts.starts and paths.over is None:
         gate.admit(facts.name, facts.ips, paths.run_dir, lambda: gate.from_ledger(paths.ledger, facts.boot_id))
     _poke(paths.run_dir)
-    if facts.starts and sealed:
-        marks.put(call.domid)
     if not facts.starts and paths.over is not None:
         gate.leave(facts.ips, paths.run_dir, paths.over)
 

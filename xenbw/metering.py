@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Container, Iterable
 from datetime import datetime
 
 from xenbw.accounting import PeriodOf, Tally
+from xenbw.enforce.exceptions import Exceptions
 from xenbw.model import Binding, Life
 from xenbw.net import nft
 from xenbw.net.chains import Apply, Chains, Port
@@ -23,9 +24,8 @@ from xenbw.store.ledger import Ledger
 class Metering:
     """The meter in use.
 
-    reason: why it is not the best one, or nothing. seals: whether interfaces can be sealed; allow: networks that seals
-    are open for. bridged: on how many interfaces the last count found our counters gone, and went by the kernel's, and
-    gaps: how often that happened.
+    reason: why it is not the best one, or nothing. seals: whether interfaces can be sealed. bridged: on how many
+    interfaces the last count found our counters gone, and went by the kernel's, and gaps: how often that happened.
     """
 
     def __init__(self, ledger: Ledger, tally: Tally, boot_id: str, apply: Apply) -> None:
@@ -37,7 +37,6 @@ class Metering:
         self.meter: Meter = KernelMeter()
         self.reason = ""
         self.gaps, self.bridged = 0, 0
-        self.allow: tuple[str, ...] = ()
 
     @property
     def problems(self) -> list[str]:
@@ -151,9 +150,11 @@ class Metering:
         bindings: Iterable[Binding],
         arriving: Collection[Port],
         blocked: Container[int],
+        allow: Exceptions,
         count: Callable[[], None],
     ) -> None:
-        """See that every live interface has our chains as they should be, and those of blocked VMs their seal; so have
+        """See that every live interface has our chains as they should be, and those of blocked VMs their seal, open for
+        what they are allowed, by their ids; so have
         those that are arriving and bound to no VM yet. With another meter than nft, only what is sealed has chains.
         Raises MeterError.
 
@@ -165,7 +166,7 @@ class Metering:
         view = self._chains.look()
         # One that went away under our look has lost nothing: what its counters have is read at its end.
         there = {ifindex for ifindex, _ in view.interfaces}
-        ports = [_port(binding, blocked, self.allow) for binding in bindings if binding.ifindex in there]
+        ports = [_port(binding, blocked, allow) for binding in bindings if binding.ifindex in there]
         early = [port for port in arriving if port.ifindex in there]
         if not isinstance(self.meter, NftMeter):
             self._chains.release([port.key for port in ports if not port.sealed and view.counts(port)])
@@ -187,12 +188,14 @@ class Metering:
         self._table.close()
 
 
-def _port(binding: Binding, blocked: Container[int], allow: tuple[str, ...]) -> Port:
-    return Port(*binding.key, binding.interface, binding.mac, sealed=binding.vm_id in blocked, allow=allow)
+def _port(binding: Binding, blocked: Container[int], allow: Exceptions) -> Port:
+    sealed, allowed = binding.vm_id in blocked, allow.of(binding.vm_id)
+    return Port(*binding.key, binding.interface, binding.mac, sealed=sealed, allow=allowed)
 
 
-def seal(bindings: Iterable[Binding], blocked: Container[int], allow: tuple[str, ...]) -> str | None:
-    """Seal the interfaces of blocked VMs, and open the others' again, where no daemon does. Why not, or None."""
+def seal(bindings: Iterable[Binding], blocked: Container[int], allow: Exceptions) -> str | None:
+    """Seal the interfaces of blocked VMs, but for what they are allowed, and open the others' again, where no daemon
+    does. Why not, or None."""
     table = Table(nft.TABLE)
     chains = Chains(hand_to_nft, table)
     try:

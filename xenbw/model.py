@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 Life = tuple[int, int, int]
 """(domid, devid, ifindex): one life of one vif, for as long as this host is up."""
 
@@ -147,6 +148,7 @@ class VM:
     """A row of its own with an allowance; found by its name as `xl list` prints it.
 
     added_at None: nobody added it, it was found running; fields left None follow the config's [default].
+    allow: what it may reach while it is blocked; None follows [enforce] allow.
     period_rule says by which reset day and zone period_start was reckoned, so that a change of rule is told
     from the passing of time.
     """
@@ -161,6 +163,7 @@ class VM:
     warn_percent: int | None = None
     action: Action | None = None
     reset_day: int | None = None
+    allow: tuple[Network, ...] | None = None
     ips: tuple[Address, ...] = ()
     config_file: str | None = None
     period_start: datetime | None = None

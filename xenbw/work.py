@@ -110,7 +110,6 @@ class Work:
     def _choose_meter(self) -> None:
         section = self.settings.meter
         self._metering.choose(section.source, lambda: XentopMeter(self._run, self._census.owner_of, section.interval))
-        self._metering.allow = self.settings.enforce.exceptions
         self._guard.meter = self._metering.meter.name
         self._guard.seal = self._seal if self._metering.seals else None
 
@@ -367,8 +366,9 @@ class Work:
     def _keep(self) -> None:
         """See that our counters stand on every interface. What passed some of them by is counted by the kernel's."""
         try:
+            guard = self._guard
             self._metering.keep(
-                self._census.bound, self._arriving(), self._guard.blocked, lambda: self._measure(self._now())
+                self._census.bound, self._arriving(), guard.blocked, guard.allow, lambda: self._measure(self._now())
             )
         except MeterError as error:
             self._complaints.of(f"meter {self._metering.meter.name}", str(error))
@@ -377,8 +377,8 @@ class Work:
         ports = []
         for vif, facts in self._census.arriving:
             vm = self._ledger.vm_named(facts.name or "")
-            sealed = vm is not None and vm.id in self._guard.blocked
-            ports.append(Port(*vif.life, vif.interface, facts.mac, sealed, self._metering.allow))
+            guard, whose = self._guard, None if vm is None else vm.id
+            ports.append(Port(*vif.life, vif.interface, facts.mac, whose in guard.blocked, guard.allow.of(whose)))
         return ports
 
     def _seal(self) -> None:

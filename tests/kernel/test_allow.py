@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.guest import Guest
+from tests.support.guest import Card, Guest
 from tests.support.host import Host, until
 from tests.support.story import overdrawn
 
@@ -99,3 +99,111 @@ def test_a_vm_called_like_the_exception_is_blocked_like_any(running: Host) -> No
     guest = overdrawn(running, "allows", ips=("10.50.0.11",))
     assert reaches_none(guest, SHUT[0])
     assert running.blocked(guest.address())
+
+
+def give(host: Host, name: str, *allowed: str) -> None:
+    """What the admin does for one VM."""
+    host.xenbw("addvm", name, "--allow", *allowed)
+
+
+def test_a_vm_with_a_list_of_its_own_reaches_that_and_the_others_what_all_may(running: Host) -> None:
+    guest, other = overdrawn(running, ips=IPS), overdrawn(running, "web2", ips=("10.50.0.12", "fd50::12"))
+    give(running, "web1", *SHUT)
+    assert until(lambda: reaches(guest, *SHUT))
+    assert reaches_none(guest, *OPEN)
+    assert reaches(other, *OPEN)
+    assert reaches_none(other, *SHUT)
+    give(running, "web1", "default")
+    assert until(lambda: reaches(guest, *OPEN))
+    assert reaches_none(guest, *SHUT)
+
+
+def test_one_to_whom_nothing_is_allowed_has_its_link_down_beside_one_who_may(running: Host) -> None:
+    guest, other = overdrawn(running, ips=IPS), overdrawn(running, "web2", ips=("10.50.0.12",))
+    give(running, "web1", "none")
+    assert until(lambda: not running.link_is_up(guest))
+    running.raise_links(guest)
+    assert reaches_none(guest, *OPEN, *SHUT)
+    assert reaches(other, OPEN[0])
+
+
+def test_one_alone_may_where_nothing_is_allowed_to_all() -> None:
+    with Host() as host:
+        host.start_daemon()
+        guest, other = overdrawn(host, ips=IPS), overdrawn(host, "web2", ips=("10.50.0.12",))
+        give(host, "web1", *OPEN)
+        assert until(lambda: reaches(guest, *OPEN))
+        assert reaches_none(guest, *SHUT)
+        assert (host.link_is_up(guest), host.link_is_up(other)) == (True, False)
+        host.raise_links(other)
+        assert reaches_none(other, *OPEN, *SHUT)
+
+
+def test_null_routes_of_a_routed_guest_make_its_own_exception_alone(running: Host) -> None:
+    guest = overdrawn(running, ips=("10.51.0.11",), script="vif-route")
+    other = overdrawn(running, "web2", ips=("10.51.0.12",), script="vif-route")
+    running.outside.ip("route replace 10.51.0.0/24 via 10.50.0.1")
+    give(running, "web1", SHUT[0])
+    # The seals, which say the same, are out of the way.
+    assert until(lambda: reaches(guest, SHUT[0]))
+    running.kill_daemon()
+    running.run(["nft", "flush", "ruleset"], check=True)
+    assert reaches(guest, SHUT[0])
+    assert reaches_none(guest, OPEN[0])
+    assert reaches(other, OPEN[0])
+    assert reaches_none(other, SHUT[0])
+
+
+@pytest.mark.parametrize("known_from", ["the daemon's file", "the ledger"])
+def test_its_own_list_holds_from_a_hook_on_with_the_daemon_dead(running: Host, known_from: str) -> None:
+    guest = overdrawn(running, ips=IPS)
+    give(running, "web1", *SHUT)
+    running.kill_daemon()
+    running.run(["nft", "flush", "ruleset"], check=True)
+    if known_from == "the ledger":
+        (running.run_dir / "over").unlink()
+    guest.reboot()
+    assert reaches(guest, *SHUT)
+    assert reaches_none(guest, *OPEN)
+
+
+def test_a_card_attached_with_the_daemon_dead_reaches_its_own_list_and_nothing_else(running: Host) -> None:
+    guest, other = overdrawn(running, ips=IPS), overdrawn(running, "web2", ips=("10.50.0.12",))
+    give(running, "web1", *SHUT)
+    assert until(lambda: reaches(guest, *SHUT))
+    running.kill_daemon()
+    for one, own, foreign in ((guest, SHUT, OPEN), (other, OPEN, SHUT)):
+        card = attach(running, one)
+        everywhere = (f"route replace {to} dev eth{card.devid}" for to in (*own, *foreign))
+        one.namespace.ip(f"addr add fd50::{one.domid:x}:77/64 dev eth{card.devid} nodad", *everywhere)
+        assert until(lambda: reaches(one, *own))  # noqa: B023 (it is called at once)
+        assert reaches_none(one, *foreign)
+
+
+def attach(host: Host, guest: Guest) -> Card:
+    """A card whose script has made it a port of the bridge, and has not come to its hook yet."""
+    card = guest.attach(f"10.50.0.{70 + guest.domid}")
+    interface = guest.interfaces[card.devid]
+    host.namespace.ip(f"link set {interface} master xenbr0 up")
+    assert until(lambda: host.run(["cat", f"/sys/class/net/{interface}/brport/state"]).stdout == "3\n")
+    return card
+
+
+def test_a_change_holds_at_once_without_a_daemon(running: Host) -> None:
+    guest = overdrawn(running, ips=IPS)
+    running.kill_daemon()
+    give(running, "web1", *SHUT)
+    assert until(lambda: reaches(guest, *SHUT))
+    assert reaches_none(guest, *OPEN)
+    give(running, "web1", "none")
+    assert not running.link_is_up(guest)
+
+
+def test_rules_for_one_who_was_let_go_are_left_nowhere(running: Host) -> None:
+    guest = overdrawn(running, ips=IPS)
+    give(running, "web1", *SHUT)
+    assert until(lambda: reaches(guest, *SHUT))
+    running.xenbw("lift", "web1")
+    assert reaches(guest, *OPEN, *SHUT)
+    assert not any("RETURN" in rule for version in (4, 6) for rule in running.rules(version))
+    assert "10.50.0.1" not in running.run(["nft", "list", "ruleset"], check=True).stdout

@@ -138,7 +138,7 @@ def test_show_tells_everything_about_one_vm(console: Console, end: datetime) -> 
     ]
     assert facts[6] == "counted          total; warned at 80 %; past the limit: block"
     assert facts[7].endswith(end.strftime(" to %Y-%m-%d 00:00 UTC"))
-    assert facts[9:] == ["addresses given  192.0.2.9", "config file      none"]
+    assert facts[9:] == ["addresses given  192.0.2.9", "config file      none", "open if blocked  as configured"]
     assert blocks[0].split() == ["BLOCKED", "UNTIL", "LIFTED", "WHY"]
     assert blocks[1].startswith(now)
     assert blocks[1].endswith("admin: abuse report 12")
@@ -151,7 +151,7 @@ def test_show_tells_everything_about_one_vm(console: Console, end: datetime) -> 
 def test_show_as_json_adds_blocks_bindings_and_history(console: Console, end: datetime) -> None:
     console.done("block", "web1", "--reason", "abuse report 12")
     document = json.loads(console.done("show", "web1", "--json"))
-    assert list(document) == [*KEYS, "blocks", "earlier_lives", "bindings", "history"]
+    assert list(document) == [*KEYS, "allow", "blocks", "earlier_lives", "bindings", "history"]
     assert (document["state"], document["reason"]) == ("blocked", "abuse report 12")
     (block,), (binding,), (month,) = document["blocks"], document["bindings"], document["history"]
     assert (block["cause"], block["until"], block["lifted_at"]) == ("admin", None, None)

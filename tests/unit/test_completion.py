@@ -116,6 +116,8 @@ def test_where_an_option_s_value_belongs_nothing_else_is_offered(console: Consol
         expected = {"a file"}
     elif option.metavar == "SIZE":
         expected = {"unlimited"}
+    elif option.dest == "allow":
+        expected = {"default", "none"}
     else:
         expected = set(option.choices or ())
     assert offers(console, f"{line} {commandline.long_name(option)} ") == expected
@@ -144,6 +146,7 @@ def test_a_value_before_the_command_or_the_vm_is_not_taken_for_it(console: Conso
     assert offers(console, f"xenbw --config={config} block --reason web1 w") == {"web1", "web2"}
     assert offers(console, "xenbw-addvm --ip 192.0.2.1 192.0.2.2 --force w") == {"web1"}
     assert offers(console, "xenbw-addvm --ip 192.0.2.1 --fo") == {"--force"}
+    assert offers(console, "xenbw-addvm --allow 192.0.2.1 192.0.2.2 --force w") == {"web1"}
 
 
 def test_addvm_offers_what_runs(console: Console) -> None:

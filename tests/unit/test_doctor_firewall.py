@@ -12,6 +12,7 @@ from xenbw.doctor.finding import Level
 from xenbw.doctor.ruleset import Ruleset
 from xenbw.doctor.saved import Kind, Saved
 from xenbw.enforce import restore
+from xenbw.enforce.exceptions import Exceptions
 
 NULL_ROUTE = '-A XENBW -s 192.0.2.9/32 -m comment --comment "xenbw: web1" -j REJECT --reject-with icmp-port-unreachable'
 JUMPS = {"INPUT": "-A INPUT -j XENBW", "OUTPUT": "-A OUTPUT -j XENBW", "FORWARD": "-A FORWARD -j XENBW"}
@@ -115,7 +116,7 @@ def test_a_rule_of_somebody_else_among_the_null_routes_is_told() -> None:
 
 
 def test_what_the_configuration_allows_to_blocked_vms_is_no_stranger() -> None:
-    allowed = restore.chain_text(4, {"192.0.2.9": "web1"}, ["198.51.100.1/32"], jumps_exist=False).decode()
+    allowed = restore.chain_text(4, {"192.0.2.9": "web1"}, Exceptions(["198.51.100.1/32"]), jumps_exist=False).decode()
     assert "-j RETURN" in allowed
     rules = [line for line in allowed.splitlines() if line.startswith("-A XENBW")]
     assert texts(table(own="\n".join(rules))) == []

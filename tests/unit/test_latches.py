@@ -19,15 +19,15 @@ def binding(number: int, vm_id: int, domid: int, boot_id: str = HERE) -> Binding
 
 
 def test_domains_of_blocked_vms_are() -> None:
-    assert running([binding(1, 10, 5), binding(2, 11, 6), binding(3, 11, 6)], {11}, HERE) == {6}
+    assert running([binding(1, 10, 5), binding(2, 11, 6), binding(3, 11, 6)], {11}, HERE) == {6: 11}
 
 
 def test_a_domid_of_an_earlier_boot_is_not() -> None:
-    assert running([binding(1, 10, 5, EARLIER)], {10}, HERE) == set()
+    assert running([binding(1, 10, 5, EARLIER)], {10}, HERE) == {}
 
 
-@pytest.mark.parametrize(("blocked", "latched"), [({10}, set()), ({11}, {5})])
-def test_a_domid_is_his_who_had_it_last(blocked: set[int], latched: set[int]) -> None:
+@pytest.mark.parametrize(("blocked", "latched"), [({10}, {}), ({11}, {5: 11})])
+def test_a_domid_is_his_who_had_it_last(blocked: set[int], latched: dict[int, int]) -> None:
     assert running([binding(2, 11, 5), binding(1, 10, 5)], blocked, HERE) == latched
 
 

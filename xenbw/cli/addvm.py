@@ -18,9 +18,9 @@ from xenbw.cli.terminal import attended, say, warn
 from xenbw.cli.terms import Terms
 from xenbw.clock import boot_id
 from xenbw.config import Settings
-from xenbw.enforce.desired import Network, is_protected
+from xenbw.enforce.desired import is_protected
 from xenbw.errors import UsageError
-from xenbw.model import VM, Address, Binding
+from xenbw.model import VM, Address, Binding, Network
 from xenbw.report.table import printable
 from xenbw.store.ledger import Ledger
 from xenbw.xen import domaincfg

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,17 +12,17 @@ from xenbw.cli.terminal import warn
 from xenbw.clock import boot_id
 from xenbw.control import NoDaemonError
 from xenbw.enforce import desired, protect
-from xenbw.enforce.desired import Network
+from xenbw.enforce.exceptions import Exceptions
 from xenbw.errors import XenbwError
 from xenbw.guard import Guard, Method, holders
-from xenbw.model import Address, Binding
+from xenbw.model import Address, Binding, Network
 from xenbw.net import latches
 from xenbw.roster import Roster
 from xenbw.store.ledger import Ledger
 
 Methods = Callable[[], Sequence[Method]]
-Sealer = Callable[[Iterable[Binding], Container[int], tuple[str, ...]], str | None]
-Latcher = Callable[[Path, str, Iterable[Binding], Container[int], Collection[int], tuple[str, ...]], str | None]
+Sealer = Callable[[Iterable[Binding], Container[int], Exceptions], str | None]
+Latcher = Callable[[Path, str, Iterable[Binding], Container[int], Mapping[int, int], Exceptions], str | None]
 
 
 def iptables() -> Sequence[Method]:
@@ -85,7 +85,7 @@ def _enforce(
 
     def seal() -> None:
         present = [binding for binding in ledger.live_bindings().values() if binding.boot_id == here]
-        unsealed = sealer(present, guard.blocked, context.settings.enforce.exceptions)
+        unsealed = sealer(present, guard.blocked, guard.allow)
         if unsealed is not None:
             failed.append(f"the interfaces are not sealed: {unsealed}")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from xenbw.cli.command import Context
 from xenbw.cli.names import near
-from xenbw.enforce.desired import Network, is_protected
+from xenbw.enforce.desired import is_protected
 from xenbw.errors import UsageError, XenbwError
-from xenbw.model import Address, Binding
+from xenbw.model import Address, Binding, Network
 from xenbw.report.table import Column, render
 from xenbw.xen import domaincfg, domainfind, toolstack
 from xenbw.xen.domaincfg import DomainConfig

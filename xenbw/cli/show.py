@@ -11,6 +11,7 @@ from xenbw.cli.accounts import accounts, freshen, roster
 from xenbw.cli.command import Command, Context
 from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import say, warn
+from xenbw.cli.terms import reached
 from xenbw.config import Settings
 from xenbw.model import Binding, Block, Digest
 from xenbw.quota import used_bytes
@@ -137,6 +138,7 @@ def _facts(account: Account, zone: ZoneInfo) -> list[tuple[str, str]]:
         ("added", added),
         ("addresses given", " ".join(str(address) for address in vm.ips) or "none"),
         ("config file", vm.config_file or "none"),
+        ("open if blocked", reached(vm) or "as configured"),
     ]
 
 

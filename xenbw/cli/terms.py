@@ -5,8 +5,9 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 
+from xenbw import checks
 from xenbw.errors import UsageError
-from xenbw.model import VM, Action, Allowance, Count
+from xenbw.model import VM, Action, Allowance, Count, Network
 from xenbw.units import format_size, parse_size
 
 Terms = dict[str, object]
@@ -19,6 +20,12 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--count", choices=[str(count) for count in Count], help="what counts (max: larger of in, out)")
     parser.add_argument("--reset-day", metavar="DAY", type=reset_day, help="day of the month a period begins, 1 to 31")
     parser.add_argument("--warn", metavar="PERCENT", type=warn_percent, help="warn from this share of the limit on")
+    parser.add_argument(
+        "--allow",
+        metavar="ADDR",
+        nargs="+",
+        help="addresses and networks that it reaches while blocked; or none; or default, for [enforce] allow",
+    )
     parser.add_argument("--action", choices=[str(action) for action in Action], help="what happens past the limit")
 
 
@@ -33,6 +40,8 @@ def given(options: Namespace) -> Terms:
         terms["warn_percent"] = options.warn
     if options.reset_day is not None:
         terms["reset_day"] = options.reset_day
+    if options.allow is not None:
+        terms["allow"] = allowed(options.allow)
     return terms
 
 
@@ -41,6 +50,17 @@ def limit(text: str) -> Terms:
     if text.strip().lower() == "unlimited":
         return {"limit_bytes": None, "unlimited": True}
     return {"limit_bytes": parse_size(text), "unlimited": False}
+
+
+def allowed(words: list[str]) -> tuple[Network, ...] | None:
+    """Raises UsageError."""
+    if words == ["default"]:
+        return None
+    try:
+        return checks.some_networks([] if words == ["none"] else words)
+    except UsageError:
+        hint = "like 192.0.2.53 2001:db8::/64, but not all there is; or none, or default"
+        raise UsageError(f"not addresses and networks: {' '.join(words)!r}", hint) from None
 
 
 def _number(low: int, high: int, what: str) -> Callable[[str], int]:
@@ -65,8 +85,14 @@ def describe(vm: VM, default: Allowance) -> Iterator[tuple[str, str]]:
     yield "reset day", str(vm.reset_day or f"{default.reset_day} (default)")
     yield "warn", f"{vm.warn_percent} %" if vm.warn_percent else f"{default.warn_percent} % (default)"
     yield "action", vm.action or f"{default.action} (default)"
+    yield "allow", reached(vm) or "as configured (default)"
     yield "ips", " ".join(str(address) for address in vm.ips) or "none given"
     yield "config file", vm.config_file or "none"
+
+
+def reached(vm: VM) -> str:
+    """What a VM is allowed to reach while it is blocked, or "" where it is what all are."""
+    return "" if vm.allow is None else " ".join(str(network) for network in vm.allow) or "nothing"
 
 
 def summary(bare: VM, vm: VM, default: Allowance) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from ipaddress import IPv4Network, IPv6Network
 
-from xenbw.model import Address
-
-Network = IPv4Network | IPv6Network
+from xenbw.enforce.exceptions import Exceptions
+from xenbw.model import Address, Network
 
 
 @dataclass(frozen=True)
@@ -28,10 +26,10 @@ class Holder:
 @dataclass(frozen=True)
 class Desired:
     """The null routes that must exist, address -> name of the VM that owes them; nothing else may. allow: what they let
-    through all the same."""
+    through all the same, by the VM's name."""
 
     null_routes: Mapping[Address, str]
-    allow: tuple[Network, ...] = ()
+    allow: Exceptions = field(default_factory=Exceptions)
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,8 @@ def is_protected(address: Address, protect: Collection[Network]) -> bool:
     )
 
 
-def plan(holders: Collection[Holder], protect: Collection[Network], allow: tuple[Network, ...] = ()) -> Plan:
-    """The null routes for these holders, which allow some traffic.
+def plan(holders: Collection[Holder], protect: Collection[Network], allow: Exceptions | None = None) -> Plan:
+    """The null routes for these holders, with these exceptions by their names.
 
     An address is blocked only while a blocked VM holds it and no VM in good standing does. Who runs with it on an
     interface holds it before whom the admin gave it to, and a running VM before one that is down; of those that are
@@ -81,7 +79,7 @@ def plan(holders: Collection[Holder], protect: Collection[Network], allow: tuple
     routes = {address: owner.name for address, owner in owners.items() if owner.blocked}
     refused = {address: name for address, name in routes.items() if is_protected(address, protect)}
     return Plan(
-        Desired({address: name for address, name in routes.items() if address not in refused}, allow),
+        Desired({address: name for address, name in routes.items() if address not in refused}, allow or Exceptions()),
         refused,
         {
             address: (holder.name, owners[address].name)

@@ -8,6 +8,7 @@ import sqlite3
 import time
 
 from xenbw.enforce import overfile, restore
+from xenbw.enforce.exceptions import Exceptions
 from xenbw.enforce.overfile import Over
 from xenbw.store import bindings
 
@@ -26,7 +27,8 @@ def from_ledger(path: str, boot_id: str) -> Over | None:
         try:
             db = sqlite3.connect(f"file:{path}?{how}", uri=True, timeout=_PATIENCE)
             over = Over()
-            over.protected, over.allow = bindings.networks(db, "protected"), bindings.networks(db, "allow")
+            over.protected = bindings.networks(db, "protected")
+            over.allow = Exceptions(bindings.networks(db, "allow"), bindings.allowed(db))
             over.held = bindings.held(db, boot_id)
             over.blocked = {name: blockable(ips, over) for name, ips in bindings.blocked(db).items()}
             db.close()

@@ -107,11 +107,10 @@ class Iptables:
     def _whole(self, desired: Desired) -> list[str]:
         """See that the chain is right as a whole, or write it anew: where there is much of it, or its order matters."""
         routes = {str(address): name for address, name in desired.null_routes.items()}
-        allow = [str(network) for network in desired.allow]
         saved = self._run([f"{self.name}-legacy-save", "-t", "filter"], timeout=_LOCK_PATIENCE)
-        if saved.status == 0 and stands(self._version, routes, allow, saved.stdout.decode(errors="replace")):
+        if saved.status == 0 and stands(self._version, routes, desired.allow, saved.stdout.decode(errors="replace")):
             return []
-        if not write_chain(self._version, routes, allow):
+        if not write_chain(self._version, routes, desired.allow):
             raise IptablesError(f"{self.name}-legacy-restore fails", f"see {self.name}-legacy-save -t filter")
         return [f"{self.name}: the whole chain {CHAIN} written"]
 

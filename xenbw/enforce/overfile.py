@@ -4,12 +4,15 @@ and the daemon dead.
 Lines of words separated by tabs: `ledger PATH`, `protected ADDRESS...`, `held ADDRESS...` (by running VMs in good
 standing), `free ADDRESS...` (held no more), `vm NAME ADDRESS...`, `meter NAME`; names are backslash-escaped. The daemon
 writes it whole; a hook appends what it knows better while no daemon runs. Lines add up; an address that is held is not
-blocked. `allow NETWORK...`: what blocked VMs may reach all the same.
+blocked. `allow NETWORK...`: what blocked VMs may reach all the same; `allow-vm NAME NETWORK...`: what that one may,
+instead.
 """
 
 from __future__ import annotations
 
 import os
+
+from xenbw.enforce.exceptions import Exceptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 class Over:
     """What the file says. blocked: VM name -> its null-routed addresses; protected: addresses or networks; nft: whether
-    our counters are to stand on the vifs; allow: networks that blocked VMs may reach."""
+    our counters are to stand on the vifs; allow: networks that blocked VMs may reach, by their names."""
 
     __slots__ = ("allow", "blocked", "held", "ledger", "nft", "protected")
 
@@ -26,7 +29,7 @@ class Over:
         self.ledger = ""
         self.nft = True
         self.protected: list[str] = []
-        self.allow: list[str] = []
+        self.allow = Exceptions()
         self.held: set[str] = set()
         self.blocked: dict[str, list[str]] = {}
 
@@ -38,6 +41,9 @@ class Over:
             for address in addresses
             if address not in self.held
         }
+
+
+_NONE = Exceptions()
 
 
 def escape(name: str) -> str:
@@ -68,7 +74,9 @@ def read(path: str) -> Over | None:
                 elif kind == "protected":
                     over.protected += words
                 elif kind == "allow":
-                    over.allow += words
+                    over.allow.common += words
+                elif kind == "allow-vm" and words:
+                    over.allow.own.setdefault(unescape(words[0]), []).extend(words[1:])
                 elif kind == "held":
                     over.held.update(words)
                 elif kind == "free":
@@ -87,11 +95,12 @@ def write(
     held: Iterable[str],
     blocked: Mapping[str, Iterable[str]],
     meter: str = "nft",
-    allow: Iterable[str] = (),
+    allow: Exceptions = _NONE,
 ) -> None:
     """Replace the file in one step. Raises OSError."""
     text = _line("ledger", escape(ledger)) + _line("meter", meter)
-    text += _line("protected", *protected) + _line("held", *held) + _line("allow", *allow)
+    text += _line("protected", *protected) + _line("held", *held) + _line("allow", *allow.common)
+    text += "".join(_line("allow-vm", escape(name), *networks) for name, networks in sorted(allow.own.items()))
     text += "".join(_line("vm", escape(name), *addresses) for name, addresses in sorted(blocked.items()))
     fresh = f"{path}.{os.getpid()}"
     with open(fresh, "w", encoding="ascii") as file:

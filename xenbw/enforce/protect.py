@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from xenbw.enforce.desired import Network
 from xenbw.errors import XenbwError
+from xenbw.model import Network
 from xenbw.runner import Runner
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 
+from xenbw.enforce.exceptions import Exceptions
 from xenbw.pipe import feed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
 CHAIN = "XENBW"
 HOOKED = ("INPUT", "OUTPUT", "FORWARD")
 # The comment of rules for what blocked VMs may reach all the same. No VM's name makes such a one.
 ALLOWED = "xenbw allows"
+_RETURN = f'-m comment --comment "{ALLOWED}" -j RETURN'
 REJECT_WITH = {4: "icmp-port-unreachable", 6: "icmp6-port-unreachable"}
 _LENGTH = {4: 32, 6: 128}
 _LINK = ("fe80::/10", "ff02::/16")
@@ -37,6 +39,9 @@ def family(address: str) -> int:
     return 6 if ":" in address else 4
 
 
+_NONE = Exceptions()
+
+
 def exceptions(version: int, allow: Iterable[str]) -> list[str]:
     """What null routes of a family let through, so that these networks are reached: in IPv6 neighbours have to find
     each other by what ip6tables may see of a bridge. The seal is narrower."""
@@ -44,44 +49,65 @@ def exceptions(version: int, allow: Iterable[str]) -> list[str]:
     return [*found, *_LINK] if found and version == 6 else found
 
 
-def chain_text(version: int, addresses: Mapping[str, str], allow: Iterable[str] = (), *, jumps_exist: bool) -> bytes:
+def chain_text(version: int, addresses: Mapping[str, str], allow: Exceptions = _NONE, *, jumps_exist: bool) -> bytes:
     """Input for `restore --noflush` that makes the chain exactly these null routes (address -> VM name), but for
-    traffic with the allowed networks, and its jumps the first rules, in one commit. Deleting a jump that is not there
-    fails the whole input: hence jumps_exist."""
+    traffic with the networks that the VM is allowed, by its name, and its jumps the first rules, in one commit.
+    Deleting a jump that is not there fails the whole input: hence jumps_exist."""
     lines = ["*filter", f":{CHAIN} - [0:0]"]
     for hooked in HOOKED:
         if jumps_exist:
             lines.append(f"-D {hooked} -j {CHAIN}")
         lines.append(f"-I {hooked} 1 -j {CHAIN}")
-    lines += _rules(version, addresses, allow)
+    for rules in _rules(version, addresses, allow):
+        lines += rules
     return "\n".join([*lines, "COMMIT", ""]).encode("ascii")
 
 
-def _rules(version: int, addresses: Mapping[str, str], allow: Iterable[str]) -> list[str]:
-    lines = []
-    for network in exceptions(version, allow) if addresses else ():
-        lines += [f'-A {CHAIN} {side} {network} -m comment --comment "{ALLOWED}" -j RETURN' for side in ("-s", "-d")]
+def _rules(version: int, addresses: Mapping[str, str], allow: Exceptions) -> tuple[list[str], list[str]]:
+    """Those whose order matters, and those after them, whose does not."""
+    ordered, others = [], []
     for address, name in sorted(addresses.items()):
         if family(address) == version:
-            said = f'-m comment --comment "{comment(name)}" -j REJECT --reject-with {REJECT_WITH[version]}'
-            lines += [f"-A {CHAIN} {side} {address}/{_LENGTH[version]} {said}" for side in ("-s", "-d")]
-    return lines
+            rejected = _reject(version, address, name)
+            if name in allow.own:
+                ordered += [*_exempt(version, address, allow.own[name]), *rejected]
+            else:
+                others += rejected
+    # Who has exceptions of his own is through with, so these are for the others alone.
+    for network in exceptions(version, allow.common) if others else ():
+        ordered += [f"-A {CHAIN} {side} {network} {_RETURN}" for side in ("-s", "-d")]
+    return ordered, others
 
 
-def stands(version: int, addresses: Mapping[str, str], allow: Iterable[str], saved: str) -> bool:
+def _exempt(version: int, address: str, allow: Iterable[str]) -> list[str]:
+    whole = f"{address}/{_LENGTH[version]}"
+    return [
+        f"-A {CHAIN} -s {source} -d {target} {_RETURN}"
+        for network in exceptions(version, allow)
+        for source, target in ((whole, network), (network, whole))
+    ]
+
+
+def _reject(version: int, address: str, name: str) -> list[str]:
+    said = f'-m comment --comment "{comment(name)}" -j REJECT --reject-with {REJECT_WITH[version]}'
+    return [f"-A {CHAIN} {side} {address}/{_LENGTH[version]} {said}" for side in ("-s", "-d")]
+
+
+def stands(version: int, addresses: Mapping[str, str], allow: Exceptions, saved: str) -> bool:
     """Whether the chain and its jumps are just what they should be, by what iptables-legacy-save prints."""
     lines = saved.splitlines()
     for hooked in HOOKED:
         found, jump = [line for line in lines if line.startswith(f"-A {hooked} ")], f"-A {hooked} -j {CHAIN}"
         if found[:1] != [jump] or jump in found[1:]:
             return False
-    found, wanted = [line for line in lines if line.startswith(f"-A {CHAIN} ")], _rules(version, addresses, allow)
+    found = [line for line in lines if line.startswith(f"-A {CHAIN} ")]
+    ordered, others = _rules(version, addresses, allow)
     # The kernel keeps networks in their shortest spelling, and so does the ledger.
-    first = len(wanted) - 2 * sum(family(address) == version for address in addresses)
-    return found[:first] == wanted[:first] and sorted(found) == sorted(wanted)
+    first = len(ordered)
+    return found[:first] == ordered and sorted(found[first:]) == sorted(others)
 
 
-def write_chain(version: int, addresses: Mapping[str, str], allow: Collection[str] = ()) -> bool:
+def write_chain(version: int, addresses: Mapping[str, str], allow: Exceptions = _NONE) -> bool:
     """Put the chain into the kernel; whether that worked. The caller holds XTABLES_LOCK."""
     return any(_restore(version, chain_text(version, addresses, allow, jumps_exist=known)) for known in (True, False))
 

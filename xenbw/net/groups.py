@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -32,11 +33,11 @@ def leave(groups: Collection[int], sysfs: Path = interfaces.SYSFS) -> None:
 
 
 def _set(ifindex: int, group: int) -> None:
-    """By netlink, since the daemon finds sysfs read-only."""
+    """By netlink, since the daemon finds sysfs read-only. One that went away meanwhile is in no group."""
     body = _LINK.pack(0, 0, ifindex, 0, 0) + _GROUP.pack(_GROUP.size, _IFLA_GROUP, group)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asker:
         asker.send(_HEADER.pack(_HEADER.size + len(body), _SETLINK, _REQUEST | _ACK, 1, 0) + body)
         answer = asker.recv(1 << 16)
     (error,) = _ERROR.unpack_from(answer, _HEADER.size)
-    if error:
+    if error and -error != errno.ENODEV:
         raise OSError(-error, os.strerror(-error))

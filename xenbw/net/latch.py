@@ -23,6 +23,7 @@ SET, GROUPS = "latched", "groups"
 CHAINS = {"bridge": "prerouting", "inet": "prerouting", "arp": "input"}
 FAMILIES = {"bridge": 7, "inet": 1, "arp": 3}
 """Numbers of the families, by linux/netfilter.h."""
+OWN = "own"  # a chain for domains that are allowed something of their own
 FIRST_GROUP = 0x78620000  # "xb"; hooks/vif-group knows it too
 _PRIORITY = -300
 # The families of addresses that a packet there has, and those whose addresses are looked for there.
@@ -39,7 +40,7 @@ def group(domid: int) -> int:
 
 def foundation(allow: Collection[str]) -> str:
     """Text for what all latched domains share: put there, or made what it should be. allow: addresses and networks that
-    seals are open for."""
+    seals are open for, but those of domains with their own."""
     lines = []
     for family, chain in CHAINS.items():
         lines += [
@@ -48,12 +49,24 @@ def foundation(allow: Collection[str]) -> str:
             # takes only those of one length.
             f"add set {family} {TABLE} {SET} {{ type ifname . iface_type; flags interval; }}",
             f"add set {family} {TABLE} {GROUPS} {{ type devgroup; }}",
+            f"add chain {family} {TABLE} {OWN}",
             f"add chain {family} {TABLE} {chain} {{ type filter hook {chain} priority {_PRIORITY}; }}",
             f"flush chain {family} {TABLE} {chain}",
         ]
         others = f"iifgroup != @{GROUPS} iifname . meta iiftype != @{SET} accept"
-        rules = [others, *_exceptions(family, allow), "drop"]
+        rules = [others, f"jump {OWN}", *_exceptions(family, allow), "drop"]
         lines += [f"add rule {family} {TABLE} {chain} {rule}" for rule in rules]
+    return "\n".join([*lines, ""])
+
+
+def allow(domid: int, networks: Collection[str]) -> str:
+    """Text that has a domain, if it is latched, reach these and nothing else, upon the foundation. To say it again
+    changes nothing but by what the first did not say."""
+    lines = []
+    for family in CHAINS:
+        for whose in (f'iifname "vif{domid}.*"', f"iifgroup {group(domid)}"):
+            rules = [*_exceptions(family, networks), "drop"]
+            lines += [f"add rule {family} {TABLE} {OWN} {whose} {rule}" for rule in rules]
     return "\n".join([*lines, ""])
 
 

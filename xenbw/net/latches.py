@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from xenbw.enforce.exceptions import Exceptions
 from xenbw.model import Binding
 from xenbw.net import groups, latch
 from xenbw.net.chains import Apply
@@ -28,10 +29,17 @@ _STUCK = (
 _FOREIGN = -1  # in place of a domid, for an element that is none of ours
 
 
-class _View(NamedTuple):
-    """How the latch stands: by family its chain, if there is one; by family and set the domains that it holds."""
+class _Allowed(NamedTuple):
+    """What is let through all the same: for all domains, but for those with their own."""
 
-    chains: dict[str, Chain | None]
+    common: tuple[str, ...]
+    own: dict[int, tuple[str, ...]]
+
+
+class _View(NamedTuple):
+    """How the latch stands: by family its chains, those that there are; by family and set the domains that it holds."""
+
+    chains: dict[tuple[str, str], Chain | None]
     held: dict[tuple[str, str], frozenset[int]]
 
     @property
@@ -50,18 +58,20 @@ class Latches:
         self._apply, self._boot_id, self._marks = apply, boot_id, Marks(run_dir)
         self._tables = {family: Table(TABLE, number) for family, number in latch.FAMILIES.items()}
         self._laid: _View | None = None  # as it was after we last made it, allowing this
-        self._allow: tuple[str, ...] = ()
+        self._allow = _Allowed((), {})
         self._generation = -1
 
     def keep(
-        self, latest: Iterable[Binding], blocked: Container[int], starting: Collection[int], allow: tuple[str, ...]
+        self, latest: Iterable[Binding], blocked: Container[int], starting: Mapping[int, int], allow: Exceptions
     ) -> str | None:
         """Latch the domains of blocked VMs, and no others. What is wrong, or None. latest: the bindings of each VM's
-        newest life; starting: domids of blocked VMs that have no binding yet."""
-        wanted = running(latest, blocked, self._boot_id).union(starting)
+        newest life; starting: domids of blocked VMs that have no binding yet, and whose they are; allow: by VM's id."""
+        owners = {**running(latest, blocked, self._boot_id), **starting}
+        own = {domid: allow.of(vm_id) for domid, vm_id in owners.items() if vm_id in allow.own}
+        wanted = frozenset(owners)
         unmarked = self._mark(wanted)
         try:
-            view = self._stand(wanted, allow)
+            view = self._stand(wanted, _Allowed(tuple(allow.common), own))
         except MeterError as error:
             # Where the kernel tells nothing of rules, it holds nobody who is to be let go.
             return f"{_LATE}: {error}" if wanted else None
@@ -80,7 +90,7 @@ class Latches:
         """Look again in any case: somebody changed the rules. Their generation is counted before they show."""
         self._generation = -1
 
-    def _stand(self, wanted: frozenset[int], allow: tuple[str, ...]) -> _View:
+    def _stand(self, wanted: frozenset[int], allow: _Allowed) -> _View:
         """Make it what it should be; returns what it then is."""
         unchanged = (self._allow, self._generation) == (allow, self._read_generation())
         if unchanged and self._laid is not None and self._laid.holds(wanted):
@@ -92,7 +102,7 @@ class Latches:
         self._laid = view if view.holds(wanted) else None
         return view
 
-    def _change(self, view: _View, wanted: frozenset[int], allow: tuple[str, ...]) -> str:
+    def _change(self, view: _View, wanted: frozenset[int], allow: _Allowed) -> str:
         if not wanted:
             return latch.remove() if view.exists else ""
         laid = self._laid.chains if self._laid is not None and self._allow == allow else {}
@@ -104,7 +114,12 @@ class Latches:
 
     def _look(self) -> _View:
         return _View(
-            {family: table.chains().get(latch.CHAINS[family]) for family, table in self._tables.items()},
+            {
+                (family, name): chains.get(name)
+                for family, table in self._tables.items()
+                for chains in [table.chains()]
+                for name in (latch.CHAINS[family], latch.OWN)
+            },
             {
                 (family, name): domids(table.elements(name))
                 for family, table in self._tables.items()
@@ -125,8 +140,8 @@ def keep(
     boot_id: str,
     latest: Iterable[Binding],
     blocked: Container[int],
-    starting: Collection[int],
-    allow: tuple[str, ...],
+    starting: Mapping[int, int],
+    allow: Exceptions,
 ) -> str | None:
     """The same once, where no daemon does."""
     once = Latches(hand_to_nft, boot_id, str(run_dir))
@@ -136,19 +151,22 @@ def keep(
         once.close()
 
 
-def _anew(wanted: frozenset[int], allow: tuple[str, ...]) -> str:
+def _anew(wanted: frozenset[int], allow: _Allowed) -> str:
     """Text that makes it what it should be, whatever is there."""
-    return latch.remove() + (latch.foundation(allow) + latch.fasten(sorted(wanted)) if wanted else "")
+    if not wanted:
+        return latch.remove()
+    own = "".join(latch.allow(domid, networks) for domid, networks in sorted(allow.own.items()))
+    return latch.remove() + latch.foundation(allow.common) + own + latch.fasten(sorted(wanted))
 
 
-def running(latest: Iterable[Binding], blocked: Container[int], boot_id: str) -> frozenset[int]:
-    """The domids of these VMs' newest lives in this boot. One without any interface left may run, and get another; so
-    whoever was the last to have a domid is taken to have it still."""
+def running(latest: Iterable[Binding], blocked: Container[int], boot_id: str) -> dict[int, int]:
+    """The domids of these VMs' newest lives in this boot, and whose they are. One without any interface left may run,
+    and get another; so whoever was the last to have a domid is taken to have it still."""
     owners: dict[int, int] = {}
     for binding in sorted(latest, key=lambda binding: binding.id):
         if binding.boot_id == boot_id:
             owners[binding.domid] = binding.vm_id
-    return frozenset(domid for domid, vm_id in owners.items() if vm_id in blocked)
+    return {domid: vm_id for domid, vm_id in owners.items() if vm_id in blocked}
 
 
 def domids(elements: Iterable[bytes]) -> frozenset[int]:

@@ -7,8 +7,8 @@ to nothing.
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,10 +43,12 @@ class Marks:
 
     def clear(self, domid: int) -> None:
         """Raises OSError."""
-        with suppress(FileNotFoundError):
+        try:
             os.unlink(f"{self._folder}/{domid}")
-        with suppress(OSError):
             os.rmdir(self._folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
 
     def _touch(self, domid: int) -> None:
         os.close(os.open(f"{self._folder}/{domid}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))

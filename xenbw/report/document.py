@@ -59,6 +59,7 @@ def detail(
     """One VM with its blocks, the bindings of its present period and its usage per period, newest first."""
     return {
         **account_document(account),
+        "allow": None if account.vm.allow is None else [str(network) for network in account.vm.allow],
         "blocks": [_block(block) for block in blocks],
         "earlier_lives": [_earlier(digest) for digest in earlier],
         "bindings": [_binding(binding) for binding in bindings],

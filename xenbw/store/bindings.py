@@ -10,7 +10,7 @@ import time
 
 # What a binding's own_last says of counters of ours that stand at zero, as the kernel's do.
 COUNTED = "0 0 0 0 0 0 0"
-_OWN_SINCE = 2  # the schema's version
+_OWN_SINCE, _ALLOWED_SINCE = 2, 3  # the schema's version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,6 +144,18 @@ def blocked(db: sqlite3.Connection) -> dict[str, list[str]]:
     ):
         found.setdefault(name, []).extend(f"{given} {ips or ''}".split())
     return found
+
+
+def allowed(db: sqlite3.Connection) -> dict[str, list[str]]:
+    """What blocked VMs may reach, of those that are allowed something else than the others."""
+    # During an upgrade the ledger may still be of the version before.
+    if db.execute("PRAGMA user_version").fetchone()[0] < _ALLOWED_SINCE:
+        return {}
+    rows = db.execute(
+        "SELECT vm.name, vm.allow FROM vm JOIN block ON block.vm_id = vm.id AND block.lifted_at IS NULL"
+        " WHERE vm.retired_at IS NULL AND vm.allow IS NOT NULL"
+    )
+    return {name: networks.split() for name, networks in rows}
 
 
 def had_by_blocked(db: sqlite3.Connection, boot_id: str, domid: int, name: str) -> bool:

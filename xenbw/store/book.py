@@ -209,6 +209,13 @@ def _plainly(error: Exception) -> str:
 
 
 def _bson(values: Mapping[str, Any]) -> Document:
-    """Values of a VM as MongoDB keeps them: sizes as 64-bit integers, words as plain text."""
-    plain = {field: str(value) if isinstance(value, StrEnum) else value for field, value in values.items()}
-    return {field: Int64(value) if field == "limit_bytes" and value else value for field, value in plain.items()}
+    """Values of a VM as MongoDB keeps them: sizes as 64-bit integers, words and networks as plain text."""
+    return {
+        field: Int64(value) if field == "limit_bytes" and value else _plain(value) for field, value in values.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [str(item) for item in value]
+    return str(value) if isinstance(value, StrEnum) else value

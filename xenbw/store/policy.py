@@ -22,6 +22,7 @@ FIELDS = (
     "warn_percent",
     "action",
     "reset_day",
+    "allow",
     "blocked_reason",
     "lifted_until",
 )
@@ -79,6 +80,7 @@ def fault(field: str, value: Any) -> str | None:
         "warn_percent": (whole and 1 <= value <= 100, "a whole number from 1 to 100"),
         "action": (value in list(Action), "block or warn"),
         "reset_day": (whole and 1 <= value <= 31, "a whole number from 1 to 31"),
+        "allow": (isinstance(value, tuple), "a list of addresses or networks, and not all there is"),
         "blocked_reason": (isinstance(value, str) and value.isprintable(), "a line of text"),
         "lifted_until": (isinstance(value, datetime), "a date"),
     }[field]

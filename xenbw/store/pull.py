@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Protocol
 
+from xenbw import checks
+from xenbw.errors import UsageError
 from xenbw.model import VM, ZERO, Counters
 from xenbw.store import policy
 from xenbw.store.ledger import Ledger
@@ -59,7 +62,9 @@ def pull(ledger: Ledger, shelf: Shelf, now: datetime) -> list[str]:
 
 def _local(vm: VM) -> dict[str, Any]:
     # An allowance that is not set to unlimited is not "false": None stands for what holds by default.
-    return {field: getattr(vm, field) or None for field in policy.FIELDS}
+    values = {field: getattr(vm, field) for field in policy.FIELDS}
+    # That nothing at all is allowed is a value.
+    return {field: value if value or value == () else None for field, value in values.items()}
 
 
 def _text(values: Values) -> str:
@@ -68,9 +73,10 @@ def _text(values: Values) -> str:
 
 
 def _base(kept: Values) -> dict[str, Any]:
-    until = kept.get("lifted_until")
+    until, allow = kept.get("lifted_until"), kept.get("allow")
     return {
         **kept,
+        "allow": None if allow is None else checks.some_networks(allow.split()),
         "unlimited": bool(kept.get("unlimited")) or None,
         "lifted_until": datetime.fromisoformat(until) if until else None,
     }
@@ -97,9 +103,11 @@ def _enter(ledger: Ledger, shelf: Shelf, vm: VM, now: datetime) -> None:
 
 def _merge(ledger: Ledger, shelf: Shelf, vm: VM, kept: Values, document: dict[str, Any], now: datetime) -> list[str]:
     local, base = _local(vm), _base(kept)
-    found = policy.merge(local, base, {field: _whole(value) for field, value in document.items()})
+    found = policy.merge(local, base, {field: _read(field, value) for field, value in document.items()})
     agreed = dict(found.base)
-    if found.give and not shelf.offer(vm.name, found.give, {field: base.get(field) for field in found.give}, now):
+    # As it stands there: the same network can be written in several ways.
+    still = {field: None if base.get(field) is None else document[field] for field in found.give}
+    if found.give and not shelf.offer(vm.name, found.give, still, now):
         # Somebody was quicker; the next round sees what he wrote.
         agreed |= {field: base.get(field) for field in found.give}
     if found.take or _text(agreed) != _text(base) or vm.added_at is None:
@@ -113,8 +121,12 @@ def _merge(ledger: Ledger, shelf: Shelf, vm: VM, kept: Values, document: dict[st
     return [f"the book: {vm.name}: {text}; the last good value holds" for text in found.faults]
 
 
-def _whole(value: Any) -> Any:
-    """A number as a JavaScript panel writes it, where every number is a double; and "not unlimited" as the default."""
+def _read(field: str, value: Any) -> Any:
+    """A number as a JavaScript panel writes it, where every number is a double; "not unlimited" as the default; and
+    networks, if that is what they are."""
+    if field == "allow" and isinstance(value, list):
+        with suppress(UsageError):
+            return checks.some_networks(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return None if value is False else value
@@ -130,6 +142,8 @@ def _told(found: policy.Merge) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, datetime):
         return format_time(value)
+    if isinstance(value, tuple):
+        return " ".join(str(item) for item in value) or "nothing"
     return "the default" if value is None else str(value)
 
 

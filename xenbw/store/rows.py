@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from datetime import UTC, datetime
 from functools import lru_cache
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from xenbw.model import VM, Action, Address, Amounts, Binding, Block, Cause, Count, Counters, Digest, Kind, Mark, State
 
@@ -38,6 +38,7 @@ def vm_of(row: sqlite3.Row) -> VM:
         warn_percent=row["warn_percent"],
         action=None if row["action"] is None else Action(row["action"]),
         reset_day=row["reset_day"],
+        allow=None if row["allow"] is None else tuple(ip_network(word) for word in row["allow"].split()),
         ips=_addresses(row["ips"]),
         config_file=row["config_file"],
         period_start=to_time(row["period_start"]),
@@ -117,6 +118,6 @@ def to_column(value: object) -> object:
     """A value of the model as SQLite keeps it."""
     if isinstance(value, datetime):
         return to_text(value)
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return " ".join(str(item) for item in value)
     return int(value) if isinstance(value, bool) else value

@@ -179,10 +179,13 @@ CREATE INDEX digest_rev ON digest (rev);
 CREATE INDEX binding_month ON binding (vm_id, substr(ended_at, 1, 7)) WHERE ended_at IS NOT NULL
 """
 
+# What a VM may reach while it is blocked, in place of what the configuration allows; null: that.
+_V3 = "ALTER TABLE vm ADD COLUMN allow TEXT"
+
 # What was released stays as it is. During an upgrade the hook and a daemon of the version before work with the new
 # schema: tables are added, and columns, with defaults, to tables into which nobody inserts by position; nothing is
 # renamed or dropped.
-MIGRATIONS: tuple[str, ...] = (_V1, _V2)
+MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3)
 VERSION = len(MIGRATIONS)
 
 

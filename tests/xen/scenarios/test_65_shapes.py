@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -123,6 +124,11 @@ def test_a_card_attached_later_is_metered_and_blocked_and_stays_counted_when_it_
     assert 0 <= after.out_bytes - before.out_bytes < 1000
 
 
+def _group() -> int:
+    """The interface group of the card with a name of its own, which udev's rule puts it into before its script."""
+    return int(Path("/sys/class/net/itsown/netdev_group").read_text())
+
+
 @pytest.mark.parametrize(
     ("daemon", "options"),
     [("running", "bridge=xenbr0"), ("dead", "bridge=xenbr0"), ("dead", "bridge=xenbr0,vifname=itsown")],
@@ -146,7 +152,11 @@ def test_a_card_attached_to_a_guest_over_its_allowance_lets_not_a_frame_through(
         assert unknown.run("until pidof ping; do sleep 0.1; done; sleep 2").status == 0
         unknown.cards.append(card)
         assert outside.frames(since, unknown) == []
+        if "vifname" in options:
+            assert _group() == 0x78620000 + unknown.domid
     finally:
         unknown.run("killall ping")
         package.start_daemon()
         package.release(unknown.name)
+    if "vifname" in options:
+        assert _group() == 0
