@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,32 @@ def test_nonsense_in_the_book_is_told_and_the_last_good_value_holds(a: Dom0, vms
     vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": 6 * GB}, "$unset": {"reset_day": "", "colour": ""}})
     a.sync.push()
     assert (a.vm("web1").limit_bytes, a.sync.faults) == (6 * GB, [])
+
+
+def test_what_a_vm_reaches_while_it_is_blocked_is_edited_on_both_sides(a: Dom0, b: Dom0, vms: Any) -> None:
+    a.add("web1", allow=(ip_network("192.0.2.53/32"),))
+    a.sync.push()
+    assert vms.find_one({"_id": "web1"})["allow"] == ["192.0.2.53/32"]
+    b.sees("web1")
+    b.sync.push()
+    assert b.vm("web1").allow == (ip_network("192.0.2.53/32"),)
+    # As a panel may write it, and nobody rewrites.
+    vms.update_one({"_id": "web1"}, {"$set": {"allow": ["198.51.100.7", "2001:DB8::/64"]}})
+    for host in (a, b, a):
+        host.sync.push()
+        assert host.vm("web1").allow == (ip_network("198.51.100.7/32"), ip_network("2001:db8::/64"))
+    assert vms.find_one({"_id": "web1"})["allow"] == ["198.51.100.7", "2001:DB8::/64"]
+    # Nothing at all is something else than what the host's configuration says.
+    for value, expected in (((), []), (None, None), ((ip_network("192.0.2.0/24"),), ["192.0.2.0/24"])):
+        a.ledger.set_vm(a.vm("web1").id, allow=value)
+        a.sync.push()
+        assert vms.find_one({"_id": "web1"})["allow"] == expected
+        b.sync.push()
+        assert (a.vm("web1").allow, b.vm("web1").allow) == (value, value)
+    vms.update_one({"_id": "web1"}, {"$set": {"allow": ["192.0.2.0/24", "the panel"]}})
+    a.sync.push()
+    assert a.vm("web1").allow == (ip_network("192.0.2.0/24"),)
+    assert ["allow" in fault for fault in a.sync.faults] == [True]
 
 
 def test_an_emptied_book_frees_nobody_and_is_filled_again(a: Dom0, vms: Any) -> None:

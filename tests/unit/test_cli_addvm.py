@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from ipaddress import ip_address
+import json
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def test_a_running_vm_is_added_with_what_its_config_file_tells(console: Console,
 def test_every_option_ends_up_in_the_vm_s_row(console: Console) -> None:
     words = (
         "--limit 1.5TiB --count max --reset-day 31 --warn 90 --action warn --ip 192.0.2.9 192.0.2.20 --ip 2001:db8::20"
+        " --allow 192.0.2.53 2001:db8:5::1/64"
     )
     console.done("addvm", "web1", *words.split())
     vm = console.vm("web1")
@@ -57,6 +59,7 @@ def test_every_option_ends_up_in_the_vm_s_row(console: Console) -> None:
         warn_percent=90,
         action=Action.WARN,
         reset_day=31,
+        allow=(ip_network("192.0.2.53/32"), ip_network("2001:db8:5::/64")),
         ips=tuple(map(ip_address, ("192.0.2.9", "192.0.2.20", "2001:db8::20", "2001:db8::9"))),
         config_file=f"{console.xen}/web1.cfg",
         period_start=vm.period_start,
@@ -96,6 +99,29 @@ def test_unlimited_takes_the_limit_away(console: Console) -> None:
     said = console.done("addvm", "web1", "--limit", "unlimited")
     assert said.splitlines()[-1] == "web1: limit 500 GB -> unlimited"
     assert (console.vm("web1").limit_bytes, console.vm("web1").unlimited) == (None, True)
+
+
+def test_what_it_reaches_while_blocked_is_its_own_or_nothing_or_what_all_may(console: Console) -> None:
+    console.done("addvm", "web1", "--limit", "500GB")
+    for words, was, now in (
+        ("192.0.2.53", "as configured (default)", "192.0.2.53/32"),
+        ("none", "192.0.2.53/32", "nothing"),
+        ("default", "nothing", "as configured (default)"),
+    ):
+        said = console.done("addvm", "web1", "--allow", words).splitlines()
+        assert said[-1] == f"web1: allow {was} -> {now}"
+    console.done("addvm", "web1", "--allow", "none")
+    assert console.done("show", "web1").count("open if blocked  nothing\n") == 1
+    assert json.loads(console.done("show", "web1", "--json"))["allow"] == []
+
+
+@pytest.mark.parametrize("words", ["192.0.2.300", "0.0.0.0/0", "resolver.example.org", "none 192.0.2.53", "::/0"])
+def test_what_is_no_list_of_networks_is_refused_and_changes_nothing(console: Console, words: str) -> None:
+    console.done("addvm", "web1", "--limit", "500GB", "--allow", "192.0.2.53")
+    refused = console.run("addvm", "web1", "--allow", *words.split())
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"xenbw: not addresses and networks: {words!r} (")
+    assert console.vm("web1").allow == (ip_network("192.0.2.53/32"),)
 
 
 def test_a_vm_found_running_before_keeps_its_row_when_it_is_added(console: Console) -> None:

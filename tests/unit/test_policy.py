@@ -57,6 +57,8 @@ def test_edits_of_different_fields_both_hold() -> None:
         ("action", "explode"),
         ("reset_day", 32),
         ("reset_day", [1]),
+        ("allow", ["192.0.2.300"]),
+        ("allow", "192.0.2.1"),
         ("blocked_reason", "two\nlines"),
         ("lifted_until", "tomorrow"),
     ],
