@@ -15,6 +15,7 @@ from tests.support.host import Host, until
 from tests.support.story import overdrawn
 from xenbw.accounting import Tally
 from xenbw.clock import boot_id
+from xenbw.enforce.exceptions import Exceptions
 from xenbw.metering import Metering
 from xenbw.net.chains import Port
 from xenbw.net.counters import KernelMeter
@@ -83,7 +84,7 @@ def test_a_card_that_came_and_went_without_a_script_leaves_nothing_behind(host: 
         metering = Metering(host.ledger(), Tally(), boot_id(), hand_to_nft)
         metering.choose("nft", KernelMeter)
         port = Port(9, 0, socket.if_nametoindex("vif9.0"), "vif9.0")
-        metering.keep([], [port], frozenset(), lambda: None)
+        metering.keep([], [port], frozenset(), Exceptions(), lambda: None)
         host.namespace.ip("link del vif9.0")
         for left in (True, True, False):
             assert (f"counter {port.key}-in" in host.run(["nft", "list", "counters"]).stdout) is left

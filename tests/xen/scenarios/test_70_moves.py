@@ -1,8 +1,8 @@
-"""A guest is saved and restored, another renamed."""
+"""A guest is saved and restored, migrated to where it is, another renamed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,21 +49,39 @@ def _at_rest(guest: Guest) -> Renamed | None:
     return Renamed(guest, guest.name, before, counted) if guest.counters() == counted else None
 
 
-def test_a_guest_over_its_allowance_is_blocked_from_its_first_packet_after_a_restore(web: Guest) -> None:
-    before, domid = package.settled(web), web.domid
-    package.send_over("web1")
-    web.run("ping -i 0.2 10.77.0.2 >/dev/null 2>&1 & ping -i 0.2 fd77::2 >/dev/null 2>&1 &")
+def _restore(name: str) -> None:
     try:
-        since = outside.mark()
-        shell.run("xl", "save", "web1", str(_SAVED))
+        shell.run("xl", "save", name, str(_SAVED))
         shell.run("xl", "restore", str(_SAVED))
     finally:
         _SAVED.unlink(missing_ok=True)
-    web.wait(other_than=domid)
-    # It goes on where it was: pinging.
-    assert web.run("sleep 3; killall ping").status == 0
-    assert outside.packets(since, web) == []
-    assert web.silent("10.77.0.1", "10.77.0.2", "fd77::2")
+
+
+def _migrate(name: str) -> None:
+    """To this host, with a pipe where ssh would be: all else is what two hosts do."""
+    shell.run("xl", "migrate", "-s", "", name, "xl migrate-receive")
+
+
+@pytest.mark.parametrize("daemon", ["running", "dead"])
+@pytest.mark.parametrize("move", [_restore, _migrate])
+def test_a_guest_over_its_allowance_is_blocked_from_its_first_packet_where_it_comes_to(
+    web: Guest, move: Callable[[str], None], daemon: str
+) -> None:
+    before, domid = package.settled(web), web.domid
+    package.send_over("web1")
+    web.run("ping -i 0.2 10.77.0.2 >/dev/null 2>&1 & ping -i 0.2 fd77::2 >/dev/null 2>&1 &")
+    if daemon == "dead":
+        package.stop_daemon()
+    try:
+        since = outside.mark()
+        move("web1")
+        web.wait(other_than=domid)
+        # It goes on where it was: pinging.
+        assert web.run("sleep 3; killall ping").status == 0
+        assert outside.frames(since, web) == []
+        assert web.silent("10.77.0.1", "10.77.0.2", "fd77::2")
+    finally:
+        package.start_daemon()
     assert package.usage("web1").in_bytes >= before.in_bytes
     package.release("web1")
     assert web.pings("10.77.0.2")
