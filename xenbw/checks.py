@@ -126,10 +126,14 @@ def arguments(value: Any) -> tuple[str, ...]:
 
 
 def networks(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
+    # ipaddress takes any text for an IPv6 zone, and keeps it.
+    zoned = any("%" in item for item in texts(value))
     try:
-        return tuple(ip_network(item, strict=False) for item in texts(value))
+        if not zoned:
+            return tuple(ip_network(item, strict=False) for item in value)
     except ValueError:
-        raise UsageError('a list of addresses or networks like ["192.0.2.1", "2001:db8::/64"]') from None
+        pass
+    raise UsageError('a list of addresses or networks like ["192.0.2.1", "2001:db8::/64"]')
 
 
 def some_networks(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:

@@ -170,10 +170,11 @@ def test_what_a_vm_reaches_while_it_is_blocked_is_edited_on_both_sides(a: Dom0, 
         assert vms.find_one({"_id": "web1"})["allow"] == expected
         b.sync.push()
         assert (a.vm("web1").allow, b.vm("web1").allow) == (value, value)
-    vms.update_one({"_id": "web1"}, {"$set": {"allow": ["192.0.2.0/24", "the panel"]}})
-    a.sync.push()
-    assert a.vm("web1").allow == (ip_network("192.0.2.0/24"),)
-    assert ["allow" in fault for fault in a.sync.faults] == [True]
+    for nonsense in (["192.0.2.0/24", "the panel"], ["fe80::1%eth 0; drop"], [7], "192.0.2.1", {}):
+        vms.update_one({"_id": "web1"}, {"$set": {"allow": nonsense}})
+        a.sync.push()
+        assert a.vm("web1").allow == (ip_network("192.0.2.0/24"),)
+        assert ["allow" in fault for fault in a.sync.faults] == [True]
 
 
 def test_an_emptied_book_frees_nobody_and_is_filled_again(a: Dom0, vms: Any) -> None:

@@ -115,7 +115,10 @@ def test_what_it_reaches_while_blocked_is_its_own_or_nothing_or_what_all_may(con
     assert json.loads(console.done("show", "web1", "--json"))["allow"] == []
 
 
-@pytest.mark.parametrize("words", ["192.0.2.300", "0.0.0.0/0", "resolver.example.org", "none 192.0.2.53", "::/0"])
+@pytest.mark.parametrize(
+    "words",
+    ["192.0.2.300", "0.0.0.0/0", "resolver.example.org", "none 192.0.2.53", "::/0", "fe80::1%eth0", "fe80::%;/64"],
+)
 def test_what_is_no_list_of_networks_is_refused_and_changes_nothing(console: Console, words: str) -> None:
     console.done("addvm", "web1", "--limit", "500GB", "--allow", "192.0.2.53")
     refused = console.run("addvm", "web1", "--allow", *words.split())
