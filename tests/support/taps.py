@@ -56,8 +56,9 @@ class Tap:
         return found
 
     def close(self) -> None:
-        """The kernel takes the device away before this returns."""
+        """The kernel takes the device away before this returns. What still lay in it has been counted in dom0."""
         if self._file >= 0:
+            self.read()
             os.close(self._file)
         self._file = -1
 
