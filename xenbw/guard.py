@@ -5,19 +5,21 @@ Used by the daemon in its loop, and by the CLI when no daemon answers.
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from xenbw import quota, spool
 from xenbw.announcement import Announcement, announcement, unfiltered, why_released
 from xenbw.clock import Moment
 from xenbw.config import Settings
-from xenbw.enforce import desired, overfile
+from xenbw.enforce import desired, gate, overfile
 from xenbw.enforce.desired import Desired, Holder, Plan
 from xenbw.enforce.exceptions import Exceptions
 from xenbw.errors import XenbwError
@@ -40,6 +42,7 @@ Latch = Callable[[Iterable[Binding], Container[int], Mapping[int, int], Exceptio
 newest bindings and those that hooks left (domid -> the VM's id), are yet to get, but to what the VM is allowed. What is
 wrong, or None."""
 
+_NOBODY: Mapping[str, Collection[Address]] = MappingProxyType({})
 _EVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -75,6 +78,7 @@ class Guard:
         self._applied: dict[str, Desired] = {}  # by the method's name
         self._addresses: dict[int, set[Address]] | None = None
         self._networks_told: tuple[list[str], tuple[str, ...]] | None = None
+        self._has_turn = False
         self._links = Links(str(settings.daemon.run_dir))
 
     # judging
@@ -165,27 +169,31 @@ class Guard:
     def enforce(self, roster: Roster, moment: Moment, starting: Collection[int] = ()) -> list[str]:
         """Make the kernel's blocks what the ledger says, and tell the hook. Returns what had to be changed; what could
         not be done is in `problems`. starting: ifindexes whose VM only their hook knows yet."""
-        blocks, latest = {**self._unrecorded, **self._ledger.active_blocks()}, self._ledger.latest_bindings()
-        self.allow = exceptions(roster, self.settings)
-        plan = desired.plan(holders(roster, blocks, latest), self.protect, _by_name(self.allow, roster))
-        self.blocked = frozenset(blocks)
-        self.problems = _obstacles(plan)
-        self.news.moved(self.plan if self._applied else plan, plan)
-        self.plan = plan
-        self._tell_hook(roster, blocks, plan)
-        if self.seal is not None:
-            self.seal()
         changes: list[str] = []
-        for method in self._methods:
-            try:
-                changes += self._apply(method)
-            except XenbwError as error:
-                self.problems.append(str(error))
+        # What a hook has done after the ledger was read would be undone by what was reckoned from it.
+        with self._turn():
+            blocks, latest = {**self._unrecorded, **self._ledger.active_blocks()}, self._ledger.latest_bindings()
+            started = spool.started(spool.folder(self.settings.daemon.run_dir))
+            arrived = self._arrived(roster, blocks, latest, started)
+            self.allow = exceptions(roster, self.settings)
+            plan = desired.plan(holders(roster, blocks, latest, arrived), self.protect, _by_name(self.allow, roster))
+            self.blocked = frozenset(blocks)
+            self.problems = _obstacles(plan)
+            self.news.moved(self.plan if self._applied else plan, plan)
+            self.plan = plan
+            self._tell_hook(roster, blocks, plan)
+            if self.seal is not None:
+                self.seal()
+            for method in self._methods:
+                try:
+                    changes += self._apply(method)
+                except XenbwError as error:
+                    self.problems.append(str(error))
         live = [one for one in latest if one.ended_at is None and one.vm_id in blocks]
         shut = [one for one in live if not self.allow.of(one.vm_id)]
         self.problems += self._links.keep({binding.ifindex: binding.interface for binding in shut}, starting)
         if self.latch is not None:
-            wrong = self.latch(latest, self.blocked, self._starting(roster), self.allow)
+            wrong = self.latch(latest, self.blocked, self._starting(roster, started), self.allow)
             self.problems += [wrong] if wrong is not None else []
         if self.seal is None:
             down = self._links.lowered()
@@ -194,11 +202,37 @@ class Guard:
             self._check_bridges(roster, blocks, passing, moment)
         return changes
 
-    def _starting(self, roster: Roster) -> dict[int, int]:
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Keep hooks from changing null routes meanwhile; once only, for to seal may be to find another VM over."""
+        locks: list[int] = []
+        if not self._has_turn:
+            gate.take_turn(str(self.settings.daemon.run_dir), locks)
+        before, self._has_turn = self._has_turn, True
+        try:
+            yield
+        finally:
+            self._has_turn = before
+            for lock in locks:
+                os.close(lock)
+
+    def _arrived(
+        self, roster: Roster, blocks: Mapping[int, Block], latest: Iterable[Binding], started: Iterable[spool.Start]
+    ) -> dict[str, set[Address]]:
+        """Addresses that VMs, by their names, have begun to run with just now: those of vifs of which the ledger could
+        not be told, and of VMs that are not in the roster yet. A block that is, for its part, waits for the roster."""
+        arrived, known = spool.running(started), roster.entries.keys() | blocks.keys()
+        met = [one for one in latest if one.ended_at is None and one.vm_id not in known]
+        names = self._ledger.vms() if met else {}
+        for binding in met:
+            if binding.vm_id in names:
+                arrived.setdefault(names[binding.vm_id].name, set()).update(binding.ips)
+        return arrived
+
+    def _starting(self, roster: Roster, started: Iterable[spool.Start]) -> dict[int, int]:
         """Domids of blocked VMs of which the ledger could not be told, and whose they are."""
         blocked = {entry.vm.name: vm_id for vm_id, entry in roster.entries.items() if vm_id in self.blocked}
-        started = spool.started(spool.folder(self.settings.daemon.run_dir))
-        return {domid: blocked[name] for name, domid in started if name in blocked}
+        return {start.domid: blocked[start.name] for start in started if start.name in blocked}
 
     def _apply(self, method: Method) -> list[str]:
         changes = method.apply(self.plan.desired)
@@ -321,18 +355,27 @@ def block_until(entry: Entry, cause: Cause | None) -> datetime | None:
     return entry.period.end if cause is Cause.QUOTA else None
 
 
-def holders(roster: Roster, blocks: Mapping[int, Block], latest: Iterable[Binding]) -> list[Holder]:
-    """Who holds which addresses: those of their newest life, and those the admin gave them."""
+def holders(
+    roster: Roster,
+    blocks: Mapping[int, Block],
+    latest: Iterable[Binding],
+    arrived: Mapping[str, Collection[Address]] = _NOBODY,
+) -> list[Holder]:
+    """Who holds which addresses: those of their newest life, and those the admin gave them. arrived: addresses that VMs
+    run with as well, by their names; one that is not in the roster is in good standing."""
     lives: dict[int, list[Binding]] = {}
     for binding in latest:
         lives.setdefault(binding.vm_id, []).append(binding)
     found = []
     for vm_id, entry in roster.entries.items():
-        life = lives.get(vm_id, [])
-        runs = any(b.ended_at is None for b in life)
+        life, name = lives.get(vm_id, []), entry.vm.name
+        runs = name in arrived or any(b.ended_at is None for b in life)
         given = frozenset(entry.vm.ips)
-        live = frozenset(address for b in life if b.ended_at is None for address in b.ips)
-        known = frozenset(address for b in life for address in b.ips) | given
+        live = frozenset(address for b in life if b.ended_at is None for address in b.ips).union(arrived.get(name, ()))
+        known = frozenset(address for b in life for address in b.ips) | given | live
         since = max((b.started_at for b in life), default=_EVER)
-        found.append(Holder(entry.vm.name, vm_id in blocks, live, given if runs else frozenset(), known, since))
+        found.append(Holder(name, vm_id in blocks, live, given if runs else frozenset(), known, since))
+    for name in arrived.keys() - {holder.name for holder in found}:
+        live = frozenset(arrived[name])
+        found.append(Holder(name, blocked=False, live=live, given=frozenset(), known=live, since=_EVER))
     return found

@@ -226,14 +226,18 @@ def run(env: dict[str, str]) -> None:
             Links(paths.run_dir).lower(facts.ifindex)
         if sealed:
             _mark(Marks(paths.run_dir).put, call.domid)
-        if paths.over is not None:
+        # A blocked VM's block waits for no ledger.
+        if sealed and paths.over is not None:
             gate.admit(facts.name, facts.ips, paths.run_dir, paths.read_over)
     _record(facts, paths)
     if facts.inherits and not sealed:
         facts.unlatch()
         _mark(Marks(paths.run_dir).clear, call.domid)
+    # Another's address is freed when all can read whose it is now, or a daemon that looks just then blocks it again.
     if facts.starts and paths.over is None:
         gate.admit(facts.name, facts.ips, paths.run_dir, lambda: gate.from_ledger(paths.ledger, facts.boot_id))
+    elif facts.starts and not sealed:
+        gate.admit(facts.name, facts.ips, paths.run_dir, paths.read_over)
     _poke(paths.run_dir)
     if not facts.starts and paths.over is not None:
         gate.leave(facts.ips, paths.run_dir, paths.over)

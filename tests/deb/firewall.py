@@ -102,11 +102,10 @@ def use(variant: str) -> None:
 def clear() -> None:
     """Leave no rule of anybody's."""
     package.run("nft", "flush", "ruleset")
+    # In one step: between two of them a daemon may put its own chain back.
+    empty = "".join(["*filter\n", *(f":{chain} ACCEPT\n" for chain in HOOKED), "COMMIT\n"])
     for command in _COMMANDS:
-        for chain in HOOKED:
-            package.run(f"{command}-legacy", "-w", "-P", chain, "ACCEPT")
-        package.run(f"{command}-legacy", "-w", "-F")
-        package.run(f"{command}-legacy", "-w", "-X")
+        package.run(f"{command}-legacy-restore", "-w", given=empty)
 
 
 def theirs() -> list[str]:

@@ -21,9 +21,9 @@ def built() -> Path:
     return deb
 
 
-def run(*argv: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command; one that fails shows what it said."""
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
+def run(*argv: str | Path, check: bool = True, given: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command, given this to read; one that fails shows what it said."""
+    done = subprocess.run(argv, input=given, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 or not check, f"{argv}: status {done.returncode}\n{done.stdout}{done.stderr}"
     return done
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -10,7 +15,13 @@ import pytest
 from tests.support.capture import Capture
 from tests.support.guest import Guest
 from tests.support.host import Host, at_last, until
+from xenbw import config
+from xenbw.clock import Moment
+from xenbw.enforce.desired import Desired
+from xenbw.enforce.iptables import Iptables
+from xenbw.guard import Guard
 from xenbw.model import Binding, Cause, Kind
+from xenbw.roster import Roster
 from xenbw.store.ledger import Ledger, to_text
 
 pytestmark = pytest.mark.kernel
@@ -174,6 +185,73 @@ def test_an_address_that_passed_to_a_vm_in_good_standing_is_freed_with_no_daemon
     assert heir.ping("10.50.0.2")
     assert not running.blocked("10.50.0.11")
     assert running.blocked(other.address())
+
+
+class Enforcer:
+    """Does to null routes what a daemon does, when the test says so. meanwhile: done once what is to be is reckoned."""
+
+    name = "iptables"
+
+    def __init__(self, host: Host) -> None:
+        settings, self._moment = config.load(host.config), Moment(datetime.now(UTC), True)
+        self._host, self._iptables = host, Iptables(4)
+        self._guard = Guard(host.ledger(), settings, [self])
+        self._roster = Roster(host.ledger(), settings, record=False)
+        self._roster.load(self._moment)
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def __call__(self) -> None:
+        with self._host.namespace.entered():
+            self._guard.enforce(self._roster, self._moment)
+
+    def probe(self) -> str | None:
+        return self._iptables.probe()
+
+    def apply(self, desired: Desired) -> list[str]:
+        self.meanwhile()
+        return self._iptables.apply(desired)
+
+
+@pytest.fixture
+def enforcer(host: Host) -> Enforcer:
+    """It has null-routed 10.50.0.11, for a VM that is down."""
+    blocked_vm(host, "debtor")
+    host.start("debtor", ("10.50.0.11",)).stop()
+    made = Enforcer(host)
+    made()
+    assert host.blocked("10.50.0.11")
+    return made
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_daemon_that_looks_all_the_time_does_not_block_an_heir_again(
+    host: Host, enforcer: Enforcer, locked: bool
+) -> None:
+    with ExitStack() as stack:
+        start = stack.enter_context(ThreadPoolExecutor(1)).submit(host.start, "heir", ("10.50.0.11",))
+        if locked:
+            stack.enter_context(host.ledger().transaction())
+        while not start.done():
+            enforcer()
+            time.sleep(0.01)
+        assert start.result().ping("10.50.0.2")
+        enforcer()
+        assert not host.blocked("10.50.0.11")
+        assert len(pending(host)) == int(locked)
+
+
+def test_a_daemon_that_looked_before_an_heir_started_does_not_block_it_again(host: Host, enforcer: Enforcer) -> None:
+    with ThreadPoolExecutor(1) as others:
+
+        def start() -> None:
+            starts.append(others.submit(host.start, "heir", ("10.50.0.11",)))
+            assert until(lambda: any(binding.ips for binding in live(host)))
+            time.sleep(0.1)
+
+        starts: list[Future[Guest]] = []
+        enforcer.meanwhile = start
+        enforcer()
+        assert starts[0].result().ping("10.50.0.2")
 
 
 def test_every_blocked_vm_is_kept_out_after_a_boot_without_a_daemon(host: Host) -> None:
@@ -367,8 +445,6 @@ def test_a_hook_next_to_a_busy_daemon_waits_for_nobody(running: Host) -> None:
 
 
 def test_the_hook_and_the_ledger_write_times_in_one_form() -> None:
-    from datetime import UTC, datetime
-
     from xenbw.store.bindings import stamp
 
     moment = datetime(2026, 3, 29, 1, 2, 3, 456789, tzinfo=UTC)

@@ -291,6 +291,39 @@ def test_an_address_that_went_to_another_vm_is_free_at_its_start(host: Host) -> 
     assert host.method.asked[-1] == {IP6: "web1"}
 
 
+def leave(host: Host, number: int, **words: str) -> None:
+    """A hook could not write this into the ledger."""
+    call = {"starts": "1", "domid": "2", "devid": "0", "kind": "vif", "name": "heir", "ips": str(IP), **words}
+    folder = host.settings.daemon.run_dir / "pending"
+    folder.mkdir(exist_ok=True, parents=True)
+    (folder / str(number)).write_text("".join(f"{key}\t{value}\n" for key, value in call.items()))
+
+
+def test_it_is_free_too_when_only_a_hook_that_could_not_write_knows_of_the_start(host: Host) -> None:
+    host.judge(2000)
+    leave(host, 1)
+    host.enforce()
+    assert host.method.asked == [{IP6: "web1"}]
+    assert host.over_file().held == {str(IP)}
+    leave(host, 2, starts="0", ips="")
+    host.enforce()
+    assert host.method.asked[-1] == {IP: "web1", IP6: "web1"}
+
+
+def test_it_is_free_too_when_nobody_has_heard_of_the_vm_before(host: Host) -> None:
+    host.judge(2000)
+    start_vif(host.ledger, "heir", NOW, domid=2, ips=str(IP))
+    host.enforce()
+    assert host.method.asked == [{IP6: "web1"}]
+
+
+def test_a_blocked_vm_of_which_a_hook_could_not_write_is_blocked_with_the_addresses_it_has_now(host: Host) -> None:
+    host.judge(2000)
+    leave(host, 1, name="web1", ips="192.0.2.99")
+    host.enforce()
+    assert host.method.asked[-1] == {IP: "web1", IP6: "web1", ip_address("192.0.2.99"): "web1"}
+
+
 def test_a_protected_address_is_not_blocked_and_is_a_problem_to_see(host: Host, settings: Settings) -> None:
     host.settings = replace(settings, enforce=EnforceSection(protect=(ip_network(f"{IP}/32"),)))
     host.restart()

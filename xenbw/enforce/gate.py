@@ -88,7 +88,7 @@ def _write_chain(
     locks: list[int] = []
     try:
         os.makedirs(run_dir, exist_ok=True)
-        _take_turn(f"{run_dir}/over.lock", locks)
+        take_turn(run_dir, locks)
         if news:
             overfile.append(f"{run_dir}/over", news)
     except OSError:
@@ -97,7 +97,7 @@ def _write_chain(
     for name, addresses in blocked.items():
         over.blocked.setdefault(name, []).extend(addresses)
     over.held.update(held)
-    if _take_turn(restore.XTABLES_LOCK, locks):
+    if _take(restore.XTABLES_LOCK, locks):
         concerned = [*held, *(address for addresses in blocked.values() for address in addresses)]
         for version in sorted({restore.family(ip) for ip in concerned}):
             restore.write_chain(version, over.addresses(), over.allow)
@@ -105,7 +105,13 @@ def _write_chain(
         os.close(lock)
 
 
-def _take_turn(path: str, locks: list[int]) -> bool:
+def take_turn(run_dir: str, locks: list[int]) -> bool:
+    """Be the only one, of hooks and who writes the over file, to change what is null-routed, until the lock that is put
+    into `locks` is closed. Whether that was to be had in time."""
+    return _take(f"{run_dir}/over.lock", locks)
+
+
+def _take(path: str, locks: list[int]) -> bool:
     """Take a lock, and put it into `locks`; whether it was to be had in time. A lock that cannot even be opened keeps
     nobody else either."""
     try:
