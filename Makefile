@@ -1,8 +1,13 @@
-# Runs on Debian 12 as root: tools/setup installs what each target needs.
-SHELL_FILES = tools/setup tools/build-deb $(wildcard tools/check-deb*) .ci/run hooks/vif-post.d/xenbw.hook hooks/vif-group \
+# Runs on Debian 12 as root: tools/setup installs what each target needs. CONTRIBUTING.md says which target is for what.
+SHELL_FILES = tools/setup tools/soak tools/build-deb $(wildcard tools/check-deb*) .ci/run hooks/vif-post.d/xenbw.hook hooks/vif-group \
 	debian/xenbw.postinst debian/xenbw.prerm debian/xenbw.postrm debian/tests/unit debian/tests/smoke tests/deb/run $(wildcard tests/deb/container*) \
 	tests/xen/image tests/xen/guest/init \
 	etc/completion/xenbw
+
+# The tests wait more than they work, so each processor has four of them at a time.
+# What they write is small and soon gone: in memory no disk holds them up.
+PYTEST = TMPDIR=$(shell [ -w /dev/shm ] && echo /dev/shm || echo /tmp) .venv/bin/pytest -q --durations=20
+TOGETHER = -n $(shell expr 4 \* $$(nproc)) --dist loadgroup -m "not alone"
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -11,33 +16,53 @@ demo:  ## see it work: virtual machines, traffic and a block, in network namespa
 	@tools/setup demo
 	@.venv/bin/python -m tests.demo
 
-test:  ## unit tests, kernel tests with real bridges, iptables and nft, and the mongo tests
-	@tools/setup test
-	@.venv/bin/pytest -q tests/unit tests/kernel
-	@$(MAKE) --no-print-directory mongo
+check: lint  ## ruff, mypy, shellcheck and the unit tests
+	@$(PYTEST) $(TOGETHER) tests/unit
 
-mongo:  ## tests with a genuine mongod, under Debian's pymongo and under today's
+test:  ## unit tests, kernel tests with real bridges, iptables and nft, and the tests with a genuine mongod
 	@tools/setup mongo
-	@.venv/bin/pytest -q tests/mongo
-	@PYTHONPATH=$(CURDIR)/.venv/pymongo4 .venv/bin/pytest -q tests/mongo
+	@$(PYTEST) $(TOGETHER) tests/mongo tests/kernel tests/unit
+	@PYTHONPATH=$(CURDIR)/.venv/pymongo4 $(PYTEST) $(TOGETHER) tests/mongo
+	@$(PYTEST) -m alone tests/mongo tests/kernel tests/unit
 
 lint:  ## ruff, mypy, shellcheck
 	@tools/setup test
-	.venv/bin/ruff check . hooks/vif-hook libexec/notify
-	.venv/bin/ruff format --check . hooks/vif-hook libexec/notify
-	.venv/bin/mypy
-	shellcheck $(SHELL_FILES)
+	@.venv/bin/ruff check . hooks/vif-hook libexec/notify tools/steps
+	@.venv/bin/ruff format --check . hooks/vif-hook libexec/notify tools/steps
+	@.venv/bin/mypy
+	@shellcheck $(SHELL_FILES)
+
+ci:  ## what .ci/run runs: make test, lint, the package, a smoke test of it on Debian and on real Xen, the demo
+	@tools/setup all
+	@tools/steps lint+deb images+test deb-smoke+xen-smoke demo
+
+full:  ## everything, with all cases of the long tests, and the benchmarks; docs/last-full-run.md tells how it went
+	@tools/setup all
+	@XENBW_THOROUGH=1 tools/steps --record docs/last-full-run.md lint+deb images+test deb-test xen-test demo bench soak
+
+images:  ## build the Debian and Xen machines that the package is tested on, unless they are there
+	@tools/setup xen
+	@tests/deb/container --image
+	@tests/xen/image >/dev/null
 
 deb:  ## build dist/xenbw_VERSION_all.deb and its source; lintian, and the same bytes twice
 	@tools/setup deb
 	@tools/build-deb
 	@tools/check-deb
 
+deb-smoke:  ## install, block, upgrade, remove and purge the package in dist/ on a booted Debian 12
+	@tools/setup deb
+	@tests/deb/run smoke
+
 deb-test:  ## build dist/ again in clean Debian 12 and 13; install, upgrade, break, remove, purge it on a booted Debian 12
 	@tools/setup deb
 	@tools/check-deb-clean bookworm
 	@tools/check-deb-clean trixie
 	@tests/deb/run
+
+xen-smoke:  ## the package in dist/ on a real Xen, in emulation, one boot: meter, block, restart, release, the last byte
+	@tools/setup xen
+	@/usr/bin/python3 -m tests.xen --smoke
 
 xen-test:  ## the package in dist/ on a real Xen, in emulation: about 12 minutes
 	@tools/setup xen
@@ -48,8 +73,12 @@ bench:  ## measure what xenbw costs, beside what is there anyway
 	@tools/setup bench
 	@.venv/bin/python -m benchmarks
 
+soak:  ## make test three times, on a machine that other programs keep busy
+	@tools/setup soak
+	@tools/soak 3
+
 clean:  ## remove what the other targets made
 	rm -rf .venv dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test mongo lint deb deb-test xen-test bench clean
+.PHONY: help demo check test lint ci full images deb deb-smoke deb-test xen-smoke xen-test bench soak clean

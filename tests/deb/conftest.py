@@ -10,7 +10,7 @@ import pytest
 
 from tests.deb import package
 from tests.deb.machine import Machine
-from tests.support.host import until
+from tests.support.pace import within
 
 
 def pytest_ignore_collect() -> bool | None:
@@ -25,7 +25,7 @@ def _leaving_nothing() -> Iterator[None]:
     yield
     package.run("dpkg", "--purge", "xenbw")
     # systemd forgets units in its own time.
-    until(lambda: package.snapshot() == before, 5)
+    within(lambda: package.snapshot() == before, 20)
     after = package.snapshot()
     assert {what: sorted(set(before[what]) ^ set(left)) for what, left in after.items() if left != before[what]} == {}
 

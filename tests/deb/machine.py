@@ -15,8 +15,8 @@ from typing import Any
 
 from tests.support.dom0 import _XL, BRIDGE, Dom0
 from tests.support.guest import Guest
-from tests.support.host import until
 from tests.support.netns import Namespace
+from tests.support.pace import until
 from tests.support.xenstored import Xenstored
 from xenbw.model import Counters
 

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.host import until
+from tests.support.pace import until
 
 UNIT = "xenbwd.service"
 CONFIG = Path("/etc/xenbw/xenbw.toml")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from tests.deb import package
 from tests.deb.machine import Machine
-from tests.support.host import until
+from tests.support.pace import until
 
 
 def test_a_guest_goes_over_is_null_routed_and_is_free_once_the_package_is_removed(machine: Machine) -> None:
     web = machine.start("web1", ("10.50.0.11", "fd50::11"))
-    assert web.ping("10.50.0.2")
+    assert web.reaches("10.50.0.2")
     machine.add("web1", "1MB")
     machine.push_over(web, ("10.50.0.11", "fd50::11"))
     assert not web.ping("10.50.0.2")

@@ -15,7 +15,7 @@ from tests.deb import package
 from tests.deb.machine import Machine
 from tests.deb.throughout import throughout
 from tests.support.guest import Guest
-from tests.support.host import until
+from tests.support.pace import until
 
 WEB = ("10.50.0.11", "fd50::11")
 

@@ -17,7 +17,7 @@ from tests.deb.throughout import repeating
 from tests.support.ears import Ear
 from tests.support.frames import BROADCAST, frame
 from tests.support.guest import Guest
-from tests.support.host import until
+from tests.support.pace import until
 
 WEB, SHOP = ("10.50.0.11", "fd50::11"), ("10.50.0.12", "fd50::12")
 VARIANTS = ("nft", "legacy")
@@ -195,9 +195,9 @@ def test_a_saved_file_does_not_block_again_who_was_lifted_since(beside: Firewall
     beside.do("netfilter-persistent save")
     assert all(ip in path.read_text() for ip, path in zip(SHOP, SAVED, strict=True))
     host.xenbw("lift", "shop")
-    assert until(lambda: shop.ping("10.50.0.2"))
+    assert shop.reaches("10.50.0.2")
     beside.do("netfilter-persistent reload")
     assert until(lambda: not any(ip in rule for ip in SHOP for rule in package.rules()), INTERVAL + LENIENCE)
-    assert shop.ping("10.50.0.2")
-    assert shop.ping("fd50::2")
+    assert shop.reaches("10.50.0.2")
+    assert shop.reaches("fd50::2")
     assert stand(host)

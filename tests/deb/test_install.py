@@ -13,6 +13,7 @@ HOOK = "/etc/xen/scripts/vif-post.d/xenbw.hook"
 CONFFILES = {HOOK, "/etc/default/xenbw", "/etc/xenbw/xenbw.toml"}
 
 
+@pytest.mark.smoke
 def test_it_needs_no_more_than_it_depends_on_and_says_nothing_but_that_it_is_enabled(clean: None) -> None:
     done = package.apt("install", package.built())
     assert re.findall(r"^Setting up (\S+)", done.stdout, re.MULTILINE) == ["xenbw"]
@@ -21,6 +22,7 @@ def test_it_needs_no_more_than_it_depends_on_and_says_nothing_but_that_it_is_ena
     assert package.version() in package.run("dpkg", "-s", "xenbw").stdout
 
 
+@pytest.mark.smoke
 def test_the_daemon_runs_is_enabled_and_systemctl_status_says_how_it_does(untouched: None) -> None:
     assert package.unit("ActiveState", "UnitFileState") == ["active", "enabled"]
     status = package.run("systemctl", "status", package.UNIT).stdout
@@ -79,6 +81,7 @@ def test_what_an_admin_edits_is_kept_by_dpkg(untouched: None) -> None:
     assert {line.split()[0] for line in listed.splitlines() if line.strip()} == CONFFILES
 
 
+@pytest.mark.smoke
 def test_systemd_finds_nothing_wrong_with_the_units(untouched: None) -> None:
     done = package.run("systemd-analyze", "verify", "--man=no", *package.units())
     assert done.stdout + done.stderr == ""

@@ -11,7 +11,7 @@ import pytest
 from tests.deb import package
 from tests.deb.machine import Machine
 from tests.support.guest import Guest
-from tests.support.host import until
+from tests.support.pace import until
 
 WEB = ("10.50.0.11", "fd50::11")
 NOTIFY = "xenbw-notify.service"
@@ -31,6 +31,7 @@ def free(guest: Guest) -> bool:
     return guest.ping("10.50.0.2") and guest.ping("fd50::2")
 
 
+@pytest.mark.smoke
 def test_removing_it_stops_the_metering_and_frees_the_guests(machine: Machine, over: Guest) -> None:
     assert not free(over)
     package.apt("remove", "xenbw")
@@ -91,6 +92,7 @@ def test_a_guest_that_starts_while_it_is_removed_leaves_no_bytecode(machine: Mac
     assert not Path("/usr/lib/python3/dist-packages/xenbw").exists()
 
 
+@pytest.mark.smoke
 def test_a_purge_takes_configuration_and_ledger_too(machine: Machine, over: Guest) -> None:
     package.apt("purge", "xenbw")
     assert package.state() == ""

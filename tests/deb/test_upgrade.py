@@ -13,7 +13,7 @@ from tests.deb import package
 from tests.deb.machine import Machine
 from tests.deb.throughout import repeating, throughout
 from tests.support.guest import Guest, agree
-from tests.support.host import until
+from tests.support.pace import until
 
 WEB = ("10.50.0.11", "fd50::11")
 
@@ -47,6 +47,7 @@ def upgrade() -> None:
     assert (package.state(), package.running()) == ("ii", True)
 
 
+@pytest.mark.smoke
 def test_no_byte_is_lost_and_metering_pauses_for_less_than_two_seconds(
     machine: Machine, db: Guest, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +70,7 @@ def test_no_byte_is_lost_and_metering_pauses_for_less_than_two_seconds(
     assert until(lambda: agree(machine.metered(db), db.counters()), 15), (machine.metered(db), db.counters())
 
 
+@pytest.mark.smoke
 def test_the_null_routes_stand_all_the_time_and_not_a_packet_gets_through(machine: Machine, web: Guest) -> None:
     with throughout(lambda: machine.null_routed(*WEB)), throughout(lambda: web.send(2_000, timeout=0.02) == 0):
         upgrade()

@@ -13,7 +13,8 @@ from ipaddress import IPv4Address
 from tests.demo.stage import Stage
 from tests.support.capture import Capture
 from tests.support.guest import Guest
-from tests.support.host import Host, until
+from tests.support.host import Host
+from tests.support.pace import until
 
 MB = 1_000_000
 

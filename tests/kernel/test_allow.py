@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.guest import Card, Guest
-from tests.support.host import Host, until
+from tests.support.host import Host
+from tests.support.pace import until
 from tests.support.story import overdrawn
 
 pytestmark = pytest.mark.kernel

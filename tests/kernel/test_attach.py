@@ -11,7 +11,8 @@ import socket
 import pytest
 
 from tests.support.guest import Card, Guest, agree
-from tests.support.host import Host, until
+from tests.support.host import Host
+from tests.support.pace import until
 from tests.support.story import overdrawn
 from xenbw.accounting import Tally
 from xenbw.clock import boot_id

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.support.host import Host, until
+from tests.support.host import Host
+from tests.support.pace import until
 from xenbw.clock import boot_id
 from xenbw.model import ZERO
 from xenbw.store.digests import KEPT
@@ -77,6 +78,7 @@ def test_lives_that_nobody_saw_are_charged_before_they_are_told_together(running
     assert (document["parts"][0]["lives"], document["parts"][0]["in_bytes"]) == (4, passed.in_bytes)
 
 
+@pytest.mark.alone
 def test_a_burst_of_pokes_is_taken_over_some_times_and_not_each_and_a_guest_in_it_is_there_within_a_second(
     running: Host,
 ) -> None:

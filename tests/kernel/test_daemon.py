@@ -9,7 +9,8 @@ import time
 import pytest
 
 from tests.support.guest import ScriptError, agree
-from tests.support.host import Host, at_last, until
+from tests.support.host import Host
+from tests.support.pace import at_last, until
 
 pytestmark = pytest.mark.kernel
 
@@ -383,7 +384,7 @@ def test_a_damaged_ledger_is_set_aside_and_blocks_stay(running: Host) -> None:
     (aside,) = running.state.glob("ledger.db.damaged-*")
     assert aside.read_bytes() == b"no ledger " * 4000
     running.xenbw("lift", "web1")
-    assert until(lambda: guest.ping("10.50.0.2"))
+    assert guest.reaches("10.50.0.2")
 
 
 def test_what_can_still_be_read_of_a_damaged_ledger_is_carried_over(running: Host) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from tests.support.dom0 import BRIDGE
 from tests.support.guest import Guest
-from tests.support.host import REPO, Host, until
+from tests.support.host import REPO, Host
+from tests.support.pace import busy, until
 
 HOOK = "/etc/xen/scripts/vif-post.d/xenbw.hook"
 Told = dict[str, list[dict[str, Any]]]
@@ -22,7 +23,7 @@ Told = dict[str, list[dict[str, Any]]]
 
 def doctor(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
     """`xenbw doctor words...` in dom0."""
-    return host.run([sys.executable, "-m", "xenbw.cli.main", "doctor", *words], env=env(host), timeout=90)
+    return host.run([sys.executable, "-m", "xenbw.cli.main", "doctor", *words], env=env(host), timeout=busy(90))
 
 
 def env(host: Host) -> dict[str, str]:
@@ -222,7 +223,7 @@ def test_on_a_real_bridge_meter_and_seal_hold_and_nobody_there_notices(running: 
         # Nothing but what a card says by itself now and then.
         assert guest.counters().in_bytes - counted.in_bytes < 1000
     assert running.ask("status")["meter_gaps"] == 0
-    assert guests[0].ping("10.50.0.2")
+    assert guests[0].reaches("10.50.0.2")
     assert not guests[1].ping("10.50.0.2")
 
 
@@ -258,7 +259,7 @@ def stopped_on_bridge(host: Host, number: signal.Signals) -> int:
     process = host.popen(argv(), output=host.directory / "doctor.log", env=env(host))
     await_seal(host)
     process.send_signal(number)
-    return process.wait(timeout=30)
+    return process.wait(timeout=busy(30))
 
 
 def test_failing_in_the_middle_it_leaves_nothing_behind_and_says_so(running: Host) -> None:

@@ -15,7 +15,8 @@ import pytest
 from tests.support.ears import Ear
 from tests.support.frames import send_frames
 from tests.support.guest import ETH_HLEN
-from tests.support.host import Host, until
+from tests.support.host import Host
+from tests.support.pace import busy, until
 from tests.support.story import LIMIT
 from tests.support.taps import FRAME, Hvm
 from xenbw.model import Binding, Kind
@@ -41,7 +42,7 @@ def passed(host: Host, vm: Hvm) -> tuple[int, int]:
         # The bridge learns from the guest's by which of its two cards it is to be reached.
         vm.tap.write([out] * 20)
         send_frames(host.outside, "eth0", [back] * 20)
-        limit = time.monotonic() + 0.5
+        limit = time.monotonic() + busy(0.5)
         while (got, heard) != EVERY and time.monotonic() < limit:
             heard += sum(one.frame == out for one in ear.heard())
             got += vm.tap.read().count(back)

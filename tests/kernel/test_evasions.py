@@ -11,10 +11,11 @@ import pytest
 
 from tests.support.ears import Ear
 from tests.support.evasions import EVASIONS, ROUTED, Evasion
-from tests.support.host import Host, until
+from tests.support.host import Host
 from tests.support.intruder import Intruder, force_up, pass_large_frames
+from tests.support.pace import until
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("evasions")]
 
 LIMIT = 1_000_000
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.evasions import EVASIONS, ROUTED, Evasion
-from tests.support.host import Host, until
+from tests.support.host import Host
 from tests.support.intruder import Intruder, pass_large_frames
+from tests.support.pace import until
 from xenbw.model import NOTHING, Amounts
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("evasions_counted")]
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import pytest
 
 from tests.support.ears import Ear
 from tests.support.guest import Guest
-from tests.support.host import Host, until
+from tests.support.host import Host
 from tests.support.intruder import Intruder
+from tests.support.pace import until
 from tests.support.packets import ip4, udp
 from tests.support.replug import replug
 from xenbw.model import Amounts, Counters

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support.guest import Guest
-from tests.support.host import Host, until
+from tests.support.host import Host
+from tests.support.pace import until
 from xenbw.model import Counters
 
 pytestmark = pytest.mark.kernel

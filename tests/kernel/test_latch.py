@@ -19,8 +19,9 @@ from tests.support import story
 from tests.support.ears import Ear
 from tests.support.frames import BROADCAST, frame, mac_bytes
 from tests.support.guest import Card, Guest
-from tests.support.host import REPO, Host, at_last, until
+from tests.support.host import REPO, Host
 from tests.support.intruder import Intruder
+from tests.support.pace import at_last, until
 from tests.support.packets import ip4, udp
 from xenbw.net import latch
 from xenbw.net.latches import domids

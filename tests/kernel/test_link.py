@@ -7,7 +7,8 @@ from ipaddress import IPv4Address
 import pytest
 
 from tests.support.capture import Capture
-from tests.support.host import Host, until
+from tests.support.host import Host
+from tests.support.pace import until
 from tests.support.story import overdrawn
 
 pytestmark = pytest.mark.kernel
@@ -29,7 +30,7 @@ def test_the_link_of_a_blocked_guest_goes_down_and_comes_up_again_with_its_relea
     assert until(lambda: not running.link_is_up(guest))
     running.xenbw("lift", "web1")
     assert running.link_is_up(guest)
-    assert until(lambda: guest.ping("10.50.0.2"))
+    assert guest.reaches("10.50.0.2")
     assert marks(running) == []
 
 
@@ -74,7 +75,7 @@ def test_a_routed_guest_keeps_its_link_and_has_its_routes_after_the_release(runn
     assert running.link_is_up(guest)
     running.xenbw("lift", "web1")
     assert running.run(["ip", "route"]).stdout == routes
-    assert guest.ping("10.50.0.1")
+    assert guest.reaches("10.50.0.1")
 
 
 def test_the_mark_of_a_guest_that_is_gone_goes_too(running: Host) -> None:

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from tests.support.host import Host, until
+from tests.support.host import Host
+from tests.support.pace import until
 from xenbw import __version__
 
 pytestmark = pytest.mark.kernel

@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.frames import BROADCAST, arp_reply, frame, mac_bytes, neighbour_advertisement, send_frames
 from tests.support.guest import Guest, agree
-from tests.support.host import Host, until
+from tests.support.host import Host
+from tests.support.pace import until
 from xenbw.model import Amounts, Counters
 
 STRANGER = "00:16:3e:99:99:99"
@@ -202,6 +203,6 @@ def test_with_the_kernels_meter_a_blocked_guest_is_sealed_all_the_same_and_that_
         guest.reboot()
         assert not guest.ping("10.50.0.2")
         host.xenbw("lift", "web1")
-        assert guest.ping("10.50.0.2", timeout=2)
+        assert guest.reaches("10.50.0.2")
         host.ask("commit")
         assert host.ask("status")["meter_gaps"] == 0

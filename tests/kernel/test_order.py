@@ -11,15 +11,16 @@ import pytest
 
 from tests.support.contest import Contest
 from tests.support.firewalls import BY_HAND, COMMANDS, IPTABLES, MISLED, NFT
-from tests.support.host import Host, until
+from tests.support.host import Host
+from tests.support.pace import busy, until, within
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.alone]
 
 SEEDS = range(5)  # each with all acts in an order of its own: 140 in all
 # Seconds in which the daemon is to put right what befalls its rules: in nft, of which the kernel tells it, and in
 # iptables, which it looks at in the first round of the meter after each [enforce] interval.
 NFT_SECONDS, ROUND, INTERVAL = 0.1, 0.2, 1.0
-LENIENCE = 0.4  # what a busy machine may add
+LENIENCE = busy(0.4)  # what a busy machine may add
 CONFIG = f"[meter]\ninterval = {ROUND}\n[enforce]\ninterval = {INTERVAL}\n"
 # One act upon iptables in so many is left to the daemon's clock; to the others it is led at once.
 BY_TIME_ALONE = 6
@@ -47,7 +48,7 @@ def test_after_each_act_upon_nft_the_seal_is_whole_in_time(contest: Contest, see
     for name in shuffled(NFT, dice):
         theirs = contest.act(NFT[name], "iptables-nft")
         acted = time.time()
-        assert until(contest.sealed, NFT_SECONDS + LENIENCE), name
+        assert within(contest.sealed, NFT_SECONDS + LENIENCE), name
         late = [at - acted for at in contest.by_seal() if at > acted + NFT_SECONDS + LENIENCE]
         assert (late, contest.by_null_route()) == ([], []), name
         assert contest.theirs() == theirs, name
@@ -62,7 +63,7 @@ def test_after_each_act_upon_iptables_the_null_routes_are_whole_in_time(
         theirs = contest.act(IPTABLES[name], dice.choice(COMMANDS))
         if at % BY_TIME_ALONE:
             host.ask("sync")
-        assert until(contest.routed, INTERVAL + ROUND + LENIENCE), name
+        assert within(contest.routed, INTERVAL + ROUND + LENIENCE), name
         restored = time.time()
         assert contest.by_seal() == [], name
         assert contest.theirs() == theirs, name
@@ -73,7 +74,7 @@ def test_after_each_act_upon_iptables_the_null_routes_are_whole_in_time(
 def test_what_is_changed_by_hand_within_our_table_is_put_right(contest: Contest, name: str) -> None:
     contest.act(BY_HAND[name], "iptables-nft")
     acted = time.time()
-    assert until(contest.sealed, NFT_SECONDS + LENIENCE)
+    assert within(contest.sealed, NFT_SECONDS + LENIENCE)
     assert [at - acted for at in contest.by_seal() if at > acted + NFT_SECONDS + LENIENCE] == []
 
 
@@ -83,7 +84,7 @@ def test_where_only_counting_was_led_astray_it_is_put_right_and_the_seal_holds_m
 ) -> None:
     contest.by_seal()
     contest.act(MISLED[name], "iptables-nft")
-    assert until(contest.sealed, NFT_SECONDS + LENIENCE)
+    assert within(contest.sealed, NFT_SECONDS + LENIENCE)
     assert contest.by_seal() == []
 
 

@@ -7,7 +7,8 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from tests.support.capture import Capture
-from tests.support.host import Host, at_last, until
+from tests.support.host import Host
+from tests.support.pace import at_last, until
 from tests.support.story import LIMIT, overdrawn
 from xenbw.model import Action, Counters
 
@@ -42,7 +43,7 @@ def test_a_vm_over_its_allowance_is_null_routed_in_both_directions(running: Host
         assert not guest.ping(address, timeout=0.2)
     assert guest.receive(1000) == 0
     assert not neighbour.ping(guest.address(), timeout=0.2)
-    assert neighbour.ping("10.50.0.2")
+    assert neighbour.reaches("10.50.0.2")
     assert running.show("web1")["state"] == "over"
 
 
@@ -92,7 +93,7 @@ def test_a_restart_with_the_daemon_dead_and_the_firewall_flushed_lets_no_packet_
 def test_a_raised_allowance_releases_and_leaves_no_rule(running: Host) -> None:
     guest = overdrawn(running)
     running.xenbw("addvm", "web1", "--limit", "1TB")
-    assert guest.ping("10.50.0.2")
+    assert guest.reaches("10.50.0.2")
     assert not [rule for rule in running.rules() if "XENBW" in rule]
     assert running.show("web1")["state"] == "ok"
 
@@ -100,10 +101,10 @@ def test_a_raised_allowance_releases_and_leaves_no_rule(running: Host) -> None:
 def test_a_lift_lasts_until_the_period_ends(running: Host) -> None:
     guest = overdrawn(running)
     running.xenbw("lift", "web1")
-    assert guest.ping("10.50.0.2")
+    assert guest.reaches("10.50.0.2")
     guest.send(100_000)
     guest.reboot()
-    assert guest.ping("10.50.0.2")
+    assert guest.reaches("10.50.0.2")
     assert running.show("web1")["state"] == "exempt"
 
 
@@ -113,7 +114,7 @@ def test_the_admin_blocks_and_lifts_a_vm_whatever_its_usage(running: Host) -> No
     assert not guest.ping("10.50.0.2", timeout=0.2)
     assert (running.show("web1")["state"], running.show("web1")["reason"]) == ("blocked", "unpaid")
     running.xenbw("lift", "web1")
-    assert guest.ping("10.50.0.2")
+    assert guest.reaches("10.50.0.2")
 
 
 def test_an_address_given_to_another_vm_is_not_blocked(running: Host) -> None:
@@ -121,7 +122,7 @@ def test_an_address_given_to_another_vm_is_not_blocked(running: Host) -> None:
     guest.stop()
     assert running.blocked("10.50.0.11")
     heir = running.start("web2", ("10.50.0.11",))
-    assert heir.ping("10.50.0.2")
+    assert heir.reaches("10.50.0.2")
     assert until(lambda: not running.blocked("10.50.0.11"))
     heir.stop()
     assert not running.blocked("10.50.0.11")
@@ -133,7 +134,7 @@ def test_a_policy_only_to_warn_blocks_nobody(running: Host) -> None:
     running.ask("sync")
     guest.send(LIMIT)
     assert until(lambda: running.show("web1")["state"] == "over")
-    assert guest.ping("10.50.0.2")
+    assert guest.reaches("10.50.0.2")
 
 
 def test_a_default_limit_only_meters_a_vm_nobody_added_unless_the_admin_says_otherwise() -> None:
@@ -142,7 +143,7 @@ def test_a_default_limit_only_meters_a_vm_nobody_added_unless_the_admin_says_oth
         guest = host.start("web1")
         guest.send(LIMIT)
         assert until(lambda: host.show("web1")["state"] == "over")
-        assert guest.ping("10.50.0.2")
+        assert guest.reaches("10.50.0.2")
         host.configure('[default]\nlimit = "1MB"\nenforce = true\n')
         assert host.daemon is not None
         host.daemon.send_signal(1)
@@ -194,11 +195,11 @@ def test_a_vm_that_is_lifted_with_no_daemon_has_its_network_back(running: Host) 
     guest = overdrawn(running)
     running.stop_daemon()
     running.xenbw("lift", "web1")
-    assert guest.ping("10.50.0.2", timeout=2)
+    assert guest.reaches("10.50.0.2")
 
 
 def test_a_removed_vm_starts_clean_and_is_free(running: Host) -> None:
     guest = overdrawn(running)
     running.xenbw("rmvm", "web1", "--yes")
-    assert guest.ping("10.50.0.2")
+    assert guest.reaches("10.50.0.2")
     assert running.usage("web1").out_bytes < LIMIT / 10

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from tests.support import oldledger
-from tests.support.host import REPO, Host, until
+from tests.support.host import REPO, Host
+from tests.support.pace import until
 
 pytestmark = pytest.mark.kernel
 

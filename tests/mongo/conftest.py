@@ -14,18 +14,34 @@ from tests.support.replicaset import ReplicaSet
 from xenbw.store import book
 
 
+@pytest.fixture(scope="session")
+def stock() -> Iterator[list[Mongod]]:
+    """Servers that no test has done anything to but write into their databases: one at most."""
+    servers: list[Mongod] = []
+    yield servers
+    for mongod in servers:
+        mongod.close()
+
+
 @pytest.fixture
-def server() -> Iterator[Mongod]:
-    """A standalone server that lets everyone in."""
-    with Mongod() as mongod:
-        yield mongod
+def server(stock: list[Mongod]) -> Iterator[Mongod]:
+    """A standalone server that lets everyone in; new, or as good as new."""
+    if not stock:
+        stock.append(Mongod().__enter__())
+    mongod = stock[0]
+    yield mongod
+    if mongod.untouched:
+        mongod.renew()
+    else:
+        stock.clear()
+        mongod.close()
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The book gives up a server within a second, so that no test waits for long."""
+    """The book gives up a server that is not there within a second, and one that hangs within five."""
     monkeypatch.setattr(book, "_PATIENCE_MS", 1000)
-    monkeypatch.setattr(book, "_SOCKET_PATIENCE_MS", 1000)
+    monkeypatch.setattr(book, "_SOCKET_PATIENCE_MS", 5000)
 
 
 @pytest.fixture

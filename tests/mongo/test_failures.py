@@ -15,9 +15,11 @@ import pytest
 from bson.int64 import Int64
 
 from tests.support.bookkeeper import MARCH, Books
-from tests.support.host import REPO, Host, at_last, until
+from tests.support.effort import cases
+from tests.support.host import REPO, Host
 from tests.support.mongoaccess import KEEPER, Access
 from tests.support.mongod import Mongod
+from tests.support.pace import at_last, busy, until, within
 from tests.support.relay import Relay
 from tests.support.replicaset import ReplicaSet
 from tests.support.smalldisk import SmallDisk
@@ -55,7 +57,7 @@ def test_a_hung_server_is_given_up_and_made_good_when_it_goes_on(books: Books, s
     began = time.monotonic()
     with pytest.raises(XenbwError, match="the book"):
         books.sync.push()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < busy(5)
     server.resume()
     assert until(lambda: pushes(books))
     assert books.agrees(base(server))
@@ -105,12 +107,13 @@ def test_a_write_that_is_carried_out_late_does_not_undo_a_newer_one(books: Books
     books.live(10)
     books.sync.push()
     books.live(1)
-    server.fail("update", times=1, blockConnection=True, blockTimeMS=3000)
+    # Longer than the client waits.
+    server.fail("update", times=1, blockConnection=True, blockTimeMS=7000)
     with pytest.raises(XenbwError):
         books.sync.push()
     books.live(1)
     assert until(lambda: pushes(books))
-    time.sleep(3)
+    time.sleep(7)
     assert books.agrees(base(server))
 
 
@@ -249,10 +252,15 @@ while True:
 """
 
 
-def test_thirty_kills_at_random_moments_of_pushes_lose_and_double_nothing(books: Books, server: Mongod) -> None:
+def test_kills_at_random_moments_of_pushes_lose_and_double_nothing(books: Books, server: Mongod) -> None:
     argv = [sys.executable, "-c", _CHILD, str(books.ledger.path), server.uri]
-    moved = set()
-    for _ in range(30):
+
+    def done() -> int:
+        """How many readings have been pushed."""
+        return sync.Marks(books.settings, books.ledger).done["reading"]
+
+    moved, kills = set(), cases(10, 30)
+    for _ in range(kills):
         with subprocess.Popen(argv, cwd=REPO, stdout=subprocess.PIPE) as child:
             assert child.stdout is not None
             child.stdout.readline()
@@ -260,26 +268,29 @@ def test_thirty_kills_at_random_moments_of_pushes_lose_and_double_nothing(books:
             while time.monotonic() < end:
                 books.live(1)
                 time.sleep(0.005)
+            # On a busy machine a child may have come to nothing by then; most are to be killed in the middle.
+            within(lambda: done() not in moved, random.uniform(0.5, 3))
             child.kill()
-        moved.add(sync.Marks(books.settings, books.ledger).done["reading"])
-    assert len(moved) > 10
+        moved.add(done())
+    assert len(moved) > kills // 3
     books.sync.push()
     assert books.agrees(base(server))
 
 
-def test_a_daemon_killed_a_hundred_times_while_it_counts_and_pushes_loses_and_doubles_nothing(
+def test_a_daemon_killed_again_and_again_while_it_counts_and_pushes_loses_and_doubles_nothing(
     server: Mongod, tmp_path: Path
 ) -> None:
     with Relay(tmp_path, server.host) as relay, Host(f'[mongodb]\nuri = "{relay.uri}"\ninterval = 0.1\n') as host:
         host.start_daemon()
         guest = host.start("web1")
-        for _ in range(100):
+        kills = cases(15, 100)
+        for _ in range(kills):
             guest.send(20_000)
             time.sleep(random.uniform(0, 0.2))
             host.kill_daemon()
             host.start_daemon()
         counted = host.quiet(guest)
-        assert counted.out_bytes > 100 * 20_000
+        assert counted.out_bytes > kills * 20_000
         assert at_last(lambda: host.usage("web1"), counted) == counted
 
         def booked(span: str) -> tuple[int, int]:
@@ -303,11 +314,11 @@ def test_guests_boot_and_are_blocked_while_the_book_hangs(server: Mongod, tmp_pa
         time.sleep(0.5)  # by now the thread waits for an answer
         second = host.start("web2")
         assert [script.returncode for script in first.scripts + second.scripts] == [0, 0]
-        assert second.scripts[0].seconds < 2
+        assert second.scripts[0].seconds < busy(2)
         began = time.monotonic()
         first.send(200_000)
         assert until(lambda: host.blocked(first.address()))
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < busy(5)
         server.resume()
         assert until(lambda: base(server).usage.count_documents({"vm": "web1", "out_bytes": {"$gt": 100_000}}) > 0)
 

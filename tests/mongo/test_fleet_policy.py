@@ -11,9 +11,10 @@ import pytest
 
 from tests.support.books import open_ledger
 from tests.support.clock import HandClock, utc
-from tests.support.host import Host, at_last, until
+from tests.support.host import Host
 from tests.support.mongoaccess import KEEPER
 from tests.support.mongod import Mongod
+from tests.support.pace import at_last, until
 from xenbw.accounting import Pending, Share
 from xenbw.clock import Moment, SystemClock
 from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings

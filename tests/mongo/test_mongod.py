@@ -18,9 +18,9 @@ import pytest
 from pymongo import MongoClient, WriteConcern
 from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure, PyMongoError, WriteConcernError
 
-from tests.support.host import until
 from tests.support.mongoaccess import OPEN, Access, Certificates, connect
 from tests.support.mongod import Mongod, MongodError
+from tests.support.pace import until
 from tests.support.smalldisk import SmallDisk
 
 pytestmark = pytest.mark.mongo

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.pace import busy
 from xenbw import config
 from xenbw.accounting import Pending, Share, hour_of
 from xenbw.clock import Moment, boot_id
@@ -76,7 +77,7 @@ class Console:
             stdin=subprocess.DEVNULL,
             cwd="/",
             env={**self.env, "PYTHONPATH": str(lib)},
-            timeout=30,
+            timeout=busy(30),
             user=user,
             group=user,
             extra_groups=[],
@@ -91,7 +92,7 @@ class Console:
             check=False,
             stdin=subprocess.DEVNULL,
             env=self.env,
-            timeout=30,
+            timeout=busy(30),
             **options,
         )
 

@@ -14,12 +14,13 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from tests.support.guest import Card, Guest, ScriptResult
 from tests.support.netns import Namespace
+from tests.support.pace import busy
 from tests.support.xenstored import Xenstored
 
 BRIDGE = "xenbr0"
@@ -54,8 +55,12 @@ class Dom0:
     `namespace` is dom0's, `outside` is a host on the wire behind the bridge; `store` is xenstored, with its socket at
     `store.path` and, inside, at its usual place. `guests` are the running ones. `hook_env` is given to every vif
     script on top of what xl gives. `bin_dir` holds the `xl`, `etc` is its /etc/xen. Inside, /run and /var/log/xen are
-    private and empty.
+    private and empty. `standing` are all that are entered and not left; `on_failure` is called with one that is left by
+    an exception, and where it is set, a capture of the last packets on all its interfaces is in `directory`.
     """
+
+    standing: ClassVar[list[Dom0]] = []
+    on_failure: ClassVar[Callable[[Dom0], None] | None] = None
 
     def __init__(self, hooks: Iterable[Path] = ()) -> None:
         self.hook_env: dict[str, str] = {}
@@ -69,10 +74,16 @@ class Dom0:
         with self._exit:
             self._set_up()
             self._exit = self._exit.pop_all()
+        self.standing.append(self)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._exit.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.standing.remove(self)
+        try:
+            if kind is not None and self.on_failure is not None:
+                self.on_failure()
+        finally:
+            self._exit.close()
 
     def _set_up(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="xenbw-dom0-"))
@@ -86,6 +97,7 @@ class Dom0:
         self._exit.callback(self.outside.close)
         self._exit.callback(self._drop_guests)
         self._wire()
+        self._capture()
 
     def _install(self) -> None:
         self.etc = self.directory / "etc-xen"
@@ -132,6 +144,12 @@ class Dom0:
         with self.namespace.entered():
             Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
+    def _capture(self) -> None:
+        """Keep the last packets on all interfaces of dom0: two files of 4 MB at most, the headers of each packet."""
+        if self.on_failure is not None:
+            argv = ["tcpdump", "-n", "-U", "-Z", "root", "-i", "any", "-s", "128", "-C", "4", "-W", "2"]
+            self.namespace.popen([*argv, "-w", str(self.directory / "capture")], output=Path("/dev/null"))
+
     def start(
         self,
         name: str,
@@ -175,7 +193,7 @@ class Dom0:
         *,
         text_input: str = "",
         env: Mapping[str, str] | None = None,
-        timeout: float = 30,
+        timeout: float = busy(30),
         check: bool = False,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in dom0, with `xl` and the xenstore tools at hand; `env` comes on top of the caller's own."""

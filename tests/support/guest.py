@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.netns import Namespace
+from tests.support.pace import until
 from tests.support.scales import Scales
 from tests.support.traffic import transfer
 from xenbw.model import Counters
@@ -166,6 +167,10 @@ class Guest:
         """Whether every one of `count` echo requests is answered within `timeout` seconds."""
         argv = ["ping", "-n", "-q", "-i", "0.05", "-c", str(count), "-W", str(timeout), address]
         return f" {count} received" in self.namespace.run(argv).stdout
+
+    def reaches(self, address: str) -> bool:
+        """Whether one echo request is answered: at once on an idle machine, a moment after its link came up."""
+        return until(lambda: self.ping(address, timeout=2), 1)
 
     def send(self, size: int, to: Guest | str = "outside", *, version: int = 4, timeout: float = 0.3) -> int:
         """Send `size` bytes of UDP payload to "outside", "dom0" or another guest; how many arrived there."""

@@ -12,8 +12,9 @@ from tests.support.dom0 import BRIDGE, DOM0_ADDRESSES, OUTSIDE_ADDRESSES
 from tests.support.ears import Ear
 from tests.support.frames import BROADCAST, frame
 from tests.support.guest import Guest
-from tests.support.host import Host, until
+from tests.support.host import Host
 from tests.support.netns import Namespace
+from tests.support.pace import until, within
 
 # What dom0 itself may take in from a guest, in linux/if_ether.h: IPv4, ARP, IPv6, two VLAN tags, MPLS, PPPoE's two, a
 # kind for experiments, LLDP, and what has a length in place of a kind (ETH_P_802_2).
@@ -92,7 +93,7 @@ class Intruder:
         up once a second at most (linux net/core/link_watch.c)."""
         interface = self.guest.interface
         if self.host.run(["ip", "link", "show", "up", "dev", interface]).stdout:
-            until(lambda: _open(self.host, interface), seconds=3)
+            within(lambda: _open(self.host, interface), 3)
 
     # what becomes of it
 

@@ -46,7 +46,8 @@ class Mongod:
     """One server on one port, with a disk of its own: standalone, or a member of `replica_set`.
 
     `with Mongod() as server` starts it. Its data stay over `kill`, `stop` and `start`, its log is `log`. Start it from
-    a thread that lives on: the kernel ends it with that thread.
+    a thread that lives on: the kernel ends it with that thread. `untouched` is whether it still runs as it was
+    started, so that another test can have it after `renew`.
     """
 
     def __init__(self, access: Access = OPEN, *, replica_set: str | None = None, disk: SmallDisk | None = None) -> None:
@@ -60,7 +61,8 @@ class Mongod:
         self.host = f"127.0.0.1:{_free_port()}"
         self._process: subprocess.Popen[bytes] | None = None
         self._exit.callback(self.kill)
-        self._new = True
+        self._clients = self._exit.enter_context(contextlib.ExitStack())
+        self._new = self.untouched = True
 
     def __enter__(self) -> Self:
         try:
@@ -126,6 +128,7 @@ class Mongod:
 
     def kill(self) -> None:
         """kill -9; nothing when it is dead already."""
+        self.untouched = False
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -133,6 +136,7 @@ class Mongod:
     def stop(self) -> int:
         """SIGTERM, as systemctl stop does, also to a hung one; its exit status."""
         assert self._process is not None
+        self.untouched = False
         self._process.terminate()
         self.resume()
         return self._process.wait(timeout=30)
@@ -140,6 +144,7 @@ class Mongod:
     def hang(self) -> None:
         """Let it keep its connections and take new ones (the kernel does), and answer nothing."""
         assert self._process is not None
+        self.untouched = False
         self._process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # all its threads, not only the first
 
@@ -175,12 +180,20 @@ class Mongod:
         blockConnection=True, blockTimeMS=500; appName="…" for one client only. `mode` is configureFailPoint's, such as
         {"skip": 2} or {"activationProbability": 0.1}.
         """
+        self.untouched = False
         when = mode if times is None else {"times": times}
         self._fail_point(mode=when, data={"failCommands": list(commands), **data})
 
     def heal(self) -> None:
         """Undo `fail`."""
         self._fail_point(mode="off")
+
+    def renew(self) -> None:
+        """Close its clients and drop every database but its own: it is as it was when it was started."""
+        self._clients.close()
+        with connect(self._access.uri([self.host], ADMIN, directConnection="true")) as client:
+            for name in set(client.list_database_names()) - {"admin", "config", "local"}:
+                client.drop_database(name)
 
     def close(self) -> None:
         """End it and forget its data."""
@@ -193,7 +206,7 @@ class Mongod:
 
     def _connect(self, uri: str, options: Mapping[str, Any]) -> MongoClient[dict[str, Any]]:
         client = connect(uri, **{"serverSelectionTimeoutMS": 2000, **options})
-        self._exit.callback(client.close)
+        self._clients.callback(client.close)
         return client
 
     def _last_words(self) -> str:

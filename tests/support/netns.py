@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tests.support.pace import busy
+
 # linux/sched.h
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWNET = 0x40000000
@@ -78,7 +80,7 @@ class Namespace:
         *,
         text_input: str = "",
         env: Mapping[str, str] | None = None,
-        timeout: float = 30,
+        timeout: float = busy(30),
         check: bool = False,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the namespace, with its mounts if it has any, in the caller's working directory."""

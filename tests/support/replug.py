@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.support.guest import Guest
-from tests.support.host import Host, until
+from tests.support.host import Host
+from tests.support.pace import within
 
 
 def replug(host: Host, guest: Guest) -> None:
@@ -29,4 +30,4 @@ def replug(host: Host, guest: Guest) -> None:
     device = f"eth{card.devid}"
     guest.namespace.ip(f"link set {device} up", *(f"addr add {ip}/24 dev {device}" for ip in card.ips))
     # Whatever becomes of the link: one that a hook took down stays down.
-    until(lambda: host.run(["cat", f"/sys/class/net/{interface}/brport/state"]).stdout == "3\n", seconds=1.2)
+    within(lambda: host.run(["cat", f"/sys/class/net/{interface}/brport/state"]).stdout == "3\n", 1.2)

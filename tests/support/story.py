@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.support.guest import Guest
-from tests.support.host import Host, until
+from tests.support.host import Host
+from tests.support.pace import until
 
 LIMIT = 1_000_000
 

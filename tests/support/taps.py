@@ -14,8 +14,9 @@ from typing import Self
 from tests.support.dom0 import BRIDGE, OUTSIDE_ADDRESSES
 from tests.support.frames import frame
 from tests.support.guest import ETH_HLEN, ScriptResult
-from tests.support.host import Host, until
+from tests.support.host import Host
 from tests.support.netns import Namespace
+from tests.support.pace import within
 from xenbw.model import ZERO, Counters
 
 # linux/if_tun.h; a struct ifreq with the flags in it.
@@ -135,7 +136,7 @@ class Hvm:
         self._outside = self._host.run(["ip", "-br", "neigh", "show", _OUTSIDE], check=True).stdout.split()[2]
         state = f"/sys/class/net/{self.interface}/brport/state"
         # Whatever becomes of the link: one that a hook took down stays down.
-        until(lambda: self._host.run(["cat", state]).stdout == "3\n", seconds=1.2)
+        within(lambda: self._host.run(["cat", state]).stdout == "3\n", 1.2)
 
     def _run_script(self, command: str) -> None:
         self.scripts.append(self._host.run_script(command, self.guest.domid, self.guest.cards[0], "tap"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.host import until
+from tests.support.pace import until
 from xenbw.errors import XenbwError
 from xenbw.model import Counters, Reading
 from xenbw.net.counters import KernelMeter, MeterError, XentopMeter

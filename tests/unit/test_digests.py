@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.support.books import BOOT, add_vm, open_ledger, start_vif
 from tests.support.clock import utc
+from tests.support.effort import cases
 from tests.support.killer import killed_at
 from tests.support.oldledger import rows, sound
 from xenbw.accounting import Pending, Share, hour_of
@@ -282,7 +283,7 @@ LIVES = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=cases(10, 40), deadline=None)
 @given(lives=st.lists(LIVES, max_size=14), keep=st.integers(1, 3), busy=st.integers(0, 14), reset=st.integers(1, 28))
 def test_whatever_is_folded_when_usage_and_sums_never_change(
     tmp_path_factory: pytest.TempPathFactory, lives: list[Life], keep: int, busy: int, reset: int
@@ -332,7 +333,7 @@ def test_killed_at_any_line_it_has_folded_all_or_nothing_and_can_be_repeated(tmp
         assert sound(folder / "ledger.db")
         if not killed:
             break
-        line += 1
+        line += cases(5, 1)
     assert line > 20
     assert seen == {2, 4}
 

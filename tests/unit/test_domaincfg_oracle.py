@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.support.effort import cases
 from tests.support.libxlutil import Libxlutil, Reading
 from xenbw.xen import xlcfg
 from xenbw.xen.text import decode
@@ -121,7 +122,7 @@ def test_these_files_are_bad_to_xl(xl: Libxlutil, file: str) -> None:
 
 
 @given(data=configs)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(60, 300), deadline=None)
 def test_generated_configs_are_read_as_xl_reads_them(xl: Libxlutil, data: bytes) -> None:
     agree(xl, data)
 
@@ -129,12 +130,12 @@ def test_generated_configs_are_read_as_xl_reads_them(xl: Libxlutil, data: bytes)
 @given(data=damaged_configs())
 @example(data=b"name = 0x1F")
 @example(data=b"name = 'a'$\n")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(60, 300), deadline=None)
 def test_damaged_configs_are_accepted_or_refused_as_xl_does(xl: Libxlutil, data: bytes) -> None:
     agree(xl, data)
 
 
 @given(data=st.binary(max_size=12).map(lambda data: data.replace(b"\0", b"")))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=cases(40, 200), deadline=None)
 def test_arbitrary_bytes_are_accepted_or_refused_as_xl_does(xl: Libxlutil, data: bytes) -> None:
     agree(xl, data)

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.support.books import BOOT, open_ledger, start_vif
 from tests.support.clock import HandClock, utc
+from tests.support.effort import cases
 from xenbw.accounting import Tally
 from xenbw.clock import Tick, Timeline
 from xenbw.config import PeriodSection, Settings
@@ -228,5 +229,5 @@ class EveryByteOnce(RuleBasedStateMachine):
             self.oldest_period[vm.id] = vm.period_start
 
 
-EveryByteOnce.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+EveryByteOnce.TestCase.settings = settings(max_examples=cases(12, 60), stateful_step_count=40, deadline=None)
 TestEveryByteOnce = EveryByteOnce.TestCase

@@ -17,7 +17,7 @@ from tests.support.books import BOOT, add_vm, open_ledger, start_vif, vm_of
 from tests.support.clock import HandClock, utc
 from tests.support.guarded import IP, IP6, NOW, MethodStandIn
 from tests.support.guarded import Host as Guarded
-from tests.support.host import until
+from tests.support.pace import until
 from xenbw.complaints import Complaints
 from xenbw.config import DaemonSection, LedgerSection, Settings
 from xenbw.log import NOTICE, log_to

@@ -23,6 +23,7 @@ import pytest
 from tests.support.clock import HandClock, utc
 from tests.support.guarded import END, IP, IP6, Host, MethodStandIn
 from tests.support.mailserver import free_port
+from tests.support.pace import busy
 from tests.support.program import script, sendmail
 from xenbw import config
 from xenbw.config import CommandSection, DaemonSection, LedgerSection, MailSection, Settings
@@ -366,7 +367,7 @@ def start(env: Mapping[str, str]) -> subprocess.Popen[str]:
 
 
 def until(holds: Callable[[], bool]) -> bool:
-    limit = time.monotonic() + 15
+    limit = time.monotonic() + busy(15)
     while not holds() and time.monotonic() < limit:
         time.sleep(0.02)
     return holds()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clock import answering
+from tests.support.pace import busy
 from xenbw import runner
 from xenbw.runner import CommandError, Result
 from xenbw.timedated import Timedated, synchronised
@@ -129,6 +130,6 @@ def test_a_bus_that_hangs_is_given_up_and_leaves_no_process(timedatectl: Callabl
     timedatectl(f"echo $$ > {tmp_path}/pid; exec sleep 60")
     begun = time.monotonic()
     assert not synchronised(runner.run, timeout=1)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < busy(5)
     # A zombie would still be there.
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()

@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.books import BOOT
 from tests.support.clock import utc
+from tests.support.effort import cases
 from tests.support.killer import killed_at
 from tests.support.oldledger import Rows, make_schema1, narrowed, rows, sound, version
 from xenbw.store import backup, bindings, file, outbox, rescue, schema
@@ -282,7 +283,7 @@ def test_killed_at_any_line_it_leaves_the_one_schema_or_the_other_whole_and_can_
         assert files(path) == {"ledger.db", "ledger.db.schema1"}
         if not killed:
             break
-        line += 1
+        line += cases(3, 1)
     assert line > 50
     assert seen == {(1, False), (1, True), (schema.VERSION, True)}
 

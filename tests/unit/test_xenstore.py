@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pace import busy
 from tests.support.xenstored import Xenstored
 from xenbw.xen.xenstore import Answer, Lookup, StoreError, VifFacts, XenStore, default_socket
 
@@ -143,7 +144,7 @@ def test_a_hung_xenstored_is_an_error_within_the_timeout(server: Xenstored, stor
     started = time.monotonic()
     with pytest.raises(StoreError, match="timed out"):
         store.vif(7, 0)
-    assert 0.15 < time.monotonic() - started < 10
+    assert 0.15 < time.monotonic() - started < busy(5)
 
 
 def test_a_dying_xenstored_is_an_error_at_once(server: Xenstored) -> None:
@@ -153,7 +154,7 @@ def test_a_dying_xenstored_is_an_error_at_once(server: Xenstored) -> None:
     started = time.monotonic()
     with pytest.raises(StoreError, match="no answer"):
         store.read("/local/domain/7/name")
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < busy(3)
 
 
 def test_a_hung_xenstored_with_a_full_backlog_is_an_error_at_once(tmp_path: Path) -> None:

@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rig import guest, package, park, shell
 from rig.guest import Guest
 from rig.park import Pair
+
+# Where the run looks for what a failure leaves: tests/xen/__main__.py.
+_RESULTS = Path("/rig/results")
+_EVIDENCE = {
+    "journal.txt": "journalctl --no-pager -o short-precise",
+    "nft.txt": "nft -a list ruleset",
+    "iptables.txt": "iptables-legacy-save -c; ip6tables-legacy-save -c",
+    "links.txt": "ip -d -s link; bridge -d link; ip addr",
+    "xenstore.txt": "xenstore-ls -f /",
+    "domains.txt": "xl list -v; ps axo pid,etimes,time,args",
+    "run.txt": "grep -r '' /run/xenbw",
+    "status.json": "timeout 60 xenbw status --json",
+}
+_FILES = ("/var/log/xen", "/run/rig/outside.pcap", "/var/lib/xenbw")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Keep the state of dom0 as it is when a scenario fails, in a folder of its own."""
+    outcome: Any = yield
+    if not outcome.get_result().failed:
+        return
+    folder = _RESULTS / re.sub(r"[^A-Za-z0-9._-]+", "-", item.nodeid)[:150]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, command in _EVIDENCE.items():
+        with (folder / name).open("wb") as file:
+            subprocess.run(["sh", "-c", command], stdout=file, stderr=file, check=False)
+    for path in map(Path, _FILES):
+        if path.is_dir():
+            shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
+        elif path.exists():
+            shutil.copy(path, folder)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -56,7 +56,7 @@ def ask(domid: int, command: str, seconds: float) -> Result:
 def say(domid: int, command: str) -> None:
     """The same for a command after which no answer comes."""
     try:
-        ask(domid, command, 1.0)
+        ask(domid, command, 5.0)
     except NoAnswerError:
         return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 import subprocess
 import time
@@ -11,8 +12,10 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from rig.guest import Guest
+from rig.pace import until
 
 _CAPTURE = Path("/run/rig/outside.pcap")
+_ADDRESS, _DISCARD = "10.77.0.2", 9
 _FILE_HEADER, _FRAME_HEADER = 24, struct.Struct("=IIII")
 _IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
 
@@ -45,11 +48,18 @@ def mark() -> int:
 
 def frames(since: int, guest: Guest) -> list[Frame]:
     """What arrived from a guest since a mark, whatever it is: also what every Linux says of itself."""
-    # tcpdump writes packet by packet; this is what it may be behind.
-    time.sleep(1)
+    _await_capture(since)
     macs = {card.mac for card in guest.cards}
     data = _CAPTURE.read_bytes()[max(since, _FILE_HEADER) :]
     return [frame for frame in _parse(data) if frame.mac in macs]
+
+
+def _await_capture(since: int) -> None:
+    """Until the capture is as far as now: a packet that dom0 sends is in it, and with it all that came before."""
+    token = f"now {time.monotonic_ns()}".encode()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(token, (_ADDRESS, _DISCARD))
+    assert until(lambda: token in _CAPTURE.read_bytes()[since:]), "the capture outside does not go on"
 
 
 def packets(since: int, guest: Guest) -> list[Frame]:
