@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,12 +18,14 @@ Dom0.on_failure = evidence.keep
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Keep the evidence of what still stands when a test fails: what its fixtures made."""
     outcome: Any = yield
-    report = outcome.get_result()
+    report, folder = outcome.get_result(), evidence.folder_of(item.nodeid)
     if not report.failed:
+        # A test may leave a dom0 by an exception that it expects, and an earlier run may have failed.
+        if report.when != "teardown":
+            shutil.rmtree(folder, ignore_errors=True)
         return
     for dom0 in list(Dom0.standing):
         evidence.keep(dom0)
-    folder = evidence.folder_of(item.nodeid)
     if folder.exists():
         report.sections.append(("evidence", str(folder)))
 

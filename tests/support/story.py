@@ -14,6 +14,8 @@ def overdrawn(host: Host, name: str = "web1", **start: object) -> Guest:
     guest = host.start(name, **start)  # type: ignore[arg-type]
     host.add(name, limit_bytes=LIMIT)
     host.ask("sync")
+    # Its neighbours are known to it then: what waits for an answer to ARP is a few packets, and the rest is dropped.
+    assert guest.reaches("10.50.0.2")
     guest.send(LIMIT)
     assert until(lambda: host.blocked(guest.address()))
     return guest
