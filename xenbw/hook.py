@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _RUN_DIR = "/run/xenbw"
 _STORE_PATIENCE = 0.5
 _LEDGER_PATIENCE = 0.5
+# Of what in `ip=` is no address, so many words and characters of each go into the log.
+_WORDS, _SHOWN = 4, 64
 
 
 class _Paths:
@@ -78,7 +80,7 @@ class _Facts:
         # A name is bytes to the kernel; one that is no UTF-8 is recorded as it is shown everywhere.
         self.interface = decode(os.fsencode(call.interface))
         self.mac = decode(mac) if mac else None
-        self.ips = addresses.parse(call.ips or decode(ip or b""))[0]
+        self.ips, self.not_ips = addresses.parse(call.ips or decode(ip or b""))
         self.at = bindings.stamp(time.time())
         self.boot_id = _first_line("/proc/sys/kernel/random/boot_id")
         self.covered = False
@@ -241,6 +243,22 @@ def run(env: dict[str, str]) -> None:
     _poke(paths.run_dir)
     if not facts.starts and paths.over is not None:
         gate.leave(facts.ips, paths.run_dir, paths.over)
+    if facts.starts and facts.not_ips:
+        tell_of_addresses(facts)
+
+
+def tell_of_addresses(facts: _Facts) -> None:
+    """Say in the system's log what in a vif's `ip=` was not taken: a block null-routes nothing for it."""
+    words = "; ".join(f"{word[:_SHOWN]!a} {addresses.why(word)}" for word in facts.not_ips[:_WORDS])
+    _tell(f"{facts.name!a}, {facts.interface!a}: not taken of its ip=: {words}; see xenbw-addvm VM --ip ADDR")
+
+
+def _tell(text: str) -> None:
+    """A line for the system's log. What a guest or its config says in it is escaped."""
+    import syslog
+
+    syslog.openlog("xenbw-hook", 0, syslog.LOG_DAEMON)
+    syslog.syslog(syslog.LOG_WARNING, text)
 
 
 def main() -> None:
@@ -248,7 +266,4 @@ def main() -> None:
     try:
         run(dict(os.environ))
     except Exception as error:  # noqa: BLE001 (a VM must boot whatever is wrong with us)
-        import syslog
-
-        syslog.openlog("xenbw-hook", 0, syslog.LOG_DAEMON)
-        syslog.syslog(syslog.LOG_ERR, f"{os.environ.get('XENBUS_PATH')}: {type(error).__name__}: {error}")
+        _tell(f"{os.environ.get('XENBUS_PATH')}: {type(error).__name__}: {error}")

@@ -203,3 +203,16 @@ def test_a_removed_vm_starts_clean_and_is_free(running: Host) -> None:
     running.xenbw("rmvm", "web1", "--yes")
     assert guest.reaches("10.50.0.2")
     assert running.usage("web1").out_bytes < LIMIT / 10
+
+
+@pytest.mark.parametrize("ip", ["10.50.0.2/8", "10.50.0.2/255.255.0.0"])
+def test_an_address_that_the_config_gives_as_a_range_is_not_null_routed(running: Host, ip: str) -> None:
+    # Who wrote it may have meant "any address that begins so"; here it is the router's.
+    (running.etc / "r1.cfg").write_text(f"name = 'r1'\nvif = [ 'ip={ip}, bridge=xenbr0' ]\n")
+    guest = running.start("r1", ("10.50.0.31",), config_ips=(ip,))
+    said = running.xenbw("addvm", "r1", "--limit", "1GB").stderr
+    assert repr(ip) in said
+    running.xenbw("block", "r1", "--reason", "unpaid")
+    assert not guest.ping("10.50.0.2", timeout=0.2)
+    assert not running.blocked("10.50.0.2")
+    assert " 1 received" in running.run(["ping", "-n", "-q", "-c", "1", "-W", "5", "10.50.0.2"]).stdout

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
 
 from xenbw.errors import XenbwError
-from xenbw.xen.domaincfg import DomainConfig, VifConfig, invalid_addresses, parse_addresses, read
+from xenbw.xen.domaincfg import DomainConfig, VifConfig, read
 
 DATA = Path(__file__).parents[1] / "data/domaincfg"
 BARE = VifConfig(mac=None, ips=(), bridge=None, interface=None, script=None, backend=None)
@@ -96,35 +97,43 @@ def test_a_vif_that_is_no_list_is_reported() -> None:
 # Addresses
 
 
-@pytest.mark.parametrize(
-    ("text", "addresses"),
-    [
-        ("", ()),
-        ("10.50.0.9", (IPv4Address("10.50.0.9"),)),
-        ("10.50.0.9/24", (IPv4Address("10.50.0.9"),)),
-        ("10.50.0.9/255.255.255.0", (IPv4Address("10.50.0.9"),)),
-        (" 10.50.0.9  2001:DB8::7/64 ", (IPv4Address("10.50.0.9"), IPv6Address("2001:db8::7"))),
-        ("10.50.0.9 10.50.0.9/24", (IPv4Address("10.50.0.9"),)),
-    ],
-)
-def test_addresses_are_single_whatever_their_prefix(text: str, addresses: tuple[object, ...]) -> None:
-    assert parse_addresses(text) == addresses
-    assert invalid_addresses(text) == ()
-
-
-@pytest.mark.parametrize(
-    "word", ["dhcp", "10.50.0", "10.50.0.9/33", "010.50.0.9", "fe80::1%eth0", "10.0.0.1;reboot", "7"]
-)
-def test_what_is_no_address_is_skipped_and_named(word: str) -> None:
-    text = f"10.50.0.9 {word} 10.50.0.10"
-    assert parse_addresses(text) == (IPv4Address("10.50.0.9"), IPv4Address("10.50.0.10"))
-    assert invalid_addresses(text) == (word,)
-
-
 def test_a_config_reports_words_that_are_no_address(write) -> None:
     config = read(write("a", "vif = [ 'ip=10.50.0.9 dhcp' ]"))
     assert config.vifs[0].ips == (IPv4Address("10.50.0.9"),)
     assert any("'dhcp'" in problem for problem in config.problems)
+
+
+@pytest.mark.parametrize("ip", ["10.50.0.2/8", "10.50.0.0/16", "203.0.113.8/29", "10.50.0.9/255.255.255.0"])
+def test_an_address_that_is_a_range_or_a_network_is_nobodys_and_is_told(write, ip: str) -> None:
+    config = read(write("a", f"vif = [ 'ip={ip}' ]"))
+    assert config.vifs[0].ips == ()
+    assert any(repr(ip) in problem for problem in config.problems)
+
+
+def test_an_address_in_quotes_of_its_own_is_taken(write) -> None:
+    config = read(write("a", """vif = ['ip="192.168.42.190",bridge=xenbr0']"""))
+    assert (config.vifs[0].ips, config.problems) == ((IPv4Address("192.168.42.190"),), ())
+
+
+# Spelling of a vif's settings
+
+
+def test_blanks_around_the_equals_sign_are_taken_as_xm_took_them_and_told(write) -> None:
+    config = read(write("a", "vif = [ 'mac = 00:16:3e:00:00:05, ip = 192.0.2.5, bridge = xenbr0' ]"))
+    vif = config.vifs[0]
+    assert (vif.mac, vif.ips, vif.bridge) == ("00:16:3e:00:00:05", (IPv4Address("192.0.2.5"),), "xenbr0")
+    assert len([problem for problem in config.problems if "which xm took and xl refuses" in problem]) == 3
+
+
+@pytest.mark.parametrize("token", ["MAC=00:16:3e:00:00:29", "Ip=192.0.2.29", "bridge", "IP"])
+def test_a_setting_that_is_not_spelled_as_xl_knows_it_is_passed_over_and_told(write, token: str) -> None:
+    config = read(write("a", f"vif = [ '{token}' ]"))
+    assert config.vifs == (BARE,)
+    assert any(repr(token) in problem for problem in config.problems)
+
+
+def test_settings_that_xl_knows_and_we_do_not_read_are_no_problem(write) -> None:
+    assert read(write("a", "vif = [ 'model=e1000,rate=10Mb/s,type=vif' ]")).problems == ()
 
 
 # xm's Python style
@@ -236,3 +245,41 @@ def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(XenbwError, match="not a regular file"):
         read(tmp_path / "fifo")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "execfile('/etc/xen/common.inc')",
+        "from xencommon import *",
+        "exec(open('/etc/xen/common.inc').read())",
+        "if True:\n    execfile('x')",
+        "globals()['vif'] = []",
+    ],
+)
+def test_what_an_included_file_may_set_is_said_to_be_computed(write, line: str) -> None:
+    config = read(write("a", f"import os\nname = 'n7'\nvif = ['ip=192.0.2.7']\n{line}\nmemory = 512\n"))
+    assert (config.name, config.vifs) == (None, ())
+    assert [problem for problem in config.problems if "computed by Python code" in problem] == list(config.problems)
+    assert len(config.problems) == 2
+
+
+def test_what_is_written_out_after_an_included_file_is_known(write) -> None:
+    config = read(write("a", "from xencommon import *\nname = 'n8'\nvif = ['ip=192.0.2.8']\n"))
+    assert (config.name, config.vifs[0].ips, config.problems) == ("n8", (IPv4Address("192.0.2.8"),), ())
+
+
+@pytest.mark.parametrize("grow", ["a = a + a\n", "a += a\n", "a = [a, a]\n", "a = [a] + [a]\n"])
+def test_a_short_file_whose_values_would_fill_the_memory_is_refused(write, grow: str) -> None:
+    with pytest.raises(XenbwError, match="larger than those of any domain"):
+        read(write("a", "import os\na = ['x'] + ['y']\n" + grow * 40))
+
+
+def test_a_list_that_is_added_to_a_hundred_thousand_times_is_read_in_one_go(write) -> None:
+    # Each time copying what there is would take minutes.
+    signal.alarm(60)
+    try:
+        config = read(write("a", "name = 'web1'\n" + "a+=[1]\n" * 100_000))
+    finally:
+        signal.alarm(0)
+    assert config.name == "web1"

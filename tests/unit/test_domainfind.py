@@ -113,3 +113,51 @@ def test_files_and_directories_passed_over_are_reported(write, tmp_path: Path) -
     found = find("web1", [tmp_path / "missing", tmp_path])
     assert found.config is not None
     assert [Path(problem.split(":")[0]).name for problem in found.problems] == ["missing", "a-broken.cfg", "b-binary"]
+
+
+def two_copies(write) -> tuple[Path, Path]:
+    """The config files of one VM, of which the older is the first by alphabet."""
+    old = write("customer7-old.cfg", "name='shop'\nvif=['mac=00:16:3e:00:00:70,ip=192.0.2.70']\n")
+    new = write("customer7.cfg", "name='shop'\nvif=['mac=00:16:3e:00:00:77,ip=192.0.2.77']\n")
+    return old, new
+
+
+def test_of_two_files_that_differ_none_is_taken_and_both_are_named(write, tmp_path: Path) -> None:
+    old, new = two_copies(write)
+    found = find("shop", [tmp_path])
+    assert found.config is None
+    assert [problem for problem in found.problems if str(old) in problem and str(new) in problem] != []
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_of_two_files_the_one_with_the_running_mac_is_taken(write, tmp_path: Path, which: int) -> None:
+    paths = two_copies(write)
+    found = find("shop", [tmp_path], macs=["00:16:3e:00:00:7" + "07"[which]])
+    assert found.config is not None
+    assert (found.config.path, found.problems) == (paths[which], ())
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_of_two_files_the_one_that_starts_with_dom0_is_taken(write, tmp_path: Path, which: int) -> None:
+    paths = two_copies(write)
+    (tmp_path / "auto").mkdir()
+    (tmp_path / "auto" / "shop").symlink_to(paths[which])
+    found = find("shop", [tmp_path])
+    assert found.config is not None
+    assert found.config.path == paths[which]
+
+
+def test_the_running_mac_counts_before_the_file_s_name(write, tmp_path: Path) -> None:
+    write("shop.cfg", "name='shop'\nvif=['mac=00:16:3e:00:00:70']\n")
+    path = write("customer7.cfg", "name='shop'\nvif=['mac=00:16:3e:00:00:77']\n")
+    found = find("shop", [tmp_path], macs=["00:16:3e:00:00:77"])
+    assert found.config is not None
+    assert found.config.path == path
+
+
+def test_two_files_that_say_the_same_are_as_good_as_one(write, tmp_path: Path) -> None:
+    for name in ("a.cfg", "b.cfg"):
+        write(name, "name='shop'\nvif=['ip=192.0.2.70']\n")
+    found = find("shop", [tmp_path])
+    assert found.config is not None
+    assert found.problems == ()

@@ -40,6 +40,10 @@ class _Scene:
     def added(self, name: str) -> bool:
         return name in self.vms and self.vms[name].added_at is not None
 
+    def macs(self, name: str) -> set[str]:
+        """Those with which the VM runs, as the ledger knows."""
+        return {binding.mac for binding in self.bindings(name) if binding.mac}
+
     def bindings(self, name: str) -> Sequence[Binding]:
         return self.live.get(self.vms[name].id, ()) if name in self.vms else ()
 
@@ -94,7 +98,7 @@ def _wish_for_all(options: Namespace, scene: _Scene) -> list[_Wish]:
     _require_limit("--all", given, scene.context.settings)
     read = cache(domaincfg.read)  # each VM without a file of its own name looks into all of them
     names = [name for name in scene.guests.names if not scene.added(name)]
-    sightings = [host.look(name, scene.guests, scene.context, read=read) for name in names]
+    sightings = [host.look(name, scene.guests, scene.context, macs=scene.macs(name), read=read) for name in names]
     if not sightings:
         say("every running VM is added already")
     for sighting in sightings:
@@ -104,7 +108,7 @@ def _wish_for_all(options: Namespace, scene: _Scene) -> list[_Wish]:
 
 def _wish_for_one(options: Namespace, addresses: tuple[Address, ...], scene: _Scene) -> list[_Wish]:
     def look(name: str) -> Sighting:
-        sighting = host.look(name, scene.guests, scene.context, options.config_file)
+        sighting = host.look(name, scene.guests, scene.context, options.config_file, macs=scene.macs(name))
         if not options.force and (options.config_file or not scene.added(name)):
             host.check(sighting, scene.guests, scene.vms, scene.context)
         return sighting

@@ -54,14 +54,16 @@ def look(
     listed: Guests,
     context: Context,
     file: Path | None = None,
+    *,
+    macs: Collection[str] = (),
     read: Callable[[Path], DomainConfig] = domaincfg.read,
 ) -> Sighting:
-    """Look for the VM in the toolstack's list and in the config files, or in `file`. Raises XenbwError when `file`
-    cannot be read."""
+    """Look for the VM in the toolstack's list and in the config files, or in `file`. macs: those with which it runs.
+    Raises XenbwError when `file` cannot be read."""
     if file is not None:
         config = read(file.absolute())
         return Sighting(name, name in listed.names, config, config.problems)
-    found = domainfind.find(name, context.settings.toolstack.config_dirs, read=read)
+    found = domainfind.find(name, context.settings.toolstack.config_dirs, macs=macs, read=read)
     notes = found.problems if found.config is None else found.config.problems
     return Sighting(name, name in listed.names, found.config, notes)
 

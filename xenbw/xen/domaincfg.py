@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import stat
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from xenbw.errors import XenbwError
+from xenbw.net import addresses
 from xenbw.xen import xlcfg, xmcfg
 from xenbw.xen.text import decode
 from xenbw.xen.xlcfg import ConfigSyntaxError, Value
@@ -19,6 +19,8 @@ Address = IPv4Address | IPv6Address
 
 _MAX_BYTES = 1 << 20
 _MAC_PARTS = 6
+# What is read of a vif; xl knows more settings.
+_KEYS = frozenset({"mac", "ip", "bridge", "vifname", "script", "backend"})
 
 
 @dataclass(frozen=True)
@@ -59,29 +61,6 @@ def read(path: Path) -> DomainConfig:
         vifs=vifs,
         problems=tuple(f"{where}: {problem}" for problem in (*computed, *passed_over)),
     )
-
-
-def parse_addresses(text: str) -> tuple[Address, ...]:
-    """The addresses in the value of `ip=`: separated by spaces, each maybe with a prefix length, which is dropped.
-
-    `10.50.0.9/24` is the one address 10.50.0.9. Words that are no address are skipped; see invalid_addresses.
-    """
-    found = (_address(word) for word in text.split())
-    return tuple(dict.fromkeys(address for address in found if address is not None))
-
-
-def invalid_addresses(text: str) -> tuple[str, ...]:
-    """The words in the value of `ip=` that parse_addresses skips."""
-    return tuple(word for word in text.split() if _address(word) is None)
-
-
-def _address(word: str) -> Address | None:
-    if "%" in word:  # a zone ("%eth0") is free text that only one host understands; no vif script takes it
-        return None
-    try:
-        return ipaddress.ip_interface(word).ip
-    except ValueError:
-        return None
 
 
 def _content(path: Path, where: str) -> bytes:
@@ -139,21 +118,41 @@ def _vifs(items: Value) -> tuple[tuple[VifConfig, ...], tuple[str, ...]]:
 
 def _vif(item: str) -> tuple[VifConfig, tuple[str, ...]]:
     """The vif that `item` describes, and what in it is wrong. '' is a valid vif; the last of equal keys counts."""
-    pairs = (token.strip().partition("=") for token in item.split(","))
-    options = {key: value for key, _, value in pairs}
-    mac, ip = options.get("mac", ""), options.get("ip", "")
-    wrong = [f"{word!r} in ip= is not an IP address" for word in invalid_addresses(ip)]
+    options, wrong = _options(item)
+    mac = options.get("mac", "")
+    ips, others = addresses.parse(options.get("ip", ""))
+    wrong += [f"{word!r} in ip= {addresses.why(word)}" for word in others]
     if mac and _mac(mac) is None:
         wrong.append(f"{mac!r} is not a MAC address")
     vif = VifConfig(
         mac=_mac(mac),
-        ips=parse_addresses(ip),
+        ips=tuple(map(ip_address, ips)),
         bridge=options.get("bridge") or None,
         interface=options.get("vifname") or None,
         script=options.get("script") or None,
         backend=options.get("backend") or None,
     )
     return vif, tuple(wrong)
+
+
+def _options(item: str) -> tuple[dict[str, str], list[str]]:
+    """The `key=value` pairs of a vif, and what is wrong with their spelling.
+
+    xl skips blanks ahead of a key only and refuses a key with blanks behind it (tools/xl/xl_parse.c, parse_nic_config);
+    xm took blanks on both sides of `=` (tools/python/xen/xm/create.py). Neither takes capitals.
+    """
+    options: dict[str, str] = {}
+    wrong: list[str] = []
+    for token in item.split(","):
+        written, equals, value = token.strip().partition("=")
+        key = written.rstrip()
+        if key in _KEYS and equals:
+            options[key] = value.strip()
+            if key != written:
+                wrong.append(f"{written + '='!r} has a blank ahead of its '=', which xm took and xl refuses")
+        elif key.lower() in _KEYS:
+            wrong.append(f"{token.strip()!r} is not written {key.lower()}=VALUE, so it was passed over")
+    return options, wrong
 
 
 def _mac(text: str) -> str | None:

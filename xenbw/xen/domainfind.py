@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from xenbw.xen.domaincfg import DomainConfig, read
 _SUFFIXES = ("", ".cfg", ".conf")
 # xend's own store of managed domains: S-expressions, no config that an admin writes.
 _FOREIGN_SUFFIX = ".sxp"
+# Where xendomains finds the domains to start with dom0 (XENDOMAINS_AUTO in /etc/default/xendomains).
+_AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -23,16 +25,23 @@ class Found:
     problems: tuple[str, ...]
 
 
-def find(name: str, dirs: Iterable[Path], *, read: Callable[[Path], DomainConfig] = read) -> Found:
-    """The config of the VM `name`: the file called NAME, NAME.cfg or NAME.conf, else one with `name = NAME` inside.
+def find(
+    name: str, dirs: Iterable[Path], *, macs: Collection[str] = (), read: Callable[[Path], DomainConfig] = read
+) -> Found:
+    """The config of the VM `name`: the file called NAME, NAME.cfg or NAME.conf, or one with `name = NAME` inside.
 
     Looks at regular files directly in `dirs` (symlinks followed, each real file read once); never at a path built from
     `name`. A file called so that names another VM inside is not it. What cannot be read becomes a problem.
+
+    macs: those with which the VM runs now. Of several files that name it, the one counts that has these MACs; else the
+    one that is in the folder `auto`; else the one that is called as the VM; else none, unless they say the same.
     """
-    files, problems = _files(dirs)
+    folders = list(dirs)
+    files, problems = _files(folders)
     titles = [name + suffix for suffix in _SUFFIXES]
     named = sorted((path for path in files if path.name in titles), key=lambda path: titles.index(path.name))
     seen: set[str] = set()
+    found: list[DomainConfig] = []
     for path in [*named, *files]:
         real = os.path.realpath(path)
         if real in seen:
@@ -44,8 +53,38 @@ def find(name: str, dirs: Iterable[Path], *, read: Callable[[Path], DomainConfig
             problems.append(str(error))
             continue
         if config.name == name or (config.name is None and path.name in titles):
-            return Found(config, tuple(problems))
-    return Found(None, tuple(problems))
+            found.append(config)
+    chosen = _choose(found, titles, macs, _started_at_boot(folders))
+    if found and chosen is None:
+        paths = ", ".join(str(config.path) for config in found)
+        problems.append(f"{paths} all say name = {name!r}, and differ: none was taken; name one with --config-file")
+    return Found(chosen, tuple(problems))
+
+
+def _choose(
+    found: Sequence[DomainConfig], titles: Sequence[str], macs: Collection[str], at_boot: Collection[str]
+) -> DomainConfig | None:
+    """The one of several configs of a VM that counts, or None where nothing tells."""
+    for group in (
+        [config for config in found if any(vif.mac in macs for vif in config.vifs)],
+        [config for config in found if os.path.realpath(config.path) in at_boot],
+    ):
+        if group and all(config.vifs == group[0].vifs for config in group):
+            return group[0]
+    if found and (found[0].path.name in titles or all(config.vifs == found[0].vifs for config in found)):
+        return found[0]
+    return None
+
+
+def _started_at_boot(dirs: Iterable[Path]) -> set[str]:
+    """The real paths of the files that xendomains starts with dom0: those in the folder `auto`."""
+    started: set[str] = set()
+    for directory in dirs:
+        try:
+            started.update(os.path.realpath(path) for path in (directory / _AUTO).iterdir())
+        except OSError:
+            continue  # most folders have none, and what cannot be read there tells nothing
+    return started
 
 
 def _files(dirs: Iterable[Path]) -> tuple[list[Path], list[str]]:

@@ -13,7 +13,8 @@ from typing import TypeAlias
 from xenbw.xen.text import decode
 
 Value: TypeAlias = "str | tuple[Value, ...]"
-_Raw: TypeAlias = "bytes | tuple[_Raw, ...]"
+# Both can be added to in place: `+=` again and again would else copy all that there is each time.
+_Raw: TypeAlias = "bytearray | list[_Raw]"
 
 # Far above any real config (vNUMA nests two deep); keeps hostile input from exhausting the stack.
 _MAX_DEPTH = 100
@@ -92,20 +93,21 @@ class _Parser:
             raise ConfigSyntaxError(self._next.line, "expected the end of the line after the value")
         key = name.text.decode("ascii")
         if operator.is_mark(b"+=") and key in settings:
-            value = _sum(settings[key], value, operator.line)
-        settings[key] = value
+            _add(settings[key], value, operator.line)
+        else:
+            settings[key] = value
 
     def _value(self, depth: int) -> _Raw:
         token = self._take()
         if token.kind == "number":
-            return token.text
+            return bytearray(token.text)
         if token.kind == "string":
             return _dequoted(token)
         if token.is_mark(b"[") and depth < _MAX_DEPTH:
             return self._list(depth + 1)
         raise ConfigSyntaxError(token.line, "expected a string, a number or a list")
 
-    def _list(self, depth: int) -> tuple[_Raw, ...]:
+    def _list(self, depth: int) -> list[_Raw]:
         items: list[_Raw] = []
         self._skip_newlines()
         while not self._next.is_mark(b"]"):
@@ -117,7 +119,7 @@ class _Parser:
             elif not self._next.is_mark(b"]"):
                 raise ConfigSyntaxError(self._next.line, "expected ',' or ']' in the list")
         self._take()
-        return tuple(items)
+        return items
 
     def _skip_newlines(self) -> None:
         while self._next.kind == "newline":
@@ -146,7 +148,7 @@ def _tokens(data: bytes) -> Iterator[_Token]:
     yield _Token("end", b"", line)
 
 
-def _dequoted(token: _Token) -> bytes:
+def _dequoted(token: _Token) -> bytearray:
     body = token.text[1:-1]
     result = bytearray()
     at = 0
@@ -154,7 +156,7 @@ def _dequoted(token: _Token) -> bytes:
         result += body[at:backslash]
         meaning, at = _escape(body, backslash + 1, token.line)
         result += meaning
-    return bytes(result + body[at:])
+    return result + body[at:]
 
 
 def _escape(body: bytes, at: int, line: int) -> tuple[bytes, int]:
@@ -172,13 +174,11 @@ def _escape(body: bytes, at: int, line: int) -> tuple[bytes, int]:
     raise ConfigSyntaxError(line, "unknown backslash escape in the string")
 
 
-def _sum(before: _Raw, added: _Raw, line: int) -> _Raw:
-    if isinstance(before, bytes) and isinstance(added, bytes):
-        return before + added
-    if isinstance(before, tuple) and isinstance(added, tuple):
-        return before + added
-    raise ConfigSyntaxError(line, "cannot add a list to a string or a string to a list")
+def _add(before: _Raw, added: _Raw, line: int) -> None:
+    if isinstance(before, list) != isinstance(added, list):
+        raise ConfigSyntaxError(line, "cannot add a list to a string or a string to a list")
+    before.extend(added)  # type: ignore[arg-type]  # both are lists, or both bytes
 
 
 def _decoded(value: _Raw) -> Value:
-    return decode(value) if isinstance(value, bytes) else tuple(_decoded(item) for item in value)
+    return decode(bytes(value)) if isinstance(value, bytearray) else tuple(_decoded(item) for item in value)

@@ -17,6 +17,13 @@ from xenbw.xen.xlcfg import ConfigSyntaxError, Value
 
 _Known: TypeAlias = "str | int | tuple[_Known, ...]"
 
+# What a file of 1 MiB can write out, and some room for `+`. A short file can double a value again and again.
+_MOST = 4 << 20
+# What only running the file would tell is said of these, which a file of settings is read for.
+_NEEDED = frozenset({"name", "vif"})
+# Whoever calls one of them may give a value to any name.
+_OTHER_CODE = frozenset({"execfile", "exec", "eval", "globals", "locals", "vars", "setattr", "__import__"})
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -27,31 +34,16 @@ class Settings:
 
 
 def parse(data: bytes) -> Settings:
-    """The settings in `data`. Raises ConfigSyntaxError where it is not Python."""
+    """The settings in `data`. Raises ConfigSyntaxError where it is not Python, or its values are huge."""
     try:
-        return _settings(data)
+        reader = _Reader()
+        for statement in _syntax_tree(data).body:
+            reader.take(statement)
+        return Settings({name: _text(one.value) for name, one in reader.known.items()}, frozenset(reader.unknown))
     except SyntaxError as error:
         raise ConfigSyntaxError(error.lineno or 1, error.msg) from None
     except (ValueError, RecursionError, MemoryError):  # NUL bytes, endless numbers, nested beyond what fits
         raise ConfigSyntaxError(1, "not Python that can be read") from None
-
-
-def _settings(data: bytes) -> Settings:
-    known: dict[str, _Known] = {}
-    unknown: set[str] = set()
-    for statement in _syntax_tree(data).body:
-        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Name):
-            # Python, but what a file looks like whose writing stopped in the middle of a word.
-            raise ConfigSyntaxError(statement.lineno, "expected 'name = value'")
-        names, value = _assignment(statement, known)
-        if value is None:
-            lost = set(_names_touched(statement, known))
-            unknown |= lost
-            known = {name: value for name, value in known.items() if name not in lost}
-        else:
-            unknown -= names
-            known |= dict.fromkeys(names, value)
-    return Settings({name: _text(value) for name, value in known.items()}, frozenset(unknown))
 
 
 def _syntax_tree(data: bytes) -> ast.Module:
@@ -61,52 +53,114 @@ def _syntax_tree(data: bytes) -> ast.Module:
         return ast.parse(data.decode("latin-1"))
 
 
-def _assignment(statement: ast.stmt, known: dict[str, _Known]) -> tuple[set[str], _Known | None]:
-    """The names and the value of a plain `name = value` or `name += value`; no value for any other statement."""
-    match statement:
-        case ast.Assign(targets=targets, value=value):
-            names = {target.id for target in targets if isinstance(target, ast.Name)}
-            return names, _value(value, known) if len(names) == len(targets) else None
-        case ast.AugAssign(target=ast.Name(id=name), op=ast.Add(), value=value):
-            return {name}, _sum(known.get(name), _value(value, known))
-        case _:
-            return set(), None
+@dataclass(frozen=True)
+class _Literal:
+    """A value that is written out, and its size: characters, with one for each item of a list."""
+
+    value: _Known
+    size: int
 
 
-def _names_touched(statement: ast.stmt, known: dict[str, _Known]) -> Iterator[str]:
-    """The names that `statement` may give another value: those it binds, and lists that it could change in place."""
+class _Reader:
+    """What is known after the statements so far."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, _Literal] = {}
+        self.unknown: set[str] = set()
+        self._room = _MOST
+
+    def take(self, statement: ast.stmt) -> None:
+        """Go on by one statement. Raises ConfigSyntaxError."""
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Name):
+            # Python, but what a file looks like whose writing stopped in the middle of a word.
+            raise ConfigSyntaxError(statement.lineno, "expected 'name = value'")
+        names, value = self._assignment(statement)
+        if _runs_other_code(statement):
+            self.unknown |= self.known.keys() | _NEEDED
+            self.known = {}
+        elif value is None:
+            for name in set(self._names_touched(statement)):
+                self.unknown.add(name)
+                self.known.pop(name, None)
+        else:
+            self.unknown -= names
+            self.known |= dict.fromkeys(names, value)
+
+    def _assignment(self, statement: ast.stmt) -> tuple[set[str], _Literal | None]:
+        """The names and the value of a plain `name = value` or `name += value`; no value for any other statement."""
+        match statement:
+            case ast.Assign(targets=targets, value=value):
+                names = {target.id for target in targets if isinstance(target, ast.Name)}
+                return names, self._value(value) if len(names) == len(targets) else None
+            case ast.AugAssign(target=ast.Name(id=name), op=ast.Add(), value=value):
+                return {name}, self._sum(self.known.get(name), self._value(value), statement.lineno)
+            case _:
+                return set(), None
+
+    def _names_touched(self, statement: ast.stmt) -> Iterator[str]:
+        """The names that `statement` may give another value: those it binds, and lists that it could change."""
+        for node in ast.walk(statement):
+            match node:
+                case ast.Name(id=name, ctx=ast.Load()):
+                    if name in self.known and isinstance(self.known[name].value, tuple):
+                        yield name
+                case ast.Name(id=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                    yield name
+                case ast.alias(name=name, asname=asname):
+                    yield asname or name
+
+    def _value(self, node: ast.expr) -> _Literal | None:
+        match node:
+            case ast.Constant(value=str() as value):
+                return self._literal(value, len(value), node.lineno)
+            case ast.Constant(value=int() as value) if not isinstance(value, bool):
+                return self._literal(value, value.bit_length() // 3 + 1, node.lineno)
+            case ast.Name(id=name):
+                return self.known.get(name)
+            case ast.List(elts=elements) | ast.Tuple(elts=elements):
+                return self._list([self._value(element) for element in elements], node.lineno)
+            case ast.BinOp(left=left, op=ast.Add(), right=right):
+                return self._sum(self._value(left), self._value(right), node.lineno)
+            case _:
+                return None
+
+    def _list(self, items: list[_Literal | None], line: int) -> _Literal | None:
+        known = [item for item in items if item is not None]
+        if len(known) < len(items):
+            return None
+        return self._literal(tuple(item.value for item in known), sum(item.size + 1 for item in known), line)
+
+    def _sum(self, left: _Literal | None, right: _Literal | None, line: int) -> _Literal | None:
+        if left is None or right is None:
+            return None
+        one, two, size = left.value, right.value, left.size + right.size
+        self._take_room(size, line)
+        if isinstance(one, str) and isinstance(two, str):
+            return _Literal(one + two, size)
+        if isinstance(one, tuple) and isinstance(two, tuple):
+            return _Literal(one + two, size)
+        return None
+
+    def _literal(self, value: _Known, size: int, line: int) -> _Literal:
+        self._take_room(size, line)
+        return _Literal(value, size)
+
+    def _take_room(self, size: int, line: int) -> None:
+        """Count what is built, of which a sum or a list of lists may be far more than the file says."""
+        self._room -= size
+        if self._room < 0:
+            raise ConfigSyntaxError(line, "its values are larger than those of any domain")
+
+
+def _runs_other_code(statement: ast.stmt) -> bool:
+    """Whether a statement runs code that is not in the file, which may give a value to any name."""
     for node in ast.walk(statement):
         match node:
-            case ast.Name(id=name, ctx=ast.Load()):
-                if isinstance(known.get(name), tuple):
-                    yield name
-            case ast.Name(id=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
-                yield name
-            case ast.alias(name=name, asname=asname):
-                yield asname or name
-
-
-def _value(node: ast.expr, known: dict[str, _Known]) -> _Known | None:
-    match node:
-        case ast.Constant(value=str() | int() as value) if not isinstance(value, bool):
-            return value
-        case ast.Name(id=name):
-            return known.get(name)
-        case ast.List(elts=elements) | ast.Tuple(elts=elements):
-            items = [_value(element, known) for element in elements]
-            return None if None in items else tuple(item for item in items if item is not None)
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _sum(_value(left, known), _value(right, known))
-        case _:
-            return None
-
-
-def _sum(left: _Known | None, right: _Known | None) -> _Known | None:
-    if isinstance(left, str) and isinstance(right, str):
-        return left + right
-    if isinstance(left, tuple) and isinstance(right, tuple):
-        return left + right
-    return None
+            case ast.ImportFrom(names=[ast.alias(name="*")]):
+                return True
+            case ast.Call(func=ast.Name(id=name)) if name in _OTHER_CODE:
+                return True
+    return False
 
 
 def _text(value: _Known) -> Value:
