@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -142,6 +143,35 @@ def test_what_is_not_a_file_is_not_replaced(console: Console) -> None:
     result = console.run("export", "/dev/null")
     assert "/dev/null: not a file" in result.stderr
     assert Path("/dev/null").is_char_device()
+
+
+def test_a_link_that_somebody_else_planted_is_not_followed(console: Console, tmp_path: Path) -> None:
+    victim, planted = tmp_path / "passwd", tmp_path / "backup"
+    victim.write_text("root:x:0:0\n")
+    planted.symlink_to(victim)
+    os.lchown(planted, 65534, 65534)
+    done = console.run("export", str(planted))
+    assert done.returncode == 1
+    assert f"{planted}: a symbolic link of another user's (name the file itself)\n" in done.stderr
+    assert victim.read_text() == "root:x:0:0\n"
+
+
+def test_the_admin_s_own_link_is_followed_and_stays(console: Console, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "backup"
+    link.symlink_to("disk/today")
+    console.run("export", str(link))
+    assert link.is_symlink()
+    assert (tmp_path / "disk" / "today").read_text().startswith('{"xenbw"')
+
+
+def test_what_lies_beside_the_file_is_left_alone(console: Console, tmp_path: Path) -> None:
+    file, beside = tmp_path / "backup", tmp_path / "backup.new"
+    beside.write_text("somebody's")
+    console.run("export", str(file))
+    assert beside.read_text() == "somebody's"
+    assert oct(file.stat().st_mode & 0o777) == oct(0o640)
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_an_export_is_of_one_moment(console: Console) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -21,6 +22,9 @@ from xenbw.report.table import printable
 from xenbw.store import archive
 from xenbw.store.transfer import LedgerCopy
 from xenbw.units import format_time
+
+# Linux follows as many (path_resolution(7)).
+_MOST_LINKS = 40
 
 
 def refuse_beside_daemon(context: Context, why: str) -> None:
@@ -65,13 +69,15 @@ def _write(path: Path | None, kind: str, facts: Mapping[str, Any], records: Iter
 def _replacing(path: Path) -> Iterator[TextIO]:
     """A file that takes the path's place once it is whole. Who may read it is as with the ledger: it names customers
     and their traffic."""
-    target = path.resolve()
+    target = _followed(path)
     if target.exists() and not target.is_file():
         raise XenbwError(f"{path}: not a file", "without a FILE it goes to standard output")
-    fresh = target.with_name(f"{target.name}.new")
+    # A name that nobody can have taken before: in a folder like /tmp others may write, too.
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    fresh = Path(name)
     try:
-        fresh.unlink(missing_ok=True)
-        with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640), "w", encoding="ascii") as stream:
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            os.fchmod(descriptor, 0o640)
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -79,6 +85,20 @@ def _replacing(path: Path) -> Iterator[TextIO]:
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
+
+
+def _followed(path: Path) -> Path:
+    """Where the admin's own links lead. A link of somebody else's is not followed: root would write where they want.
+
+    The kernel's fs.protected_symlinks is no help here, since a rename never meets the link that it replaces.
+    """
+    for _ in range(_MOST_LINKS):
+        if not path.is_symlink():
+            return path
+        if path.lstat().st_uid != os.geteuid():
+            raise XenbwError(f"{path}: a symbolic link of another user's", "name the file itself")
+        path = path.parent / path.readlink()
+    raise XenbwError(f"{path}: a symbolic link that leads nowhere", "name the file itself")
 
 
 def _import_arguments(parser: ArgumentParser) -> None:
