@@ -29,6 +29,7 @@ from xenbw.notify import carriers
 from xenbw.notify.courier import Courier
 from xenbw.runner import run
 from xenbw.store import rescue
+from xenbw.store.ledger import CorruptLedgerError
 from xenbw.store.sync import Sync
 from xenbw.timedated import Timedated
 from xenbw.work import Work
@@ -281,11 +282,17 @@ def main() -> int:
     try:
         if os.geteuid() != 0:
             raise XenbwError("xenbwd needs root, to read Xen and to block", "systemctl start xenbwd")
-        daemon = Daemon(config.load(), SystemClock())
+        settings = config.load()
         try:
-            daemon.serve()
-        finally:
-            daemon.close()
+            daemon = Daemon(settings, SystemClock())
+            try:
+                daemon.serve()
+            finally:
+                daemon.close()
+        except CorruptLedgerError:
+            # The next start looks at all of it.
+            rescue.mark(settings.ledger.path)
+            raise
     except XenbwError as error:
         log.error("%s", error)
         return error.exit_code

@@ -20,7 +20,7 @@ from xenbw.enforce import protect
 from xenbw.enforce.iptables import Iptables
 from xenbw.guard import Guard
 from xenbw.metering import Metering
-from xenbw.model import Count, State
+from xenbw.model import ZERO, Cause, Count, State
 from xenbw.net import interfaces
 from xenbw.net.chains import Apply, Port
 from xenbw.net.counters import KernelMeter, MeterError, XentopMeter
@@ -28,7 +28,7 @@ from xenbw.net.latches import Latches
 from xenbw.net.udev import Event
 from xenbw.roster import Roster
 from xenbw.runner import Runner
-from xenbw.store import digests, rescue
+from xenbw.store import digests, kept, rescue
 from xenbw.store.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
 from xenbw.store.timeline import timeline
 from xenbw.units import format_time
@@ -95,6 +95,7 @@ class Work:
         self._ready = False
         self._missed = False  # an event could not be taken note of
         self._complaints = Complaints()
+        self._complaints.of("the ledger's damage", ledger.damage)
         self._configure_timers()
         self._roster.load(self._moment)
         self._trusted = self._moment.trusted  # as of when the ledger was last taken over
@@ -144,11 +145,22 @@ class Work:
         self._census.rescan(moment.at, since, KernelMeter().read_all if alive is None else dict)
         self._census.load(self._roster.entries)
         self._open_periods(refiled)
+        self._settle_kept()
         # Before the first commit moves the mark of when a daemon was last alive.
         self._measure(moment)
         self._reload()
         self._census.ask()
         self._ready = True
+
+    def _settle_kept(self) -> None:
+        """Who was kept blocked since the ledger lacks his block, and is over his allowance by what it has, is blocked
+        for that: it ends with his period, as it would have."""
+        for vm_id in self._ledger.kept.keys() & self._roster.entries.keys():
+            entry = self._roster.entries[vm_id]
+            used = self._tally.usage.get(vm_id, ZERO).plus(entry.elsewhere)
+            vm = replace(entry.vm, blocked_reason=None)
+            if quota.stand(vm, entry.allowance, entry.enforced, used, entry.period).block is Cause.QUOTA:
+                self._ledger.set_vm(vm_id, blocked_reason=None)
 
     def cycle(self, events: Iterable[Event]) -> None:
         """One round, each [meter] interval."""
@@ -161,6 +173,7 @@ class Work:
             if self._ledger.changed_by_others() or moment.trusted != self._trusted:
                 self._reload()
             self._measure(moment)
+            self._complaints.of("ledger file", self._displaced())
             if self._commit_timer.due(elapsed) and self.commit() and self._guard.unsettled:
                 self._judge(self._guard.unsettled & self._roster.entries.keys(), moment)
             if self._enforce_timer.due(elapsed):
@@ -168,6 +181,10 @@ class Work:
             self._housekeeping(moment, elapsed)
         except LedgerError as error:
             self._ledger_failed(error)
+
+    def _displaced(self) -> str | None:
+        what = self._ledger.displaced()
+        return what and f"{self._ledger.path}: {what}: put it back, or systemctl restart xenbwd; blocks stay"
 
     def _measure(self, moment: Moment) -> None:
         meter = f"meter {self._metering.meter.name}"
@@ -490,12 +507,16 @@ class Work:
             "warned": self._count(State.WARNED),
             "blocked": self._count(State.BLOCKED),
             "null_routes": len(self._guard.plan.desired.null_routes),
-            "problems": self._complaints.all(),
+            "problems": [*self._complaints.all(), *self._kept()],
             "last_commit": format_time(self._alive.at) if self._alive else None,
             "pending_vifs": len(self._census.waiting),
             "clock_trusted": self._moment.trusted,
             "clock": self._timeline.trust.value,
         }
+
+    def _kept(self) -> list[str]:
+        names = sorted(one.vm.name for one in self._roster.entries.values() if one.vm.blocked_reason == kept.REASON)
+        return [f"{', '.join(names)}: {kept.REASON}"] if names else []
 
     def summary(self) -> str:
         """The same in a line, for systemctl status."""

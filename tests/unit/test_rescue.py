@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import pytest
 
 from tests.support.books import BOOT, add_vm, start_vif
 from tests.support.clock import utc
+from tests.support.damage import spoil
 from xenbw.accounting import Pending, Share
 from xenbw.enforce import overfile
 from xenbw.model import ZERO, Cause, Counters
 from xenbw.report.explanation import UNKNOWN, explain
-from xenbw.store import portions, rescue
-from xenbw.store.ledger import Alive, Ledger, LedgerError
+from xenbw.store import portions, rescue, schema
+from xenbw.store.ledger import Alive, Ledger, LedgerError, to_text
 
 NOW = utc("2026-03-20 12:00")
 
@@ -73,10 +75,57 @@ def test_who_cannot_be_read_any_more_stays_blocked_by_name_and_address(path: Pat
 
 
 def test_a_newer_ledger_is_not_taken_for_a_damaged_one(path: Path) -> None:
-    import sqlite3
-
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(LedgerError, match="newer xenbw"):
         rescue.open_or_replace(path, path.with_name("over"), NOW)
     assert [file.name for file in path.parent.glob("*damaged*")] == []
+
+
+OLDER = range(1, schema.VERSION)
+CARRIED = ("vm", "block", "usage", "binding", "event", "elsewhere", "meta")
+
+
+@pytest.mark.parametrize("version", OLDER)
+@pytest.mark.parametrize("table", CARRIED)
+def test_of_an_older_ledger_that_is_damaged_before_its_upgrade_all_is_carried_that_can_be_read(
+    tmp_path: Path, version: int, table: str
+) -> None:
+    path = tmp_path / "old.db"
+    many_vms(path, version)
+    spoil(path, table)
+    with closing(rescue.open_or_replace(path, path.with_name("over"), NOW)) as ledger:
+        vms = ledger.vms()
+        assert [vm.name for vm in vms.values()] == [f"vm{number:02}" for number in range(50)]
+        assert {vms[id_].name for id_ in ledger.active_blocks()} == {"vm07", "vm08"}
+        if table != "vm":
+            assert {(vm.limit_bytes, vm.reset_day) for vm in vms.values()} == {(5000, 7)}
+        used = {vm.name: ledger.usage_in(id_, utc("2026-03-01")).in_bytes for id_, vm in vms.items()}
+        assert used == {f"vm{number:02}": 0 if table == "usage" else 1000 + number for number in range(50)}
+
+
+def many_vms(path: Path, version: int) -> None:
+    """A ledger of that schema with fifty VMs, two of them blocked."""
+    at, march = str(to_text(NOW)), str(to_text(utc("2026-03-01")))
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for script in schema.MIGRATIONS[:version]:
+            for statement in script.split(";\n"):
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {version}")
+        for number in range(50):
+            vm = number + 1
+            db.execute(
+                "INSERT INTO vm (id, name, found_at, added_at, limit_bytes, reset_day, rev)"
+                " VALUES (?, ?, ?, ?, 5000, 7, 1)",
+                (vm, f"vm{number:02}", at, at),
+            )
+            db.execute("INSERT INTO usage VALUES (?, ?, ?, ?, 0, 0, 1)", (vm, march, at, 1000 + number))
+            if number in (7, 8):
+                db.execute(
+                    "INSERT INTO block (vm_id, cause, reason, since, rev) VALUES (?, 'quota', 'over', ?, 1)", (vm, at)
+                )
+            db.execute(
+                "INSERT INTO binding (vm_id, boot_id, domid, devid, kind, ifindex, interface, started_at, rev)"
+                " VALUES (?, ?, ?, 0, 'vif', ?, ?, ?, 1)",
+                (vm, BOOT, vm, vm, f"vif{vm}.0", at),
+            )

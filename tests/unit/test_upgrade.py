@@ -47,8 +47,8 @@ def copy_of(path: Path) -> Path:
 
 
 def files(path: Path) -> set[str]:
-    """What is there, but for what SQLite keeps beside a file while it is open."""
-    return {entry.name for entry in path.parent.iterdir() if not entry.name.endswith(("-wal", "-shm"))}
+    """What is there, but for what SQLite keeps beside a file while it is open, and the lock of who was killed."""
+    return {entry.name for entry in path.parent.iterdir() if not entry.name.endswith(("-wal", "-shm", ".begin"))}
 
 
 # what stays

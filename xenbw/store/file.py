@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from xenbw.store import backup, bindings, schema
-from xenbw.store.trouble import CorruptLedgerError, LedgerError, explain
+from xenbw.store.trouble import CorruptLedgerError, LedgerError, explain, impossible
 
 __all__ = ["Alive", "CorruptLedgerError", "LedgerError", "LedgerFile"]
 
@@ -29,14 +29,31 @@ class Alive:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _alone_at(path: Path) -> Iterator[None]:
     """One process at a time: two that switch a new ledger to WAL at once get SQLITE_BUSY, whatever their patience."""
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # A file that its owner alone can open: whoever can open what is locked can hold us up for as long as he likes.
+    gate = path.with_name(f"{path.name}.begin")
+    lock = _lock(gate)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(lock)
+        if lock is not None:
+            with suppress(OSError):
+                gate.unlink()
+            os.close(lock)
+
+
+def _lock(gate: Path) -> int | None:
+    """The file's lock; None where no file can be made, as on a full disk, on which nothing is begun or upgraded."""
+    while True:
+        try:
+            lock = os.open(gate, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return None
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            return lock
+        os.close(lock)  # who had it before us took it away with him
 
 
 def _bring_up_to_date(db: sqlite3.Connection, path: Path, on_progress: Callable[[], None]) -> None:
@@ -49,12 +66,18 @@ def _bring_up_to_date(db: sqlite3.Connection, path: Path, on_progress: Callable[
 
 
 class LedgerFile:
-    """One process's connection to the ledger."""
+    """One process's connection to the ledger.
+
+    damage: what was wrong with it when it was opened (rescue). kept: the VMs, by id, that stay blocked for that reason.
+    """
 
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         self._db, self.path = db, path
         self._data_version = -1
+        self._identity = _identity(path)
         self.rev = 0
+        self.damage: str | None = None
+        self.kept: Mapping[int, str] = {}
 
     @classmethod
     def open(
@@ -97,7 +120,7 @@ class LedgerFile:
                     "upgrade xenbw; the ledger was left untouched",
                 )
             if version < schema.VERSION:
-                with _alone_in(path.parent):
+                with _alone_at(path):
                     _bring_up_to_date(db, path, on_progress)
             db.execute("PRAGMA synchronous = NORMAL")
         except LedgerError:
@@ -177,6 +200,21 @@ class LedgerFile:
         finally:
             self._db.set_progress_handler(None, 0)
 
+    def lend(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Let another module of the store work on the connection, with transactions of its own. Raises LedgerError."""
+        try:
+            work(self._db)
+        except sqlite3.Error as error:
+            raise explain(self.path, error) from None
+
+    def displaced(self) -> str | None:
+        """What became of the file under this connection, if it is not the one at its path any more: what is written is
+        lost when the last who has it open closes it."""
+        now = _identity(self.path)
+        if now == self._identity:
+            return None
+        return "another file is in its place" if now else "the file is gone: removed, or its file system unmounted"
+
     def sync(self) -> None:
         """Force committed transactions to the disk, with no lock held meanwhile."""
         # Opening and closing the -wal file is safe: SQLite keeps its POSIX locks on the -shm file.
@@ -204,8 +242,20 @@ class LedgerFile:
         value = self.meta("alive")
         if value is None:
             return None
-        at, elapsed, boot = value.split(" ")
-        return Alive(datetime.fromisoformat(at), float(elapsed), boot)
+        try:
+            at, elapsed, boot = value.split(" ")
+            return Alive(datetime.fromisoformat(at), float(elapsed), boot)
+        except (ValueError, AttributeError) as error:
+            raise impossible(error) from None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file that is."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _Damaged(sqlite3.DatabaseError):

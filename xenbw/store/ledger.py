@@ -14,7 +14,7 @@ from xenbw.accounting import Pending
 from xenbw.model import VM, Binding, Block, Cause, Counters
 from xenbw.store import bindings, digests, portions
 from xenbw.store.file import Alive, CorruptLedgerError, LedgerError, LedgerFile
-from xenbw.store.rows import binding_of, block_of, mark_columns, to_column, to_text, vm_of
+from xenbw.store.rows import binding_of, block_of, mark_columns, time_of, to_column, to_text, vm_of
 
 __all__ = ["Alive", "CorruptLedgerError", "Ledger", "LedgerError", "to_text"]
 
@@ -117,7 +117,7 @@ class Ledger(LedgerFile):
             f"SELECT id, ended_at FROM binding WHERE ended_at IS NOT NULL AND id IN ({marks})",  # noqa: S608 (marks)
             *wanted,
         )
-        return {row[0]: datetime.fromisoformat(row[1]) for row in rows}
+        return {row[0]: time_of(row[1]) for row in rows}
 
     def ended_bindings(self, boot_id: str, ifindexes: Iterable[int]) -> list[Binding]:
         """The newest binding of each of these interfaces of that boot, where it has ended."""
@@ -237,7 +237,7 @@ class Ledger(LedgerFile):
             " GROUP BY period_start HAVING sum(in_bytes) + sum(out_bytes) > 0 ORDER BY period_start DESC",
             vm_id,
         )
-        return [(datetime.fromisoformat(row[0]), Counters(row[1], row[2]), row[3]) for row in rows]
+        return [(time_of(row[0]), Counters(row[1], row[2]), row[3]) for row in rows]
 
     def hours(self, vm_id: int, since: datetime) -> list[tuple[datetime, Counters]]:
         """(UTC hour, usage) from `since` on, oldest first."""
@@ -247,7 +247,7 @@ class Ledger(LedgerFile):
             vm_id,
             to_text(since),
         )
-        return [(datetime.fromisoformat(row[0]), Counters(row[1], row[2])) for row in rows]
+        return [(time_of(row[0]), Counters(row[1], row[2])) for row in rows]
 
     def refile(self, vm_id: int, start: datetime, rule: str) -> None:
         """The VM's rule for periods changed: its present period now starts at `start`, and the usage of the hours since
@@ -277,7 +277,7 @@ class Ledger(LedgerFile):
     def elsewhere(self) -> dict[int, tuple[datetime, Counters]]:
         """(period start, usage on other hosts in it) of each VM that ran on some, as the book last said."""
         return {
-            row["vm_id"]: (datetime.fromisoformat(row["period_start"]), Counters(row["in_bytes"], row["out_bytes"]))
+            row["vm_id"]: (time_of(row["period_start"]), Counters(row["in_bytes"], row["out_bytes"]))
             for row in self.rows("SELECT * FROM elsewhere")
         }
 
@@ -292,7 +292,7 @@ class Ledger(LedgerFile):
     def retired(self) -> dict[int, tuple[str, datetime]]:
         """(name, when) of the VMs that were removed and that the book may still have."""
         rows = self.rows("SELECT id, name, retired_at FROM vm WHERE retired_at IS NOT NULL AND book_base IS NOT NULL")
-        return {row[0]: (row[1], datetime.fromisoformat(row[2])) for row in rows}
+        return {row[0]: (row[1], time_of(row[2])) for row in rows}
 
     # blocks and events
 
@@ -333,12 +333,12 @@ class Ledger(LedgerFile):
     def events(self, limit: int) -> list[tuple[datetime, str, str]]:
         """The newest events, (time, kind, text), newest first."""
         rows = self.rows("SELECT at, kind, text FROM event ORDER BY id DESC LIMIT ?", limit)
-        return [(datetime.fromisoformat(row[0]), row[1], row[2]) for row in rows]
+        return [(time_of(row[0]), row[1], row[2]) for row in rows]
 
     def events_since(self, kind: str, since: datetime) -> list[tuple[datetime, str]]:
         """(time, text) of the events of a kind, oldest first."""
         rows = self.rows("SELECT at, text FROM event WHERE kind = ? AND at >= ? ORDER BY id", kind, to_text(since))
-        return [(datetime.fromisoformat(row[0]), row[1]) for row in rows]
+        return [(time_of(row[0]), row[1]) for row in rows]
 
     def prune(self, readings_before: datetime, history_before: datetime) -> None:
         """Forget raw readings, and history of bindings, blocks, events and sent messages, from before these times, some

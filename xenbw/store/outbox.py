@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from xenbw.store.ledger import Ledger, to_text
+from xenbw.store.rows import time_of
+from xenbw.store.trouble import impossible
 
 _AT_ONCE = 20
 
@@ -40,6 +42,13 @@ class Waiting:
     failure: str | None = None
 
 
+def _channel(name: str) -> Channel:
+    try:
+        return Channel(name)
+    except ValueError as error:
+        raise impossible(error) from None
+
+
 def queue(ledger: Ledger, at: datetime, subject: str, body: str, channel: Channel = Channel.MAIL) -> None:
     """Put a message in the outbox; inside a transaction it is queued if and only if that commits."""
     with ledger.transaction() as db:
@@ -69,8 +78,8 @@ def due(
     return [
         Message(
             id=row["id"],
-            created_at=datetime.fromisoformat(row["created_at"]),
-            channel=Channel(row["channel"]),
+            created_at=time_of(row["created_at"]),
+            channel=_channel(row["channel"]),
             subject=row["subject"],
             body=row["body"],
             tries=row["tries"],

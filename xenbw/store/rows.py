@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, wraps
 from ipaddress import ip_address, ip_network
+from typing import TypeVar
 
 from xenbw.model import VM, Action, Address, Amounts, Binding, Block, Cause, Count, Counters, Digest, Kind, Mark, State
+from xenbw.store.trouble import impossible
+
+_T = TypeVar("_T")
 
 
 # A commit writes the same few times into every row.
@@ -17,20 +22,42 @@ def to_text(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
+def time_of(text: str) -> datetime:
+    """A time as the ledger wrote it. Raises CorruptLedgerError for anything else."""
+    try:
+        return datetime.fromisoformat(text)
+    except (ValueError, TypeError) as error:
+        raise impossible(error) from None
+
+
 def to_time(text: str | None) -> datetime | None:
-    """A time as the ledger wrote it."""
-    return None if text is None else datetime.fromisoformat(text)
+    """The same, where there may be none."""
+    return None if text is None else time_of(text)
+
+
+def _or_damaged(make: Callable[[sqlite3.Row], _T]) -> Callable[[sqlite3.Row], _T]:
+    """A row with a value that cannot be is damage, as a page is that cannot be read: CorruptLedgerError."""
+
+    @wraps(make)
+    def of(row: sqlite3.Row) -> _T:
+        try:
+            return make(row)
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise impossible(error) from None
+
+    return of
 
 
 def _addresses(text: str) -> tuple[Address, ...]:
     return tuple(ip_address(word) for word in text.split())
 
 
+@_or_damaged
 def vm_of(row: sqlite3.Row) -> VM:
     return VM(
         id=row["id"],
         name=row["name"],
-        found_at=datetime.fromisoformat(row["found_at"]),
+        found_at=time_of(row["found_at"]),
         added_at=to_time(row["added_at"]),
         limit_bytes=row["limit_bytes"],
         unlimited=bool(row["unlimited"]),
@@ -51,6 +78,7 @@ def vm_of(row: sqlite3.Row) -> VM:
     )
 
 
+@_or_damaged
 def binding_of(row: sqlite3.Row) -> Binding:
     return Binding(
         id=row["id"],
@@ -64,7 +92,7 @@ def binding_of(row: sqlite3.Row) -> Binding:
         mac=row["mac"],
         ips=_addresses(row["ips"]),
         bridge=row["bridge"],
-        started_at=datetime.fromisoformat(row["started_at"]),
+        started_at=time_of(row["started_at"]),
         ended_at=to_time(row["ended_at"]),
         end_reason=row["end_reason"],
         counted=_amounts_of(row),
@@ -91,23 +119,25 @@ def mark_columns(mark: Mark) -> tuple[int, int, str | None]:
     return (*mark.kernel, own)
 
 
+@_or_damaged
 def digest_of(row: sqlite3.Row) -> Digest:
     return Digest(
         lives=row["lives"],
-        started_at=datetime.fromisoformat(row["started_at"]),
-        ended_at=datetime.fromisoformat(row["ended_at"]),
+        started_at=time_of(row["started_at"]),
+        ended_at=time_of(row["ended_at"]),
         end_reason=row["end_reason"],
         ips=tuple(dict.fromkeys(_addresses(row["ips"]))),
         counted=_amounts_of(row),
     )
 
 
+@_or_damaged
 def block_of(row: sqlite3.Row) -> Block:
     return Block(
         vm_id=row["vm_id"],
         cause=Cause(row["cause"]),
         reason=row["reason"],
-        since=datetime.fromisoformat(row["since"]),
+        since=time_of(row["since"]),
         until=to_time(row["until"]),
         lifted_at=to_time(row["lifted_at"]),
         lift_reason=row["lift_reason"],

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from xenbw.store import schema
-from xenbw.store.file import LedgerError, LedgerFile
+from xenbw.store import schema, sieve
+from xenbw.store.file import CorruptLedgerError, LedgerError, LedgerFile
 from xenbw.store.ledger import Ledger
 from xenbw.store.rows import binding_of, block_of, digest_of, to_text, vm_of
 
@@ -95,7 +95,7 @@ class Filling:
     """A ledger being filled, inside its transaction. counts: rows by table."""
 
     def __init__(self, db: sqlite3.Connection, columns: Mapping[str, Mapping[str, str]]) -> None:
-        self._db, self._columns = db, columns
+        self._db, self._columns, self._shapes = db, columns, sieve.shapes(db)
         self.counts: Counter[str] = Counter()
 
     def take(self, text: str) -> None:
@@ -111,11 +111,19 @@ class Filling:
             raise ValueError(f"{table} has the columns {', '.join(columns)}")
         for name, value in record.items():
             _check(name, columns[name], value)
+        self._check_values(table, record)
         if table == "meta":
             self._take_meta(record["key"], record["value"])
         else:
             self._insert(table, record)
         self.counts[table] += 1
+
+    def _check_values(self, table: str, record: Record) -> None:
+        for name in self._shapes[table].faults(record):
+            # SQLite says where nothing is allowed, and the model what a word should have been.
+            is_number = isinstance(record[name], int) and not name.endswith("_bytes")
+            if is_number or (table == "meta" and record["key"] == "alive"):
+                raise ValueError(f"{table}: {name}: {record[name]!r} cannot be")
 
     def _take_meta(self, key: object, value: object) -> None:
         # A ledger that was put back is another one to whoever keeps marks of how far he copied it.
@@ -136,7 +144,10 @@ class Filling:
         except sqlite3.IntegrityError as error:
             raise ValueError(str(error)) from None
         if table in _MODELS:
-            _MODELS[table](row)
+            try:
+                _MODELS[table](row)
+            except CorruptLedgerError as error:
+                raise ValueError(error.message) from None
 
 
 def _check(name: str, kind: str, value: object) -> None:

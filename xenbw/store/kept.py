@@ -1,0 +1,56 @@
+"""VMs that were blocked when the ledger was damaged or lost: they stay so until an admin decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from xenbw.model import Cause, State
+from xenbw.store.ledger import Ledger
+from xenbw.store.sieve import Sieve
+
+REASON = "was blocked when the ledger was damaged or lost; xenbw lift releases it"
+
+
+def keep(ledger: Ledger, sieve: Sieve, listed: Mapping[str, Iterable[str]], now: datetime) -> dict[int, str]:
+    """Block until an admin decides: who is blocked and may be released by what is missing, and who the over file lists
+    (name -> addresses) though the ledger does not say that he was released. Returns these VMs by id."""
+    vms, blocks = ledger.vms(), ledger.active_blocks()
+    wanted = {id_ for id_ in blocks if sieve.everyone or id_ in sieve.doubted} | sieve.blocked
+    if sieve.lost_block:
+        wanted |= {id_ for id_, vm in vms.items() if vm.state in (State.OVER, State.BLOCKED) and id_ not in blocks}
+    found = {id_: vms[id_].name for id_ in wanted if id_ in vms}
+    with ledger.transaction():
+        for vm_id in found:
+            _block(ledger, vm_id, now)
+        for name, addresses in listed.items():
+            vm = ledger.vm_named(name)
+            if (vm is not None and (vm.id in blocks or vm.id in found)) or _released(ledger, name):
+                continue
+            known, vm = vm is not None, ledger.meet(name, now)
+            if not known:
+                ledger.set_vm(vm.id, ips=" ".join(addresses))
+            _block(ledger, vm.id, now)
+            found[vm.id] = name
+    return found
+
+
+def _block(ledger: Ledger, vm_id: int, now: datetime) -> None:
+    if ledger.vms()[vm_id].blocked_reason is None:
+        ledger.set_vm(vm_id, blocked_reason=REASON)
+        ledger.block(vm_id, Cause.ADMIN, REASON, now, None)
+    elif vm_id not in ledger.active_blocks():
+        ledger.block(vm_id, Cause.ADMIN, ledger.vms()[vm_id].blocked_reason or REASON, now, None)
+
+
+def _released(ledger: Ledger, name: str) -> bool:
+    """Whether the ledger says that the last block of the VM of that name has ended: its own words agree on it."""
+    rows = ledger.rows(
+        "SELECT lifted_at, state, retired_at FROM block JOIN vm ON vm.id = vm_id WHERE name = ?"
+        " ORDER BY block.id DESC LIMIT 1",
+        name,
+    )
+    return any(
+        lifted_at is not None and (retired_at is not None or state not in (State.OVER, State.BLOCKED))
+        for lifted_at, state, retired_at in rows
+    )
