@@ -123,10 +123,12 @@ class Census:
         files = spool.files(folder)
         for path in files:
             try:
-                self._take(spool.words(path))
+                call = spool.recordable(path)
             except (OSError, ValueError, KeyError) as error:
-                log.error("%s: not understood, removed: %r", path, error)
-            path.unlink(missing_ok=True)
+                log.error("%s: not understood (%r), moved to %s", path, error, spool.set_aside(path).parent)
+            else:
+                self._take(call)
+                path.unlink(missing_ok=True)
         return len(files)
 
     def _take(self, call: Mapping[str, str]) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
 from xenbw.enforce import overfile
-from xenbw.model import Address
+from xenbw.model import Address, Kind
+from xenbw.store import sound
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,41 @@ def files(spool: Path) -> list[Path]:
 
 def words(path: Path) -> dict[str, str]:
     """What a hook was told in a call. Raises OSError or ValueError."""
+    # To open a FIFO is to wait for whoever writes it.
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise ValueError("not a file")
     lines = path.read_text(encoding="ascii").splitlines()
     return {key: overfile.unescape(value) for key, value in (line.split("\t", 1) for line in lines)}
+
+
+def recordable(path: Path) -> dict[str, str]:
+    """The same, of a call that can be recorded: what comes into the ledger has to come out of it again. Raises OSError,
+    KeyError or ValueError for what no hook wrote."""
+    call = words(path)
+    Kind(call["kind"])
+    numbers = [int(call[key]) for key in ("domid", "devid", "ifindex")]
+    if not all(sound.whole(number, beyond=2**31) for number in numbers):
+        raise ValueError(f"numbers out of range: {numbers}")
+    if not sound.time(call["at"]):
+        raise ValueError(f"not a time: {call['at']!r}")
+    for word in call["ips"].split():
+        ip_address(word)
+    if not all(sound.text(value) for value in call.values()):
+        raise ValueError("not a text")
+    return call
+
+
+def set_aside(path: Path) -> Path:
+    """Move what is no call out of the folder, beside it, for the admin to look at. Raises OSError."""
+    beside = folder(path.parent.parent).with_suffix(".odd")
+    beside.mkdir(mode=0o700, exist_ok=True)
+    aside = beside / path.name
+    # The name may be that of an earlier one, which need not be a file.
+    for number in itertools.count(1):
+        if not os.path.lexists(aside):
+            break
+        aside = beside / f"{path.name}.{number}"
+    return path.rename(aside)
 
 
 def started(spool: Path) -> list[Start]:

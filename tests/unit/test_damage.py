@@ -1,0 +1,403 @@
+"""A daemon starts on whatever became of its ledger, goes on with what can be, tells of the rest, and frees nobody."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from tests.support.books import BOOT, add_vm, open_ledger, start_vif
+from tests.support.clock import HandClock, utc
+from tests.support.damage import GARBAGE, columns, garble, spoil
+from tests.support.effort import cases
+from tests.support.guarded import MethodStandIn
+from tests.support.pace import busy
+from xenbw.accounting import Pending, Share
+from xenbw.config import DaemonSection, LedgerSection, Settings
+from xenbw.enforce import overfile
+from xenbw.errors import XenbwError
+from xenbw.model import Cause, Counters
+from xenbw.net import interfaces
+from xenbw.runner import CommandError, Result
+from xenbw.store import kept, outbox, rescue
+from xenbw.store.ledger import Alive, Ledger
+from xenbw.work import Work
+from xenbw.xen.xenstore import Lookup
+
+NOW = utc("2026-03-20 12:00")
+MARCH = utc("2026-03-01")
+BLOCKED = {"over", "unpaid"}
+
+
+def no_command(_argv: Sequence[str], **_options: object) -> Result:
+    raise CommandError("not on this host")
+
+
+class Dom0:
+    """A host without interfaces of its own, whose daemon can be started again and again on the ledger that it left."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder, self._stack = folder, stack
+        self.path, self.over = folder / "lib/ledger.db", folder / "run/over"
+        self.settings = Settings(daemon=DaemonSection(run_dir=folder / "run"), ledger=LedgerSection(path=self.path))
+        self.clock = HandClock(NOW, 100_000)
+        for name in ("net", "run", "lib"):
+            (folder / name).mkdir(exist_ok=True)
+
+    def start(self) -> tuple[Work, Ledger]:
+        """The daemon starts, and looks twice."""
+        ledger = rescue.open_or_replace(self.path, self.over, self.clock.wall)
+        lookup = self._stack.enter_context(closing(Lookup(str(self.folder / "no-xenstored"))))
+        work = Work(
+            self.settings,
+            ledger,
+            lookup,
+            self.clock,
+            self.clock.vouches,
+            BOOT,
+            no_command,
+            lambda _: False,
+            self.folder / "net",
+        )
+        self._stack.callback(work.close)
+        work.enforce()
+        work.start()
+        for _ in range(2):
+            self.clock.go(seconds=11)
+            work.cycle([])
+        return work, ledger
+
+    def stop(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture
+def dom0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dom0]:
+    """A host with one VM over its allowance, one that the admin blocked, and two in good standing."""
+    monkeypatch.setattr("xenbw.work.Iptables", lambda version: MethodStandIn(f"iptables{version}"))
+    monkeypatch.setattr(interfaces, "bridge_filtered", lambda _version: True)
+    with ExitStack() as stack:
+        host = Dom0(tmp_path, stack)
+        fill(host.path.parent)
+        host.start()
+        host.stop()
+        yield host
+
+
+def fill(folder: Path) -> None:
+    """A ledger with rows in every table."""
+    with closing(open_ledger(folder)) as ledger:
+        for domid, (name, limit) in enumerate((("over", 1000), ("ok", 10**12), ("unpaid", 10**12)), 1):
+            vm_id = add_vm(ledger, name, NOW, limit_bytes=limit, ips=(f"192.0.2.{domid}",), count="total")
+            binding = start_vif(ledger, name, NOW, domid=domid, ips=f"192.0.2.{domid}")
+            ledger.set_vm(vm_id, period_start=MARCH, period_rule="1@UTC", allow=("198.51.100.0/24",))
+            amount = Counters(2000, 1)
+            pending = Pending((), ((vm_id, Share(MARCH, NOW, *amount, 0)),), ((binding.id, MARCH, amount),))
+            ledger.commit(pending, Alive(NOW, 1.0, BOOT))
+            ledger.set_elsewhere(vm_id, MARCH, Counters(1, 1))
+            ledger.add_readings([(binding.id, amount, amount)], NOW)
+            ledger.end_binding(start_vif(ledger, name, NOW, domid=10 + domid).id, NOW, "offline")
+        ledger.meet("stranger", NOW)
+        ledger.set_vm(vm_id, blocked_reason="unpaid")
+        ledger.record(NOW, "added", "text", vm_id)
+        outbox.queue(ledger, NOW, "subject", "body")
+        with ledger.transaction() as db:
+            db.execute("INSERT INTO unmetered VALUES (2, 'boot', 1, 'a card of its own')")
+            db.execute(
+                "INSERT INTO digest SELECT 1, id, period_start, 'offline', 1, found_at, found_at, '', 1, 1, 0, 0, 0, 1"
+                " FROM vm WHERE id = 2"
+            )
+
+
+def blocked(ledger: Ledger) -> set[str]:
+    vms = ledger.vms()
+    return {vms[id_].name for id_ in ledger.active_blocks() if id_ in vms}
+
+
+def test_nothing_is_wrong_with_a_sound_ledger_and_nobody_is_kept_blocked(dom0: Dom0) -> None:
+    work, ledger = dom0.start()
+    assert (ledger.damage, dict(ledger.kept), blocked(ledger)) == (None, {}, BLOCKED)
+    assert not any("ledger" in problem for problem in work.status()["problems"])
+    assert [block.cause for block in ledger.active_blocks().values()] == [Cause.QUOTA, Cause.ADMIN]
+
+
+# values that cannot be
+
+
+@pytest.mark.parametrize("chunk", range(10))
+def test_whatever_single_value_is_damaged_the_daemon_starts_and_frees_nobody(dom0: Dom0, chunk: int) -> None:
+    chance = random.Random(f"{chunk}")
+    saved = dom0.folder / "saved"
+    shutil.copytree(dom0.path.parent, saved)
+    over = dom0.over.read_bytes()
+    places = columns(dom0.path)
+    for _ in range(cases(8, 40)):
+        dom0.stop()
+        shutil.rmtree(dom0.path.parent)
+        shutil.copytree(saved, dom0.path.parent)
+        dom0.over.write_bytes(over)
+        table, column = chance.choice(places)
+        value = chance.choice(GARBAGE)
+        if garble(dom0.path, table, column, value, chance):
+            try:
+                _, ledger = dom0.start()
+                assert blocked(ledger) >= BLOCKED
+                assert not list(dom0.path.parent.glob("*.damaged-*"))
+            except Exception as error:
+                error.add_note(f"{table}.{column} = {value!r}")
+                raise
+
+
+@pytest.mark.parametrize(
+    "place", [("usage", "in_bytes"), ("block", "cause"), ("vm", "limit_bytes"), ("block", "vm_id")]
+)
+def test_who_is_blocked_in_the_ledger_stays_so_though_no_file_lists_him(dom0: Dom0, place: tuple[str, str]) -> None:
+    for seed in range(4):
+        garble(dom0.path, *place, "garbage", random.Random(seed))
+    dom0.over.unlink()
+    _, ledger = dom0.start()
+    assert blocked(ledger) >= BLOCKED
+
+
+def test_a_row_that_cannot_be_is_set_aside_and_told_and_the_others_go_on(dom0: Dom0) -> None:
+    garble(dom0.path, "event", "at", "garbage", random.Random(1))
+    work, ledger = dom0.start()
+    (aside,) = dom0.path.parent.glob("ledger.db.rows-*.jsonl")
+    record = json.loads(aside.read_text())
+    assert (record["table"], record["wrong"], record["at"]) == ("event", ["at"], "garbage")
+    assert oct(aside.stat().st_mode & 0o777) == "0o600"
+    assert any(str(aside) in problem for problem in work.status()["problems"])
+    assert any(kind == "damaged" for _, kind, _ in ledger.events(10))
+    assert dict(ledger.kept) == {}
+    assert [block.cause for block in ledger.active_blocks().values()] == [Cause.QUOTA, Cause.ADMIN]
+
+
+def test_a_vm_with_one_value_that_cannot_be_keeps_its_usage_and_the_rest_of_its_row(dom0: Dom0) -> None:
+    with closing(Ledger.open(dom0.path)) as ledger:
+        before = ledger.vm_named("ok")
+    with closing(Ledger.open(dom0.path)) as ledger, ledger.transaction() as db:
+        db.execute("UPDATE vm SET reset_day = 'garbage' WHERE name = 'ok'")
+    _, ledger = dom0.start()
+    after = ledger.vm_named("ok")
+    assert before is not None
+    assert after is not None
+    assert (after.id, after.limit_bytes, after.reset_day) == (before.id, before.limit_bytes, None)
+    assert ledger.usage_in(after.id, MARCH) == Counters(2000, 1)
+
+
+# notes that no hook wrote
+
+
+def note(**changed: str) -> str:
+    call = {"starts": "1", "name": "stranger", "boot_id": BOOT, "domid": "9", "devid": "0", "kind": "vif"}
+    call |= {"ifindex": "99", "interface": "vif9.0", "mac": "", "ips": "192.0.2.9", "bridge": ""}
+    call |= {"at": "2026-03-20T12:00:00.000000+00:00", "covered": "0", **changed}
+    return "".join(f"{key}\t{value}\n" for key, value in call.items())
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "an unknown kind": lambda path: path.write_text(note(kind="tap")),
+    "no address": lambda path: path.write_text(note(ips="400.1.2.3")),
+    "a number too large": lambda path: path.write_text(note(domid=str(2**70))),
+    "a negative number": lambda path: path.write_text(note(ifindex="-1")),
+    "no time": lambda path: path.write_text(note(at="2026-03-20")),
+    "half of it": lambda path: path.write_text("starts\t1\n"),
+    "no text": lambda path: path.write_bytes(b"\xff\x00"),
+    "a name that is no text": lambda path: path.write_text(note(name="\\ud800")),
+    "a folder": lambda path: path.mkdir(),
+    "a FIFO": lambda path: os.mkfifo(path),
+    "a link to nowhere": lambda path: path.symlink_to("nowhere"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_no_hook_wrote_is_moved_away_and_keeps_no_daemon_from_its_work(dom0: Dom0, kind: str) -> None:
+    pending = dom0.folder / "run/pending"
+    pending.mkdir()
+    ODD[kind](pending / "1")
+    (pending / "2").write_text(note())
+    work, ledger = dom0.start()
+    assert list(pending.iterdir()) == []
+    assert [binding.domid for binding in ledger.latest_bindings() if binding.domid == 9] == [9]
+    ODD[kind](pending / "1")
+    work.cycle([])
+    assert list(pending.iterdir()) == []
+    assert len(list((dom0.folder / "run/pending.odd").iterdir())) == 2
+    assert ledger.check(10) is None
+    assert all(binding.vm_id for binding in ledger.latest_bindings())
+
+
+# who may read what, and hold up whom
+
+
+def test_who_is_blocked_is_for_root_to_read_whoever_writes_it(dom0: Dom0) -> None:
+    before = os.umask(0o022)
+    try:
+        overfile.write(str(dom0.over), str(dom0.path), [], [], {"unpaid": []})
+    finally:
+        os.umask(before)
+    assert oct(dom0.over.stat().st_mode & 0o777) == "0o600"
+
+
+def test_one_damaged_line_frees_none_of_the_others_that_the_file_lists(dom0: Dom0) -> None:
+    overfile.write(str(dom0.over), str(dom0.path), [], [], {"one": [], "two": []})
+    with dom0.over.open("ab") as file:
+        file.write(b"vm\tth\xffree\nvm\t\\x\n\n")
+    over = overfile.read(str(dom0.over))
+    assert over is not None
+    assert over.blocked.keys() == {"one", "two"}
+
+
+def test_whoever_locks_the_ledger_s_folder_keeps_nobody_from_beginning_one(dom0: Dom0) -> None:
+    folder = os.open(dom0.path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        with ThreadPoolExecutor() as thread:
+            begun = thread.submit(lambda: Ledger.open(dom0.path.with_name("new.db"), create=True).close())
+            try:
+                assert begun.exception(timeout=busy(5)) is None
+            finally:
+                fcntl.flock(folder, fcntl.LOCK_UN)
+    finally:
+        os.close(folder)
+    assert list(dom0.path.parent.glob("*.begin")) == []
+
+
+# pages that cannot be read
+
+
+@pytest.mark.parametrize("table", ["vm", "block", "usage", "binding", "elsewhere", "event"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_whichever_table_cannot_be_read_nobody_comes_free_and_no_usage_moves(
+    dom0: Dom0, table: str, listed: bool
+) -> None:
+    with closing(Ledger.open(dom0.path)) as ledger:
+        before = {vm.name: ledger.usage_in(id_, MARCH) for id_, vm in ledger.vms().items()}
+    spoil(dom0.path, table)
+    if not listed:
+        dom0.over.unlink()
+    _, ledger = dom0.start()
+    assert blocked(ledger) >= BLOCKED
+    assert "ok" not in blocked(ledger)
+    for vm_id, vm in ledger.vms().items():
+        assert ledger.usage_in(vm_id, MARCH) in (before[vm.name], Counters(0, 0))
+    if table not in ("vm", "usage"):
+        assert {vm.name: ledger.usage_in(id_, MARCH) for id_, vm in ledger.vms().items()} == before
+
+
+def test_usage_and_blocks_of_vms_that_cannot_be_read_come_to_nobody(dom0: Dom0) -> None:
+    """Neither their table nor its index: the ids that they had go to whoever is met first."""
+    spoil(dom0.path, "vm")
+    spoil(dom0.path, "vm_name")
+    overfile.write(str(dom0.over), str(dom0.path), [], [], {"mallory": []})
+    _, ledger = dom0.start()
+    mallory = ledger.vm_named("mallory")
+    assert mallory is not None
+    assert blocked(ledger) == {"mallory"}
+    assert ledger.rows("SELECT * FROM usage") == []
+    assert [block.reason for block in ledger.blocks_of(mallory.id)] == [kept.REASON]
+
+
+def test_who_is_over_by_what_is_left_is_blocked_until_his_period_ends_and_others_until_an_admin_decides(
+    dom0: Dom0,
+) -> None:
+    for file in dom0.path.parent.glob("ledger.db*"):
+        file.unlink()
+    fill(dom0.path.parent)
+    with closing(Ledger.open(dom0.path)) as ledger:
+        unpaid = ledger.vm_named("unpaid")
+        assert unpaid is not None
+        ledger.set_vm(unpaid.id, blocked_reason=None)
+    _, ledger = dom0.start()
+    causes = {ledger.vms()[id_].name: block.cause for id_, block in ledger.active_blocks().items()}
+    assert causes == {"over": Cause.QUOTA, "unpaid": Cause.ADMIN}
+
+
+# a file that is gone
+
+
+@pytest.mark.parametrize("how", ["gone", "empty"])
+def test_with_the_ledger_gone_who_was_blocked_stays_so_and_it_is_told(dom0: Dom0, how: str) -> None:
+    for file in dom0.path.parent.glob("ledger.db*"):
+        file.unlink()
+    if how == "empty":
+        dom0.path.touch()
+    work, ledger = dom0.start()
+    assert blocked(ledger) == BLOCKED
+    problems = " ".join(work.status()["problems"])
+    assert "gone or empty" in problems
+    assert f"over, unpaid: {kept.REASON}" in problems
+    dom0.clock.go(days=40)
+    work.cycle([])
+    assert blocked(ledger) == BLOCKED
+    for vm_id in ledger.active_blocks():
+        ledger.set_vm(vm_id, blocked_reason=None)
+    work.sync()
+    assert blocked(ledger) == set()
+    assert kept.REASON not in " ".join(work.status()["problems"])
+
+
+def test_a_first_start_has_nothing_to_tell(dom0: Dom0) -> None:
+    for file in [*dom0.path.parent.glob("ledger.db*"), dom0.over]:
+        file.unlink()
+    work, ledger = dom0.start()
+    assert ledger.damage is None
+    assert not any("ledger" in problem for problem in work.status()["problems"])
+
+
+def test_who_was_released_or_removed_by_the_ledger_s_own_word_is_not_blocked_again_by_an_older_file(
+    dom0: Dom0,
+) -> None:
+    over = dom0.over.read_bytes()
+    work, ledger = dom0.start()
+    vms = {vm.name: id_ for id_, vm in ledger.vms().items()}
+    ledger.set_vm(vms["over"], limit_bytes=10**12)
+    ledger.retire(vms["unpaid"], NOW)
+    work.sync()
+    assert blocked(ledger) == set()
+    dom0.stop()
+    dom0.over.write_bytes(over)
+    _, ledger = dom0.start()
+    assert blocked(ledger) == set()
+
+
+def take_away(path: Path) -> None:
+    path.unlink()
+
+
+def replace_it(path: Path) -> None:
+    shutil.copy(path, path.with_name("other"))
+    path.with_name("other").rename(path)
+
+
+@pytest.mark.parametrize(("take", "told"), [(take_away, "the file is gone"), (replace_it, "another file")])
+def test_a_running_daemon_tells_that_its_ledger_went_and_that_it_is_back(
+    dom0: Dom0, take: Callable[[Path], None], told: str
+) -> None:
+    work, _ = dom0.start()
+    dom0.path.with_name("kept").hardlink_to(dom0.path)
+    take(dom0.path)
+    work.cycle([])
+    assert any(told in problem and "restart xenbwd" in problem for problem in work.status()["problems"])
+    dom0.path.with_name("kept").rename(dom0.path)
+    work.cycle([])
+    assert not any(told in problem for problem in work.status()["problems"])
+
+
+def test_a_damaged_value_met_in_use_is_damage_to_whoever_reads_it(dom0: Dom0) -> None:
+    garble(dom0.path, "block", "cause", "garbage", random.Random(1))
+    garble(dom0.path, "event", "text", b"\xff\xfe", random.Random(1))
+    with closing(Ledger.open(dom0.path)) as ledger:
+        with pytest.raises(XenbwError, match="the ledger is damaged"):
+            for vm_id in ledger.vms():
+                ledger.blocks_of(vm_id)
+        with pytest.raises(XenbwError, match="the ledger is damaged"):
+            ledger.events(100)
