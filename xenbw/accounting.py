@@ -13,6 +13,8 @@ from xenbw.model import NOTHING, ZERO, Amounts, Binding, Counters, Mark, Period,
 HOUR = timedelta(hours=1)
 # Readings this far apart are normal work; across a longer gap the division by time is a guess and is marked as one.
 SURE = timedelta(seconds=120)
+# Nobody asks in which hour something passed longer ago than that. It also bounds what one reading can be divided into.
+_LONGEST = timedelta(days=400)
 _TICK = timedelta(microseconds=1)
 
 
@@ -86,6 +88,7 @@ def divide(
 
     A clock that stood still or went back leaves the whole amount in the hour of `until`.
     """
+    since = max(since, until - _LONGEST)
     if since >= until or (hour_of(since) == hour_of(until) and period_of(since) == period_of(until)):
         yield Share(period_of(until).start, hour_of(until), *amount, 0)
         return
@@ -139,9 +142,12 @@ class Tally:
     """Usage since the last commit, in memory, for every tracked binding.
 
     usage[vm_id] is the VM's running total in its present period; the caller opens periods with `open_period`.
+    booted_at: when the host booted, by the clock of the next reading; nothing passed before. Whatever the clock said
+    when something was written down, bytes are divided over no longer than the host is up.
     """
 
     def __init__(self) -> None:
+        self.booted_at: datetime | None = None
         self.tracked: dict[int, Tracked] = {}
         self.usage: dict[int, Counters] = {}
         self._period_start: dict[int, datetime] = {}
@@ -153,6 +159,11 @@ class Tally:
     def follow(self, binding: Binding, since: datetime) -> None:
         """Count this binding from its last reading on, taken no earlier than `since`."""
         self.tracked[binding.id] = Tracked(binding, since)
+
+    def shift(self, by: timedelta) -> None:
+        """The clock was set: what was read a second ago was read a second ago by the new clock as well."""
+        for tracked in self.tracked.values():
+            tracked.last_at += by
 
     def forget(self, binding_id: int) -> None:
         """Stop counting a binding; what it was credited stays pending until the next commit."""
@@ -182,6 +193,8 @@ class Tally:
             if reading is None:
                 continue
             since, tracked.last_at = tracked.last_at, until
+            if self.booted_at is not None and since < self.booted_at:
+                since = self.booted_at
             mark, amounts = advance(tracked.mark, reading)
             if mark == tracked.mark:
                 continue

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 # Kernel and clock agree to well under a second; a larger difference means that somebody set the clock.
-_JUMP = timedelta(seconds=60)
+JUMP = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,13 @@ class Moment:
     trusted: bool
 
 
+def set_by(before: datetime, earlier: Tick, now: datetime, tick: Tick) -> timedelta:
+    """By how much the clock was set between two moments: what is between them beside the seconds that passed. Nothing
+    for what a clock may be off."""
+    drift = (now - before) - timedelta(seconds=tick.elapsed - earlier.elapsed)
+    return drift if abs(drift) > JUMP else timedelta()
+
+
 class Trust(Enum):
     """Why the wall clock is believed, or that it is not."""
 
@@ -78,7 +85,7 @@ class Timeline:
         last, self._last = self._last, tick
         if last is not None:
             drift = (tick.wall - last.wall) - timedelta(seconds=tick.elapsed - last.elapsed)
-            if abs(drift) > _JUMP:
+            if abs(drift) > JUMP:
                 self.trust, self._doubted_at = Trust.DOUBTED, tick.elapsed
         if self.trust is Trust.DOUBTED:
             self.trust = self._verdict(tick.elapsed)

@@ -96,7 +96,9 @@ class Metering:
         ended = {id_: one for id_, one in self._tally.tracked.items() if id_ not in live and one.vm_id in vm_ids}
         ended_at = self._ledger.ends_of(ended)
         for id_, reading in self.meter.last(ended.values()).items():
-            self._tally.credit({id_: reading}, max(ended_at.get(id_, at), ended[id_].last_at), period_of)
+            # Hooks write down what the clock says, which may be anything.
+            until = min(max(ended_at.get(id_, at), ended[id_].last_at), at)
+            self._tally.credit({id_: reading}, until, period_of)
         self._ended |= {one.key for one in ended.values()}
         self._ended -= {binding.key for binding in live.values() if binding.boot_id == self._boot_id}
 

@@ -73,6 +73,15 @@ class Roster:
             if start is None or (vm.period_rule != rule and moment.trusted):
                 start = quota.period_at(moment.at, allowance.reset_day, zone).start
                 # A period reckoned by a clock that may be wrong has no rule yet, and is reckoned anew by a good one.
+                before = vm.period_start
+                # No doubt lasts for a whole period: the clock by which that one was reckoned was wrong by more.
+                if (
+                    self._record
+                    and before
+                    and _period(before, allowance.reset_day, zone).end < start
+                    and not vm.period_rule
+                ):
+                    self._ledger.refile_untimed(vm.id, before, start, moment.at)
                 if self._record:
                     self._ledger.refile(vm.id, start, rule if moment.trusted else "")
                 reckoned.add(vm.id)

@@ -6,14 +6,14 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from xenbw import news, quota, spool
 from xenbw.accounting import Tally
 from xenbw.census import Census
-from xenbw.clock import Clock, Moment, Witness
+from xenbw.clock import Clock, Moment, Tick, Witness, set_by
 from xenbw.complaints import Complaints
 from xenbw.config import Settings
 from xenbw.enforce import protect
@@ -115,12 +115,20 @@ class Work:
         self._guard.seal = self._seal if self._metering.seals else None
 
     def _now(self) -> Moment:
-        before = self._moment
+        before, earlier = self._moment, self._tick
         self._tick = self._clock.tick()
         self._moment = self._timeline.moment(self._tick)
+        self._set_clock(before.at, earlier)
         if self._moment.trusted != before.trusted:
             log.log(*news.of_trust(self._timeline.trust, self.settings.period.clock_wait))
         return self._moment
+
+    def _set_clock(self, before: datetime, earlier: Tick) -> None:
+        """Keep to the seconds that passed since what was last read, however the clock was set meanwhile."""
+        self._tally.booted_at = self._moment.at - timedelta(seconds=self._tick.elapsed)
+        shift = set_by(before, earlier, self._moment.at, self._tick)
+        if shift:
+            self._tally.shift(shift)
 
     def _ledger_failed(self, error: LedgerError) -> None:
         """Go on without the ledger for now; a damaged one will not come back, and is replaced at the next start."""
@@ -139,6 +147,8 @@ class Work:
         self._census.take_spool(self._pending_folder)
         refiled = self._roster.load(moment)
         self._census.load(self._roster.entries, alive.at if alive else None)
+        if alive is not None and alive.boot_id == self._boot_id:
+            self._set_clock(alive.at, Tick(alive.at, alive.elapsed))
         # What passed before xenbw was ever here belongs to nobody's allowance.
         if alive is None:
             self._metering.forget()

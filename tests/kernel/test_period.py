@@ -16,6 +16,7 @@ from xenbw.guard import Guard
 from xenbw.model import Counters, State
 from xenbw.net.netfilter import RuleWatch
 from xenbw.runner import run
+from xenbw.store import portions
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 
@@ -133,6 +134,53 @@ def test_a_clock_never_synchronised_is_trusted_after_a_quarter_of_an_hour(daemon
     assert daemon.host.blocked(guest.address())
     daemon.cycle(minutes=1)
     assert not daemon.host.blocked(guest.address())
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_began_in_1970_and_is_set_files_all_of_this_boot_in_the_present_period(
+    host: Host, restarted: bool
+) -> None:
+    clock = HandClock(utc("1970-01-01 00:01"), elapsed=60, synced=False)
+    daemon = Daemon(host, clock)
+    daemon.guest.send(100_000)
+    daemon.cycle()
+    daemon.guest.send(100_000)
+    clock.wall, clock.synced = utc("2026-03-20 12:00"), True
+    if restarted:
+        daemon.start()
+    daemon.cycle()
+    daemon.guest.send(100_000)
+    daemon.cycle()
+    counted = daemon.hush()
+    daemon.cycle()
+    ((start, (usage, _)),) = daemon.periods().items()
+    assert (start, usage) == (MARCH, counted)
+    rows = host.ledger().rows("SELECT hour FROM usage WHERE in_bytes + out_bytes > 0")
+    assert {row[0] for row in rows} <= {f"2026-03-20T{hour}:00:00.000000+00:00" for hour in (11, 12)}
+    assert len(host.ledger().rows("SELECT * FROM usage")) < 10
+    ((_, portion),) = portions.lives(host.ledger(), vm_id_of(daemon), MARCH)
+    assert portion == counted
+
+
+def vm_id_of(daemon: Daemon) -> int:
+    vm = daemon.host.ledger().vm_named("web1")
+    assert vm is not None
+    return vm.id
+
+
+def test_a_start_that_a_hook_wrote_down_by_a_wrong_clock_is_charged_to_the_hours_since_the_boot(
+    daemon: Daemon, clock: HandClock
+) -> None:
+    with daemon.host.ledger().transaction() as db:
+        db.execute("UPDATE binding SET started_at = '1970-01-01T00:00:00.000000+00:00', last_at = NULL")
+        db.execute("UPDATE meta SET value = '1970-01-01T00:00:00.000000+00:00 1.0 before' WHERE key = 'alive'")
+    daemon.guest.send(100_000)
+    daemon.start()
+    daemon.cycle()
+    counted = daemon.hush()
+    daemon.cycle()
+    assert sum(sum(usage) for usage, _ in daemon.periods().values()) == sum(counted)
+    assert len(daemon.host.ledger().rows("SELECT * FROM usage")) < 100_000 / 3600 + 5
 
 
 def test_a_clock_that_goes_back_reopens_no_period_and_loses_no_byte(daemon: Daemon, clock: HandClock) -> None:

@@ -232,6 +232,33 @@ def test_a_clock_that_stood_still_or_went_back_leaves_all_in_the_present_hour(ba
     assert shares == [Share(monthly(NOON).start, NOON, 30, 3, 0)]
 
 
+def test_however_far_apart_two_readings_are_they_are_divided_into_the_hours_of_a_year_at_most() -> None:
+    shares = list(divide(Counters(10**9, 1), utc("1970-01-01"), NOON, monthly))
+    assert total(shares) == Counters(10**9, 1)
+    assert len(shares) <= 400 * 24 + 14
+
+
+def counted(tally: Tally, until: datetime) -> dict[datetime, int]:
+    """Hour -> bytes, of a reading of 7200 bytes at `until`."""
+    one = binding(1)
+    tally.credit({one.id: Reading(Counters(7200, 0))}, until, lambda _, moment: monthly(moment))
+    return {share.hour: share.in_bytes for _, share in tally.pending().shares}
+
+
+def test_a_clock_that_was_set_by_years_divides_nothing_over_them() -> None:
+    tally = Tally()
+    tally.follow(binding(1, last_at=NOON - HOUR), NOON - HOUR)
+    tally.shift(timedelta(days=20_000))
+    assert counted(tally, NOON + timedelta(days=20_000)).keys() == {NOON + timedelta(days=20_000) - HOUR}
+
+
+def test_nothing_is_divided_over_hours_from_before_the_host_booted() -> None:
+    tally = Tally()
+    tally.follow(binding(1, last_at=utc("1970-01-01")), utc("1970-01-01"))
+    tally.booted_at = NOON - 2 * HOUR
+    assert counted(tally, NOON) == {NOON - 2 * HOUR: 3600, NOON - HOUR: 3600}
+
+
 @given(
     COUNTERS,
     st.timedeltas(timedelta(days=-70), timedelta(days=70)),

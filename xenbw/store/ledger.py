@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from xenbw.accounting import Pending
+from xenbw.accounting import Pending, hour_of
 from xenbw.model import VM, Binding, Block, Cause, Counters
 from xenbw.store import bindings, digests, portions
 from xenbw.store.file import Alive, CorruptLedgerError, LedgerError, LedgerFile
@@ -248,6 +248,30 @@ class Ledger(LedgerFile):
             to_text(since),
         )
         return [(time_of(row[0]), Counters(row[1], row[2])) for row in rows]
+
+    def refile_untimed(self, vm_id: int, before: datetime, start: datetime, now: datetime) -> None:
+        """The VM's only period so far was reckoned by a clock that proved wrong, and so were the hours in it: what
+        was counted by that clock before the present period's `start` passed just now."""
+        if before >= start:
+            return
+        with self.transaction() as db:
+            values = {"vm": vm_id, "before": to_text(before), "start": to_text(start), "rev": self.rev}
+            values["hour"] = to_text(hour_of(now))
+            moved = "vm_id = :vm AND period_start = :before AND hour < :start"
+            db.execute(
+                "INSERT INTO usage"  # noqa: S608 (a text of this function)
+                " SELECT vm_id, :start, :hour, sum(in_bytes), sum(out_bytes), sum(divided_bytes), :rev"
+                f" FROM usage WHERE {moved} GROUP BY vm_id ON CONFLICT DO UPDATE SET"
+                " in_bytes = in_bytes + excluded.in_bytes, out_bytes = out_bytes + excluded.out_bytes,"
+                " divided_bytes = divided_bytes + excluded.divided_bytes, rev = excluded.rev",
+                values,
+            )
+            # They stay, empty, as those of `refile` do.
+            db.execute(
+                f"UPDATE usage SET in_bytes = 0, out_bytes = 0, divided_bytes = 0, rev = :rev WHERE {moved}",  # noqa: S608
+                values,
+            )
+            portions.refile_all(db, vm_id, before, start)
 
     def refile(self, vm_id: int, start: datetime, rule: str) -> None:
         """The VM's rule for periods changed: its present period now starts at `start`, and the usage of the hours since

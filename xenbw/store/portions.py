@@ -53,6 +53,20 @@ def refile(db: sqlite3.Connection, vm_id: int, start: datetime) -> None:
     )
 
 
+def refile_all(db: sqlite3.Connection, vm_id: int, before: datetime, start: datetime) -> None:
+    """All of the VM's period that began at `before` was of the one that begins at `start`."""
+    values = {"vm": vm_id, "before": to_text(before), "start": to_text(start)}
+    own = "period_start = :before AND binding_id IN (SELECT id FROM binding WHERE vm_id = :vm)"
+    db.execute(
+        "INSERT INTO binding_usage SELECT binding_id, :start, in_bytes, out_bytes"  # noqa: S608 (as below)
+        f" FROM binding_usage WHERE {own}"
+        " ON CONFLICT DO UPDATE SET in_bytes = in_bytes + excluded.in_bytes,"
+        " out_bytes = out_bytes + excluded.out_bytes",
+        values,
+    )
+    db.execute(f"DELETE FROM binding_usage WHERE {own}", values)  # noqa: S608 (a text of this function)
+
+
 def lives(ledger: LedgerFile, vm_id: int, start: datetime, *, refiled: bool = False) -> list[tuple[Binding, Counters]]:
     """The VM's bindings that lived in the period from `start` on or counted something in it, oldest first, each with
     what that was. refiled: as `refile` would have it, where nobody has done that yet. Raises LedgerError."""
