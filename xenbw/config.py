@@ -63,12 +63,6 @@ class MongodbSection:
     ca: Path | None = _key(checks.path, None)
     certificate: Path | None = _key(checks.path, None)
 
-    @property
-    def hosts(self) -> tuple[str, ...]:
-        """The servers that the address names."""
-        servers = self.uri.partition("://")[2].partition("/")[0].rpartition("@")[2]
-        return tuple(word.rpartition(":")[0] or word for word in servers.split(",") if word)
-
 
 @dataclass(frozen=True)
 class PeriodSection:
@@ -138,8 +132,8 @@ class Settings:
 
     @property
     def helpers(self) -> tuple[str, ...]:
-        """The hosts that xenbw itself talks to."""
-        return (*((self.mail.host,) if self.mail.to and not self.mail.sendmail else ()), *self.mongodb.hosts)
+        """The hosts that xenbw itself talks to, beside the book's."""
+        return (self.mail.host,) if self.mail.to and not self.mail.sendmail else ()
 
     @property
     def default_allowance(self) -> Allowance:

@@ -16,8 +16,8 @@ from xenbw.census import Census
 from xenbw.clock import Clock, Moment, Tick, Witness, set_by
 from xenbw.complaints import Complaints
 from xenbw.config import Settings
-from xenbw.enforce import protect
 from xenbw.enforce.iptables import Iptables
+from xenbw.enforce.protect import Protected, last_known
 from xenbw.guard import Guard
 from xenbw.metering import Metering
 from xenbw.model import ZERO, Cause, Count, State
@@ -92,14 +92,17 @@ class Work:
         self._guard.latch = self._latches.keep
         self._choose_meter()
         self._ceilings: dict[int, tuple[Count, float]] = {}
-        self._ready = False
         self._missed = False  # an event could not be taken note of
         self._complaints = Complaints()
         self._complaints.of("the ledger's damage", ledger.damage)
         self._configure_timers()
         self._roster.load(self._moment)
         self._trusted = self._moment.trusted  # as of when the ledger was last taken over
-        self._refresh_protected()
+        # What the last daemon knew holds until everything has been asked, which waits for other machines.
+        self._protected = Protected(run, last_known(ledger))
+        self._protected.look_here()
+        self._asking: threading.Thread | None = None
+        self._protect()
 
     def _configure_timers(self) -> None:
         self._commit_timer = _Every(self.settings.ledger.commit)
@@ -160,7 +163,6 @@ class Work:
         self._measure(moment)
         self._reload()
         self._census.ask()
-        self._ready = True
 
     def _settle_kept(self) -> None:
         """Who was kept blocked since the ledger lacks his block, and is over his allowance by what it has, is blocked
@@ -265,7 +267,7 @@ class Work:
         if self._sample_timer.due(elapsed):
             self._ledger.add_readings(self._tally.readings(), moment.at)
         if self._protect_timer.due(elapsed):
-            threading.Thread(target=self._refresh_protected, name="protect", daemon=True).start()
+            self._refresh_protected()
         if self._prune_timer.due(elapsed) and moment.trusted:
             keep = self.settings.ledger
             self._ledger.prune(
@@ -445,7 +447,8 @@ class Work:
             self._ledger_failed(error)
             return []
         self._log_news()
-        self._complaints.obstacles([*self._guard.problems, *self._metering.problems], self._tick.elapsed)
+        problems = [*self._guard.problems, *self._metering.problems, *self._protected.problems]
+        self._complaints.obstacles(problems, self._tick.elapsed)
         return changes
 
     def _log_news(self) -> None:
@@ -477,18 +480,26 @@ class Work:
         )
         self._roster.settings = settings
         self._guard.settings = settings
+        self._protect()
         self._choose_meter()
         self._configure_timers()
         self._reload()
         self.enforce()
 
     def _refresh_protected(self) -> None:
-        """Find out which addresses are never to be blocked; in a thread but for the first time, since the resolver and
-        iproute2 may take their time."""
-        hosts = self.settings.helpers if self._ready else ()
-        self._guard.protect = frozenset(
-            protect.own(self._run) | protect.resolvers() | set(self.settings.enforce.protect) | protect.helpers(hosts)
-        )
+        """Find out which addresses are never to be blocked, in a thread: the resolver may take its time."""
+        if self._asking is not None and self._asking.is_alive():
+            return
+
+        def refresh() -> None:
+            self._protected.refresh(self.settings.helpers, self.settings.mongodb.uri)
+            self._protect()
+
+        self._asking = threading.Thread(target=refresh, name="protect", daemon=True)
+        self._asking.start()
+
+    def _protect(self) -> None:
+        self._guard.protect = self._protected.networks | set(self.settings.enforce.protect)
 
     @property
     def _pending_folder(self) -> Path:

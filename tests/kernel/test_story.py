@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -161,6 +163,40 @@ def test_dom0s_own_addresses_and_those_of_the_config_are_never_blocked() -> None
         assert host.blocked("10.50.0.11")
         assert len([rule for rule in host.rules() if rule.startswith("-A XENBW")]) == 2
         assert any("10.50.0.1 is protected" in problem for problem in host.ask("status")["problems"])
+
+
+def test_dom0s_own_addresses_are_not_blocked_either_while_iproute2_fails() -> None:
+    with Host() as host:
+        failing, program = host.directory / "failing", host.bin_dir / "ip"
+        program.write_text(f'#!/bin/sh\n[ -e {failing} ] && exit 1\nexec {shutil.which("ip")} "$@"\n')
+        program.chmod(0o755)
+        host.start_daemon()
+        assert host.daemon is not None
+
+        def is_told() -> bool:
+            return any("ip -json addr: exit status 1" in problem for problem in host.ask("status")["problems"])
+
+        failing.touch()
+        host.daemon.send_signal(signal.SIGHUP)
+        host.notified("READY=1")
+        assert until(is_told)
+        host.start("liar", ("10.50.0.11",), config_ips=("10.50.0.1", "10.50.0.11"))
+        host.add("liar", blocked_reason="test")
+        host.ask("sync")
+        assert host.blocked("10.50.0.11")
+        assert not host.blocked("10.50.0.1")
+        # Nor by the next daemon, which never heard of them, or by the command line without one.
+        host.kill_daemon()
+        host.start_daemon()
+        assert until(is_told)
+        assert not host.blocked("10.50.0.1")
+        host.kill_daemon()
+        assert "ip -json addr" in host.xenbw("block", "liar").stderr
+        assert host.blocked("10.50.0.11")
+        assert not host.blocked("10.50.0.1")
+        failing.unlink()
+        host.start_daemon()
+        assert until(lambda: not is_told())
 
 
 def test_the_block_holds_on_a_bridge_that_iptables_does_not_see(running: Host) -> None:

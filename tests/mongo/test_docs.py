@@ -23,6 +23,7 @@ from xenbw import config
 from xenbw.config import MongodbSection
 from xenbw.model import VM
 from xenbw.store import digests
+from xenbw.store.servers import servers
 
 pytestmark = pytest.mark.mongo
 
@@ -152,7 +153,7 @@ def test_an_edit_as_shown_enters_a_vm_that_nobody_knows(server: Mongod) -> None:
 def test_the_configuration_that_is_shown_is_good_and_every_key_is_explained(tmp_path: Path) -> None:
     (tmp_path / "xenbw.toml").write_text(page.block("Then, on each dom0", "toml"))
     shown = config.load(tmp_path / "xenbw.toml").mongodb
-    assert (shown.user, shown.hosts) == ("xenbw", ("db1.example.org", "db2.example.org", "db3.example.org"))
+    assert (shown.user, servers(shown.uri)) == ("xenbw", ("db1.example.org", "db2.example.org", "db3.example.org"))
     assert set(page.table("Connect a dom0")) == {key.name for key in fields(MongodbSection)}
 
 

@@ -28,12 +28,12 @@ from xenbw.xen import domaincfg
 
 @dataclass(frozen=True)
 class _Scene:
-    """What there is before anything is written: addresses that are never blocked, the toolstack's guests, and the
+    """What there is before anything is written: the toolstack's guests, addresses that are never blocked, and the
     ledger's VMs with their live vifs."""
 
     context: Context
-    needed: frozenset[Network]
     guests: Guests
+    needed: frozenset[Network]
     vms: dict[str, VM]
     live: dict[int, list[Binding]]
 
@@ -73,22 +73,22 @@ def run(options: Namespace, context: Context) -> int:
     addresses = tuple(host.given_address(text, context.settings.enforce.protect) for text in options.ip)
     if not (options.all or options.name or attended()):
         raise UsageError("no VM was named", "xenbw addvm VM --limit 500GB, or --all")
-    scene = _Scene(context, protected(context), host.guests(context), *_known(context))
+    scene = _Scene(context, host.guests(context), *_known(context))
     wishes = _wish_for_all(options, scene) if options.all else _wish_for_one(options, addresses, scene)
     if wishes:
         _write(wishes, context)
     return 0
 
 
-def _known(context: Context) -> tuple[dict[str, VM], dict[int, list[Binding]]]:
+def _known(context: Context) -> tuple[frozenset[Network], dict[str, VM], dict[int, list[Binding]]]:
     if not context.settings.ledger.path.exists():
-        return {}, {}
+        return protected(None, context), {}, {}
     with context.ledger() as ledger:
         here, live = boot_id(), dict[int, list[Binding]]()
         for binding in ledger.live_bindings().values():
             if binding.boot_id == here:
                 live.setdefault(binding.vm_id, []).append(binding)
-        return {vm.name: vm for vm in ledger.vms().values()}, live
+        return protected(ledger, context), {vm.name: vm for vm in ledger.vms().values()}, live
 
 
 def _wish_for_all(options: Namespace, scene: _Scene) -> list[_Wish]:

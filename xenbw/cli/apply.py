@@ -11,8 +11,9 @@ from xenbw.cli.command import Context
 from xenbw.cli.terminal import warn
 from xenbw.clock import boot_id
 from xenbw.control import NoDaemonError
-from xenbw.enforce import desired, protect
+from xenbw.enforce import desired
 from xenbw.enforce.exceptions import Exceptions
+from xenbw.enforce.protect import Protected, last_known
 from xenbw.errors import XenbwError
 from xenbw.guard import Guard, Method, holders
 from xenbw.model import Address, Binding, Network
@@ -56,14 +57,17 @@ def apply(
     return not problems
 
 
-def protected(context: Context) -> frozenset[Network]:
-    """The networks that are never blocked: those of the configuration, dom0's own and its resolvers."""
-    return frozenset({*context.settings.enforce.protect, *protect.own(context.run), *protect.resolvers()})
+def protected(ledger: Ledger | None, context: Context) -> frozenset[Network]:
+    """The networks that are never blocked: those of the configuration, dom0's own, its resolvers, and the others that
+    were when blocks were last enforced."""
+    known = Protected(context.run, last_known(ledger) if ledger else ())
+    known.look_here()
+    return known.networks | set(context.settings.enforce.protect)
 
 
 def null_routes(ledger: Ledger, vms: Roster, context: Context) -> dict[Address, str]:
     """The null routes that the ledger asks for, address -> name of the VM, in the order of addresses."""
-    plan = desired.plan(holders(vms, ledger.active_blocks(), ledger.latest_bindings()), protected(context))
+    plan = desired.plan(holders(vms, ledger.active_blocks(), ledger.latest_bindings()), protected(ledger, context))
     routes = plan.desired.null_routes
     return {address: routes[address] for address in sorted(routes, key=lambda known: (known.version, int(known)))}
 
@@ -78,7 +82,9 @@ def _enforce(
     vms.roll(moment)
     unusable = {method.name: reason for method in methods if (reason := method.probe()) is not None}
     guard = Guard(ledger, context.settings, [method for method in methods if method.name not in unusable])
-    guard.protect = protected(context) | protect.helpers(context.settings.helpers)
+    known = Protected(context.run, last_known(ledger))
+    known.refresh(context.settings.helpers, context.settings.mongodb.uri)
+    guard.protect = known.networks | set(context.settings.enforce.protect)
     guard.judge(vms, vms.usage(), list(vms.entries), moment)
     failed = [str(guard.failure)] if guard.failure else []
     here = boot_id()
@@ -91,4 +97,5 @@ def _enforce(
 
     guard.seal, guard.latch = seal, partial(latcher, context.settings.daemon.run_dir, here)
     guard.enforce(vms, moment)
-    return [*failed, *guard.problems, *(reason for reason in unusable.values() if guard.plan.desired.null_routes)]
+    failed += [*guard.problems, *known.problems]
+    return [*failed, *(reason for reason in unusable.values() if guard.plan.desired.null_routes)]
