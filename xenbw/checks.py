@@ -20,9 +20,30 @@ MAIL_ADDRESS = re.compile(
 )
 
 
+# Generous for a person who writes them, and nothing that a program made by mistake can stall the daemon with.
+LONGEST_TEXT, LONGEST_REASON, LONGEST_LIST = 4096, 500, 256
+
+
 def text(value: Any) -> str:
     if not isinstance(value, str) or "\n" in value:
         raise UsageError("a text in quotes, on one line")
+    if len(value) > LONGEST_TEXT:
+        raise UsageError(f"at most {LONGEST_TEXT:,} letters, not {len(value):,}")
+    return value
+
+
+def reason(value: str) -> str:
+    """Why a VM is blocked, as every screen, mail and host of the fleet shows it."""
+    if len(value) > LONGEST_REASON:
+        raise UsageError(f"a reason of {len(value):,} letters", f"at most {LONGEST_REASON}")
+    return value
+
+
+def _several(value: Any, kind: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise UsageError(kind)
+    if len(value) > LONGEST_LIST:
+        raise UsageError(f"{kind}, at most {LONGEST_LIST} entries and not {len(value):,}")
     return value
 
 
@@ -67,15 +88,11 @@ def path(value: Any) -> Path:
 
 
 def paths(value: Any) -> tuple[Path, ...]:
-    if not isinstance(value, list):
-        raise UsageError("a list of absolute paths")
-    return tuple(path(item) for item in value)
+    return tuple(path(item) for item in _several(value, "a list of absolute paths"))
 
 
 def texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise UsageError("a list of texts")
-    return tuple(text(item) for item in value)
+    return tuple(text(item) for item in _several(value, "a list of texts"))
 
 
 def mail_address(value: Any) -> str:
@@ -86,9 +103,7 @@ def mail_address(value: Any) -> str:
 
 
 def mail_addresses(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise UsageError('a list of mail addresses like ["noc@example.com"]')
-    return tuple(mail_address(item) for item in value)
+    return tuple(mail_address(item) for item in _several(value, 'a list of mail addresses like ["noc@example.com"]'))
 
 
 def mail_sender(value: Any) -> str:
@@ -118,22 +133,24 @@ def program(value: Any) -> str:
 
 
 def arguments(value: Any) -> tuple[str, ...]:
-    words = value if isinstance(value, list) else [""]
-    texts = all(isinstance(word, str) and "\0" not in word for word in words)
+    kind = 'a list of a program\'s absolute path and its arguments, like ["/usr/local/bin/page", "-v"]'
+    words = _several(value, kind)
+    texts = all(isinstance(word, str) and "\0" not in word and len(word) <= LONGEST_TEXT for word in words)
     if not texts or (words and not Path(words[0]).is_absolute()):
-        raise UsageError('a list of a program\'s absolute path and its arguments, like ["/usr/local/bin/page", "-v"]')
+        raise UsageError(kind)
     return tuple(words)
 
 
 def networks(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
+    kind = 'a list of addresses or networks like ["192.0.2.1", "2001:db8::/64"]'
     # ipaddress takes any text for an IPv6 zone, and keeps it.
-    zoned = any("%" in item for item in texts(value))
+    zoned = any("%" in text(item) for item in _several(value, kind))
     try:
         if not zoned:
             return tuple(ip_network(item, strict=False) for item in value)
     except ValueError:
         pass
-    raise UsageError('a list of addresses or networks like ["192.0.2.1", "2001:db8::/64"]')
+    raise UsageError(kind)
 
 
 def some_networks(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:

@@ -17,6 +17,8 @@ from xenbw.model import Action, Allowance, Count
 
 DEFAULT_PATH = Path("/etc/xenbw/xenbw.toml")
 
+_SHOWN = 200  # letters of a value that is wrong
+
 
 def _key(check: Callable[[Any], Any], default: Any) -> Any:
     return field(default=default, metadata={"check": check})
@@ -153,7 +155,7 @@ def _section(kind: type[Any], table: Any, where: str) -> Any:
         try:
             values[key] = known[key].metadata["check"](value)
         except UsageError as error:
-            shown = "..." if key in ("password", "uri") else repr(value)
+            shown = "..." if key in ("password", "uri") else repr(value)[:_SHOWN]
             raise UsageError(f"{where} {key} = {shown}: not allowed", f"allowed: {error.message}") from None
     return kind(**values)
 

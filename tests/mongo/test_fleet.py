@@ -127,6 +127,34 @@ def test_a_host_whose_document_makes_no_sense_is_shown_all_the_same(console: Con
     assert "\x1b" not in shown
 
 
+def test_documents_that_cannot_be_are_named_and_everything_else_is_shown(console: Console, server: Mongod) -> None:
+    beyond = {"$toDate": 253_402_300_800_000}  # the year 10000, which Python's dates do not reach
+    use(server, "dom0-a", "web1", TODAY, 100, 50)
+    database = base(server)
+    database.hosts.insert_one({"_id": "dom0-a"})
+    database.hosts.update_one({}, [{"$set": {"seen_at": beyond, "backlog": "many"}}])
+    good = {"span": "period", "vm": "web1", "host": "dom0-x", "start": TODAY, "in_bytes": 7, "out_bytes": 8}
+    bad = {
+        "array": {"vm": ["web1"]},
+        "beyond": {"start": beyond},
+        "future": {"start": TODAY + timedelta(days=400)},
+        "arrays": {"in_bytes": [7]},
+        "flood": {"host": "dom0-z", "in_bytes": Int64(2**63 - 1)},
+        "flood2": {"host": "dom0-z", "in_bytes": Int64(2**63 - 1)},
+    }
+    for name, wrong in bad.items():
+        database.usage.insert_one({"_id": name, **good})
+        database.usage.update_one({"_id": name}, [{"$set": wrong}])
+    result = console.run("fleet", "--json")
+    document = json.loads(result.stdout)
+    assert [(vm["name"], vm["in_bytes"], vm["out_bytes"]) for vm in document["vms"]] == [("web1", 100, 50)]
+    assert [host["seen_at"] for host in document["hosts"]] == [None]
+    said = " ".join(document["left_out"])
+    assert [name for name in bad if f"'{name}'" in said] == ["array", "beyond", "future", "arrays"]
+    assert "'web1' on 'dom0-z'" in said
+    assert result.stderr.splitlines() == [f"! {fault}" for fault in document["left_out"]]
+
+
 def test_a_clock_ahead_of_ours_is_no_negative_lag(console: Console, server: Mongod) -> None:
     beat(server, "dom0-a", timedelta(seconds=-90))
     assert fleet(console)["hosts"][0]["lag_seconds"] == 0

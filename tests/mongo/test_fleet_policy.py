@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bson.int64 import Int64
 
 from tests.support.books import open_ledger
 from tests.support.clock import HandClock, utc
@@ -266,6 +267,152 @@ def test_clocks_ninety_seconds_apart_lose_no_edit_and_no_byte(a: Dom0, b: Dom0) 
     b.sync.push()
     assert b.vm("web1").limit_bytes == 6 * GB
     assert b.ledger.elsewhere()[b.vm("web1").id][1] == Counters(GB, 0)
+
+
+USAGE = {
+    "_id": "dom0-x/web1/1/period/2026-03",
+    "host": "dom0-x",
+    "vm": "web1",
+    "span": "period",
+    "start": MARCH,
+    "in_bytes": Int64(7),
+    "out_bytes": Int64(8),
+}
+BEYOND = {"$toDate": 253_402_300_800_000}  # the year 10000, which Python's dates do not reach
+
+
+@pytest.fixture
+def usage(server: Mongod) -> Any:
+    return server.client(tz_aware=True)[KEEPER.database].usage
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("vm", ["web1"]),
+        ("vm", ["web1", BEYOND]),
+        ("start", [MARCH]),
+        ("start", [MARCH, BEYOND]),
+        ("in_bytes", [Int64(7)]),
+        ("out_bytes", {"more": "of it"}),
+        ("in_bytes", -1),
+        ("in_bytes", 7.5),
+        ("host", ["dom0-x"]),
+        ("host", None),
+    ],
+)
+def test_usage_that_cannot_be_is_named_and_left_out_and_all_else_counts(
+    field: str, value: object, a: Dom0, b: Dom0, usage: Any
+) -> None:
+    b.add("web1", limit_bytes=100)
+    b.uses("web1", 60)
+    b.sync.push()
+    usage.insert_one(USAGE)
+    usage.update_one({"_id": USAGE["_id"]}, [{"$set": {field: value}}])
+    a.add("web1", limit_bytes=100)
+    a.uses("web1", 50)
+    a.sync.push()
+    assert a.ledger.elsewhere()[a.vm("web1").id][1] == Counters(60, 0)
+    (fault,) = a.sync.faults
+    assert USAGE["_id"] in fault
+    assert f" {field} cannot be" in fault
+    assert a.judged("web1") is State.OVER
+    usage.delete_one({"_id": USAGE["_id"]})
+    a.sync.push()
+    assert a.sync.faults == []
+
+
+def test_more_usage_than_a_line_can_carry_is_named_and_left_out(a: Dom0, usage: Any) -> None:
+    a.add("web1", limit_bytes=100)
+    for number in range(2):
+        usage.insert_one({**USAGE, "_id": f"dom0-x/{number}", "in_bytes": Int64(2**63 - 1)})
+    possible = round((NOW - MARCH).total_seconds()) * 50_000_000_000
+    usage.insert_one({**USAGE, "_id": "dom0-y/1", "host": "dom0-y", "out_bytes": Int64(possible)})
+    a.sync.push()
+    assert a.ledger.elsewhere()[a.vm("web1").id][1] == Counters(7, possible)
+    (fault,) = a.sync.faults
+    assert "'web1' on 'dom0-x'" in fault
+    assert "400 Gbit/s" in fault
+
+
+def test_many_hosts_with_all_that_lines_carry_do_not_overflow_the_ledger(a: Dom0, usage: Any) -> None:
+    a.add("web1", limit_bytes=100)
+    much = Int64(8 * 10**16)
+    usage.insert_many({**USAGE, "_id": f"h{n}/1", "host": f"h{n}", "in_bytes": much} for n in range(200))
+    a.sync.push()
+    assert a.ledger.elsewhere()[a.vm("web1").id][1] == Counters(2**63 - 1, 200 * 8)
+
+
+def test_a_thousand_documents_that_cannot_be_are_a_few_lines(a: Dom0, usage: Any) -> None:
+    a.add("web1", limit_bytes=100)
+    usage.insert_many({**USAGE, "_id": f"x/{number}", "vm": ["web1"]} for number in range(1000))
+    a.sync.push()
+    assert len(a.sync.faults) == 11
+
+
+def test_the_thread_outlives_what_nobody_foresaw_and_tells_it(a: Dom0, vms: Any) -> None:
+    a.add("web1", limit_bytes=100)
+    a.ledger.set_vm(a.vm("web1").id, book_base="{torn")
+    a.sync.start()
+    try:
+        assert until(lambda: a.sync.problem is not None)
+        assert "JSONDecodeError" in str(a.sync.problem)
+        assert a.sync.is_alive()
+    finally:
+        a.sync.stop()
+
+
+@pytest.mark.parametrize("nothing", [None, "yesterday", [NOW], 5])
+def test_a_removal_without_a_date_is_none_and_the_other_fields_count(nothing: object, a: Dom0, vms: Any) -> None:
+    a.add("web1", limit_bytes=5 * GB)
+    a.sync.push()
+    vms.update_one({"_id": "web1"}, {"$set": {"retired_at": nothing, "limit_bytes": 6 * GB}})
+    a.sync.push()
+    assert a.vm("web1").limit_bytes == 6 * GB
+    assert [fault for fault in a.sync.faults if "retired_at" in fault] == a.sync.faults
+    assert bool(a.sync.faults) == (nothing is not None)
+    a.ledger.changed_by_others()
+    a.sync.push()
+    assert not a.ledger.changed_by_others()
+
+
+def test_a_removal_dated_in_the_future_is_one_removal_and_told(a: Dom0, b: Dom0, vms: Any) -> None:
+    for host in (a, b):
+        host.add("web1", limit_bytes=5 * GB)
+        host.sync.push()
+    vms.update_one({"_id": "web1"}, {"$set": {"retired_at": utc("2099-01-01")}})
+    for host in (a, b):
+        host.sync.push()
+        assert host.vm("web1").added_at is None
+        assert "retired_at" in host.sync.faults[0]
+    a.add("web1", limit_bytes=6 * GB)
+    for _ in range(2):
+        for host in (a, b):
+            host.sync.push()
+            assert (host.vm("web1").limit_bytes, host.vm("web1").added_at is not None) == (6 * GB, True)
+            assert host.sync.faults == []
+
+
+@pytest.mark.parametrize(
+    "swollen",
+    [
+        {"allow": [f"10.{n // 65536}.{n // 256 % 256}.{n % 256}" for n in range(600_000)]},
+        {f"field{n}": n for n in range(100_000)},
+        {"blocked_reason": "x" * 15_000_000},
+    ],
+    ids=["allow", "unknown fields", "blocked_reason"],
+)
+def test_a_document_without_measure_is_one_line_and_never_read(swollen: dict[str, Any], a: Dom0, vms: Any) -> None:
+    a.add("web1", limit_bytes=5 * GB)
+    a.add("web2", limit_bytes=5 * GB)
+    a.sync.push()
+    vms.replace_one({"_id": "web1"}, {"name": "web1", **swollen, "limit_bytes": 6 * GB})
+    vms.update_one({"_id": "web2"}, {"$set": {"limit_bytes": 6 * GB}})
+    a.sync.push()
+    (fault,) = a.sync.faults
+    assert "web1: too large" in fault
+    assert (a.vm("web1").limit_bytes, a.vm("web1").blocked_reason, a.vm("web1").allow) == (5 * GB, None, None)
+    assert a.vm("web2").limit_bytes == 6 * GB
 
 
 def _following(host: Host, name: str, uri: str) -> Sync:

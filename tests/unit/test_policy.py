@@ -96,3 +96,30 @@ def test_bringing_together_what_agrees_changes_nothing(local: Any, base: Any) ->
 def test_every_field_can_be_checked() -> None:
     assert [field for field in FIELDS if fault(field, None) is not None] == []
     assert [field for field in FIELDS if fault(field, object()) is None] == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("blocked_reason", "x" * 501),
+        ("lifted_until", utc("9500-01-01")),
+    ],
+)
+def test_what_is_beyond_all_measure_is_named_in_a_short_line(field: str, value: object) -> None:
+    found = merge({}, {}, {field: value})
+    assert found.take == {}
+    (fault,) = found.faults
+    assert fault.startswith(f"{field} = ")
+    assert len(fault) < 160
+
+
+def test_of_many_unknown_fields_a_few_are_named_and_the_others_counted() -> None:
+    found = merge({}, {}, {f"field{number}": 1 for number in range(1000)})
+    assert len(found.faults) == 6
+    assert found.faults[-1] == "995 more unknown fields"
+
+
+def test_a_removal_that_is_no_date_is_named() -> None:
+    assert merge({}, {}, {"retired_at": None}).faults == ()
+    assert merge({}, {}, {"retired_at": utc("2026-03-20")}).faults == ()
+    assert merge({}, {}, {"retired_at": "today"}).faults == ("retired_at = 'today': not a date",)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from xenbw import checks
 from xenbw.cli import host, terms
 from xenbw.cli.apply import apply, protected
 from xenbw.cli.command import Command, Context
@@ -70,6 +71,8 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace, context: Context) -> int:
     if options.all and (options.name or options.ip or options.config_file):
         raise UsageError("--all takes no VM, --ip or --config-file", "they belong to one VM")
+    if len(options.ip) > checks.LONGEST_LIST:
+        raise UsageError(f"--ip: {len(options.ip):,} addresses", f"at most {checks.LONGEST_LIST}")
     addresses = tuple(host.given_address(text, context.settings.enforce.protect) for text in options.ip)
     if not (options.all or options.name or attended()):
         raise UsageError("no VM was named", "xenbw addvm VM --limit 500GB, or --all")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
+from xenbw import checks
 from xenbw.cli.accounts import roster
 from xenbw.cli.apply import apply, null_routes
 from xenbw.cli.command import Command, Context
@@ -18,9 +19,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, context: Context) -> int:
+    reason = checks.reason(printable(options.reason.strip()) or "blocked by the admin")
     with context.ledger() as ledger:
         vm = find(ledger, options.name)
-        ledger.set_vm(vm.id, blocked_reason=printable(options.reason.strip()) or "blocked by the admin")
+        ledger.set_vm(vm.id, blocked_reason=reason)
         held = apply(ledger, context)
         routes = null_routes(ledger, roster(ledger, context), context)
     addresses = ", ".join(str(address) for address, name in routes.items() if name == vm.name)

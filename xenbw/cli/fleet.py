@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from xenbw.cli.command import Command, Context
-from xenbw.cli.terminal import say
+from xenbw.cli.terminal import say, warn
 from xenbw.config import Settings
 from xenbw.errors import UsageError
 from xenbw.report.document import Document, dump
@@ -41,8 +41,10 @@ def run(options: Namespace, context: Context) -> int:
 
     now = context.clock.tick().wall
     with closing(Fleet(context.settings)) as fleet:
-        hosts, vms = fleet.hosts(), fleet.usage(now)
-    say(dump(_document(hosts, vms, now)) if options.json else _text(hosts, vms, now, context.settings))
+        hosts, vms, left_out = fleet.hosts(), fleet.usage(now), fleet.left_out(now)
+    for fault in left_out:
+        warn(f"! {fault}")
+    say(dump(_document(hosts, vms, left_out, now)) if options.json else _text(hosts, vms, now, context.settings))
     return 0
 
 
@@ -87,7 +89,7 @@ def _text(hosts: Sequence[HostSeen], vms: Sequence[FleetUsage], now: datetime, s
     return "\n".join(tables)
 
 
-def _document(hosts: Sequence[HostSeen], vms: Sequence[FleetUsage], now: datetime) -> Document:
+def _document(hosts: Sequence[HostSeen], vms: Sequence[FleetUsage], left_out: Sequence[str], now: datetime) -> Document:
     return {
         "generated_at": format_time(now),
         "hosts": [
@@ -111,6 +113,7 @@ def _document(hosts: Sequence[HostSeen], vms: Sequence[FleetUsage], now: datetim
             }
             for vm in vms
         ],
+        "left_out": list(left_out),
     }
 
 

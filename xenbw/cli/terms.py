@@ -56,6 +56,8 @@ def allowed(words: list[str]) -> tuple[Network, ...] | None:
     """Raises UsageError."""
     if words == ["default"]:
         return None
+    if len(words) > checks.LONGEST_LIST:
+        raise UsageError(f"--allow: {len(words):,} addresses and networks", f"at most {checks.LONGEST_LIST}")
     try:
         return checks.some_networks([] if words == ["none"] else words)
     except UsageError:

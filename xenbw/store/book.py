@@ -22,9 +22,11 @@ from pymongo.write_concern import WriteConcern
 
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
-from xenbw.model import Counters
+from xenbw.model import ZERO, Counters
+from xenbw.store import foreign
 from xenbw.store.changes import Chunk
 from xenbw.store.documents import Document, Documents
+from xenbw.store.foreign import LARGEST, LARGEST_DOCUMENT
 from xenbw.store.ledger import Ledger
 from xenbw.store.rows import to_time
 
@@ -121,15 +123,22 @@ class Book:
     # what all hosts write
 
     def policies(self, names: list[str]) -> dict[str, Document | None]:
-        """The documents of these VMs, by name; None for one that Python cannot read, such as one with a date beyond the
-        year 9999. Raises BookError."""
+        """The documents of these VMs, by name; None for one that is larger than any allowance, or that Python cannot
+        read, such as one with a date beyond the year 9999. Raises BookError."""
         try:
-            return {document["_id"]: document for document in self._database.vms.find({"_id": {"$in": names}})}
+            known = [row["_id"] for row in self._database.vms.find({"_id": {"$in": names}}, ["_id"])]
+        except PyMongoError as error:
+            raise self._failed(error) from None
+        return dict.fromkeys(known) | self._readable(known)
+
+    def _readable(self, names: list[str]) -> dict[str, Document]:
+        small = {"$lte": [{"$bsonSize": "$$ROOT"}, LARGEST_DOCUMENT]}
+        try:
+            found = self._database.vms.find({"_id": {"$in": names}, "$expr": small})
+            return {document["_id"]: document for document in found}
         except BSONError:
             middle = len(names) // 2
-            if middle == 0:
-                return dict.fromkeys(names)
-            return self.policies(names[:middle]) | self.policies(names[middle:])
+            return self._readable(names[:middle]) | self._readable(names[middle:]) if middle else {}
         except PyMongoError as error:
             raise self._failed(error) from None
 
@@ -150,26 +159,32 @@ class Book:
         change = {"retired_at": at, "edited_at": at, "edited_by": self._host}
         self._update({"_id": name, "edited_at": {"$not": {"$gt": at}}}, {"$set": change})
 
-    def elsewhere(self, periods: Mapping[str, datetime]) -> dict[str, Counters]:
-        """What other hosts counted for these VMs in these periods. Raises BookError."""
-        counted = ("in_bytes", "out_bytes")
+    def elsewhere(self, periods: Mapping[str, datetime], now: datetime) -> tuple[dict[str, Counters], list[str]]:
+        """What other hosts counted for these VMs in these periods, and what of it is not believed. Raises BookError."""
         wanted = {
             "host": {"$ne": self._host},
             "vm": {"$in": list(periods)},
             "span": "period",
             "start": {"$in": sorted(set(periods.values()))},
             "removed_at": None,
-            **{field: {"$type": ["int", "long"], "$gte": 0} for field in counted},
         }
-        found: dict[str, Counters] = {}
         try:
-            for row in self._database.usage.find(wanted, ["vm", "start", *counted]):
-                if row["start"] == periods[row["vm"]]:
-                    used = Counters(int(row["in_bytes"]), int(row["out_bytes"]))
-                    found[row["vm"]] = found.get(row["vm"], Counters(0, 0)).plus(used)
+            usage = self._database.usage
+            rows = list(usage.aggregate(foreign.by_host(wanted, now), allowDiskUse=True))
+            faults = foreign.named(list(usage.aggregate(foreign.left_out(wanted, now))))
         except PyMongoError as error:
             raise self._failed(error) from None
-        return found
+        found: dict[str, Counters] = {}
+        for row in rows:
+            vm, start, host = (row["_id"][key] for key in ("vm", "start", "host"))
+            if start != periods.get(vm):
+                continue
+            if max(row["in_bytes"], row["out_bytes"]) > foreign.most(start, now):
+                faults.append(foreign.unbelieved(vm, host, row))
+                continue
+            sums = found.get(vm, ZERO).plus(Counters(row["in_bytes"], row["out_bytes"]))
+            found[vm] = Counters(*(min(amount, LARGEST) for amount in sums))
+        return found, faults
 
     def _update(self, which: Document, change: Document, *, upsert: bool = False) -> bool:
         try:

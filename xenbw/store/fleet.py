@@ -9,6 +9,7 @@ from typing import Any
 from pymongo.errors import PyMongoError
 
 from xenbw.model import Counters
+from xenbw.store import foreign
 from xenbw.store.book import Book, BookError
 
 # No period is longer: a month of 31 days, and the hour that daylight saving gives back.
@@ -40,57 +41,58 @@ class Fleet(Book):
 
     def hosts(self) -> list[HostSeen]:
         """Every host that ever wrote to the book, by name. Raises BookError."""
-        try:
-            found = list(self._database.hosts.find().sort("_id"))
-        except PyMongoError as error:
-            raise self._failed(error) from None
-        return [
-            HostSeen(
-                str(row["_id"]),
-                _of(row.get("seen_at"), datetime),
-                _of(row.get("backlog"), int),
-                _of(row.get("version"), str),
-            )
-            for row in found
-        ]
+        known = {"seen_at": foreign.date("seen_at"), "backlog": foreign.whole("backlog")}
+        fields = {"_id": foreign.label(), **known, "version": foreign.text("version")}
+        rows = self._rows("hosts", [{"$sort": {"_id": 1}}, {"$project": fields}])
+        return [HostSeen(row["_id"], row["seen_at"], row["backlog"], row["version"]) for row in rows]
 
     def usage(self, now: datetime) -> list[FleetUsage]:
         """The VMs that were used in their present period, the largest first. Raises BookError.
 
-        A VM's present period is the latest that any host has usage of; one that can be over by now does not count.
+        A VM's present period is the latest that any host has usage of; one that can be over by now does not count, nor
+        does what no host can have passed.
         """
-        wanted = {
-            "span": "period",
-            "start": {"$gt": now - _LONGEST_PERIOD},
-            "removed_at": None,
-            # What was filed under another period leaves zeros behind.
-            "$or": [{"in_bytes": {"$gt": 0}}, {"out_bytes": {"$gt": 0}}],
-        }
-        sums = {"in_bytes": {"$sum": "$in_bytes"}, "out_bytes": {"$sum": "$out_bytes"}}
         each = {"host": "$_id.host", "in_bytes": "$in_bytes", "out_bytes": "$out_bytes"}
         pipeline: list[dict[str, Any]] = [
-            {"$match": wanted},
-            {"$group": {"_id": {"vm": "$vm", "start": "$start", "host": "$host"}, **sums}},
+            *foreign.by_host(_present(now), now),
+            # What was filed under another period leaves zeros behind.
+            {"$match": {"$or": [{"in_bytes": {"$gt": 0}}, {"out_bytes": {"$gt": 0}}], "$nor": [_too_much(now)]}},
             {"$group": {"_id": {"vm": "$_id.vm", "start": "$_id.start"}, "hosts": {"$push": each}}},
             {"$sort": {"_id.start": -1}},
             {"$group": {"_id": "$_id.vm", "start": {"$first": "$_id.start"}, "hosts": {"$first": "$hosts"}}},
         ]
+        found = [_usage(row) for row in self._rows("usage", pipeline)]
+        return sorted(found, key=lambda vm: (-sum(vm.usage), vm.name))
+
+    def left_out(self, now: datetime) -> list[str]:
+        """What of the usage of present periods is not believed, for the admin. Raises BookError."""
+        wanted = _present(now)
+        unbelieved = [*foreign.by_host(wanted, now), {"$match": _too_much(now)}, {"$limit": foreign.NAMED}]
+        return [
+            *foreign.named(self._rows("usage", foreign.left_out(wanted, now))),
+            *(foreign.unbelieved(row["_id"]["vm"], row["_id"]["host"], row) for row in self._rows("usage", unbelieved)),
+        ]
+
+    def _rows(self, collection: str, pipeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
         try:
-            found = [_usage(row) for row in self._database.usage.aggregate(pipeline, allowDiskUse=True)]
+            return list(self._database.get_collection(collection).aggregate(pipeline, allowDiskUse=True))
         except PyMongoError as error:
             raise self._failed(error) from None
-        return sorted(found, key=lambda vm: (-sum(vm.usage), vm.name))
 
     def _failed(self, error: PyMongoError) -> BookError:
         return BookError(super()._failed(error).message, "see [mongodb] in the configuration, and the server's log")
 
 
+def _present(now: datetime) -> dict[str, Any]:
+    return {"span": "period", "start": {"$gt": now - _LONGEST_PERIOD}, "removed_at": None}
+
+
+def _too_much(now: datetime) -> dict[str, Any]:
+    beyond = {"$gt": foreign.most(now - _LONGEST_PERIOD, now)}
+    return {"$or": [{"in_bytes": beyond}, {"out_bytes": beyond}]}
+
+
 def _usage(row: dict[str, Any]) -> FleetUsage:
-    hosts = {str(part["host"]): Counters(part["in_bytes"], part["out_bytes"]) for part in row["hosts"]}
+    hosts = {part["host"]: Counters(part["in_bytes"], part["out_bytes"]) for part in row["hosts"]}
     total = Counters(sum(part.in_bytes for part in hosts.values()), sum(part.out_bytes for part in hosts.values()))
-    return FleetUsage(str(row["_id"]), row["start"], total, dict(sorted(hosts.items())))
-
-
-def _of(value: Any, kind: type[Any]) -> Any:
-    """The value where it is what it should be: anyone with a login can have written it."""
-    return value if isinstance(value, kind) else None
+    return FleetUsage(row["_id"], row["start"], total, dict(sorted(hosts.items())))

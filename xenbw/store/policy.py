@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from xenbw.checks import LONGEST_LIST, LONGEST_REASON
 from xenbw.model import Action, Count
 
 Values = Mapping[str, Any]
@@ -30,6 +31,8 @@ FIELDS = (
 _KNOWN = {*FIELDS, "_id", "name", "edited_at", "edited_by", "retired_at"}
 _LARGEST = 2**63 - 1
 _SHOWN = 60  # letters of what somebody wrote into the book
+_NAMED = 5  # of the fields that are not known
+_YEARS = range(1970, 9000)  # which every time zone can show
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,12 @@ def merge(local: Values, base: Values, book: Values) -> Merge:
     """Bring together this host's fields, those both last agreed on, and the book's document. A value in the book that
     cannot be is as if it were not there: the last good one is kept."""
     take, give, agreed, lost = {}, {}, {}, {}
-    faults = [f"unknown field {field[:_SHOWN]!r}" for field in sorted(book.keys() - _KNOWN)]
+    unknown = sorted(book.keys() - _KNOWN)
+    faults = [f"unknown field {field[:_SHOWN]!r}" for field in unknown[:_NAMED]]
+    if unknown[_NAMED:]:
+        faults.append(f"{len(unknown) - _NAMED:,} more unknown fields")
+    if not isinstance(book.get("retired_at"), datetime | None):
+        faults.append(f"retired_at = {repr(book['retired_at'])[:_SHOWN]}: not a date")
     for field in FIELDS:
         mine, before = local.get(field), base.get(field)
         theirs = book.get(field)
@@ -80,8 +88,14 @@ def fault(field: str, value: Any) -> str | None:
         "warn_percent": (whole and 1 <= value <= 100, "a whole number from 1 to 100"),
         "action": (value in list(Action), "block or warn"),
         "reset_day": (whole and 1 <= value <= 31, "a whole number from 1 to 31"),
-        "allow": (isinstance(value, tuple), "a list of addresses or networks, and not all there is"),
-        "blocked_reason": (isinstance(value, str) and value.isprintable(), "a line of text"),
-        "lifted_until": (isinstance(value, datetime), "a date"),
+        "allow": (
+            isinstance(value, tuple),
+            f"a list of at most {LONGEST_LIST} addresses or networks, and not all there is",
+        ),
+        "blocked_reason": (
+            isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_REASON,
+            f"a line of text of at most {LONGEST_REASON} letters",
+        ),
+        "lifted_until": (isinstance(value, datetime) and value.year in _YEARS, "a date before the year 9000"),
     }[field]
     return None if good else should

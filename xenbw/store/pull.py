@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
+from ipaddress import ip_network
 from typing import Any, Protocol
 
 from xenbw import checks
@@ -17,6 +18,9 @@ from xenbw.store.rows import to_column
 from xenbw.units import format_time
 
 Values = Mapping[str, Any]
+
+_TOLD = 100  # faults
+_CLOCKS = timedelta(minutes=10)  # by which the server's may be ahead of ours
 
 
 class Shelf(Protocol):
@@ -30,7 +34,7 @@ class Shelf(Protocol):
 
     def retire(self, name: str, at: datetime) -> None: ...
 
-    def elsewhere(self, periods: Mapping[str, datetime]) -> dict[str, Counters]: ...
+    def elsewhere(self, periods: Mapping[str, datetime], now: datetime) -> tuple[dict[str, Counters], list[str]]: ...
 
 
 def pull(ledger: Ledger, shelf: Shelf, now: datetime) -> list[str]:
@@ -38,8 +42,8 @@ def pull(ledger: Ledger, shelf: Shelf, now: datetime) -> list[str]:
 
     Raises BookError, LedgerError.
     """
-    for vm_id, (name, retired_at) in ledger.retired().items():
-        shelf.retire(name, retired_at)
+    for vm_id, (name, at) in ledger.retired().items():
+        shelf.retire(name, at)
         ledger.set_vm(vm_id, book_base=None)
     vms = ledger.vms()
     documents, bases = shelf.policies([vm.name for vm in vms.values()]), ledger.bases()
@@ -47,17 +51,18 @@ def pull(ledger: Ledger, shelf: Shelf, now: datetime) -> list[str]:
     for vm in vms.values():
         document = documents.get(vm.name)
         if document is None and vm.name in documents:
-            faults.append(f"the book: {vm.name}: cannot be read; the last good value holds")
+            faults.append(f"the book: {vm.name}: too large, or cannot be read; the last good value holds")
             continue
-        if document is not None and _removed(document, vm):
-            _take_out(ledger, vm, now)
-        elif document is None or "retired_at" in document:
-            if vm.added_at is not None:
-                _enter(ledger, shelf, vm, now)
-        else:
-            faults += _merge(ledger, shelf, vm, json.loads(bases.get(vm.id, "{}")), document, now)
-    _count_elsewhere(ledger, shelf)
-    return faults
+        kept = json.loads(bases.get(vm.id, "{}"))
+        retired_at = None if document is None else document.get("retired_at")
+        if isinstance(retired_at, datetime):
+            faults += _heed_removal(ledger, shelf, vm, kept, retired_at, now)
+        elif document is not None:
+            faults += _merge(ledger, shelf, vm, kept, document, now)
+        elif vm.added_at is not None:
+            _enter(ledger, shelf, vm, now)
+    faults += _count_elsewhere(ledger, shelf, now)
+    return [*faults[:_TOLD], *([f"the book: {len(faults) - _TOLD:,} more faults"] if faults[_TOLD:] else [])]
 
 
 def _local(vm: VM) -> dict[str, Any]:
@@ -75,23 +80,32 @@ def _text(values: Values) -> str:
 def _base(kept: Values) -> dict[str, Any]:
     until, allow = kept.get("lifted_until"), kept.get("allow")
     return {
-        **kept,
-        "allow": None if allow is None else checks.some_networks(allow.split()),
+        **{field: value for field, value in kept.items() if field in policy.FIELDS},
+        "allow": None if allow is None else tuple(ip_network(word) for word in allow.split()),
         "unlimited": bool(kept.get("unlimited")) or None,
         "lifted_until": datetime.fromisoformat(until) if until else None,
     }
 
 
-def _removed(document: Values, vm: VM) -> bool:
-    at = document.get("retired_at")
-    return isinstance(at, datetime) and vm.added_at is not None and vm.added_at <= at
+def _heed_removal(ledger: Ledger, shelf: Shelf, vm: VM, kept: Values, retired_at: datetime, now: datetime) -> list[str]:
+    """The book says that the VM was removed. One that was added since then is entered again: one that was added later
+    than the date, or after this host had taken it out for this very date, which may be one to come."""
+    if vm.added_at is not None:
+        if vm.added_at > retired_at or kept.get("retired_at") == to_column(retired_at):
+            _enter(ledger, shelf, vm, now)
+            return []
+        _take_out(ledger, vm, retired_at, now)
+    if retired_at <= now + _CLOCKS:
+        return []
+    return [f"the book: {vm.name}: retired_at is to come ({format_time(retired_at)}); it is removed already"]
 
 
-def _take_out(ledger: Ledger, vm: VM, now: datetime) -> None:
+def _take_out(ledger: Ledger, vm: VM, retired_at: datetime, now: datetime) -> None:
     """The VM was removed on another host: here it is one that nobody added."""
     with ledger.transaction():
         nothing = dict.fromkeys(policy.FIELDS)
-        ledger.set_vm(vm.id, **{**nothing, "unlimited": False}, added_at=None, book_base=None)
+        base = json.dumps({"retired_at": to_column(retired_at)})
+        ledger.set_vm(vm.id, **{**nothing, "unlimited": False}, added_at=None, book_base=base)
         ledger.record(now, "removed", f"{vm.name}: removed in the book; it is only metered from now on", vm.id)
 
 
@@ -147,12 +161,13 @@ def _shown(value: Any) -> str:
     return "the default" if value is None else str(value)
 
 
-def _count_elsewhere(ledger: Ledger, shelf: Shelf) -> None:
+def _count_elsewhere(ledger: Ledger, shelf: Shelf, now: datetime) -> list[str]:
     known, vms = ledger.elsewhere(), ledger.vms()
     periods = {vm.name: vm.period_start for vm in vms.values() if vm.period_start is not None}
-    found = shelf.elsewhere(periods)
+    found, faults = shelf.elsewhere(periods, now)
     for vm in vms.values():
         used = found.get(vm.name, ZERO)
         # Nothing is worth a row only where there was something.
         if vm.period_start and known.get(vm.id, (vm.period_start, ZERO)) != (vm.period_start, used):
             ledger.set_elsewhere(vm.id, vm.period_start, used)
+    return faults

@@ -114,6 +114,10 @@ class Sync(threading.Thread):
             except XenbwError as error:
                 failures += 1
                 self.problem = str(error)
+            except Exception as error:  # noqa: BLE001 (whatever any login wrote, the next round may find it mended)
+                failures += 1
+                self.problem = f"the book: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                log.debug("the book", exc_info=True)
             self._log_changes(*before)
             self._ending.wait(self._pause(failures))
         if self._book is not None:

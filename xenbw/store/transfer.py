@@ -26,6 +26,7 @@ _MODELS: Mapping[str, Callable[[sqlite3.Row], object]] = {
     "digest": digest_of,
 }
 _LARGEST = 2**63
+_LONGEST_RECORD = 2**20
 
 
 class LedgerCopy(LedgerFile):
@@ -100,6 +101,8 @@ class Filling:
 
     def take(self, text: str) -> None:
         """Put one record in. Raises ValueError, KeyError or TypeError for one that is not a row of this schema."""
+        if len(text) > _LONGEST_RECORD:
+            raise ValueError(f"a record of {len(text):,} letters, and none has more than {_LONGEST_RECORD:,}")
         record = json.loads(text)
         if not isinstance(record, dict):
             raise TypeError("not a record")
