@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import bson
 import pytest
@@ -18,11 +19,13 @@ from tests.mongo.test_fleet import base, with_book
 from tests.support.console import Console, StandIn
 from tests.support.mongoaccess import KEEPER
 from tests.support.mongod import Mongod
+from xenbw import quota
 from xenbw.model import Count, Counters
 
 pytestmark = pytest.mark.mongo
 
-MONTH = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+NOW = datetime.now(UTC)
+MONTH = NOW.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 GB = 2**30
 
 
@@ -219,7 +222,7 @@ def test_vms_come_over_with_their_limits_and_this_months_usage(console: Console,
     assert used(console, "web1") == Counters(300 * GB, 0)
     assert used(console, "ren") == Counters(0, 0)
     assert " ".join(said[0].split()) == "VM ITS LIMIT LIMIT HERE IT COUNTED ADDED TO USAGE MEASURED"
-    assert " ".join(said[1].split()) == "ren 53.7 GB 53.7 GB - 0 B not this month"
+    assert " ".join(said[1].split()) == "ren 53.7 GB 53.7 GB - 0 B not this period"
     assert " ".join(said[2].split()) == f"web1 537 GB 537 GB 322 GB 322 GB {script.now:%Y-%m-%d %H:%M} UTC"
 
 
@@ -229,6 +232,50 @@ def test_what_was_taken_over_counts_in_the_verdict(console: Console, script: Scr
     listed = {vm["name"]: vm for vm in json.loads(console.run("list", "--json").stdout)["vms"]}
     assert (listed["web1"]["state"], listed["web1"]["used_bytes"]) == ("ok", 300 * GB)
     assert listed["ren"]["state"] == "over"
+
+
+@pytest.mark.parametrize("reset_day", [1, 31, (NOW - timedelta(days=3)).day, (NOW + timedelta(days=3)).day])
+@pytest.mark.parametrize("whose", ["everyone's", "its own"])
+def test_of_its_calendar_months_only_what_it_counted_in_the_present_period_is_taken(
+    console: Console, server: Mongod, reset_day: int, whose: str
+) -> None:
+    if whose == "its own":
+        console.run("addvm", "web1", "--limit", "20GB", "--reset-day", str(reset_day))
+    else:
+        config = console.config.read_text()
+        console.config.write_text(config.replace("clock_wait = 0", f"clock_wait = 0\nreset_day = {reset_day}"))
+    script = Script(server)
+    script.watch("web1", 100)
+    start = quota.period_at(script.now, reset_day, ZoneInfo("UTC")).start
+    day = midnight = start.replace(day=1)
+    while day <= script.now:  # a gigabyte a day, from 0 in each calendar month
+        midnight = midnight if day.day > 1 else day
+        script.measure("web1", (day - midnight).days, day)
+        day += timedelta(days=1)
+        if day.day == 1:
+            script.measure("web1", (day - midnight).days, day - timedelta(seconds=1))
+    script.measure("web1", (script.now - midnight).days, script.now)
+    console.done("import-bwmon", script.uri)
+    with console.ledger() as ledger:
+        vm = ledger.vm_named("web1")
+        assert vm is not None
+        assert ledger.usage_in(vm.id, start) == Counters((script.now - start).days * GB, 0)
+    once = snapshot(console)
+    console.done("import-bwmon", script.uri)
+    assert snapshot(console) == once
+
+
+def test_blanks_in_a_hostname_are_dropped_as_the_script_drops_them(console: Console, script: Script) -> None:
+    script.watch("web 2", 20)
+    script.measure("web 2", 7, script.now)
+    script.watch(" web 1", 30)
+    result = console.run("import-bwmon", script.uri)
+    assert (console.vm("web2").limit_bytes, used(console, "web2")) == (20 * GB, Counters(7 * GB, 0))
+    assert console.vm("web1").limit_bytes == 500 * GB
+    assert [line.partition(":")[2] for line in result.stderr.splitlines()] == [
+        " ' web 1' is passed over: 'web1' is web1 too",
+        " 'web 2' is web2: the script compares names without blanks",
+    ]
 
 
 def test_running_it_twice_changes_nothing(console: Console, script: Script) -> None:

@@ -1,4 +1,4 @@
-"""xenbw import-bwmon: take over the VMs of the 2014 script, with their limits and what it counted this month."""
+"""xenbw import-bwmon: take over the VMs of the 2014 script, with their limits and what it counted this period."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from xenbw.cli.terminal import say, warn
 from xenbw.cli.terms import Terms
 from xenbw.cli.transfer import refuse_beside_daemon
 from xenbw.errors import UsageError
-from xenbw.model import VM, Count
+from xenbw.model import VM, Count, Period
 from xenbw.report.table import Column, local_time, render
 from xenbw.roster import allowance_of
 from xenbw.store.ledger import Ledger
@@ -29,7 +29,7 @@ from xenbw.units import format_size
 from xenbw.xen import domaincfg
 
 if TYPE_CHECKING:
-    from xenbw.store.bwmon import Watched
+    from xenbw.store.bwmon import Month, Watched
 
 _COLUMNS = (
     Column("VM"),
@@ -45,12 +45,13 @@ _SOURCE = "mongodb://localhost/bwmon"
 @dataclass(frozen=True)
 class _Step:
     """What is to be done about one VM. terms: columns of its row that change; missing: bytes that the script counted
-    by its last measurement and the ledger lacks, to be added to that hour."""
+    in the period since `since`, by its last measurement, and the ledger lacks, to be added to that hour."""
 
     watched: Watched
     name: str
     before: VM | None
     terms: Terms
+    since: datetime
     hour: datetime
     missing: int
 
@@ -78,17 +79,21 @@ def run(options: Namespace, context: Context) -> int:
         # It would go on from the sums that it has in memory.
         refuse_beside_daemon(context, "nothing was taken over")
     now = context.clock.tick().wall
-    month = now.astimezone(context.settings.period.timezone).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    watched = _usable(bwmon.read(options.source, month.year, month.month))
     look = partial(host.look, listed=host.guests(context), context=context, read=cache(domaincfg.read))
+    known = _known(context)
+
+    def since(name: str) -> datetime:
+        return _period(known.get(name), now, context).start
+
+    watched = _usable(bwmon.read(options.source, _months(now, context), since))
     unborn = options.dry_run and not context.settings.ledger.path.exists()
     with nullcontext() if unborn else context.ledger(create=True) as ledger:
         steps = []
         for name, its in watched.items():
-            before = ledger.vm_named(name) if ledger else None
-            hour = hour_of(min(its.measured_at or now, now))
+            before, hour = known.get(name), hour_of(min(its.measured_at or now, now))
             terms = _terms(its, before, options.overwrite, partial(look, name), context)
-            steps.append(_Step(its, name, before, terms, hour, _missing(its, ledger, before, month, hour)))
+            missing = _missing(its, ledger, before, since(name), hour)
+            steps.append(_Step(its, name, before, terms, since(name), hour, missing))
         if ledger and not options.dry_run and any(step.changes for step in steps):
             with ledger.transaction():
                 for step in steps:
@@ -97,20 +102,46 @@ def run(options: Namespace, context: Context) -> int:
     return 0
 
 
+def _known(context: Context) -> dict[str, VM]:
+    """The VMs that were known before, by their names."""
+    if not context.settings.ledger.path.exists():
+        return {}
+    with context.ledger() as ledger:
+        return {vm.name: vm for vm in ledger.vms().values()}
+
+
+def _period(vm: VM | None, now: datetime, context: Context) -> Period:
+    """The present period of a VM, which may be unknown yet."""
+    default = context.settings.default_allowance
+    reset_day = allowance_of(vm, default).reset_day if vm else default.reset_day
+    return quota.period_at(now, reset_day, context.settings.period.timezone)
+
+
+def _months(now: datetime, context: Context) -> list[Month]:
+    """The calendar months in which present periods lie: this one and the one before."""
+    today = now.astimezone(context.settings.period.timezone)
+    earlier = today.replace(day=1) - timedelta(days=1)
+    return [(earlier.year, earlier.month), (today.year, today.month)]
+
+
 def _usable(found: Iterable[Watched]) -> dict[str, Watched]:
     """Those that can be VMs here, by their names."""
-    usable = {}
-    for its in found:
+    usable: dict[str, Watched] = {}
+    for its in sorted(found, key=lambda its: its.name != its.hostname):
         try:
-            name = vm_name(its.hostname)
+            name = vm_name(its.name)
         except UsageError as error:
             warn(f"note: {its.hostname!r} is passed over: {error.message}")
             continue
         if its.limit_bytes is None:
             warn(f"note: {name} is passed over: its limit there is no number of gigabytes (xenbw addvm adds it)")
+        elif name in usable:
+            warn(f"note: {its.hostname!r} is passed over: {usable[name].hostname!r} is {name} too")
         else:
             usable[name] = its
-    return usable
+            if name != its.hostname.strip():
+                warn(f"note: {its.hostname!r} is {name}: the script compares names without blanks")
+    return dict(sorted(usable.items()))
 
 
 def _terms(its: Watched, before: VM | None, overwrite: bool, look: Callable[[], Sighting], context: Context) -> Terms:
@@ -128,24 +159,22 @@ def _terms(its: Watched, before: VM | None, overwrite: bool, look: Callable[[], 
     return {key: value for key, value in terms.items() if getattr(before, key) != value}
 
 
-def _missing(its: Watched, ledger: Ledger | None, before: VM | None, month: datetime, hour: datetime) -> int:
-    """What the script has counted and the ledger has not. What the ledger has of the month until the last measurement,
+def _missing(its: Watched, ledger: Ledger | None, before: VM | None, since: datetime, hour: datetime) -> int:
+    """What the script has counted and the ledger has not. What the ledger has of the period until the last measurement,
     metered here or taken over before, is in the script's sum too."""
-    hours = ledger.hours(before.id, month) if ledger and before else []
+    hours = ledger.hours(before.id, since) if ledger and before else []
     return max(0, its.used_bytes - sum(sum(usage) for at, usage in hours if at <= hour))
 
 
 def _do(step: _Step, ledger: Ledger, context: Context) -> None:
     if not step.changes:
         return
-    at, settings = context.moment(ledger).at, context.settings
+    at = context.moment(ledger).at
     vm = ledger.meet(step.name, at)
     if step.terms:
         ledger.set_vm(vm.id, added_at=vm.added_at or at, **step.terms)
     if step.missing:
-        reset_day = allowance_of(ledger.meet(step.name, at), settings.default_allowance).reset_day
-        period = quota.period_at(step.hour, reset_day, settings.period.timezone)
-        credit(ledger, vm.id, period.start, step.hour, step.missing)
+        credit(ledger, vm.id, step.since, step.hour, step.missing)
     limit, missing = format_size(step.watched.limit_bytes or 0), format_size(step.missing)
     what = f"limit {limit}, {missing} of usage" if step.terms else f"{missing} of usage"
     ledger.record(at, "added", f"{step.name}: taken over from xen-bandwidth-monitor: {what}", vm.id)
@@ -168,7 +197,7 @@ def _tell(steps: Sequence[_Step], options: Namespace, context: Context) -> None:
                 ("unlimited" if own is None else format_size(own)) + (" (kept)" if own != its.limit_bytes else ""),
                 format_size(its.used_bytes) if its.measured_at else "-",
                 format_size(step.missing),
-                local_time(its.measured_at, zone) if its.measured_at else "not this month",
+                local_time(its.measured_at, zone) if its.measured_at else "not this period",
             )
         )
     say(render(_COLUMNS, rows) if rows else "there is nothing to take over")
@@ -178,4 +207,4 @@ def _tell(steps: Sequence[_Step], options: Namespace, context: Context) -> None:
         say("stop the script's cron job for good, then start xenbwd: systemctl start xenbwd")
 
 
-COMMAND = Command("import-bwmon", "take over VMs, limits and this month's usage of the 2014 script", arguments, run)
+COMMAND = Command("import-bwmon", "take over VMs, limits and this period's usage of the 2014 script", arguments, run)

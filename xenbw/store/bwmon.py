@@ -9,7 +9,7 @@ compared with the same number.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,35 +33,42 @@ _PATIENCE_MS = 5_000
 _LARGEST = 2**63 - 1
 
 
+Month = tuple[int, int]
+Since = Callable[[str], datetime]
+"""since(name): when the VM's present period began."""
+
+
 @dataclass(frozen=True)
 class Watched:
-    """One VM of the script's. limit_bytes None: none that makes sense. used_bytes: what it counted this month, by its
-    last measurement at measured_at; None where it made none."""
+    """One VM of the script's. hostname: as its document has it; name: as it compares it with xentop's, without blanks.
+    limit_bytes None: none that makes sense. used_bytes: what it counted in the present period, by its last measurement
+    at measured_at; None where it made none."""
 
     hostname: str
+    name: str
     limit_bytes: int | None
     used_bytes: int
     measured_at: datetime | None
 
 
-def read(source: str, year: int, month: int) -> list[Watched]:
-    """The VMs by name, with what was counted in that month.
+def read(source: str, months: Collection[Month], since: Since) -> list[Watched]:
+    """The VMs by name, with what was counted since then. months: the calendar months that this may lie in.
 
     source: mongodb:// and the rest of an address, or a folder that mongodump or mongoexport wrote. Raises XenbwError.
     """
     try:
         if source.startswith(("mongodb://", "mongodb+srv://")):
-            return _from_server(source, year, month)
+            return _from_server(source, months, since)
         folder = Path(source)
-        return _watched(_stored(folder, _MACHINES), _stored(folder, _MEASUREMENTS), year, month)
-    except PyMongoError as error:
+        return _watched(_stored(folder, _MACHINES), _stored(folder, _MEASUREMENTS), months, since)
+    except (PyMongoError, BSONError) as error:
         said = " ".join(str(error).split())[:300]
         raise XenbwError(
             f"the script's database: {said}", "or dump it with mongodump, and name the folder that this makes"
         ) from None
 
 
-def _from_server(uri: str, year: int, month: int) -> list[Watched]:
+def _from_server(uri: str, months: Collection[Month], since: Since) -> list[Watched]:
     try:
         client: Any = pymongo.MongoClient(
             uri, serverSelectionTimeoutMS=_PATIENCE_MS, connectTimeoutMS=_PATIENCE_MS, tz_aware=True, appname="xenbw"
@@ -70,8 +77,9 @@ def _from_server(uri: str, year: int, month: int) -> list[Watched]:
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
     try:
-        measured = database[_MEASUREMENTS].find({"timestamp.year": year, "timestamp.month": month})
-        return _watched(database[_MACHINES].find(), measured, year, month)
+        within = [{"timestamp.year": year, "timestamp.month": month} for year, month in months]
+        measured = database[_MEASUREMENTS].find({"$or": within})
+        return _watched(database[_MACHINES].find(), measured, months, since)
     finally:
         client.close()
 
@@ -95,24 +103,57 @@ def _stored(folder: Path, collection: str) -> Iterator[Mapping[str, Any]]:
         raise XenbwError(f"{path}: {error}", "dump it again; nothing was taken over") from None
 
 
+class _Counted:
+    """What the script counted of one VM in one calendar month: its last sum before the present period, and its last."""
+
+    def __init__(self) -> None:
+        self._before: tuple[datetime, int] | None = None
+        self.last: tuple[datetime, int] | None = None
+
+    def take(self, at: datetime, used: int, since: datetime) -> None:
+        if at <= since:
+            self._before = max(self._before or (at, used), (at, used))
+        else:
+            self.last = max(self.last or (at, used), (at, used))
+
+    @property
+    def used_bytes(self) -> int:
+        """In the present period."""
+        before = self._before[1] if self._before else 0
+        return max(0, self.last[1] - before) if self.last else 0
+
+
 def _watched(
-    machines: Iterable[Mapping[str, Any]], measurements: Iterable[Mapping[str, Any]], year: int, month: int
+    machines: Iterable[Mapping[str, Any]],
+    measurements: Iterable[Mapping[str, Any]],
+    months: Collection[Month],
+    since: Since,
 ) -> list[Watched]:
-    newest: dict[Any, tuple[datetime, int]] = {}
+    known = [document for document in machines if isinstance(document.get("hostname"), str)]
+    began = {str(document.get("_id")): since(_name(document["hostname"])) for document in known}
+    counted: dict[str, dict[Month, _Counted]] = {owner: {} for owner in began}
     for document in measurements:
         stamp, owner = document.get("timestamp"), str(document.get("virtual_machine_id"))
         used = _bytes(document.get("cumulative_gigabytes"))
-        if not isinstance(stamp, dict) or used is None:
+        if not isinstance(stamp, dict) or used is None or owner not in counted:
             continue
-        if (stamp.get("year"), stamp.get("month")) == (year, month) and isinstance(stamp.get("time"), datetime):
-            newest[owner] = max(newest.get(owner, (stamp["time"], 0)), (stamp["time"], used))
+        month: Any = (stamp.get("year"), stamp.get("month"))
+        at = stamp.get("time")
+        if month in months and isinstance(at, datetime):
+            counted[owner].setdefault(month, _Counted()).take(at, used, began[owner])
     found = {}
-    for document in machines:
-        name, limit = document.get("hostname"), _bytes(document.get("bandwidth_limit_gigabytes"))
-        if isinstance(name, str):
-            at, used = newest.get(str(document.get("_id")), (None, 0))
-            found[name] = Watched(name, limit or None, used, at)
-    return [found[name] for name in sorted(found)]
+    for document in known:
+        hostname, limit = document["hostname"], _bytes(document.get("bandwidth_limit_gigabytes"))
+        sums = counted[str(document.get("_id"))].values()
+        measured_at = max((one.last[0] for one in sums if one.last), default=None)
+        used = sum(one.used_bytes for one in sums)
+        found[hostname] = Watched(hostname, _name(hostname), limit or None, used, measured_at)
+    return [found[hostname] for hostname in sorted(found)]
+
+
+def _name(hostname: str) -> str:
+    """The name that the script looks for: its bwmon.rb drops all blanks from a hostname before it compares."""
+    return "".join(hostname.split())
 
 
 def _bytes(gigabytes: object) -> int | None:
