@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,7 @@ def test_every_edit_that_is_shown_does_what_is_said(books: Books, server: Mongod
     assert (free.limit_bytes, free.unlimited) == (None, False)
     assert after("Block it")  # and then no more
     assert after("Let it through").lifted_until == utc("2026-04-01")
+    books.clock.go(seconds=(datetime.now(UTC) - books.clock.wall).total_seconds())  # the server dates it by its own
     assert after("Take it out").added_at is None
     assert after("500 GB a period").added_at is not None
 
@@ -183,3 +184,42 @@ def test_a_panel_with_the_role_that_is_shown_reads_all_and_writes_vms_only(tmp_p
             assert page.run("This period", database) == []
             with pytest.raises(OperationFailure):
                 database.usage.insert_one({})
+
+
+def test_a_dom0_with_the_role_that_is_shown_writes_what_it_has_and_empties_nothing(tmp_path: Path) -> None:
+    with Mongod(Access.make(tmp_path, login=True)) as server:
+        page.run("This role may not", server.admin()[KEEPER.database])
+        uri = f"mongodb://{server.host}/?directConnection=true&authSource={KEEPER.database}"
+        books = Books(tmp_path, uri, user="dom0", password=page.PASSWORD)
+        books.live(1)
+        books.sync.push()
+        books.come_and_go(2, 3)
+        digests.fold(books.ledger, BOOT, lambda: (), keep=1)
+        books.sync.push()
+        assert books.sync.faults == []
+        database = server.admin(tz_aware=True)[KEEPER.database]
+        assert database.digests.count_documents({}) == 1
+        assert database.bindings.count_documents({"vm": "web2"}) == 2
+        books.ledger.close()
+        with connect(uri, username="dom0", password=page.PASSWORD) as client:
+            own = client[KEEPER.database]
+            for collection in ("vms", "usage", "events"):
+                with pytest.raises(OperationFailure):
+                    own[collection].delete_many({})
+                with pytest.raises(OperationFailure):
+                    own[collection].drop()
+
+
+def test_a_customer_with_the_view_that_is_shown_reads_usage_of_its_own_vms_alone(tmp_path: Path) -> None:
+    with Mongod(Access.make(tmp_path, login=True)) as server:
+        database = server.admin()[KEEPER.database]
+        database.usage.insert_many([{"vm": "acme-web1"}, {"vm": "web1"}])
+        page.run("by a view of its VMs", database)
+        uri = f"mongodb://{server.host}/?directConnection=true&authSource={KEEPER.database}"
+        with connect(uri, username="acme", password=page.PASSWORD) as client:
+            own = client[KEEPER.database]
+            assert [row["vm"] for row in own.usage_acme.find()] == ["acme-web1"]
+            with pytest.raises(OperationFailure):
+                own.usage.find_one()
+            with pytest.raises(OperationFailure):
+                own.usage_acme.insert_one({"vm": "acme-web1"})

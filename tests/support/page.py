@@ -76,6 +76,9 @@ def _call(target: Any, verb: str, values: list[Any], rest: list[tuple[str, str]]
             return list(target.aggregate(*values))
         case "updateOne":
             return target.update_one(*values[:2], **(values[2] if values[2:] else {}))
+        case "createView":
+            name, source, pipeline = values
+            return target.command("create", name, viewOn=source, pipeline=pipeline)
         case "createUser" | "createRole":
             (command,) = values
             names = {"createUser": "user", "createRole": "role"}
