@@ -14,6 +14,7 @@ from xenbw.errors import XenbwError
 from xenbw.model import Counters, Reading
 from xenbw.net.counters import KernelMeter, MeterError, XentopMeter
 from xenbw.runner import CommandError, Result
+from xenbw.xen.text import decode
 
 CAPTURE = Path("tests/data/xen-4.17/03-many-vifname-longname-oddname")
 
@@ -68,8 +69,10 @@ class Machine:
             "vif8.0": "sp ace:col",
         }
         monkeypatch.setattr("socket.if_nameindex", lambda: [(index, name) for name, index in self.indexes.items()])
+        everything = KernelMeter(CAPTURE / "proc-net-dev.txt").read_all()
         monkeypatch.setattr(
-            "xenbw.net.counters.KernelMeter.read_all", lambda _: KernelMeter.read(MeterAt, vifs(*self.indexes))
+            "xenbw.net.counters.KernelMeter.read_all",
+            lambda _: {name: everything[name] for name in self.indexes if name in everything},
         )
         self.meter = XentopMeter(self.run, self.owner, interval=0.01)
 
@@ -110,6 +113,29 @@ def test_a_domain_whose_networks_do_not_match_its_interfaces_is_left_out(machine
     del machine.bound["vif6.1"]
     assert until(lambda: bool(machine.meter.read(vifs("web0"))))
     assert machine.meter.read(vifs("vif6.0", "web0")).keys() == {"web0"}
+
+
+def test_a_name_that_looks_like_another_domains_lines_does_not_change_what_that_one_is_charged(
+    machine: Machine,
+) -> None:
+    assert isinstance(machine.output, bytes)
+    lines = machine.output.split(b"\n")
+    ren = next(at for at, line in enumerate(lines) if line.strip().startswith(b"ren "))
+    network = lines[ren + 1].replace(b"20036467bytes", b"       7bytes")
+    name = b"\n".join((b"x", lines[ren], network, network, b"NAME STATE CPU(sec)", b"y"))
+    machine.output = machine.output.replace(b"                          web1 --b", name + b" --b")
+    machine.bound["vif1.0"] = decode(name)
+    machine.meter = XentopMeter(machine.run, machine.owner, interval=0.01)
+    assert until(lambda: bool(machine.meter.read(vifs("web0"))))
+    read, kernel = machine.meter.read(vifs(*machine.bound)), MeterAt.read(vifs(*machine.bound))
+    assert read.keys() == kernel.keys()
+    assert all(read[name] == kernel[name] for name in ("web0", "vif1.0"))
+
+
+def test_two_domains_of_one_vm_are_both_counted(machine: Machine) -> None:
+    machine.bound["vif8.0"] = "web1"
+    machine.meter = XentopMeter(machine.run, machine.owner, interval=0.01)
+    assert until(lambda: machine.meter.read(vifs("vif1.0", "vif8.0")).keys() == {"vif1.0", "vif8.0"})
 
 
 def test_an_interface_reborn_since_the_sample_gets_nothing_of_its_past(machine: Machine) -> None:

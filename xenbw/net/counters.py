@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +14,6 @@ from xenbw.errors import XenbwError
 from xenbw.model import Counters, Reading
 from xenbw.runner import Runner
 from xenbw.xen import xentop
-from xenbw.xen.text import base_name
 
 # Seconds. xentop takes a third of a second on a slow host.
 _STALE = 10.0
@@ -89,9 +88,10 @@ def _counters(fields: str) -> Counters:
 class XentopMeter:
     """The same counters by Xen's own tool, which runs in a thread: it takes its time, and may hang.
 
-    owner_of(interface) -> (the domain's name, ifindex) of an interface that is metered. `Net<i>` is the place among the
-    domain's lines in /proc/net/dev, not the devid (xenstat_linux.c): where the number of networks is not that of the
-    domain's interfaces, as with a renamed -emu tap that xentop does not find, nothing is said of the domain.
+    owner_of(interface) -> (the VM's name, ifindex) of an interface that is metered. `Net<i>` is the place among the
+    domain's lines in /proc/net/dev, not the devid (xenstat_linux.c), and a domain has only its name, which may hold
+    anything. So where xentop does not tell whose a number is, as with a renamed -emu tap that it does not find, the
+    kernel's own number is taken, which is the same.
     """
 
     name = "xentop"
@@ -137,26 +137,40 @@ class XentopMeter:
 
 @dataclass(frozen=True)
 class Sample:
-    """One run of xentop, begun at `at`; interfaces: (name, ifindex) in the order of /proc/net/dev."""
+    """One run of xentop, begun at `at`; interfaces: (name, ifindex) in the order of /proc/net/dev. kernel: the counters
+    that xentop reads, by interface, read once more right after it: never below its own, and never above its next."""
 
     at: float
     interfaces: tuple[tuple[str, int], ...]
     domains: tuple[xentop.DomainSample, ...]
+    kernel: Mapping[str, Counters]
 
     def assign(self, owner_of: Callable[[str], tuple[str, int] | None]) -> dict[str, Counters]:
-        """Its counters by interface, where it can be told whose they are."""
+        """Its counters by interface; the kernel's where xentop does not tell which of its numbers are the interface's:
+        of a name that is there twice, or not at all, and of a VM that has interfaces of another domain as well."""
         owned: dict[str, list[str]] = {}
         for interface, ifindex in self.interfaces:
             owner = owner_of(interface)
             # An interface that was reborn under its old name since then has another ifindex.
             if owner is not None and owner[1] == ifindex:
-                owned.setdefault(owner[0], []).append(interface)
-        return {
-            interface: Counters(network.in_bytes, network.out_bytes)
-            for domain in self.domains
-            if len(mine := owned.get(base_name(domain.name), [])) == len(domain.networks)
-            for interface, network in zip(mine, domain.networks, strict=True)
-        }
+                # xentop pads names with blanks.
+                owned.setdefault(owner[0].strip(" "), []).append(interface)
+        named: dict[str, list[xentop.DomainSample]] = {}
+        for domain in self.domains:
+            named.setdefault(domain.name, []).append(domain)
+        found: dict[str, Counters] = {}
+        for name, mine in owned.items():
+            samples = named.get(name, [])
+            networks = samples[0].networks if len(samples) == 1 else ()
+            if len(networks) == len(mine):
+                found |= {
+                    interface: Counters(network.in_bytes, network.out_bytes)
+                    for interface, network in zip(mine, networks, strict=True)
+                }
+            # One more than are known here: which one that is will be known in a moment.
+            elif len(networks) < len(mine):
+                found |= {interface: self.kernel[interface] for interface in mine if interface in self.kernel}
+        return found
 
 
 def look(run: Runner) -> Sample:
@@ -167,5 +181,6 @@ def look(run: Runner) -> Sample:
         raise MeterError(f"xentop: exit status {result.status}", "may the unit use /dev/xen? see examples/xentop.conf")
     indexes = {interface: ifindex for ifindex, interface in before}
     # In the order of /proc/net/dev, which is that of the kernel's list.
-    order = [interface for interface in KernelMeter().read_all() if interface in indexes]
-    return Sample(at, tuple((name, indexes[name]) for name in order), xentop.parse(result.stdout))
+    kernel = KernelMeter().read_all()
+    order = [interface for interface in kernel if interface in indexes]
+    return Sample(at, tuple((name, indexes[name]) for name in order), xentop.parse_once(result.stdout), kernel)

@@ -73,8 +73,28 @@ def parse(output: bytes) -> tuple[DomainSample, ...]:
     with_networks = any(domain.networks for domains in iterations for domain in domains)
     complete = [domains for domains in iterations if _is_complete(domains, with_networks)]
     if not complete:
-        raise XenbwError("cannot read the output of xentop", "run 'xentop -b -f -n -i 1' as root to see it")
+        raise _unreadable()
     return complete[-1]
+
+
+def parse_once(output: bytes) -> tuple[DomainSample, ...]:
+    """The domains that one iteration (`-i 1`) with networks (`-n`) prints, in the order printed; those of which it does
+    not have all networks are left out. Raises XenbwError when there is no header or no domain.
+
+    A name may hold line breaks, and so may look like lines of other domains: a domain of which there seem to be two is
+    perhaps neither. It cannot hide one: the header comes before all names, and a domain's networks follow its own line.
+    """
+    lines = iter(output.split(b"\n"))
+    columns = next((words for line in lines if (words := line.split())[:2] == [b"NAME", b"STATE"]), [])
+    domains = _domains(columns, list(lines)) if columns else ()
+    if not domains:
+        raise _unreadable()
+    whole = (replace(domain, networks=domain.networks[: domain.nets]) for domain in domains)
+    return tuple(domain for domain in whole if domain.nets in (None, len(domain.networks)))
+
+
+def _unreadable() -> XenbwError:
+    return XenbwError("cannot read the output of xentop", "run 'xentop -b -f -n -i 1' as root to see it")
 
 
 def _iterations(output: bytes) -> Iterator[tuple[list[bytes], list[bytes]]]:
