@@ -20,6 +20,8 @@ from xenbw.net.udev import BackendEvent, Event, NetEvent, Overflow
 from xenbw.outsiders import Outsiders
 from xenbw.store import bindings
 from xenbw.store.ledger import Ledger
+from xenbw.xen import identity
+from xenbw.xen.text import AWAY, INCOMING
 from xenbw.xen.xenstore import Answer, Lookup, Survey, VifFacts
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,11 @@ _T = TypeVar("_T")
 
 # libxl gives a hotplug script 40 s (libxl_internal.h, LIBXL_HOTPLUG_TIMEOUT); one that never reports is not waited for.
 _SCRIPT_LIMIT = timedelta(seconds=40)
+# How long a domain is taken to be one that is being received. Its vifs come when all of it is there, and the two hosts
+# have only two words to exchange by then (xl_migrate.c, migrate_receive).
+_HANDOVER = timedelta(seconds=60)
+# How long a new vif's domain is asked for its name each second: toolstacks rename domains, if they do, as these start.
+_NEW = timedelta(seconds=10)
 
 
 @dataclass
@@ -63,12 +70,28 @@ class Census:
         self._names: dict[int, str] = {}
         self._by_ifindex: dict[int, Binding] = {}
         self._waiting: dict[int, _Waiting] = {}
+        # By ifindex: since when a domain has had a name as one that is being received, and whose own name that is.
+        self._received: dict[int, datetime] = {}
+        self._own_name: set[int] = set()
         self._floor: datetime | None = None
 
     @property
     def waiting(self) -> Collection[int]:
         """The ifindexes of interfaces without a known VM yet."""
         return self._waiting.keys()
+
+    def unsettled(self, at: datetime) -> list[Binding]:
+        """The bound interfaces whose domain may get another name at any time: those that are new, and those of domains
+        that are perhaps being received, which get theirs when they may run."""
+        return [
+            binding
+            for ifindex, binding in self._by_ifindex.items()
+            if at - binding.started_at < _NEW
+            or (
+                ifindex not in self._own_name
+                and (ifindex in self._received or self._names.get(binding.vm_id, "").endswith(INCOMING))
+            )
+        ]
 
     @property
     def arriving(self) -> list[tuple[Vif, VifFacts]]:
@@ -182,8 +205,13 @@ class Census:
         all the same: its counters tell what passed. Whether a binding changed."""
         waiting = self._waiting.get(ifindex)
         if waiting is not None and waiting.facts is not None and self._unrecorded(waiting.vif):
-            self._write(waiting.vif, waiting.facts, waiting.seen_at, waiting.since, waiting.baseline)
+            facts, called = waiting.facts, waiting.facts.called or ""
+            # Nothing passes a vif of a domain that is still being received: the name is the VM's own.
+            facts = replace(facts, name=called) if called.endswith(INCOMING) else facts
+            self._write(waiting.vif, facts, waiting.seen_at, waiting.since, waiting.baseline)
         self._waiting.pop(ifindex, None)
+        self._received.pop(ifindex, None)
+        self._own_name.discard(ifindex)
         return self._end(ifindex, at, "vanished")
 
     def _unrecorded(self, vif: Vif) -> bool:
@@ -247,10 +275,11 @@ class Census:
 
     # what xenstore tells
 
-    def ask(self, *, everyone: bool = False) -> None:
-        """Ask xenstore about the interfaces without a VM, or about all of them, since domains can be renamed, and about
-        the domains that have none here."""
+    def ask(self, at: datetime, *, everyone: bool = False) -> None:
+        """Ask xenstore about the interfaces whose VM is not known for sure, or about all of them, since domains can be
+        renamed, and about the domains that have none here."""
         wanted = {(waiting.vif.domid, waiting.vif.devid) for waiting in self._waiting.values()}
+        wanted |= {(binding.domid, binding.devid) for binding in self.unsettled(at)}
         if everyone:
             wanted |= {(binding.domid, binding.devid) for binding in self._by_ifindex.values()}
         for domid, devid in sorted(wanted):
@@ -281,30 +310,48 @@ class Census:
                 changed = self._update(binding, answer.facts, at) or changed
         return changed
 
+    def _whose(self, ifindex: int, facts: VifFacts, present: str | None, at: datetime) -> str | None:
+        """The VM's name; None while that cannot be told. present: the VM that the interface is bound to."""
+        called = facts.called or str(facts.name)
+        if called.endswith(INCOMING):
+            since = self._received.setdefault(ifindex, at)
+            if facts.runs or at - since >= _HANDOVER:
+                self._own_name.add(ifindex)
+                return called
+            return present if present in {called, facts.name} else None
+        self._received.pop(ifindex, None)
+        self._own_name.discard(ifindex)
+        # What the toolstack renames for its own purposes stays whose it was.
+        if present is not None and identity.former(called) == present:
+            return present
+        return called if called.endswith(AWAY) else facts.name
+
     def _bind(self, waiting: _Waiting, facts: VifFacts, at: datetime) -> bool:
         # Before its script is done the vif may still be renamed, and the hook will announce it.
         if waiting.vif.ifindex not in self._waiting:
             return False
-        if facts.hotplug_status != "connected" and at - waiting.seen_at < _SCRIPT_LIMIT:
+        name = self._whose(waiting.vif.ifindex, facts, None, at)
+        if name is None or (facts.hotplug_status != "connected" and at - waiting.seen_at < _SCRIPT_LIMIT):
             waiting.facts = facts
             return False
         vif = replace(waiting.vif, bridge=interfaces.bridge_of(waiting.vif.interface, self._sysfs))
-        self._write(vif, facts, waiting.seen_at, waiting.since, waiting.baseline)
+        self._write(vif, replace(facts, name=name), waiting.seen_at, waiting.since, waiting.baseline)
         del self._waiting[vif.ifindex]
-        if not self.churn.quiet(str(facts.name), at):
+        if not self.churn.quiet(name, at):
             by = "its name: it has no xenbus node" if vif.by_name else "its xenbus node"
-            log.info("%s: bound to %s by %s; no hook announced it", vif.interface, facts.name, by)
+            log.info("%s: bound to %s by %s; no hook announced it", vif.interface, name, by)
         return True
 
     def _update(self, binding: Binding, facts: VifFacts, at: datetime) -> bool:
-        name = self._names.get(binding.vm_id)
+        before = self._names.get(binding.vm_id)
+        name = self._whose(binding.ifindex, facts, before, at)
         ips = addresses.parse(facts.ips)[0]
-        if name == facts.name and (not ips or set(ips) == {str(ip) for ip in binding.ips}):
+        if name is None or (name == before and (not ips or set(ips) == {str(ip) for ip in binding.ips})):
             return False
         vif = Vif(binding.interface, binding.ifindex, binding.kind, binding.domid, binding.devid, binding.bridge, False)
-        self._write(vif, facts, at, at, ZERO)
-        if name != facts.name and not self.churn.quiet(str(facts.name), at):
-            log.info("%s: its domain is now called %s, it was %s", binding.interface, facts.name, name)
+        self._write(vif, replace(facts, name=name), at, at, ZERO)
+        if name != before and not self.churn.quiet(name, at):
+            log.info("%s: its domain is now called %s, it was %s", binding.interface, name, before)
         return True
 
     def _write(self, vif: Vif, facts: VifFacts, at: datetime, since: datetime, baseline: Counters) -> None:

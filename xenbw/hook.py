@@ -19,8 +19,8 @@ from xenbw.net.link import Links
 from xenbw.net.marks import Marks
 from xenbw.pipe import feed
 from xenbw.store import bindings
-from xenbw.xen import hotplug, xswire
-from xenbw.xen.text import base_name, decode
+from xenbw.xen import hotplug, identity, xswire
+from xenbw.xen.text import INCOMING, decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,17 +70,20 @@ class _Facts:
     def __init__(self, call: HotplugCall) -> None:
         self.call = call
         backend = f"/local/domain/0/backend/vif/{call.domid}/{call.devid}"
-        mac, ip, name = xswire.read(
-            (f"{backend}/mac", f"{backend}/ip", f"/local/domain/{call.domid}/name"), _STORE_PATIENCE
-        )
+        store = xswire.Wire(_STORE_PATIENCE)
+        mac, ip = store.read(f"{backend}/mac"), store.read(f"{backend}/ip")
+        name = store.read(f"/local/domain/{identity.served(store, call.domid)}/name")
+        store.close()
         self.starts = call.command in ("online", "add")
         if name is None and self.starts:
             raise XenbwError(f"domain {call.domid} has no name in xenstore", "the daemon will look again")
-        self.name = base_name(decode(name or b""))
+        self.name = name or ""
+        if self.name.endswith(INCOMING) and identity.received():
+            self.name = self.name.removesuffix(INCOMING)
         # A name is bytes to the kernel; one that is no UTF-8 is recorded as it is shown everywhere.
         self.interface = decode(os.fsencode(call.interface))
-        self.mac = decode(mac) if mac else None
-        self.ips, self.not_ips = addresses.parse(call.ips or decode(ip or b""))
+        self.mac = mac or None
+        self.ips, self.not_ips = addresses.parse(call.ips or ip or "")
         self.at = bindings.stamp(time.time())
         self.boot_id = _first_line("/proc/sys/kernel/random/boot_id")
         self.covered = False

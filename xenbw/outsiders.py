@@ -13,6 +13,7 @@ from xenbw.store import unmetered
 from xenbw.store.ledger import Ledger
 from xenbw.store.unmetered import Unmetered
 from xenbw.xen.survey import Outside
+from xenbw.xen.text import base_name
 from xenbw.xen.xenstore import Survey
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 # How long a domain may be without any vif before it counts as one that has none: while it is being built it is named
 # already, and its devices come last (libxl_create.c, domcreate_attach_devices).
 _BEING_BUILT = timedelta(seconds=20)
+# How long a domain is taken to migrate if it has a name such as xl gives those that do: it gets no vif before all of
+# its memory is there.
+_MIGRATING = timedelta(hours=1)
 _EVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -31,6 +35,8 @@ class Outsiders:
         self._known: Mapping[int, Unmetered] | None = None
         # Since when a domid has been without a vif.
         self._bare: Mapping[int, datetime] = {}
+        # Since when a domid has had a name such as those that migrate have.
+        self._moving: Mapping[int, datetime] = {}
         self._trouble = ""
 
     def hear(self, survey: Survey, at: datetime) -> bool:
@@ -48,12 +54,17 @@ class Outsiders:
         found: dict[int, Unmetered] = {}
         met = False
         self._bare = {domain.domid: self._bare.get(domain.domid, at) for domain in survey.domains if _is_bare(domain)}
+        moving = [domain.domid for domain in survey.domains if _called(domain) != base_name(_called(domain))]
+        self._moving = {domid: self._moving.get(domid, at) for domid in moving}
         for domain in survey.domains:
-            vm = self._ledger.vm_named(domain.name)
+            name = _called(domain)
+            if at - self._moving.get(domain.domid, _EVER) < _MIGRATING:
+                continue
+            vm = self._ledger.vm_named(name)
             if (vm is None or vm.id not in known) and at - self._bare.get(domain.domid, _EVER) < _BEING_BUILT:
                 continue
             met = met or vm is None
-            vm = vm or self._ledger.meet(domain.name, at)
+            vm = vm or self._ledger.meet(name, at)
             # Of two domains of a VM, as in a migration to its own host, the one that is seen tells more.
             if vm.id not in found or domain.here:
                 found[vm.id] = Unmetered(not domain.here, _reason(domain))
@@ -63,6 +74,10 @@ class Outsiders:
             unmetered.keep(self._ledger, self._boot_id, found)
         self._known = found
         return met
+
+
+def _called(domain: Outside) -> str:
+    return domain.called or domain.name
 
 
 def _is_bare(domain: Outside) -> bool:

@@ -162,7 +162,8 @@ class Work:
         # Before the first commit moves the mark of when a daemon was last alive.
         self._measure(moment)
         self._reload()
-        self._census.ask()
+        self._census.ask(moment.at)
+        self._ready = True
 
     def _settle_kept(self) -> None:
         """Who was kept blocked since the ledger lacks his block, and is over his allowance by what it has, is blocked
@@ -262,8 +263,7 @@ class Work:
         if names:
             self._census.churn.look(moment.at)
             self._sweep()
-        if names or self._census.waiting:
-            self._census.ask(everyone=names)
+        self._census.ask(moment.at, everyone=names)
         if self._sample_timer.due(elapsed):
             self._ledger.add_readings(self._tally.readings(), moment.at)
         if self._protect_timer.due(elapsed):

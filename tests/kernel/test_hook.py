@@ -111,7 +111,7 @@ def test_the_end_of_the_vif_ends_the_binding(host: Host) -> None:
 
 def test_a_migrating_domain_is_recorded_under_its_own_name(host: Host) -> None:
     host.ledger()
-    host.start("web1--incoming")
+    host.start("web1", received=True)
     assert [vm.name for vm in host.ledger().vms().values()] == ["web1"]
 
 

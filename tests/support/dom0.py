@@ -114,6 +114,10 @@ class Dom0:
         xl = self.bin_dir / "xl"
         xl.write_text(_XL.replace("{socket}", shlex.quote(str(self.store.path))))
         xl.chmod(0o755)
+        # A shell by the name of xl runs a script as a child, as xl does.
+        self.receiver = self.directory / "receiver" / "xl"
+        self.receiver.parent.mkdir()
+        self.receiver.symlink_to("/bin/bash")
 
     def _mounts(self) -> str:
         mine = shlex.quote(str(self.directory))
@@ -162,8 +166,10 @@ class Dom0:
         script: str = "vif-bridge",
         mac: str | None = None,
         config_ips: Sequence[str] | None = None,
+        received: bool = False,
     ) -> Guest:
-        """Create and start a guest, as `xl create` does; ScriptError when a vif script fails.
+        """Create and start a guest, as `xl create` does; ScriptError when a vif script fails. received: as
+        `xl migrate-receive` does it.
 
         `ips` (default: the next of 10.50.0.11, .12, …) are dealt to the vifs in turn; `config_ips` is what the config
         says of them (default: the same; () for a config without `ip=`). `vifname` and `mac` are the first vif's.
@@ -184,6 +190,7 @@ class Dom0:
             for devid in range(vifs)
         ]
         guest = Guest(self, name, str(uuid.uuid4()), cards)
+        guest.received = received
         guest.start(domid)
         return guest
 
@@ -205,9 +212,11 @@ class Dom0:
         """Start a command in dom0, such as a daemon, with its output in a file; it ends with dom0 at the latest."""
         return self.namespace.popen(argv, output=output, env=self._environment(env))
 
-    def run_script(self, command: str, domid: int, card: Card, kind: str = "vif") -> ScriptResult:
+    def run_script(
+        self, command: str, domid: int, card: Card, kind: str = "vif", *, received: bool = False
+    ) -> ScriptResult:
         """Run a vif script as libxl does (libxl_linux.c, libxl__hotplug_nic and get_hotplug_env); for an HVM guest's
-        emulated card, whose kind is "tap", once more."""
+        emulated card, whose kind is "tap", once more. received: from the program that receives a migrating guest."""
         script, vif = f"{_SCRIPTS}/{card.script}", f"vif{domid}.{card.devid}"
         env = {
             "PATH": _SCRIPT_PATH,
@@ -223,8 +232,9 @@ class Dom0:
             **({"INTERFACE": f"{vif}-emu"} if kind == "tap" else {}),
         }
         started = time.monotonic()
+        under = [str(self.receiver), "-c", '"$@"; exit $?', "migrate-receive"] if received else []
         done = self.namespace.run(
-            [script, command, f"type_if={kind}"], env={**env, **self.hook_env}, timeout=_SCRIPT_SECONDS
+            [*under, script, command, f"type_if={kind}"], env={**env, **self.hook_env}, timeout=_SCRIPT_SECONDS
         )
         seconds = time.monotonic() - started
         return ScriptResult(command, card.devid, done.returncode, seconds, done.stdout, done.stderr)

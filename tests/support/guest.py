@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from tests.support.netns import Namespace
 from tests.support.pace import until
@@ -61,7 +62,8 @@ class Guest:
     """A guest over all its lives: name, UUID, MAC and addresses stay, the domid grows.
 
     `scripts` are the runs of its vif scripts, oldest first; `interfaces` are its vifs' names in dom0 by devid. When it
-    is `weighed`, its `scales` capture what passes its first card from its next start on.
+    is `weighed`, its `scales` capture what passes its first card from its next start on. One that is `received` comes
+    from another host: it gets its name when its vifs are there, and runs then.
     """
 
     def __init__(self, dom0: Dom0, name: str, uuid: str, cards: list[Card]) -> None:
@@ -72,6 +74,7 @@ class Guest:
         self.scripts: list[ScriptResult] = []
         self.interfaces: dict[int, str] = {}
         self.weighed = False
+        self.received = False
         self.scales: Scales | None = None
         self._namespace: Namespace | None = None
         self._dom0 = dom0
@@ -106,6 +109,8 @@ class Guest:
         if any(result.returncode for result in results):
             self.destroy()
             raise ScriptError(results)
+        if self.received:
+            self.rename(self.name)
         for card in self.cards:
             self._connect(card)
         if self.weighed:
@@ -142,6 +147,18 @@ class Guest:
         """Stop and start: the same guest under a new domid."""
         self.stop()
         self.start()
+
+    def rename(self, name: str) -> None:
+        """`xl rename` (libxl_domain.c, libxl__domain_rename)."""
+        self.name = name
+        self._dom0.store.write_all({f"/local/domain/{self.domid}/name": name, f"/vm/{self.uuid}/name": name})
+
+    def preserve(self, stamp: str = "-20260801T0840Z") -> None:
+        """It crashed, and is kept (libxl_domain.c, libxl_domain_preserve): the hypervisor's uuid stays the old one."""
+        new = f"/vm/{uuid4()}"
+        self.rename(self.name + stamp)
+        self._dom0.store.write_all({f"/local/domain/{self.domid}/vm": new, f"{new}/uuid": new.removeprefix("/vm/")})
+        self.namespace.ip(*(f"link set eth{card.devid} down" for card in self.cards))
 
     def attach(self, *ips: str) -> Card:
         """A card is attached to the running guest, which has it up at once; its script has yet to run. Returns it."""
@@ -251,18 +268,20 @@ class Guest:
 
     def _run_scripts(self, command: str) -> list[ScriptResult]:
         """All vifs' scripts at once, as libxl runs them."""
+        run = partial(self._dom0.run_script, command, self.domid, received=self.received and command == "online")
         with ThreadPoolExecutor() as pool:
-            results = list(pool.map(partial(self._dom0.run_script, command, self.domid), self.cards))
+            results = list(pool.map(run, self.cards))
         self.scripts += results
         return results
 
     def _domain_nodes(self) -> dict[str, str]:
         domain, vm = f"/local/domain/{self.domid}", f"/vm/{self.uuid}"
+        name = f"{self.name}--incoming" if self.received else self.name
         return {
-            f"{vm}/name": self.name,
+            f"{vm}/name": name,
             f"{vm}/uuid": self.uuid,
             f"{domain}/vm": vm,
-            f"{domain}/name": self.name,
+            f"{domain}/name": name,
             f"{domain}/domid": str(self.domid),
             f"{domain}/memory/target": str(128 * 1024),
         }

@@ -122,7 +122,7 @@ def test_nothing_a_guest_can_write_is_read(server: Xenstored, store: XenStore) -
     )
     store.vif(7, 0)
     read = {path for _, path in server.seen}
-    domain = {"/local/domain/7/name", "/local/domain/7/vm"}
+    domain = {"/local/domain/7/name", "/local/domain/7/vm", "/local/domain/7/target"}
     assert domain < read
     assert all(path.startswith("/local/domain/0/backend/vif/7/0/") for path in read - domain)
     assert "/local/domain/0/backend/vif/7/0/frontend" not in read

@@ -19,6 +19,7 @@ from pyxs.exceptions import PyXSError
 
 from xenbw.errors import XenbwError
 from xenbw.xen.text import decode
+from xenbw.xen.xswire import owner_of
 
 _SOCKETS = ("/run/xenstored/socket", "/var/run/xenstored/socket")
 _DIRECTORY_PART = 22  # xen/include/public/io/xs_wire.h; younger than pyxs
@@ -58,6 +59,11 @@ class Connection:
         """The value at `path`, None when absent. Raises StoreError."""
         value = self._ask(Op.READ, path, b"", deadline)
         return None if value is None else decode(value)
+
+    def owner(self, path: str, deadline: float) -> int | None:
+        """The domain that owns the node at `path`, None when absent. Raises StoreError."""
+        permissions = self._ask(Op.GET_PERMS, path, b"", deadline)
+        return None if permissions is None else owner_of(permissions)
 
     def children(self, path: str, deadline: float) -> list[bytes]:
         """The names of what is below `path`; none where there is no such path. Raises StoreError."""

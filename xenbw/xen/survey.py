@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from xenbw.xen import identity
 from xenbw.xen.connection import StoreError
-from xenbw.xen.text import base_name
 
 # Seconds. A thousand domains are some thousands of requests, each of some microseconds.
 _LIMIT = 30.0
@@ -21,9 +21,11 @@ _BACKEND = re.compile(r"/local/domain/(\d+)/backend/vif/", re.ASCII)
 
 
 class Store(Protocol):
-    """What is asked. None and an empty set are what there is not; both raise StoreError."""
+    """What is asked. None and an empty set are what there is not; all raise StoreError."""
 
     def read(self, path: str) -> str | None: ...
+
+    def owner(self, path: str) -> int | None: ...
 
     def numbers(self, path: str) -> set[int]: ...
 
@@ -33,17 +35,18 @@ class Outside:
     """A running domain of which this dom0 does not see all traffic.
 
     here: how many vifs it has in this dom0. elsewhere: (devid, domid of the driver domain, its name) of each of its
-    vifs whose backend another domain has.
+    vifs whose backend another domain has. called: the domain's name as it stands there, while `name` is the VM's.
     """
 
     domid: int
     name: str
     here: int
     elsewhere: tuple[tuple[int, int, str | None], ...]
+    called: str = field(default="", compare=False)
 
 
 def survey(store: Store) -> tuple[Outside, ...]:
-    """The running domains, but for dom0, that have no vif here or some elsewhere. Raises StoreError."""
+    """The running VMs' domains that have no vif here or some elsewhere. Raises StoreError."""
     return tuple(_outside(store))
 
 
@@ -52,9 +55,13 @@ def _outside(store: Store) -> Iterator[Outside]:
     for domid in sorted(store.numbers("/local/domain") - {0}):
         here = store.numbers(f"/local/domain/0/backend/vif/{domid}")
         elsewhere = tuple(_elsewhere(store, domid, here))
-        # Of a domain that is being destroyed the name goes first.
-        if (not here or elsewhere) and (name := base_name(store.read(f"/local/domain/{domid}/name") or "")):
-            yield Outside(domid, name, len(here), elsewhere)
+        if not here or elsewhere:
+            called, vm = (store.read(f"/local/domain/{domid}/{key}") for key in ("name", "vm"))
+            # Of a domain that is being destroyed the name goes first.
+            name = identity.vm_name(store, called, vm) if called else ""
+            dead = called is not None and identity.preserved(called) == name
+            if called and name and not dead and not identity.helps(store, domid):
+                yield Outside(domid, name, len(here), elsewhere, called)
         if time.monotonic() > limit:
             raise StoreError("xenstored is too slow to look at every domain", "systemctl status xen.service says more")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-# xl names a migrating domain so: tools/xl/xl_vmcontrol.c (receiver), tools/xl/xl_migrate.c (sender).
-_MIGRATION_SUFFIXES = ("--incoming", "--migratedaway")
+# What xl calls a domain that it receives, until it may run (tools/xl/xl_vmcontrol.c, create_domain; xl_migrate.c,
+# migrate_receive: it gets its name first and is unpaused then), and one that the other host has (migrate_domain).
+INCOMING, AWAY = "--incoming", "--migratedaway"
 
 
 def decode(raw: bytes) -> str:
@@ -12,8 +13,9 @@ def decode(raw: bytes) -> str:
 
 
 def base_name(name: str) -> str:
-    """The VM's own name: `name` without the one suffix that xl appends while the domain migrates."""
-    for suffix in _MIGRATION_SUFFIXES:
+    """`name` without the one suffix that xl appends while a domain migrates. A VM may have such a name as its own: see
+    xen/identity.py."""
+    for suffix in (INCOMING, AWAY):
         if name.endswith(suffix):
             return name.removesuffix(suffix)
     return name

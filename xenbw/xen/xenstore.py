@@ -11,22 +11,27 @@ import socket
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
+from xenbw.xen import identity
 from xenbw.xen.connection import Connection, StoreError, default_socket
 from xenbw.xen.survey import Outside, survey
-from xenbw.xen.text import base_name
 
 __all__ = ["Answer", "Lookup", "StoreError", "Survey", "VifFacts", "XenStore", "default_socket"]
+
+_CONNECTED = "4"  # xen/include/public/io/xenbus.h, XenbusStateConnected
 
 
 @dataclass(frozen=True)
 class VifFacts:
     """A vif as xenstore knows it; None is what xenstore does not say.
 
-    `name` is the VM's own name, without xl's migration suffixes. `ips` is the backend's `ip` as it was configured:
-    addresses separated by spaces, perhaps with prefix lengths, "" when none. `interface` is the configured `vifname`.
+    `name` is the VM's own name, without xl's migration suffixes and what libxl calls a crashed domain that is kept; for
+    the vif of a stub device model, its guest's. `called` is that domain's name as it stands there. `runs`: the guest
+    has connected the vif, so its domain is not one that is still being received. `ips` is the backend's `ip` as it was
+    configured: addresses separated by spaces, perhaps with prefix lengths, "" when none. `interface` is the configured
+    `vifname`.
     """
 
     domid: int
@@ -39,6 +44,8 @@ class VifFacts:
     hotplug_status: str | None
     interface: str | None
     script: str | None
+    called: str | None = field(default=None, compare=False)
+    runs: bool = field(default=False, compare=False)
 
 
 class XenStore:
@@ -62,6 +69,10 @@ class XenStore:
         """The value at `path` (a relative path is below /local/domain/0), None when absent. Raises StoreError."""
         return self._connection.read(path, time.monotonic() + self._timeout)
 
+    def owner(self, path: str) -> int | None:
+        """The domain that owns the node at `path`, None when absent. Raises StoreError."""
+        return self._connection.owner(path, time.monotonic() + self._timeout)
+
     def numbers(self, path: str) -> set[int]:
         """The children of `path` whose names are numbers; none where there is no such path. Debian's vif-bridge puts
         others beside the domains (xen-network-common.sh, set_mtu of a renamed vif). Raises StoreError."""
@@ -73,23 +84,25 @@ class XenStore:
 
         The keys are read one by one: of a vif that is going away, some may be missing already.
         """
-        deadline = time.monotonic() + self._timeout
+        store = _InTime(self._connection, time.monotonic() + self._timeout)
 
         def backend(key: str) -> str | None:
-            return self._connection.read(f"/local/domain/0/backend/vif/{domid}/{devid}/{key}", deadline)
+            return store.read(f"/local/domain/0/backend/vif/{domid}/{devid}/{key}")
 
         frontend_id = backend("frontend-id")
         if frontend_id is None:
             return None
         if not (frontend_id.isascii() and frontend_id.isdigit()):
             raise StoreError(f"backend/vif/{domid}/{devid}: frontend-id is {frontend_id!r}, not a domid")
-        domain = f"/local/domain/{int(frontend_id)}"
-        name = self._connection.read(f"{domain}/name", deadline)
-        vm = self._connection.read(f"{domain}/vm", deadline)
+        state = backend("state")
+        # Read after the state: a domain that is being received gets its name before it may run.
+        whose = identity.served(store, int(frontend_id))
+        called = store.read(f"/local/domain/{whose}/name")
+        vm = store.read(f"/local/domain/{whose}/vm")
         return VifFacts(
             domid=int(frontend_id),
             devid=devid,
-            name=base_name(name) if name else None,
+            name=identity.vm_name(store, called, vm) if called else None,
             uuid=vm.removeprefix("/vm/") if vm else None,
             mac=backend("mac"),
             ips=backend("ip") or "",
@@ -97,7 +110,23 @@ class XenStore:
             hotplug_status=backend("hotplug-status"),
             interface=backend("vifname") or None,
             script=backend("script"),
+            called=called or None,
+            # A stub runs before its guest does.
+            runs=state == _CONNECTED and whose == int(frontend_id),
         )
+
+
+class _InTime:
+    """What identity asks: all of it until one deadline."""
+
+    def __init__(self, connection: Connection, deadline: float) -> None:
+        self._connection, self._deadline = connection, deadline
+
+    def read(self, path: str) -> str | None:
+        return self._connection.read(path, self._deadline)
+
+    def owner(self, path: str) -> int | None:
+        return self._connection.owner(path, self._deadline)
 
 
 @dataclass(frozen=True)

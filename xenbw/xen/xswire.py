@@ -10,11 +10,9 @@ import _socket  # socket without the enums and selectors around it, which take 5
 import os
 import sys
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from xenbw.xen.text import decode
 
-_XS_READ = 2
+_XS_READ, _XS_GET_PERMS = 2, 3
 _HEADER = 16  # type, req_id, tx_id, len: four 32-bit words in the machine's own order
 # xs_wire.h, XENSTORE_PAYLOAD_MAX
 _LONGEST = 4096
@@ -25,33 +23,54 @@ def socket_path() -> str:
     return os.environ.get("XENSTORED_PATH") or "/run/xenstored/socket"
 
 
-def read(paths: Iterable[str], timeout: float) -> list[bytes | None]:
-    """The values at these paths, None for each that is absent. Raises OSError when xenstored is not there or silent."""
-    stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    try:
-        stream.settimeout(timeout)
-        stream.connect(socket_path())
-        return [_ask(stream, path) for path in paths]
-    finally:
-        stream.close()
+def owner_of(permissions: bytes) -> int | None:
+    """The domid in the first entry of a node's permissions, such as b"n0" (docs/misc/xenstore.txt, GET_PERMS)."""
+    digits = permissions.split(b"\0", 1)[0][1:]
+    return int(digits) if digits.isdigit() else None
 
 
-def _ask(stream: _socket.socket, path: str) -> bytes | None:
-    body = path.encode() + b"\0"
-    stream.sendall(b"".join(word.to_bytes(4, sys.byteorder) for word in (_XS_READ, 0, 0, len(body))) + body)
-    header = _receive(stream, _HEADER)
-    kind, length = (int.from_bytes(header[at : at + 4], sys.byteorder) for at in (0, 12))
-    if length > _LONGEST:
-        raise OSError("xenstored: reply too long")
-    value = _receive(stream, length)
-    return value if kind == _XS_READ else None
+class Wire:
+    """A connection to xenstored on which each wait ends after `timeout` seconds. Every call raises OSError when
+    xenstored is not there or silent."""
 
+    def __init__(self, timeout: float) -> None:
+        self._stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        try:
+            self._stream.settimeout(timeout)
+            self._stream.connect(socket_path())
+        except OSError:
+            self._stream.close()
+            raise
 
-def _receive(stream: _socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = stream.recv(size - len(data))
-        if not part:
-            raise OSError("xenstored closed the connection")
-        data += part
-    return data
+    def close(self) -> None:
+        self._stream.close()
+
+    def read(self, path: str) -> str | None:
+        """The value at `path`, None when absent."""
+        value = self._ask(_XS_READ, path)
+        return None if value is None else decode(value)
+
+    def owner(self, path: str) -> int | None:
+        """The domain that owns the node at `path`, None when absent."""
+        permissions = self._ask(_XS_GET_PERMS, path)
+        return None if permissions is None else owner_of(permissions)
+
+    def _ask(self, operation: int, path: str) -> bytes | None:
+        body = path.encode() + b"\0"
+        words = (operation, 0, 0, len(body))
+        self._stream.sendall(b"".join(word.to_bytes(4, sys.byteorder) for word in words) + body)
+        header = self._receive(_HEADER)
+        kind, length = (int.from_bytes(header[at : at + 4], sys.byteorder) for at in (0, 12))
+        if length > _LONGEST:
+            raise OSError("xenstored: reply too long")
+        value = self._receive(length)
+        return value if kind == operation else None
+
+    def _receive(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            part = self._stream.recv(size - len(data))
+            if not part:
+                raise OSError("xenstored closed the connection")
+            data += part
+        return data
