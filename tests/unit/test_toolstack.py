@@ -108,6 +108,11 @@ def test_guests_are_all_but_domain_0() -> None:
     assert guests(listed) == (Domain("web1", 1), Domain("off", None))
 
 
+def test_a_domain_that_was_destroyed_is_no_guest() -> None:
+    listed = parse_list(HEADER + xl_row("web1", 4) + xl_row("Zombie-old", 3, "----cd") + xl_row("db1", 5, "---s--"))
+    assert guests(listed) == (Domain("web1", 4), Domain("db1", 5))
+
+
 @pytest.mark.parametrize(
     "garbage", [b"", b"\xff\xfe\0", b"Error: Unable to connect to xend\n", xl_row("web1", 4), HEADER]
 )

@@ -14,7 +14,7 @@ from xenbw.cli.apply import apply, protected
 from xenbw.cli.command import Command, Context
 from xenbw.cli.host import Guests, Sighting
 from xenbw.cli.interview import ask_name, ask_terms
-from xenbw.cli.names import vm_name
+from xenbw.cli.names import meant, vm_name
 from xenbw.cli.terminal import attended, say, warn
 from xenbw.cli.terms import Terms
 from xenbw.clock import boot_id
@@ -110,7 +110,8 @@ def _wish_for_all(options: Namespace, scene: _Scene) -> list[_Wish]:
 
 
 def _wish_for_one(options: Namespace, addresses: tuple[Address, ...], scene: _Scene) -> list[_Wish]:
-    def look(name: str) -> Sighting:
+    def look(typed: str) -> Sighting:
+        name = meant(typed, {*scene.guests.names, *scene.vms})
         sighting = host.look(name, scene.guests, scene.context, options.config_file, macs=scene.macs(name))
         if not options.force and (options.config_file or not scene.added(name)):
             host.check(sighting, scene.guests, scene.vms, scene.context)

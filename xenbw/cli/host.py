@@ -13,9 +13,8 @@ from xenbw.enforce.desired import is_protected
 from xenbw.errors import UsageError, XenbwError
 from xenbw.model import Address, Binding, Network
 from xenbw.report.table import Column, render
-from xenbw.xen import domaincfg, domainfind, toolstack
+from xenbw.xen import domaincfg, domainfind, toolstack, vmnames
 from xenbw.xen.domaincfg import DomainConfig
-from xenbw.xen.text import base_name
 
 _LIST_LIMIT = 10.0
 _THIS_NETWORK = ip_network("0.0.0.0/8")  # RFC 1122, 3.2.1.3: no host's address
@@ -31,12 +30,13 @@ class Guests:
 
 
 def guests(context: Context) -> Guests:
-    """Ask xl or xm."""
+    """Ask xl or xm, and xenstore whose the domains are."""
     try:
-        listed = toolstack.detect(context.settings.toolstack.command, context.run).list(timeout=_LIST_LIMIT)
+        tools = toolstack.detect(context.settings.toolstack.command, context.run)
+        listed = toolstack.guests(tools.list(timeout=_LIST_LIMIT))
     except XenbwError as error:
         return Guests((), error)
-    return Guests(tuple(dict.fromkeys(base_name(domain.name) for domain in toolstack.guests(listed))))
+    return Guests(tuple(dict.fromkeys(vmnames.of(listed, xend=tools.command == "xm"))))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xenbw.errors import UsageError, XenbwError
 from xenbw.runner import Runner
@@ -15,7 +15,8 @@ from xenbw.xen.text import decode
 # xl prints "%-40s %5d %5lu %5d     rbpscd  %8.1f" (tools/xl/xl_info.c), xm the same columns with other gaps
 # (tools/python/xen/xm/main.py, xm_brief_list).
 _RUNNING = re.compile(
-    rb"(?P<name>.*?) +(?P<domid>\d+) +(?P<mem>\d+) +(?P<vcpus>\d+)(?: +[-?A-Za-z]{6}| {11}) +(?P<time>\d+\.\d) *"
+    rb"(?P<name>.*?) +(?P<domid>\d+) +(?P<mem>\d+) +(?P<vcpus>\d+)"
+    rb"(?: +(?P<state>[-?A-Za-z]{6})| {11}) +(?P<time>\d+\.\d) *"
 )
 # xm lists a managed domain that is powered off with five blanks for the ID and ten for the state; tried first, since
 # the name's last word may be a number and stand where _RUNNING looks for the ID.
@@ -27,10 +28,21 @@ _NAMELESS = b"(null)"
 
 @dataclass(frozen=True)
 class Domain:
-    """A line of the list. `domid` is None for a managed domain that is powered off (xm only)."""
+    """A line of the list. `domid` is None for a managed domain that is powered off (xm only).
+
+    `name` has no blanks at its end: the list fills its column with them, and a VM's own cannot be told from those.
+    `state` is six letters, dashes or question marks, "" where none is printed: running, blocked, paused, shut down,
+    crashed, dying.
+    """
 
     name: str
     domid: int | None
+    state: str = field(default="", compare=False)
+
+    @property
+    def dying(self) -> bool:
+        """Whether it was destroyed, and is still listed: xend calls it Zombie-NAME."""
+        return self.state.endswith("d")
 
 
 def parse_list(output: bytes) -> tuple[Domain, ...]:
@@ -49,8 +61,8 @@ def parse_list(output: bytes) -> tuple[Domain, ...]:
 
 
 def guests(domains: Iterable[Domain]) -> tuple[Domain, ...]:
-    """The domains that are VMs: all but Domain-0."""
-    return tuple(domain for domain in domains if domain.domid != 0)
+    """The domains that may be VMs: all but Domain-0 and those that were destroyed."""
+    return tuple(domain for domain in domains if domain.domid != 0 and not domain.dying)
 
 
 @dataclass(frozen=True)
@@ -90,8 +102,9 @@ def detect(setting: str, run: Runner, which: Callable[[str], str | None] = shuti
 
 
 def _domain(row: re.Match[bytes]) -> Domain:
-    domid = row.groupdict().get("domid")
-    return Domain(decode(row["name"].rstrip(b" ")), None if domid is None else int(domid))
+    more = row.groupdict()
+    domid, state = more.get("domid"), more.get("state") or b""
+    return Domain(decode(row["name"].rstrip(b" ")), None if domid is None else int(domid), decode(state))
 
 
 def _unreadable(what: str) -> XenbwError:
