@@ -98,6 +98,15 @@ def test_of_two_domains_of_a_vm_the_one_that_is_seen_in_part_tells(ledger: Ledge
         assert told(ledger)["web1"][0] is False
 
 
+def test_a_domain_that_migrates_is_not_told_of_as_its_vm_or_as_another(ledger: Ledger, outsiders: Outsiders) -> None:
+    moving = Outside(4, "web1", 0, (), "web1--incoming")
+    for at in (NOW, LATER, LATER + timedelta(minutes=30)):
+        outsiders.hear(Survey((moving,)), at)
+    assert ledger.vms() == {}
+    outsiders.hear(Survey((moving,)), NOW + timedelta(hours=1))
+    assert told(ledger).keys() == {"web1--incoming"}
+
+
 @pytest.mark.usefixtures("novif")
 def test_who_is_seen_again_or_gone_is_forgotten(ledger: Ledger, outsiders: Outsiders) -> None:
     outsiders.hear(Survey(()), NOW)

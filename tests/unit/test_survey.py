@@ -64,6 +64,14 @@ def test_a_migrating_domain_has_the_vm_s_name_and_one_without_a_name_is_not_told
     assert survey(store) == (Outside(8, "web1", 0, ()),)
 
 
+def test_helpers_of_the_host_and_of_guests_and_crashed_domains_are_no_vms(server: Xenstored, store: XenStore) -> None:
+    helpers = {4: "web1-dm", 5: "netdrv", 6: "Xenstore", 8: "web1-20260801T0840Z"}
+    server.write_all({f"/local/domain/{domid}/name": name for domid, name in helpers.items()})
+    server.write_all({"/local/domain/4/target": "7", "/local/domain/5/libxl": "", "/tool/xenstored/domid": "6"})
+    server.write_all({"/local/domain/8/vm": "/vm/new", "/local/domain/9/name": "x-dm"})
+    assert survey(store) == (Outside(9, "x-dm", 0, ()),)
+
+
 def test_only_numbers_are_domains(server: Xenstored, store: XenStore) -> None:
     server.write_all({"/local/domain/web0/device/vif/web0/mtu": "1500"})
     assert survey(store) == ()
