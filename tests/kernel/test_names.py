@@ -48,6 +48,7 @@ def test_names_that_differ_by_blanks_at_their_ends_are_two_vms(running: Host) ->
     assert first.ping("10.50.0.2", timeout=2)
     limits = {vm["name"]: vm["limit_bytes"] for vm in json.loads(running.xenbw("list", "--json").stdout)["vms"]}
     assert limits == {"n10": None, "n10 ": 5 * 10**9}
+    assert {line.split("  ")[0] for line in running.xenbw("list").stdout.splitlines()} >= {"n10 *", "'n10 '"}
 
 
 def test_an_allowance_for_a_name_typed_without_its_blank_is_the_vms_that_has_it(running: Host) -> None:

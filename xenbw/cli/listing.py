@@ -11,7 +11,7 @@ from xenbw.cli.terminal import say, warn
 from xenbw.config import Settings
 from xenbw.report.account import Account
 from xenbw.report.document import dump, listing
-from xenbw.report.table import Column, local_time, render
+from xenbw.report.table import Column, local_time, render, whole
 from xenbw.units import format_size
 
 _COLUMNS = (
@@ -60,7 +60,7 @@ def text(found: Sequence[Account], settings: Settings) -> str:
 def _row(account: Account, settings: Settings) -> tuple[str, ...]:
     limit, percent = account.allowance.limit_bytes, account.percent
     return (
-        account.vm.name if account.vm.added_at else f"{account.vm.name} *",
+        whole(account.vm.name) if account.vm.added_at else f"{whole(account.vm.name)} *",
         account.standing.state,
         "yes" if account.running else "no",
         _counted(account, account.usage.in_bytes),

@@ -28,6 +28,11 @@ def printable(text: str) -> str:
     )
 
 
+def whole(name: str) -> str:
+    """A VM's name for a screen: in quotes if it has blanks at its ends, which nobody would see."""
+    return name if name == name.strip() else f"'{name}'"
+
+
 def width(text: str) -> int:
     """How many columns of a terminal printable text takes: two for East Asian wide characters (UAX #11), none for
     marks that combine with the one before."""
