@@ -14,7 +14,6 @@ from xenbw.xen import identity
 from xenbw.xen.xenstore import XenStore
 from xenbw.xen.xswire import Wire
 
-
 TARGET = "/local/domain/5/target"
 
 
