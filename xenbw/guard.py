@@ -78,7 +78,6 @@ class Guard:
         self._applied: dict[str, Desired] = {}  # by the method's name
         self._addresses: dict[int, set[Address]] | None = None
         self._networks_told: tuple[list[str], tuple[str, ...]] | None = None
-        self._has_turn = False
         self._links = Links(str(settings.daemon.run_dir))
 
     # judging
@@ -204,15 +203,12 @@ class Guard:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Keep hooks from changing null routes meanwhile; once only, for to seal may be to find another VM over."""
+        """Keep hooks from changing null routes meanwhile."""
         locks: list[int] = []
-        if not self._has_turn:
-            gate.take_turn(str(self.settings.daemon.run_dir), locks)
-        before, self._has_turn = self._has_turn, True
+        gate.take_turn(str(self.settings.daemon.run_dir), locks)
         try:
             yield
         finally:
-            self._has_turn = before
             for lock in locks:
                 os.close(lock)
 

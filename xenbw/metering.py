@@ -153,15 +153,16 @@ class Metering:
         arriving: Collection[Port],
         blocked: Container[int],
         allow: Exceptions,
-        count: Callable[[], None],
+        count: Callable[[], object],
     ) -> None:
         """See that every live interface has our chains as they should be, and those of blocked VMs their seal, open for
         what they are allowed, by their ids; so have
         those that are arriving and bound to no VM yet. With another meter than nft, only what is sealed has chains.
         Raises MeterError.
 
-        count() reads all counters and credits what passed. It is called where something passed by ours, after they were
-        taken away, so that it goes by the kernel's; and right after ours began, since what passes before is bridged.
+        count() reads all counters and credits what passed, and changes nothing else. It is called where something
+        passed by ours, after they were taken away, so that it goes by the kernel's; and right after ours began, since
+        what passes before is bridged.
         """
         if self._chains is None:
             return

@@ -92,6 +92,7 @@ class Work:
         self._guard.latch = self._latches.keep
         self._choose_meter()
         self._ceilings: dict[int, tuple[Count, float]] = {}
+        self._crossed: set[int] = set()  # VMs to be judged: found to have crossed something while others were blocked
         self._missed = False  # an event could not be taken note of
         self._complaints = Complaints()
         self._complaints.of("the ledger's damage", ledger.damage)
@@ -115,7 +116,7 @@ class Work:
         section = self.settings.meter
         self._metering.choose(section.source, lambda: XentopMeter(self._run, self._census.owner_of, section.interval))
         self._guard.meter = self._metering.meter.name
-        self._guard.seal = self._seal if self._metering.seals else None
+        self._guard.seal = self._keep_in_any_case if self._metering.seals else None
 
     def _now(self) -> Moment:
         before, earlier = self._moment, self._tick
@@ -163,7 +164,6 @@ class Work:
         self._measure(moment)
         self._reload()
         self._census.ask(moment.at)
-        self._ready = True
 
     def _settle_kept(self) -> None:
         """Who was kept blocked since the ledger lacks his block, and is over his allowance by what it has, is blocked
@@ -200,27 +200,35 @@ class Work:
         return what and f"{self._ledger.path}: {what}: put it back, or systemctl restart xenbwd; blocks stay"
 
     def _measure(self, moment: Moment) -> None:
+        """Read, credit, and judge whoever crossed something."""
+        if not self._credit(moment):
+            return
+        if self._metering.bridged:
+            self._keep()
+        rolled = self._roll(moment)
+        if rolled or self._crossed:
+            # Who judges after a crash, with no daemon to count, has to come to the same verdict.
+            self.commit(durable=False)
+            self._judge(rolled, moment)
+
+    def _credit(self, moment: Moment) -> bool:
+        """Read and credit; whether that worked. Who may have crossed something is noted and no more: it is also done in
+        the midst of blocking others, who would be blocked by what was so before."""
         meter = f"meter {self._metering.meter.name}"
         try:
             changed = self._metering.count(moment.at, self._roster.period_of(moment.trusted))
             self._complaints.of(meter, None)
         except MeterError as error:
             self._complaints.of(meter, str(error))
-            return
+            return False
+        self._crossed.update(filter(self._may_have_crossed, changed))
         if self._metering.bridged:
-            self._bridge(moment)
-        rolled = self._roll(moment)
-        crossed = [vm_id for vm_id in changed if self._may_have_crossed(vm_id)]
-        if rolled or crossed:
-            # Who judges after a crash, with no daemon to count, has to come to the same verdict.
-            self.commit(durable=False)
-            self._judge({*rolled, *crossed}, moment)
+            self._bridge(moment, self._metering.bridged)
+        return True
 
-    def _bridge(self, moment: Moment) -> None:
+    def _bridge(self, moment: Moment, bridged: int) -> None:
         """Our counters were gone. What the kernel's told is written before ours begin anew, or a crash counts both."""
-        bridged = self._metering.bridged
         self.commit()
-        self._keep()
         text = f"the kernel's counters bridged a gap in ours on {bridged} interfaces, which somebody flushed or renamed"
         log.warning("%s", text)
         self._ledger.record(moment.at, "meter-gap", text)
@@ -242,18 +250,32 @@ class Work:
         used = self._tally.usage[vm_id].plus(self._roster.entries[vm_id].elsewhere)
         return quota.used_bytes(count, used) >= ceiling
 
-    def _judge(self, vm_ids: Iterable[int], moment: Moment) -> None:
-        """Judge, and act on it at once: block or release."""
+    def _judge(self, vm_ids: Iterable[int], moment: Moment) -> list[str]:
+        """Judge, and act on it at once: block or release. Then judge who was found to have crossed something meanwhile,
+        each VM once: what is counted in the midst of blocking is judged when that is done. Returns what was enforced.
+        """
+        changes: list[str] = []
+        judged: set[int] = set()
+        due = self._crossed.union(vm_ids) & self._roster.entries.keys()
+        while due:
+            if self._pass_judgement(due, moment):
+                changes += self._hold()
+                self.commit()
+            judged |= due
+            due = (self._crossed & self._roster.entries.keys()) - judged
+        return changes
+
+    def _pass_judgement(self, vm_ids: Collection[int], moment: Moment) -> bool:
+        """Whether blocks changed."""
         changed = self._guard.judge(self._roster, self._tally.usage, vm_ids, moment)
+        self._crossed -= set(vm_ids)
         self._log_news()
         if self._guard.failure is not None:
             self._ledger_failed(self._guard.failure)
         for vm_id in vm_ids:
             entry = self._roster.entries[vm_id]
             self._ceilings[vm_id] = (entry.allowance.count, quota.ceiling(entry.allowance, entry.vm.state))
-        if changed:
-            self.enforce()
-            self.commit()
+        return changed
 
     def _housekeeping(self, moment: Moment, elapsed: float) -> None:
         names = self._names_timer.due(elapsed)
@@ -312,7 +334,8 @@ class Work:
     def _receive(self) -> None:
         """Let nothing through uncounted, or to a blocked VM, before an interface's script is done."""
         if self._census.arriving and self._metering.seals:
-            self._seal()
+            self._keep_in_any_case()
+            self._judge_crossed()
 
     def _settle(self, take_note: Callable[[], bool]) -> None:
         """Let the census take note; if bindings changed, act on it."""
@@ -387,6 +410,7 @@ class Work:
         try:
             self._measure(self._now())
             self._keep()
+            self._judge((), self._moment)
         except LedgerError as error:
             self._ledger_failed(error)
 
@@ -397,7 +421,7 @@ class Work:
         try:
             guard = self._guard
             self._metering.keep(
-                self._census.bound, self._arriving(), guard.blocked, guard.allow, lambda: self._measure(self._now())
+                self._census.bound, self._arriving(), guard.blocked, guard.allow, lambda: self._credit(self._now())
             )
         except MeterError as error:
             self._complaints.of(f"meter {self._metering.meter.name}", str(error))
@@ -410,7 +434,7 @@ class Work:
             ports.append(Port(*vif.life, vif.interface, facts.mac, whose in guard.blocked, guard.allow.of(whose)))
         return ports
 
-    def _seal(self) -> None:
+    def _keep_in_any_case(self) -> None:
         """The guard's seal. Null routes follow it, whatever the ledger says to what was counted."""
         try:
             self._keep()
@@ -440,7 +464,19 @@ class Work:
         return True
 
     def enforce(self) -> list[str]:
-        """Make the kernel's blocks what the ledger says."""
+        """Make the kernel's blocks what the ledger says. Returns what had to be changed."""
+        return self._hold() + self._judge_crossed()
+
+    def _judge_crossed(self) -> list[str]:
+        """Judge who was found to have crossed something while others were blocked."""
+        try:
+            return self._judge((), self._moment)
+        except LedgerError as error:
+            self._ledger_failed(error)
+            return []
+
+    def _hold(self) -> list[str]:
+        """One pass of it, by the verdicts as they are."""
         try:
             changes = self._guard.enforce(self._roster, self._moment, self._census.waiting)
         except LedgerError as error:
