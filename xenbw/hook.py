@@ -14,7 +14,7 @@ import time
 from xenbw.enforce import gate, overfile
 from xenbw.enforce.overfile import Over
 from xenbw.errors import XenbwError
-from xenbw.net import addresses, latch, nft
+from xenbw.net import addresses, latch, nft, nodes
 from xenbw.net.link import Links
 from xenbw.net.marks import Marks
 from xenbw.pipe import feed
@@ -106,10 +106,21 @@ class _Facts:
                 mine = allow.of(self.name)
                 text += nft.seal([(key, self.ifindex)]) + (nft.allow(key, self.ifindex, mine) if mine else "")
                 own = latch.allow(call.domid, mine) if self.name in allow.own else ""
-                latched, founded = text + own + latch.fasten([call.domid]), nft.foundation()
+                latched, founded = text + own + self._latch(), nft.foundation()
                 founded += latch.foundation(allow.common)
                 attempts = [latched, founded + latched, nft.foundation() + text]
             self.covered = any(feed(["nft", "-f", "-"], attempt.encode("ascii"), {}) for attempt in attempts)
+
+    def _latch(self) -> str:
+        """Latch the domain, but for cards of others that are only called after it."""
+        called = nodes.called_after({self.call.domid})
+        others = [index for index, name, domid in called if nodes.owner(name) not in (None, domid)]
+        return latch.excuse(others) + latch.fasten([self.call.domid])
+
+    def excuse(self) -> None:
+        """Have a latch on the domain that this card is called after, if there is one, not hold it."""
+        if nodes.named(self.interface) not in (None, self.call.domid):
+            feed(["nft", "-f", "-"], latch.excuse([self.ifindex]).encode("ascii"), {})
 
     def record(self, db: sqlite3.Connection) -> None:
         """Write the binding, or its end, into the ledger."""
@@ -239,6 +250,9 @@ def run(env: dict[str, str]) -> None:
     if facts.inherits and not sealed:
         facts.unlatch()
         _mark(Marks(paths.run_dir).clear, call.domid)
+    # With the binding to be read, a daemon that looks just then finds the same.
+    if facts.starts and not sealed:
+        facts.excuse()
     # Another's address is freed when all can read whose it is now, or a daemon that looks just then blocks it again.
     if facts.starts and paths.over is None:
         gate.admit(facts.name, facts.ips, paths.run_dir, lambda: gate.from_ledger(paths.ledger, facts.boot_id))

@@ -21,7 +21,7 @@ from tests.support.frames import BROADCAST, frame, mac_bytes
 from tests.support.guest import Card, Guest
 from tests.support.host import REPO, Host
 from tests.support.intruder import Intruder
-from tests.support.pace import at_last, until
+from tests.support.pace import at_last, until, within
 from tests.support.packets import ip4, udp
 from xenbw.net import latch
 from xenbw.net.latches import domids
@@ -314,6 +314,7 @@ def test_who_is_blocked_again_is_latched_again(host: Host) -> None:
         "flush set arp xenbw latched",
         "flush set bridge xenbw groups",
         "add element bridge xenbw groups { 42 }",
+        "add element bridge xenbw misnamed { 42 }",
         'add element bridge xenbw latched { "vif99.*" . ether }',
         'add element inet xenbw latched { "vif*" . ether }',
         'add element arp xenbw latched { "vif98.*" . loopback }',
@@ -373,6 +374,84 @@ def test_one_whose_start_could_not_be_recorded_is_not_let_go_by_an_admins_comman
     host.xenbw("block", "db1")
     assert all({guest.domid, host.guests[0].domid} <= held for held in latched(host).values())
     assert latched(host).keys() == latch.FAMILIES.keys()
+
+
+def test_another_domains_card_that_is_called_after_a_latched_one_is_heard(host: Host) -> None:
+    other = host.start("web2", vifname="vif99.7")
+    guest = overdrawn(host, domid=99, vifname="itsown")
+    assert at_last(lambda: latched(host), everywhere(guest.domid)) == everywhere(guest.domid)
+    with Intruder(host, other, host.guests[0]) as me:
+        talk(me, other.cards[0])
+        assert me.reached().keys() == {"outside", "neighbour", "dom0"}
+
+
+def test_so_is_one_that_starts_while_no_daemon_runs(host: Host) -> None:
+    guest = overdrawn(host, domid=99, vifname="itsown")
+    host.kill_daemon()
+    other = host.start("web2", vifname="vif99.0")
+    with Intruder(host, other, host.guests[0]) as me:
+        talk(me, other.cards[0])
+        assert me.reached().keys() == {"outside", "neighbour", "dom0"}
+    with Intruder(host, guest, host.guests[0]) as me:
+        talk(me, attach(host, guest))
+        assert me.reached() == {}
+
+
+def test_a_hook_that_latches_a_domain_looks_who_else_is_called_after_it(host: Host) -> None:
+    overdrawn(host, domid=99)
+    host.kill_daemon()
+    host.run(["nft", "flush", "ruleset"], check=True)
+    other = host.start("web2", vifname="vif150.7")
+    give_node(host, other.interface, f"backend/vif/{other.domid}/0")
+    web1 = next(guest for guest in host.guests if guest.name == "web1")
+    web1.stop()
+    web1.start(150)
+    assert latched(host) == everywhere(150)
+    with Intruder(host, other, host.guests[0]) as me:
+        talk(me, other.cards[0])
+        assert me.reached().keys() == {"outside", "neighbour", "dom0"}
+    with Intruder(host, web1, host.guests[0]) as me:
+        talk(me, attach(host, web1))
+        assert me.reached() == {}
+
+
+def give_node(host: Host, interface: str, node: str) -> None:
+    """What netback's interfaces have in sysfs and veth's have not."""
+    device = f"/sys/devices/virtual/net/{interface}"
+    copied = "cp -P $1/ifindex $1/flags $1/address $1/master $1/netdev_group $kept"
+    laid = f"mkdir $1/device && echo {node} >$1/device/nodename"
+    script = f"kept=$(mktemp -d); {copied}; mount -t tmpfs tmpfs $1 && cp -P $kept/* $1 && {laid}"
+    host.run(["sh", "-ec", script, "sh", device], check=True)
+
+
+def test_a_card_that_is_called_after_a_latched_domain_is_held_once_its_own_is_latched(host: Host) -> None:
+    other = host.start("web2", vifname="vif99.7")
+    host.namespace.ip(f"link set {other.interface} group {latch.group(other.domid)}")
+    overdrawn(host, domid=99, vifname="itsown")
+    with Intruder(host, other, host.guests[0]) as me:
+        host.xenbw("block", "web2")
+        # With the seal away, which holds it ahead of the latch, and no daemon to put it back.
+        host.kill_daemon()
+        host.run(["nft", "delete", "table", "netdev", "xenbw"], check=True)
+        host.raise_links(other)
+        me.await_link()
+        me.reached()
+        talk(me, other.cards[0])
+        assert me.reached() == {}
+
+
+def test_it_has_the_exceptions_of_its_own_domain_alone(host: Host) -> None:
+    other = host.start("web2", vifname="vif99.7")
+    host.namespace.ip(f"link set {other.interface} group {latch.group(other.domid)}")
+    overdrawn(host, domid=99, vifname="itsown")
+    host.xenbw("block", "web2")
+    host.kill_daemon()
+    own = latch.foundation([]) + latch.allow(99, ["10.50.0.2"]) + latch.fasten([99, other.domid])
+    assert hand_in_dom0(host, own)
+    host.run(["nft", "delete", "table", "netdev", "xenbw"], check=True)
+    host.run(["iptables-legacy", "-F", "XENBW"], check=True)
+    host.raise_links(other)
+    assert not within(lambda: other.ping("10.50.0.2"), 3)
 
 
 def test_domains_of_any_number_are_held_and_let_go_in_any_order(host: Host) -> None:

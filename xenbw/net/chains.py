@@ -68,7 +68,7 @@ class Chains:
 
     def _look(self) -> View:
         # A hook may add to it meanwhile, all at once: what must be there where something else is, is looked for later.
-        counters, sealed = frozenset(self._table.counters()), nft.sealed(self._table.elements("sealed"))
+        counters, sealed = frozenset(self._table.counters()), nft.indexes(self._table.elements("sealed"))
         maps = {what: nft.mapped(self._table.objects(what)) for what in nft.WHAT}
         chains = self._table.chains()
         self._known = {name: self._known.get(name, chain.rules) for name, chain in chains.items()}

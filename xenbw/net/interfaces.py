@@ -51,16 +51,19 @@ def identify(interface: str, sysfs: Path = SYSFS) -> Vif | None:
     """The guest's interface of that name, or None where there is none such.
 
     A vif's identity is its xenbus node, /sys/class/net/X/device/nodename (linux drivers/xen/xenbus), which survives a
-    rename. A tap has none: it is named after its vif, with -emu (libxl_nic.c). Other devices without a node are
-    taken by name, vif<domid>.<devid>, and say so in by_name.
+    rename. A tap has none: it is named after its vif, with -emu (libxl_nic.c); so what has a node is a vif, also where
+    `vifname=` calls it like a tap. Other devices without a node are taken by name, vif<domid>.<devid>, and say so in
+    by_name.
     """
     folder = sysfs / interface
     ifindex = _read(folder / "ifindex")
     if not ifindex:
         return None
-    emu = interface.endswith(_EMU)
-    owner = sysfs / interface.removesuffix(_EMU) if emu else folder
-    node = _NODENAME.fullmatch(_read(owner / "device" / "nodename") or "")
+    node = _NODENAME.fullmatch(_read(folder / "device" / "nodename") or "")
+    emu = node is None and interface.endswith(_EMU)
+    if emu:
+        vif = sysfs / interface.removesuffix(_EMU)
+        node = _NODENAME.fullmatch(_read(vif / "device" / "nodename") or "")
     found = node or _NAME.fullmatch(interface)
     if found is None:
         return None

@@ -3,9 +3,11 @@
 A seal is put on an interface. But a card attached to a running guest is connected and bridged before its vif script
 calls a hook, so with no daemon there its seal comes late. The latch goes by the name that netback gives an interface,
 `vif<domid>.<devid>`, and is there before it: where a bridge takes frames in, where dom0 takes packets in, and for ARP.
-It goes by the interface's group too, which udev gives it at once and a rename leaves (xenbw.net.marks). It knows
-nothing of what others take from an interface before those do: Open vSwitch, a macvlan, a bridge's own spanning tree
-(net/bridge/br_input.c, br_handle_frame).
+It goes by the interface's group too, which udev gives it at once and a rename leaves (xenbw.net.marks). A name proves
+nothing, though: `vifname=vif5.0` gives another domain's card the name of domain 5's. Cards that are known to be of a
+domain in good standing, whatever they are called, are in the set `misnamed`. The latch knows nothing of what others
+take from an interface before those do: Open vSwitch, a macvlan, a bridge's own spanning tree (net/bridge/br_input.c,
+br_handle_frame).
 
 The hook uses this at each boot of a blocked VM, so it imports next to nothing.
 """
@@ -18,12 +20,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-SET, GROUPS = "latched", "groups"
+SET, GROUPS, MISNAMED = "latched", "groups", "misnamed"
 # By family, the hook that sees a packet first, and has a chain of its name.
 CHAINS = {"bridge": "prerouting", "inet": "prerouting", "arp": "input"}
 FAMILIES = {"bridge": 7, "inet": 1, "arp": 3}
 """Numbers of the families, by linux/netfilter.h."""
 OWN = "own"  # a chain for domains that are allowed something of their own
+PREFIX = "vif{}."  # of the names that netback gives a domain's cards, and libxl their taps
 FIRST_GROUP = 0x78620000  # "xb"; hooks/vif-group knows it too
 _PRIORITY = -300
 # The families of addresses that a packet there has, and those whose addresses are looked for there.
@@ -49,12 +52,16 @@ def foundation(allow: Collection[str]) -> str:
             # takes only those of one length.
             f"add set {family} {TABLE} {SET} {{ type ifname . iface_type; flags interval; }}",
             f"add set {family} {TABLE} {GROUPS} {{ type devgroup; }}",
+            f"add set {family} {TABLE} {MISNAMED} {{ type iface_index; }}",
             f"add chain {family} {TABLE} {OWN}",
             f"add chain {family} {TABLE} {chain} {{ type filter hook {chain} priority {_PRIORITY}; }}",
             f"flush chain {family} {TABLE} {chain}",
         ]
-        others = f"iifgroup != @{GROUPS} iifname . meta iiftype != @{SET} accept"
-        rules = [others, f"jump {OWN}", *_exceptions(family, allow), "drop"]
+        others = (
+            f"iifgroup != @{GROUPS} iifname . meta iiftype != @{SET} accept",
+            f"iifgroup != @{GROUPS} iif @{MISNAMED} accept",
+        )
+        rules = [*others, f"jump {OWN}", *_exceptions(family, allow), "drop"]
         lines += [f"add rule {family} {TABLE} {chain} {rule}" for rule in rules]
     return "\n".join([*lines, ""])
 
@@ -64,7 +71,8 @@ def allow(domid: int, networks: Collection[str]) -> str:
     changes nothing but by what the first did not say."""
     lines = []
     for family in CHAINS:
-        for whose in (f'iifname "vif{domid}.*"', f"iifgroup {group(domid)}"):
+        # A latched domain's card may have the name of another's: its group tells whose exceptions are its own.
+        for whose in (f'iifgroup != @{GROUPS} iifname "{PREFIX.format(domid)}*"', f"iifgroup {group(domid)}"):
             rules = [*_exceptions(family, networks), "drop"]
             lines += [f"add rule {family} {TABLE} {OWN} {whose} {rule}" for rule in rules]
     return "\n".join([*lines, ""])
@@ -92,11 +100,28 @@ def loosen(domids: Collection[int]) -> str:
     return _elements("add", domids) + _elements("delete", domids)
 
 
+def excuse(indexes: Collection[int]) -> str:
+    """Text that has the names of these interfaces, by their ifindexes, mean nothing, upon the foundation."""
+    return _indexes("add", indexes)
+
+
+def accuse(indexes: Collection[int]) -> str:
+    """Text that takes that back, whether it was so or not."""
+    return _indexes("add", indexes) + _indexes("delete", indexes)
+
+
+def _indexes(verb: str, indexes: Collection[int]) -> str:
+    if not indexes:
+        return ""
+    elements = ", ".join(map(str, indexes))
+    return "".join(f"{verb} element {family} {TABLE} {MISNAMED} {{ {elements} }}\n" for family in CHAINS)
+
+
 def _elements(verb: str, domids: Collection[int]) -> str:
     if not domids:
         return ""
     by_set = {
-        SET: ", ".join(f'"vif{domid}.*" . ether' for domid in domids),
+        SET: ", ".join(f'"{PREFIX.format(domid)}*" . ether' for domid in domids),
         GROUPS: ", ".join(str(group(domid)) for domid in domids),
     }
     return "".join(

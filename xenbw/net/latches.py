@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from xenbw.enforce.exceptions import Exceptions
 from xenbw.model import Binding
-from xenbw.net import groups, latch
+from xenbw.net import groups, latch, nodes
 from xenbw.net.chains import Apply
 from xenbw.net.counters import MeterError
 from xenbw.net.marks import Marks
 from xenbw.net.netfilter import Chain, Table, hand_to_nft
-from xenbw.net.nft import TABLE
+from xenbw.net.nft import TABLE, indexes
 
 _GROUP = 4  # bytes of a group's number
 _DOMIDS = 0x7FF0  # DOMID_FIRST_RESERVED, xen/include/public/xen.h
@@ -37,18 +37,24 @@ class _Allowed(NamedTuple):
 
 
 class _View(NamedTuple):
-    """How the latch stands: by family its chains, those that there are; by family and set the domains that it holds."""
+    """How the latch stands: by family its chains, those that there are; by family and set the domains that it holds; by
+    family the interfaces whose names mean nothing."""
 
     chains: dict[tuple[str, str], Chain | None]
     held: dict[tuple[str, str], frozenset[int]]
+    misnamed: dict[str, frozenset[int]]
 
     @property
     def exists(self) -> bool:
         return any(self.chains.values()) or any(self.held.values())
 
-    def holds(self, wanted: frozenset[int]) -> bool:
-        """Whether these domains are latched, on every way, and no others."""
-        return all(held == wanted for held in self.held.values()) and (not wanted or all(self.chains.values()))
+    def holds(self, wanted: frozenset[int], misnamed: frozenset[int]) -> bool:
+        """Whether these domains are latched, on every way, and no others; nor interfaces that only have their names."""
+        return (
+            all(held == wanted for held in self.held.values())
+            and all(known == misnamed for known in self.misnamed.values())
+            and (not wanted or all(self.chains.values()))
+        )
 
 
 class Latches:
@@ -66,16 +72,17 @@ class Latches:
     ) -> str | None:
         """Latch the domains of blocked VMs, and no others. What is wrong, or None. latest: the bindings of each VM's
         newest life; starting: domids of blocked VMs that have no binding yet, and whose they are; allow: by VM's id."""
+        latest = list(latest)
         owners = {**running(latest, blocked, self._boot_id), **starting}
         own = {domid: allow.of(vm_id) for domid, vm_id in owners.items() if vm_id in allow.own}
         wanted = frozenset(owners)
-        unmarked = self._mark(wanted)
+        unmarked, others = self._mark(wanted), misnamed(latest, wanted, self._boot_id)
         try:
-            view = self._stand(wanted, _Allowed(tuple(allow.common), own))
+            view = self._stand(wanted, others, _Allowed(tuple(allow.common), own))
         except MeterError as error:
             # Where the kernel tells nothing of rules, it holds nobody who is to be let go.
             return f"{_LATE}: {error}" if wanted else None
-        if view.holds(wanted):
+        if view.holds(wanted, others):
             return unmarked
         return _STUCK if any(held - wanted for held in view.held.values()) else f"{_LATE}: nft refuses the latch"
 
@@ -90,27 +97,29 @@ class Latches:
         """Look again in any case: somebody changed the rules. Their generation is counted before they show."""
         self._generation = -1
 
-    def _stand(self, wanted: frozenset[int], allow: _Allowed) -> _View:
+    def _stand(self, wanted: frozenset[int], others: frozenset[int], allow: _Allowed) -> _View:
         """Make it what it should be; returns what it then is."""
         unchanged = (self._allow, self._generation) == (allow, self._read_generation())
-        if unchanged and self._laid is not None and self._laid.holds(wanted):
+        if unchanged and self._laid is not None and self._laid.holds(wanted, others):
             return self._laid
-        text = self._change(self._look(), wanted, allow)
+        text = self._change(self._look(), wanted, others, allow)
         if text and not self._apply(text):
-            self._apply(_anew(wanted, allow))
+            self._apply(_anew(wanted, others, allow))
         self._generation, self._allow, view = self._read_generation(), allow, self._look()
-        self._laid = view if view.holds(wanted) else None
+        self._laid = view if view.holds(wanted, others) else None
         return view
 
-    def _change(self, view: _View, wanted: frozenset[int], allow: _Allowed) -> str:
+    def _change(self, view: _View, wanted: frozenset[int], others: frozenset[int], allow: _Allowed) -> str:
         if not wanted:
             return latch.remove() if view.exists else ""
         laid = self._laid.chains if self._laid is not None and self._allow == allow else {}
-        first, *others = view.held.values()
-        somewhere, everywhere = first.union(*others), first.intersection(*others)
+        first, *rest = view.held.values()
+        somewhere, everywhere = first.union(*rest), first.intersection(*rest)
         if not any(laid.values()) or view.chains != laid or _FOREIGN in somewhere:
-            return _anew(wanted, allow)
-        return latch.fasten(sorted(wanted - everywhere)) + latch.loosen(sorted(somewhere - wanted))
+            return _anew(wanted, others, allow)
+        known = frozenset[int]().union(*view.misnamed.values())
+        named = latch.excuse(sorted(others)) + latch.accuse(sorted(known - others))
+        return named + latch.fasten(sorted(wanted - everywhere)) + latch.loosen(sorted(somewhere - wanted))
 
     def _look(self) -> _View:
         return _View(
@@ -125,6 +134,7 @@ class Latches:
                 for family, table in self._tables.items()
                 for name in (latch.SET, latch.GROUPS)
             },
+            {family: indexes(table.elements(latch.MISNAMED)) for family, table in self._tables.items()},
         )
 
     def _read_generation(self) -> int:
@@ -151,12 +161,13 @@ def keep(
         once.close()
 
 
-def _anew(wanted: frozenset[int], allow: _Allowed) -> str:
+def _anew(wanted: frozenset[int], others: frozenset[int], allow: _Allowed) -> str:
     """Text that makes it what it should be, whatever is there."""
     if not wanted:
         return latch.remove()
     own = "".join(latch.allow(domid, networks) for domid, networks in sorted(allow.own.items()))
-    return latch.remove() + latch.foundation(allow.common) + own + latch.fasten(sorted(wanted))
+    named = latch.excuse(sorted(others))
+    return latch.remove() + latch.foundation(allow.common) + own + named + latch.fasten(sorted(wanted))
 
 
 def running(latest: Iterable[Binding], blocked: Container[int], boot_id: str) -> dict[int, int]:
@@ -167,6 +178,17 @@ def running(latest: Iterable[Binding], blocked: Container[int], boot_id: str) ->
         if binding.boot_id == boot_id:
             owners[binding.domid] = binding.vm_id
     return {domid: vm_id for domid, vm_id in owners.items() if vm_id in blocked}
+
+
+def misnamed(latest: Iterable[Binding], latched: Collection[int], boot_id: str) -> frozenset[int]:
+    """The ifindexes of interfaces that are called after latched domains and belong to others, which are not: by their
+    nodes, or by their bindings where they have none."""
+    called = nodes.called_after(set(latched)) if latched else []
+    if not called:
+        return frozenset()
+    bound = {one.ifindex: one.domid for one in latest if one.boot_id == boot_id and one.ended_at is None}
+    owners = {index: nodes.owner(interface) or bound.get(index) for index, interface, _ in called}
+    return frozenset(index for index, domid in owners.items() if domid is not None and domid not in latched)
 
 
 def domids(elements: Iterable[bytes]) -> frozenset[int]:

@@ -200,8 +200,8 @@ def own(elements: Iterable[bytes]) -> list[tuple[int, str]]:
     return [(int.from_bytes(key[:4], sys.byteorder), f"0x{key[4:10].hex()}") for key in elements]
 
 
-def sealed(elements: Iterable[bytes]) -> frozenset[int]:
-    """The set's elements, from their keys: ifindexes."""
+def indexes(elements: Iterable[bytes]) -> frozenset[int]:
+    """The elements of a set of interfaces, from their keys: ifindexes."""
     return frozenset(int.from_bytes(key, sys.byteorder) for key in elements)
 
 
