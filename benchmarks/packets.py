@@ -191,5 +191,6 @@ def _plain(port: Port) -> str:
 
 def _feed(lane: Lane, argv: list[str], text: str) -> None:
     with lane.dom0.entered():
-        if not feed(argv, text.encode("ascii"), {}):
-            raise RuntimeError(f"{argv[0]} refuses the rules")
+        said = feed(argv, text.encode("ascii"), {})
+        if said is not None:
+            raise RuntimeError(f"{argv[0]} refuses the rules: {said}")

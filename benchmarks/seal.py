@@ -83,7 +83,7 @@ class _Nft:
         self._rules = RuleWatch()
         self.user = self.kernel = 0.0
 
-    def apply(self, text: str) -> bool:
+    def apply(self, text: str) -> str | None:
         before = resource.getrusage(resource.RUSAGE_SELF)
         done = self._rules.apply(text)
         after = resource.getrusage(resource.RUSAGE_SELF)
@@ -124,7 +124,8 @@ def _seal(samples: Samples, chains: Chains, batches: _Nft) -> None:
     indexes = ", ".join(str(port.ifindex) for port in ports)
     for _ in range(_ROUNDS):
         for verb in ("add", "delete"):
-            _time(samples, "elements", lambda: hand_to_nft(f"{verb} element netdev {nft.TABLE} sealed {{ {indexes} }}"))  # noqa: B023
+            text = f"{verb} element netdev {nft.TABLE} sealed {{ {indexes} }}"
+            _time(samples, "elements", partial(_hand_over, text))
 
 
 def _keep(samples: Samples, what: str, chains: Chains, batches: _Nft, ports: list[Port]) -> None:
@@ -211,8 +212,12 @@ def _daemon(samples: Samples) -> None:
     work.close()
 
 
+def _hand_over(text: str) -> bool:
+    return hand_to_nft(text) is None
+
+
 def _restore(text: bytes) -> bool:
-    return feed(["iptables-legacy-restore", "--noflush"], text, {})
+    return feed(["iptables-legacy-restore", "--noflush"], text, {}) is None
 
 
 def _time(samples: Samples, what: str, call: Callable[[], object]) -> None:

@@ -109,7 +109,10 @@ class _Facts:
                 latched, founded = text + own + self._latch(), nft.foundation()
                 founded += latch.foundation(allow.common)
                 attempts = [latched, founded + latched, nft.foundation() + text]
-            self.covered = any(feed(["nft", "-f", "-"], attempt.encode("ascii"), {}) for attempt in attempts)
+            said = _nft(*attempts)
+            self.covered = said is None
+            if said is not None:
+                _log(f"{self.interface}: neither sealed nor metered to its last byte: nft refuses its chains: {said}")
 
     def _latch(self) -> str:
         """Latch the domain, but for cards of others that are only called after it."""
@@ -120,7 +123,7 @@ class _Facts:
     def excuse(self) -> None:
         """Have a latch on the domain that this card is called after, if there is one, not hold it."""
         if nodes.named(self.interface) not in (None, self.call.domid):
-            feed(["nft", "-f", "-"], latch.excuse([self.ifindex]).encode("ascii"), {})
+            _nft(latch.excuse([self.ifindex]))
 
     def record(self, db: sqlite3.Connection) -> None:
         """Write the binding, or its end, into the ledger."""
@@ -160,7 +163,7 @@ class _Facts:
 
     def unlatch(self) -> None:
         """Take away what a blocked VM left to whoever has its domid next."""
-        feed(["nft", "-f", "-"], latch.loosen([self.call.domid]).encode("ascii"), {})
+        _nft(latch.loosen([self.call.domid]))
 
     def spool(self, run_dir: str) -> None:
         """Leave word for the daemon, which records it in the ledger when that can be written again."""
@@ -187,6 +190,24 @@ class _Facts:
         with open(f"{path}.new", "w", encoding="ascii", opener=overfile.for_root) as file:
             file.writelines(f"{key}\t{overfile.escape(value)}\n" for key, value in words.items())
         os.replace(f"{path}.new", path)
+
+
+def _nft(*attempts: str) -> str | None:
+    """Hand nft batches, until it takes one; what it says against the last, or None."""
+    said = None
+    for attempt in attempts:
+        said = feed(["nft", "-f", "-"], attempt.encode("ascii"), {})
+        if said is None:
+            break
+    return said
+
+
+def _log(text: str) -> None:
+    """A line for the system's log. What a guest or its config says in it is escaped by the caller."""
+    import syslog
+
+    syslog.openlog("xenbw-hook", 0, syslog.LOG_DAEMON)
+    syslog.syslog(syslog.LOG_ERR, text)
 
 
 def _first_line(path: str) -> str:
@@ -228,6 +249,11 @@ def _record(facts: _Facts, paths: _Paths) -> None:
         facts.spool(paths.run_dir)
 
 
+def _admit(facts: _Facts, paths: _Paths, read: Callable[[], Over | None]) -> None:
+    for said in gate.admit(facts.name, facts.ips, paths.run_dir, read):
+        _log(f"{facts.interface}: iptables refuses null routes: {said}")
+
+
 def run(env: dict[str, str]) -> None:
     """One call of the hook. Raises whatever goes wrong; main turns it into a line for the system's log."""
     call = hotplug.parse(env)
@@ -245,7 +271,7 @@ def run(env: dict[str, str]) -> None:
             _mark(Marks(paths.run_dir).put, call.domid)
         # A blocked VM's block waits for no ledger.
         if sealed and paths.over is not None:
-            gate.admit(facts.name, facts.ips, paths.run_dir, paths.read_over)
+            _admit(facts, paths, paths.read_over)
     _record(facts, paths)
     if facts.inherits and not sealed:
         facts.unlatch()
@@ -255,9 +281,9 @@ def run(env: dict[str, str]) -> None:
         facts.excuse()
     # Another's address is freed when all can read whose it is now, or a daemon that looks just then blocks it again.
     if facts.starts and paths.over is None:
-        gate.admit(facts.name, facts.ips, paths.run_dir, lambda: gate.from_ledger(paths.ledger, facts.boot_id))
+        _admit(facts, paths, lambda: gate.from_ledger(paths.ledger, facts.boot_id))
     elif facts.starts and not sealed:
-        gate.admit(facts.name, facts.ips, paths.run_dir, paths.read_over)
+        _admit(facts, paths, paths.read_over)
     _poke(paths.run_dir)
     if not facts.starts and paths.over is not None:
         gate.leave(facts.ips, paths.run_dir, paths.over)
@@ -268,15 +294,7 @@ def run(env: dict[str, str]) -> None:
 def tell_of_addresses(facts: _Facts) -> None:
     """Say in the system's log what in a vif's `ip=` was not taken: a block null-routes nothing for it."""
     words = "; ".join(f"{word[:_SHOWN]!a} {addresses.why(word)}" for word in facts.not_ips[:_WORDS])
-    _tell(f"{facts.name!a}, {facts.interface!a}: not taken of its ip=: {words}; see xenbw-addvm VM --ip ADDR")
-
-
-def _tell(text: str) -> None:
-    """A line for the system's log. What a guest or its config says in it is escaped."""
-    import syslog
-
-    syslog.openlog("xenbw-hook", 0, syslog.LOG_DAEMON)
-    syslog.syslog(syslog.LOG_WARNING, text)
+    _log(f"{facts.name!a}, {facts.interface!a}: not taken of its ip=: {words}; see xenbw-addvm VM --ip ADDR")
 
 
 def main() -> None:
@@ -284,4 +302,4 @@ def main() -> None:
     try:
         run(dict(os.environ))
     except Exception as error:  # noqa: BLE001 (a VM must boot whatever is wrong with us)
-        _tell(f"{os.environ.get('XENBUS_PATH')}: {type(error).__name__}: {error}")
+        _log(f"{os.environ.get('XENBUS_PATH')}: {type(error).__name__}: {error}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.netns import Namespace
+from xenbw.net.chains import Apply
 from xenbw.net.counters import MeterError
 from xenbw.net.libnftables import Library
 from xenbw.net.netfilter import RuleWatch, Table, hand_to_nft
@@ -30,12 +31,27 @@ def place() -> Iterator[None]:
 @pytest.mark.usefixtures("place")
 def test_a_batch_happens_wholly_or_not_at_all_and_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     library = Library()
-    assert not library.apply(GOOD + "add counter netdev nosuchtable c\n")
-    assert not library.apply(GOOD + "nonsense\n")
+    assert library.apply(GOOD + "add counter netdev nosuchtable c\n") is not None
+    assert library.apply(GOOD + "nonsense\n") is not None
     assert Table("t").counters() == {}
-    assert library.apply(GOOD)
+    assert library.apply(GOOD) is None
     assert Table("t").counters() == {"c": 0}
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("place")
+def test_what_nft_says_against_a_batch_is_told() -> None:
+    wrong = GOOD + "add counter netdev nosuchtable c\n"
+    assert Library().apply(wrong) == "No such file or directory"
+    assert hand_to_nft(wrong) == "No such file or directory / add counter netdev nosuchtable c"
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("apply", [lambda text: Library().apply(text), hand_to_nft], ids=["library", "program"])
+def test_however_long_and_odd_it_fits_a_line_of_the_log(apply: Apply) -> None:
+    (line,) = str(apply(f"add table netdev \x1b[31m{'x' * 5000}\n")).splitlines()
+    assert line.isprintable()
+    assert 0 < len(line) <= 240
 
 
 @pytest.mark.skipif(
@@ -45,11 +61,11 @@ def test_a_batch_happens_wholly_or_not_at_all_and_says_nothing(capfd: pytest.Cap
 @pytest.mark.usefixtures("place")
 def test_ones_own_changes_are_no_news_and_anothers_are() -> None:
     watch = RuleWatch()
-    assert watch.apply(GOOD)
+    assert watch.apply(GOOD) is None
     assert not watch.drain()
-    assert hand_to_nft("delete counter netdev t c\n")
+    assert hand_to_nft("delete counter netdev t c\n") is None
     assert watch.drain()
-    assert watch.apply(GOOD)
+    assert watch.apply(GOOD) is None
     assert not watch.drain()
     watch.close()
 

@@ -70,3 +70,15 @@ def test_a_reload_puts_the_blocks_back_at_once_with_one_line(quiet: Host) -> Non
     ]
     sighup(quiet)
     assert lines(quiet)[len(before) + 2 :] == ["configuration read again"]
+
+
+def test_why_nft_refuses_chains_is_a_problem_and_in_the_log(running: Host) -> None:
+    guest = running.start("web1")
+    running.ask("sync")
+    # Somebody has a set of another type in the place of ours.
+    harm = "delete table netdev xenbw; add table netdev xenbw; add set netdev xenbw sealed { type ipv4_addr; }"
+    running.run(["nft", harm], check=True)
+    mismatch = "datatype mismatch, expected network interface index, expression has type IPv4 address"
+    problem = f"{guest.interface}: neither sealed nor metered to its last byte: nft refuses its chains: {mismatch}"
+    assert until(lambda: problem in running.ask("status")["problems"])
+    assert until(lambda: problem in running.log.read_text())

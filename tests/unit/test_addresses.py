@@ -71,7 +71,7 @@ def test_the_hook_tells_the_system_s_log_what_it_cannot_take(monkeypatch: pytest
 
         name, interface, not_ips = "we\nb1", "vif7.0", ["10.0.0.1/8", "x" * 1000]
 
-    monkeypatch.setattr(hook, "_tell", told.append)
+    monkeypatch.setattr(hook, "_log", told.append)
     facts: Any = Facts()
     hook.tell_of_addresses(facts)
     (line,) = told

@@ -38,21 +38,19 @@ def from_ledger(path: str, boot_id: str) -> Over | None:
     return None
 
 
-def admit(name: str, ips: list[str], run_dir: str, read: Callable[[], Over | None]) -> None:
+def admit(name: str, ips: list[str], run_dir: str, read: Callable[[], Over | None]) -> list[str]:
     """Null-route a VM that starts if it is blocked; else see that none of its addresses stays blocked for a former
-    owner's debt. read() tells who is blocked, as often as it is asked."""
+    owner's debt. read() tells who is blocked, as often as it is asked. Returns what iptables says against it."""
     over = read()
     if over is None:
-        return
+        return []
     if name in over.blocked:
         allowed = blockable(ips, over)
         news = "" if set(allowed) <= set(over.blocked[name]) else overfile.blocked_line(name, allowed)
-        _write_chain(run_dir, read, news, {name: [*over.blocked[name], *allowed]}, [])
-        return
+        return _write_chain(run_dir, read, news, {name: [*over.blocked[name], *allowed]}, [])
     everyone = over.addresses()
     debts = [ip for ip in ips if ip in everyone]
-    if debts:
-        _write_chain(run_dir, read, overfile.held_line(debts), {}, debts)
+    return _write_chain(run_dir, read, overfile.held_line(debts), {}, debts) if debts else []
 
 
 def leave(ips: list[str], run_dir: str, over: Over) -> None:
@@ -78,8 +76,9 @@ def blockable(ips: list[str], over: Over) -> list[str]:
 
 def _write_chain(
     run_dir: str, read: Callable[[], Over | None], news: str, blocked: dict[str, list[str]], held: list[str]
-) -> None:
+) -> list[str]:
     """Add the news to the over file and put everybody's null routes into the kernel, for the families concerned.
+    Returns what iptables says against it.
 
     Hooks side by side do so one after the other, each with the state as it is by then, or the last would undo what the
     others wrote. A turn takes some 10 ms; who got none in time goes on without. The tables' own lock is another matter:
@@ -97,12 +96,16 @@ def _write_chain(
     for name, addresses in blocked.items():
         over.blocked.setdefault(name, []).extend(addresses)
     over.held.update(held)
+    refused = []
     if _take(restore.XTABLES_LOCK, locks):
         concerned = [*held, *(address for addresses in blocked.values() for address in addresses)]
         for version in sorted({restore.family(ip) for ip in concerned}):
-            restore.write_chain(version, over.addresses(), over.allow)
+            said = restore.write_chain(version, over.addresses(), over.allow)
+            if said is not None:
+                refused.append(said)
     for lock in locks:
         os.close(lock)
+    return refused
 
 
 def take_turn(run_dir: str, locks: list[int]) -> bool:

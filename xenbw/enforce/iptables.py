@@ -110,8 +110,9 @@ class Iptables:
         saved = self._run([f"{self.name}-legacy-save", "-t", "filter"], timeout=_LOCK_PATIENCE)
         if saved.status == 0 and stands(self._version, routes, desired.allow, saved.stdout.decode(errors="replace")):
             return []
-        if not write_chain(self._version, routes, desired.allow):
-            raise IptablesError(f"{self.name}-legacy-restore fails", f"see {self.name}-legacy-save -t filter")
+        said = write_chain(self._version, routes, desired.allow)
+        if said is not None:
+            raise IptablesError(f"{self.name}-legacy-restore fails: {said}", f"see {self.name}-legacy-save -t filter")
         return [f"{self.name}: the whole chain {CHAIN} written"]
 
     def _repair(self, wanted: list[Spec]) -> list[str]:

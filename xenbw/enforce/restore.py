@@ -107,10 +107,14 @@ def stands(version: int, addresses: Mapping[str, str], allow: Exceptions, saved:
     return found[:first] == ordered and sorted(found[first:]) == sorted(others)
 
 
-def write_chain(version: int, addresses: Mapping[str, str], allow: Exceptions = _NONE) -> bool:
-    """Put the chain into the kernel; whether that worked. The caller holds XTABLES_LOCK."""
-    return any(_restore(version, chain_text(version, addresses, allow, jumps_exist=known)) for known in (True, False))
+def write_chain(version: int, addresses: Mapping[str, str], allow: Exceptions = _NONE) -> str | None:
+    """Put the chain into the kernel. None if that worked, else what iptables says against it. The caller holds
+    XTABLES_LOCK."""
+    said = _restore(version, chain_text(version, addresses, allow, jumps_exist=True))
+    if said is not None:
+        said = _restore(version, chain_text(version, addresses, allow, jumps_exist=False))
+    return said
 
 
-def _restore(version: int, text: bytes) -> bool:
+def _restore(version: int, text: bytes) -> str | None:
     return feed([_COMMANDS[version], "--noflush"], text, _OWN_LOCK)

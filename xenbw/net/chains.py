@@ -10,8 +10,9 @@ from typing import NamedTuple
 from xenbw.net import nft
 from xenbw.net.netfilter import Chain, Table
 
-Apply = Callable[[str], bool]
-"""apply(text): hand nft a whole batch, which happens wholly or not at all; whether it did."""
+Apply = Callable[[str], str | None]
+"""apply(text): hand nft a whole batch, which happens wholly or not at all. None if it did, else what nft says against
+it."""
 
 
 class Port(NamedTuple):
@@ -51,8 +52,8 @@ class Chains:
     def probe(self) -> str | None:
         """Why chains cannot be had on this host, or None. Tries them on the loopback interface."""
         trial = Port(0, 0, 1, "lo")
-        works = self._apply(nft.foundation() + nft.cover(*trial[:5])) and self._apply(nft.uncover(trial.key))
-        return None if works else "nft refuses netdev chains with ingress and egress hooks (they need linux 5.16)"
+        said = self._apply(nft.foundation() + nft.cover(*trial[:5])) or self._apply(nft.uncover(trial.key))
+        return said and f"nft refuses netdev chains with ingress and egress hooks (they need linux 5.16): {said}"
 
     def look(self) -> View:
         """How things stand: as at the last look, if neither a rule nor an interface has changed since. Raises
@@ -92,17 +93,17 @@ class Chains:
         base = "" if view.founded else nft.foundation()
         text = view.text(able)
         # What all share may have gone since the look.
-        laid = self._apply(base + text) or (not base and self._apply(nft.foundation() + text))
-        if not laid:
-            # One that vanished meanwhile spoils the batch of all.
-            able = [port for port in able if self._apply(base + view.text([port]))]
+        laid = self._apply(base + text) is None or (not base and self._apply(nft.foundation() + text) is None)
+        # One that vanished meanwhile spoils the batch of all.
+        said = {} if laid else {port: self._apply(base + view.text([port])) for port in able}
+        able = [port for port in able if said.get(port) is None]
         if base and (laid or able):
             self._known.clear()
         self._allowed |= {port.key: port.allow for port in able}
         self.fresh |= {port.key for port in able if not view.counts(port)}
         unable = [port for port in wrong if port not in able]
         self.failed = {
-            port.interface: "nft refuses its chains" if nft.can_name(port.interface) else "nft cannot spell its name"
+            port.interface: f"nft refuses its chains: {said[port]}" if port in said else "nft cannot spell its name"
             for port in unable
         }
         # Counters that nothing reaches would pass for an interface that stands still.
@@ -111,7 +112,8 @@ class Chains:
     def restart(self, ports: Collection[Port], view: View) -> None:
         """Take away the counters of interfaces that something passed by; whoever is sealed stays so meanwhile."""
         text = "".join(nft.uncount(port.key, port.ifindex) for port in ports)
-        _ = self._apply(view.strays(ports) + text) or self._apply(nft.foundation() + text)
+        if self._apply(view.strays(ports) + text) is not None:
+            self._apply(nft.foundation() + text)
         for port in ports:
             self.fresh.discard(port.key)
 
@@ -121,7 +123,8 @@ class Chains:
             gone = {life[2] for life in map(nft.life_of, keys) if life is not None}
             macs = [(index, mac) for index, mac in nft.own(self._table.elements("own")) if index in gone]
             text = "".join([*map(nft.uncover, keys), *(nft.disown(index, mac) for index, mac in macs)])
-            _ = self._apply(text) or self._apply(nft.foundation() + text)
+            if self._apply(text) is not None:
+                self._apply(nft.foundation() + text)
             for name in keys:
                 self._allowed.pop(name, None)
                 self.fresh.discard(name)

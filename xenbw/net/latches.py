@@ -66,6 +66,7 @@ class Latches:
         self._laid: _View | None = None  # as it was after we last made it, allowing this
         self._allow = _Allowed((), {})
         self._generation = -1
+        self._said = ""  # by nft, against the last change
 
     def keep(
         self, latest: Iterable[Binding], blocked: Container[int], starting: Mapping[int, int], allow: Exceptions
@@ -84,7 +85,8 @@ class Latches:
             return f"{_LATE}: {error}" if wanted else None
         if view.holds(wanted, others):
             return unmarked
-        return _STUCK if any(held - wanted for held in view.held.values()) else f"{_LATE}: nft refuses the latch"
+        wrong = _STUCK if any(held - wanted for held in view.held.values()) else f"{_LATE}: nft refuses the latch"
+        return f"{wrong} ({self._said})" if self._said else wrong
 
     def _mark(self, wanted: frozenset[int]) -> str | None:
         try:
@@ -103,8 +105,10 @@ class Latches:
         if unchanged and self._laid is not None and self._laid.holds(wanted, others):
             return self._laid
         text = self._change(self._look(), wanted, others, allow)
-        if text and not self._apply(text):
-            self._apply(_anew(wanted, others, allow))
+        said = self._apply(text) if text else None
+        if said is not None:
+            said = self._apply(_anew(wanted, others, allow))
+        self._said = said or ""
         self._generation, self._allow, view = self._read_generation(), allow, self._look()
         self._laid = view if view.holds(wanted, others) else None
         return view

@@ -216,8 +216,9 @@ def _take_counter(data: bytes, at: int, end: int, found: dict[str, int]) -> None
         at += (length + 3) & ~3
 
 
-def hand_to_nft(text: str) -> bool:
-    """Give nft(8) a whole batch, which happens wholly or not at all; whether it did. The daemon has its library."""
+def hand_to_nft(text: str) -> str | None:
+    """Give nft(8) a whole batch, which happens wholly or not at all. None if it did, else what nft says against it. The
+    daemon has its library."""
     return feed(["nft", "-f", "-"], text.encode("ascii"), {})
 
 
@@ -229,8 +230,8 @@ class RuleWatch:
         self._socket.bind((0, 1 << (_GROUP - 1)))
         self._library, self._own = Library(), set[int]()
 
-    def apply(self, text: str) -> bool:
-        """Change the rules, and know the change for one's own."""
+    def apply(self, text: str) -> str | None:
+        """Change the rules, and know the change for one's own. None if that worked, else what nft says against it."""
         # The kernel names the thread that made a change.
         self._own.add(threading.get_native_id())
         return self._library.apply(text)
