@@ -17,6 +17,7 @@ from xenbw.model import ZERO, Binding, Counters, Kind, Life
 from xenbw.net import addresses, interfaces
 from xenbw.net.interfaces import Vif
 from xenbw.net.udev import BackendEvent, Event, NetEvent, Overflow
+from xenbw.orphans import Orphans
 from xenbw.outsiders import Outsiders
 from xenbw.store import bindings
 from xenbw.store.ledger import Ledger
@@ -74,6 +75,7 @@ class Census:
         self._received: dict[int, datetime] = {}
         self._own_name: set[int] = set()
         self._floor: datetime | None = None
+        self.orphans: Orphans | None = None
 
     @property
     def waiting(self) -> Collection[int]:
@@ -163,6 +165,7 @@ class Census:
             "kind": call["kind"],
         }
         if call["starts"] == "1":
+            known = self._ledger.ended_bindings(call["boot_id"], [int(call["ifindex"])])
             binding_id = self._ledger.bind(
                 at=at,
                 name=call["name"],
@@ -177,8 +180,12 @@ class Census:
             # Told late: it may have gone meanwhile.
             if call["boot_id"] != self._boot_id or int(call["ifindex"]) not in interfaces.present(self._sysfs):
                 self._ledger.end_binding(binding_id, at, "vanished")
+                if self.orphans is not None and call.get("begun") == "1" and not known:
+                    self.orphans.broken_off(call, at)
         else:
             self._ledger.unbind(at=at, reason="offline", **vif)
+            if self.orphans is not None and call.get("unannounced") == "1":
+                self.orphans.take(call, at)
 
     # what the kernel tells
 

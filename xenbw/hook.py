@@ -17,6 +17,7 @@ from xenbw.errors import XenbwError
 from xenbw.net import addresses, latch, nft, nodes
 from xenbw.net.link import Links
 from xenbw.net.marks import Marks
+from xenbw.note import Note
 from xenbw.pipe import feed
 from xenbw.store import bindings
 from xenbw.xen import hotplug, identity, xswire
@@ -72,6 +73,7 @@ class _Facts:
         backend = f"/local/domain/0/backend/vif/{call.domid}/{call.devid}"
         store = xswire.Wire(_STORE_PATIENCE)
         mac, ip = store.read(f"{backend}/mac"), store.read(f"{backend}/ip")
+        self.failed = store.read(f"{backend}/hotplug-error") is not None  # its script, and with it the domain's start
         name = store.read(f"/local/domain/{identity.served(store, call.domid)}/name")
         store.close()
         self.starts = call.command in ("online", "add")
@@ -87,6 +89,7 @@ class _Facts:
         self.at = bindings.stamp(time.time())
         self.boot_id = _first_line("/proc/sys/kernel/random/boot_id")
         self.covered = False
+        self.unannounced = False  # it ends, and nobody recorded that it began
         self.inherits = False  # its domid was that of a blocked VM, which is latched by it
         self.ifindex = int(_first_line(f"/sys/class/net/{call.interface}/ifindex")) if self.starts else 0
 
@@ -158,6 +161,8 @@ class _Facts:
                 reason=call.command,
                 rev=rev,
             )
+            known = bindings.known(db, self.boot_id, call.domid, call.devid, call.kind)
+            self.unannounced = bool(self.name) and not known and not self.failed
         self.inherits = self.starts and bindings.had_by_blocked(db, self.boot_id, call.domid, self.name)
         db.execute("COMMIT")
 
@@ -165,10 +170,10 @@ class _Facts:
         """Take away what a blocked VM left to whoever has its domid next."""
         _nft(latch.loosen([self.call.domid]))
 
-    def spool(self, run_dir: str) -> None:
-        """Leave word for the daemon, which records it in the ledger when that can be written again."""
+    def words(self) -> dict[str, str]:
+        """The same for the daemon, which records it in the ledger when that can be written again."""
         call = self.call
-        words = {
+        return {
             "starts": str(int(self.starts)),
             "name": self.name,
             "boot_id": self.boot_id,
@@ -182,14 +187,8 @@ class _Facts:
             "bridge": call.bridge or "",
             "at": self.at,
             "covered": str(int(self.covered)),
+            "unannounced": str(int(self.unannounced)),
         }
-        folder = f"{run_dir}/pending"
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        path = f"{folder}/{self.at}.{os.getpid()}"
-        # It names a customer: root's eyes only.
-        with open(f"{path}.new", "w", encoding="ascii", opener=overfile.for_root) as file:
-            file.writelines(f"{key}\t{overfile.escape(value)}\n" for key, value in words.items())
-        os.replace(f"{path}.new", path)
 
 
 def _nft(*attempts: str) -> str | None:
@@ -236,7 +235,16 @@ def _mark(change: Callable[[int], None], domid: int) -> None:
         pass  # the daemon, which is poked, tries it again and tells
 
 
-def _record(facts: _Facts, paths: _Paths) -> None:
+def _begin(facts: _Facts, note: Note) -> None:
+    """Leave word whose vif it is, should this not live to record it. Counters that stand by then are found by the
+    daemon."""
+    try:
+        note.begin({**facts.words(), "begun": "1"})
+    except OSError:
+        pass  # a full /run: it is recorded all the same, if nobody kills us
+
+
+def _record(facts: _Facts, paths: _Paths, note: Note) -> None:
     """Write the binding, or its end, into the ledger; where that fails, leave word for the daemon."""
     try:
         db = sqlite3.connect(f"file:{paths.ledger}?mode=rw", uri=True, isolation_level=None, timeout=_LEDGER_PATIENCE)
@@ -246,7 +254,13 @@ def _record(facts: _Facts, paths: _Paths) -> None:
         facts.record(db)
         db.close()
     except sqlite3.Error:
-        facts.spool(paths.run_dir)
+        note.leave(facts.words())
+    else:
+        # A life that nobody announced may have counters, which only the daemon reads.
+        if facts.unannounced:
+            note.leave(facts.words())
+        else:
+            note.withdraw()
 
 
 def _admit(facts: _Facts, paths: _Paths, read: Callable[[], Over | None]) -> None:
@@ -259,7 +273,9 @@ def run(env: dict[str, str]) -> None:
     call = hotplug.parse(env)
     paths = _Paths()
     facts = _Facts(call)
+    note = Note(paths.run_dir, facts.at)
     if facts.starts:
+        _begin(facts, note)
         # The daemon's file is the last word, and is there before the ledger, which may be slow or broken.
         over = paths.over or gate.from_ledger(paths.ledger, facts.boot_id) or Over()
         sealed = facts.name in over.blocked
@@ -272,7 +288,7 @@ def run(env: dict[str, str]) -> None:
         # A blocked VM's block waits for no ledger.
         if sealed and paths.over is not None:
             _admit(facts, paths, paths.read_over)
-    _record(facts, paths)
+    _record(facts, paths, note)
     if facts.inherits and not sealed:
         facts.unlatch()
         _mark(Marks(paths.run_dir).clear, call.domid)

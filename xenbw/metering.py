@@ -12,7 +12,7 @@ from datetime import datetime
 
 from xenbw.accounting import PeriodOf, Tally
 from xenbw.enforce.exceptions import Exceptions
-from xenbw.model import Binding, Life
+from xenbw.model import Amounts, Binding, Counters, Life
 from xenbw.net import nft
 from xenbw.net.chains import Apply, Chains, Port
 from xenbw.net.counters import KernelMeter, Meter, MeterError
@@ -109,6 +109,10 @@ class Metering:
         except MeterError:
             return True  # to be on the safe side: nobody would ask again
 
+    def counts(self, life: Life) -> Amounts | None:
+        """What our counters of that interface say, which may be gone; None where it has none. Raises MeterError."""
+        return self.meter.counted([life]).get(life) if isinstance(self.meter, NftMeter) else None
+
     def _adopt(self, vm_ids: Collection[int]) -> None:
         """Follow bindings of these VMs that ended while nobody read their counters."""
         if not isinstance(self.meter, NftMeter):
@@ -133,19 +137,29 @@ class Metering:
             self._chains.release([nft.key(*life) for life in self._ended])
         self._ended.clear()
 
-    def sweep(self) -> None:
-        """Take away counters of interfaces that came and went without ever being somebody's, as with a vif script that
-        failed. Those that were so a call ago: whoever may still tell whose they were has done so. Raises MeterError."""
-        if self._chains is None or not isinstance(self.meter, NftMeter):
-            return
+    def unclaimed(self) -> set[Life]:
+        """Interfaces that came and went without ever being somebody's, and have counters of ours. Raises
+        MeterError."""
+        if not isinstance(self.meter, NftMeter):
+            return set()
         there = {ifindex for ifindex, _ in socket.if_nameindex()}
         lives = {life for life in self.meter.lives() if life[2] not in there}
         lives -= {one.key for one in self._tally.tracked.values()} | self._ended
         bound = [*self._ledger.live_bindings().values()]
         bound += self._ledger.ended_bindings(self._boot_id, [ifindex for _, _, ifindex in lives])
-        lives -= {binding.key for binding in bound}
-        self._chains.release([nft.key(*life) for life in lives & self._strangers])
-        self._strangers = lives
+        return lives - {binding.key for binding in bound}
+
+    def sweep(self) -> dict[Life, Counters]:
+        """Take away counters of interfaces that are unclaimed, as with a vif script that failed, and were so a call
+        ago: whoever may still tell whose they were has done so. Returns what had passed them, where anything had.
+        Raises MeterError."""
+        lives = self.unclaimed()
+        swept, self._strangers = lives & self._strangers, lives
+        if self._chains is None or not isinstance(self.meter, NftMeter) or not swept:
+            return {}
+        counted = self.meter.counted(swept)
+        self._chains.release([nft.key(*life) for life in swept])
+        return {life: amounts.usage for life, amounts in counted.items() if any(amounts.usage)}
 
     def keep(
         self,

@@ -1,7 +1,8 @@
-"""What hooks could not write into the ledger and left in the run folder: a file of words for each call."""
+"""What hooks could not write into the ledger and left in the run folder (xenbw.note): a file of words for each call."""
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from xenbw.enforce import overfile
 from xenbw.model import Address, Kind
+from xenbw.note import BEGUN
 from xenbw.store import sound
 
 
@@ -31,11 +33,29 @@ def folder(run_dir: Path) -> Path:
 
 
 def files(spool: Path) -> list[Path]:
-    """The calls, oldest first; none where there is no such folder."""
+    """The calls, oldest first; none where there is no such folder. Of those that began and did not end, only whose hook
+    was killed."""
     try:
-        return sorted(path for path in spool.iterdir() if path.suffix != ".new")
+        return sorted(path for path in spool.iterdir() if path.suffix != ".new" and not _held(path))
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _held(path: Path) -> bool:
+    """Whether the hook that wrote a note is still at work."""
+    if path.suffix != BEGUN:
+        return False
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return True  # it is done, a moment ago
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
 
 
 def words(path: Path) -> dict[str, str]:

@@ -26,6 +26,7 @@ from xenbw.net.chains import Apply, Port
 from xenbw.net.counters import KernelMeter, MeterError, XentopMeter
 from xenbw.net.latches import Latches
 from xenbw.net.udev import Event
+from xenbw.orphans import Orphans
 from xenbw.roster import Roster
 from xenbw.runner import Runner
 from xenbw.store import digests, kept, rescue
@@ -86,6 +87,8 @@ class Work:
         self._tally = Tally()
         self._metering = Metering(ledger, self._tally, boot_id, nft)
         self._census = Census(ledger, lookup, self._tally, boot_id, self._metering.passed, sysfs)
+        self._orphans = Orphans(ledger, boot_id, self._metering.unclaimed, self._metering.counts)
+        self._census.orphans = self._orphans
         self._roster = Roster(ledger, settings)
         self._guard = Guard(ledger, settings, [Iptables(4), Iptables(6)])
         self._latches = Latches(nft, boot_id, str(settings.daemon.run_dir))
@@ -284,7 +287,7 @@ class Work:
             self._settle(lambda: self._census.rescan(moment.at, moment.at, dict))
         if names:
             self._census.churn.look(moment.at)
-            self._sweep()
+            self._sweep(moment)
         self._census.ask(moment.at, everyone=names)
         if self._sample_timer.due(elapsed):
             self._ledger.add_readings(self._tally.readings(), moment.at)
@@ -297,11 +300,12 @@ class Work:
             )
             self._fold()
 
-    def _sweep(self) -> None:
+    def _sweep(self, moment: Moment) -> None:
         # What hooks left unwritten says whose some interface was.
         if not self._pending_folder.is_dir() or not any(self._pending_folder.iterdir()):
             try:
-                self._metering.sweep()
+                self._settle(lambda: self._orphans.claim(moment.at))
+                self._orphans.lost(self._metering.sweep(), moment.at)
             except MeterError as error:
                 self._complaints.of(f"meter {self._metering.meter.name}", str(error))
 

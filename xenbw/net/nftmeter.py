@@ -52,6 +52,12 @@ class NftMeter:
         lives = (nft.life_of(name.removesuffix("-in")) for name in self._table.counters() if name.endswith("-in"))
         return {life for life in lives if life is not None}
 
+    def counted(self, lives: Iterable[Life]) -> dict[Life, Amounts]:
+        """What our counters of interfaces say, which may be gone; of those that have any."""
+        counted = self._table.counters()
+        found = {life: _amounts(counted, nft.key(*life)) for life in lives}
+        return {life: amounts for life, amounts in found.items() if amounts is not None}
+
     def passed(self, life: Life) -> bool:
         """Whether an interface, which may be gone, has counters of ours that have seen anything."""
         return any(_amounts(self._table.counters(), nft.key(*life)) or ())

@@ -120,6 +120,13 @@ def unbind(
         _end(db, binding_id, at, reason, rev)
 
 
+def known(db: sqlite3.Connection, boot_id: str, domid: int, devid: int, kind: str) -> bool:
+    """Whether any life of that card of a domain was ever recorded."""
+    vif = (boot_id, domid, devid, kind)
+    where = "boot_id = ? AND domid = ? AND devid = ? AND kind = ?"
+    return db.execute(f"SELECT 1 FROM binding WHERE {where} LIMIT 1", vif).fetchone() is not None  # noqa: S608
+
+
 def _end(db: sqlite3.Connection, binding_id: int, at: str, reason: str, rev: int) -> None:
     db.execute("UPDATE binding SET ended_at = ?, end_reason = ?, rev = ? WHERE id = ?", (at, reason, rev, binding_id))
 

@@ -129,6 +129,11 @@ class Ledger(LedgerFile):
             found += [binding_of(row) for row in rows if row["ended_at"] is not None]
         return found
 
+    def bindings_of_domain(self, boot_id: str, domid: int) -> list[Binding]:
+        """The bindings of a domain of that boot, oldest first."""
+        rows = self.rows("SELECT * FROM binding WHERE boot_id = ? AND domid = ? ORDER BY id", boot_id, domid)
+        return [binding_of(row) for row in rows]
+
     def latest_bindings(self) -> list[Binding]:
         """For each VM the bindings of its newest life, running or ended: where its addresses are known from."""
         rows = self.rows(
