@@ -2,7 +2,7 @@
 
 {"op": "poke"} there is news, no answer is waited for; {"op": "sync"} read the ledger anew, judge and enforce, then
 answer; {"op": "commit"} count to this moment and write it, then answer; {"op": "status"}
-answer with the daemon's state.
+answer with the daemon's state. Any other line is answered with {"error": ...}.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Server:
         finally:
             os.umask(old)
         self._socket.listen(128)
-        self._path = path
+        self._path, self._inode = path, path.stat().st_ino
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -84,16 +84,40 @@ class Server:
         all callers are on this host and write theirs in one piece."""
         with stream:
             try:
-                request = json.loads(stream.recv(_LONGEST))
-                op = str(request["op"])
-            except (OSError, ValueError, KeyError, TypeError):
+                op = _op(stream.recv(_LONGEST))
+            except OSError:
                 return
-            answer = self._handle(op)
+            except ValueError:
+                answer: Answer = {"error": f"not understood: a request is a line of JSON of {_LONGEST} bytes at most"}
+            else:
+                answer = self._handle(op)
             with contextlib.suppress(OSError):  # a hook does not wait for its answer
                 stream.setblocking(True)
                 stream.settimeout(0.2)
                 stream.sendall(json.dumps(answer).encode() + b"\n")
 
-    def close(self) -> None:
+    def stands(self) -> bool:
+        """Whether callers find this socket where they look for it."""
+        try:
+            return self._path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+    def shut(self) -> None:
+        """Answer nobody any more; what is in its place is another's."""
         self._socket.close()
+
+    def close(self) -> None:
+        self.shut()
         self._path.unlink(missing_ok=True)
+
+
+def _op(line: bytes) -> str:
+    """What a caller asks for. Raises ValueError. A request is one object with nothing in it that is another: json goes
+    down into each by a call, and some thousand are more than Python takes (RecursionError)."""
+    if line.count(b"{") != 1 or b"[" in line:
+        raise ValueError
+    request = json.loads(line)
+    if not isinstance(request, dict) or not isinstance(request.get("op"), str):
+        raise ValueError
+    return str(request["op"])

@@ -20,7 +20,7 @@ import sdnotify
 from xenbw import __version__, config
 from xenbw.clock import Clock, SystemClock, boot_id
 from xenbw.config import Settings
-from xenbw.control import Answer, Server
+from xenbw.control import Answer, Server, socket_path
 from xenbw.errors import XenbwError
 from xenbw.log import log_to
 from xenbw.net.netfilter import RuleWatch
@@ -48,6 +48,9 @@ _CALM = 0.25
 _SYSTEMD_PATIENCE = 0.1
 # Microseconds from one sign of life to the next while the ledger is copied.
 _COPYING = 10_000_000
+# Seconds that systemd gives a start (TimeoutStartSec=), up to how many VMs that is enough for, and seconds for one
+# more: ten times what it takes to read, judge and block one (4.5 s for 10,000 on two busy cores).
+_START, _FEW, _EACH = 10, 1000, 0.005
 
 
 class Daemon:
@@ -66,13 +69,12 @@ class Daemon:
         settings.daemon.run_dir.mkdir(parents=True, exist_ok=True)
         settings.ledger.path.parent.mkdir(parents=True, exist_ok=True)
         # Two daemons on one ledger would count every byte twice, and two in one folder undo each other's blocks.
-        self._locks = [
-            _only_one(settings.daemon.run_dir / "xenbwd.lock"),
-            _only_one(settings.ledger.path.with_name(f"{settings.ledger.path.name}.lock")),
-        ]
+        self._run_lock = _only_one(settings.daemon.run_dir / "xenbwd.lock")
+        self._ledger_lock = _only_one(settings.ledger.path.with_name(f"{settings.ledger.path.name}.lock"))
         ledger = rescue.open_or_replace(
             settings.ledger.path, settings.daemon.run_dir / "over", clock.tick().wall, self._ask_for_time
         )
+        self._ask_for_more_time(ledger.count_vms())
         self._lookup = Lookup()
         self._watcher, self._rules = Watcher(), RuleWatch()
         self._work = Work(
@@ -86,6 +88,12 @@ class Daemon:
     def _ask_for_time(self) -> None:
         """Copying a large ledger before its upgrade takes longer than TimeoutStartSec=, and would never get done."""
         self._notifier.notify(f"EXTEND_TIMEOUT_USEC={_COPYING}\nSTATUS=copying the ledger before its upgrade")
+
+    def _ask_for_more_time(self, vms: int) -> None:
+        """READY means that the blocks stand, and with many thousand VMs it takes its time to find out which."""
+        if vms > _FEW:
+            seconds = _START + (vms - _FEW) * _EACH
+            self._notifier.notify(f"EXTEND_TIMEOUT_USEC={seconds * 1_000_000:.0f}\nSTATUS=reading {vms} VMs")
 
     def serve(self) -> None:
         """Run until SIGTERM or SIGINT. Blocks stay when it ends."""
@@ -110,6 +118,7 @@ class Daemon:
                 self._work.on_rules()
                 self._rules_done = time.monotonic()
             if time.monotonic() >= due:
+                self._renew_door()
                 self._work.cycle(self._watcher.drain())
                 self._tell_systemd()
                 if self._courier and self._work.take_mail():
@@ -128,7 +137,7 @@ class Daemon:
         self._lookup.close()
         self._stop_threads()
         self._work.close()
-        for lock in self._locks:
+        for lock in (self._run_lock, self._ledger_lock):
             os.close(lock)
 
     def _start_threads(self) -> None:
@@ -192,6 +201,30 @@ class Daemon:
             self._server.serve(stream)
 
         self._selector.register(stream, selectors.EVENT_READ, serve)
+
+    def _renew_door(self) -> None:
+        """Somebody removed the run folder, or the socket: make what is missing anew. Raises XenbwError where that
+        cannot be: in our sandbox the folder is a mount, and once it is gone outside, only systemd can give us
+        another."""
+        if self._server.stands():
+            return
+        run_dir = self._work.settings.daemon.run_dir
+        path = run_dir / "xenbwd.lock"
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            if not (path.exists() and path.stat().st_ino == os.fstat(self._run_lock).st_ino):
+                lock = _only_one(path)
+                os.close(self._run_lock)
+                self._run_lock = lock
+            server = Server(run_dir, self._answer)
+        except OSError as error:
+            raise XenbwError(f"{run_dir} was removed: {error.strerror}", "systemctl restart xenbwd") from None
+        self._selector.unregister(self._server)
+        self._server.shut()
+        self._server = server
+        self._selector.register(server, selectors.EVENT_READ, self._accept)
+        log.warning("%s was removed, and is made anew", socket_path(run_dir))
+        self._work.enforce()
 
     def _answer(self, op: str) -> Answer:
         match op:

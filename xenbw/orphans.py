@@ -54,9 +54,9 @@ class Orphans:
     def claim(self, at: datetime) -> bool:
         """Charge lives to the VM of whose domain another interface is known. Whether there were any. Raises
         MeterError."""
-        names = {vm.id: vm.name for vm in self._ledger.vms().values()}
-        found = False
-        for life in self._unclaimed():
+        lives, found = self._unclaimed(), False
+        names = {vm.id: vm.name for vm in self._ledger.vms().values()} if lives else {}
+        for life in lives:
             known = [one for one in self._bindings(life[0]) if one.vm_id in names]
             if known:
                 self._bind(life, names[known[-1].vm_id], Kind.VIF.value, at, "")

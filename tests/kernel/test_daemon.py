@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import signal
+import socket
 import subprocess
+import sys
 import time
 
 import pytest
 
 from tests.support.guest import ScriptError, agree
 from tests.support.host import Host
-from tests.support.pace import at_last, until
+from tests.support.pace import at_last, busy, until
+from xenbw import control
 
 pytestmark = pytest.mark.kernel
 
@@ -495,6 +500,53 @@ def test_a_reload_cannot_move_the_ledger_from_under_the_hooks(running: Host) -> 
     running.configure("")
     assert any("next restart" in problem for problem in running.ask("status")["problems"])
     assert not elsewhere.exists()
+
+
+def test_for_thousands_of_vms_it_asks_systemd_for_more_time_to_become_ready(host: Host) -> None:
+    host.start_daemon()
+    assert not any("EXTEND_TIMEOUT_USEC" in word for word in host.started)
+    host.stop_daemon()
+    with host.ledger().transaction() as db:
+        rows = [(f"vm{number}", "2026-03-01T00:00:00.000000+00:00") for number in range(1500)]
+        db.executemany("INSERT INTO vm (name, found_at, rev) VALUES (?, ?, 0)", rows)
+    host.start_daemon()
+    (asked,) = (word for word in host.started if word.startswith("EXTEND_TIMEOUT_USEC="))
+    assert int(asked.partition("=")[2]) == 12_500_000
+
+
+@pytest.mark.parametrize("what", ["run", "run/xenbwd.sock"])
+def test_its_run_folder_is_made_anew_where_somebody_removed_it(running: Host, what: str) -> None:
+    running.run(["rm", "-r", str(running.directory / what)], check=True)
+    assert until(lambda: control.socket_path(running.run_dir).exists() and running.ask("status") != {})
+    assert (running.run_dir / "over").exists()
+    second = running.run([sys.executable, "-m", "xenbw.daemon", "--config", str(running.config)])
+    assert (second.returncode, "another xenbwd is running" in second.stderr) == (1, True)
+    assert running.ask("sync")["ok"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 4096,
+        b'{"op":' * 700,
+        b'{"op": [[]]}',
+        b"{" * 5000,
+        b"\xff\xfe",
+        b"1",
+        b'"op"',
+        b'{"op": 7}',
+        b'{"on": "poke"}',
+    ],
+    ids=["lists", "objects", "list as op", "long", "no text", "number", "string", "number as op", "no op"],
+)
+def test_a_line_that_is_no_request_is_answered_with_an_error(running: Host, line: bytes) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.settimeout(busy(10))
+        caller.connect(str(control.socket_path(running.run_dir)))
+        caller.sendall(line + b"\n")
+        with contextlib.suppress(ConnectionResetError):  # what it has not read of a long one
+            assert "error" in json.loads(caller.recv(4096))
+    assert running.ask("poke") == {"ok": True}
 
 
 def test_ready_is_said_when_the_blocks_stand(host: Host) -> None:

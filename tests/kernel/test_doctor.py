@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from typing import Any
@@ -274,14 +276,22 @@ def test_failing_in_the_middle_it_leaves_nothing_behind_and_says_so(running: Hos
 
 
 def test_two_at_once_do_not_take_each_other_s_guest_away(running: Host) -> None:
-    with running.namespace.entered():
-        other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with other:
-        other.bind("\0xenbw-doctor")
+    with (running.run_dir / "doctor.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
         running.namespace.ip("link add xenbw-guest type veth peer name its-eth0")
         assert "another xenbw doctor" in " ".join(failures(told(running, "--on", BRIDGE)))
         assert "xenbw-guest" in running.run(["ip", "-o", "link"]).stdout
     assert failures(told(running, "--on", BRIDGE)) == []
+
+
+def test_no_user_but_root_can_keep_it_from_a_bridge(running: Host) -> None:
+    with running.namespace.entered():
+        users = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with users:
+        users.bind("\0xenbw-doctor")
+        assert failures(told(running, "--on", BRIDGE)) == []
+    lock = (running.run_dir / "doctor.lock").stat()
+    assert (stat.S_IMODE(lock.st_mode), lock.st_uid) == (0o600, 0)
 
 
 def test_what_is_no_bridge_is_a_usage_error(host: Host) -> None:

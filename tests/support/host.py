@@ -29,6 +29,7 @@ class Host(Dom0):
         super().__init__(hooks)
         self._config = config
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.started: list[str] = []  # what the daemon told systemd until it was ready
         self._ledger: Ledger | None = None
 
     def __enter__(self) -> Self:
@@ -66,7 +67,7 @@ class Host(Dom0):
         env = {"PYTHONPATH": str(REPO), "NOTIFY_SOCKET": str(self.directory / "notify")}
         argv = [sys.executable, "-m", "xenbw.daemon", "--config", str(self.config)]
         self.daemon = self.popen(argv, output=self.log, env=env)
-        self.notified("READY=1")
+        self.started = self.notified("READY=1")
         # It answers once it has looked at the whole host.
         self.ask("status")
 

@@ -114,3 +114,16 @@ def test_the_daemon_needs_no_program_that_a_small_host_may_lack() -> None:
 
 def test_stopping_the_daemon_runs_nothing_that_could_take_blocks_away() -> None:
     assert listed("ExecStop") | listed("ExecStopPost") == set()
+
+
+def test_a_host_short_of_memory_ends_others_first_and_a_leak_is_bounded() -> None:
+    (score,) = listed("OOMScoreAdjust")
+    assert -1000 < int(score) < 0
+    assert listed("MemoryHigh") != set()
+    assert listed("MemoryMax") == set()  # it would end who counts
+    (tasks,) = listed("TasksMax")
+    assert 16 <= int(tasks) <= 256
+
+
+def test_the_daemon_cannot_reach_the_socket_on_which_systemd_takes_orders() -> None:
+    assert "-/run/systemd/private" in listed("InaccessiblePaths")

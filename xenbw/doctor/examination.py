@@ -55,7 +55,7 @@ def _own(host: Host) -> Iterator[Finding]:
 
 def _on(bridge: str) -> _Look:
     def look(host: Host) -> Iterator[Finding]:
-        with rig.on(bridge, host.run) as trial:
+        with rig.on(bridge, host.run, host.settings.daemon.run_dir) as trial:
             yield from proof.of_meter_and_seal(trial, bridge)
 
     return look

@@ -6,7 +6,9 @@ namespace, so that nothing there can disturb this host or be left behind; or, wh
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -100,12 +102,12 @@ def require_bridge(name: str) -> None:
 
 
 @contextmanager
-def on(bridge: str, run: Runner) -> Iterator[Rig]:
+def on(bridge: str, run: Runner, run_dir: Path) -> Iterator[Rig]:
     """A rig on a bridge of this host. No frame of it reaches another port, and none of theirs this one; what dom0
     itself says to many does. Raises XenbwError, OSError."""
     dom0 = Here()
     with ExitStack() as leaving:
-        leaving.enter_context(_alone())
+        leaving.enter_context(_alone(run_dir))
         leaving.callback(_leave_nothing, run)
         # What another doctor left that was killed.
         _leave_nothing(run)
@@ -113,15 +115,19 @@ def on(bridge: str, run: Runner) -> Iterator[Rig]:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """One at a time: an abstract name belongs to the network that it is taken in, and goes with its process (unix(7)).
-    Raises XenbwError."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as name:
+def _alone(run_dir: Path) -> Iterator[None]:
+    """One at a time: a lock on a file that none but root can open, and that goes with its process. (Any user could take
+    the name of an abstract socket.) Raises XenbwError, OSError."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = os.open(run_dir / "doctor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
         try:
-            name.bind("\0xenbw-doctor")
-        except OSError:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             raise XenbwError("another xenbw doctor has a bridge of this host in use", "wait until it is done") from None
         yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager

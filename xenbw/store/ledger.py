@@ -31,6 +31,10 @@ class Ledger(LedgerFile):
         """Every VM that was not retired, by id."""
         return {row["id"]: vm_of(row) for row in self.rows("SELECT * FROM vm WHERE retired_at IS NULL ORDER BY name")}
 
+    def count_vms(self) -> int:
+        """How many there are, or were. Raises LedgerError."""
+        return int(self.rows("SELECT count(*) FROM vm")[0][0])
+
     def vm_named(self, name: str) -> VM | None:
         rows = self.rows("SELECT * FROM vm WHERE name = ? AND retired_at IS NULL", name)
         return vm_of(rows[0]) if rows else None
