@@ -169,7 +169,7 @@ def _merge(paths: list[Path]) -> dict[str, dict[str, tuple[Path, Any]]]:
             document = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise XenbwError(f"{path}: {error.strerror}", "name another file with --config or XENBW_CONFIG") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # also numbers of more digits than Python takes
             raise UsageError(f"{path}: {error}", "correct the line; nothing was changed") from None
         for name, table in document.items():
             if name not in sections:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -176,3 +177,19 @@ def test_auto_without_any_toolstack_is_an_error_with_a_hint() -> None:
 def test_another_setting_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="'xapi'"):
         detect("xapi", Recorded(Result(0, b"", b"")), which=lambda name: name)
+
+
+def test_a_name_that_is_a_megabyte_of_blanks_or_digits_hides_nobody_and_holds_nobody_up() -> None:
+    # Tried at each blank, one such line would take minutes.
+    signal.alarm(60)
+    try:
+        for filler in (" " * 1_000_000, "7 " * 500_000):
+            names = [domain.name for domain in parse_list(HEADER + filler.encode() + b"x\n" + xl_row("web1", 7))]
+            assert names[-1] == "web1"
+    finally:
+        signal.alarm(0)
+
+
+def test_a_domid_of_more_digits_than_python_reads_is_no_row() -> None:
+    forged = b"evil " + b"9" * 5000 + b"   128     1     -b----       1.0\n"
+    assert [domain.name for domain in parse_list(HEADER + forged + xl_row("web1", 7))] == ["web1"]

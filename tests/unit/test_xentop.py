@@ -172,3 +172,17 @@ def test_garbage_is_an_error_with_a_hint(garbage: bytes) -> None:
     with pytest.raises(XenbwError) as caught:
         parse(garbage)
     assert caught.value.hint
+
+
+def test_a_name_that_is_a_header_of_a_thousand_columns_is_none() -> None:
+    # An expression for so many columns would take half a minute to make.
+    forged = b"\nNAME STATE" + b" X" * 100_000 + b"\n"
+    captured = (ODD_NAMES / "xentop-b-f-n-i1.txt").read_bytes()
+    assert parse(captured + forged) == parse(captured)
+
+
+def test_counters_of_more_digits_than_python_reads_are_no_network() -> None:
+    captured = (ODD_NAMES / "xentop-b-f-n-i1.txt").read_bytes()
+    digits = b"9" * 5000
+    forged = b"\nNet0 RX:%bbytes 1pkts 0err 0drop  TX:%bbytes 1pkts 0err 0drop\n" % (digits, digits)
+    assert parse(captured + forged) == parse(captured)

@@ -15,15 +15,18 @@ from xenbw.xen.text import decode
 # xl prints "%-40s %5d %5lu %5d     rbpscd  %8.1f" (tools/xl/xl_info.c), xm the same columns with other gaps
 # (tools/python/xen/xm/main.py, xm_brief_list).
 _RUNNING = re.compile(
-    rb"(?P<name>.*?) +(?P<domid>\d+) +(?P<mem>\d+) +(?P<vcpus>\d+)"
-    rb"(?: +(?P<state>[-?A-Za-z]{6})| {11}) +(?P<time>\d+\.\d) *"
+    rb"(?P<name>.*?) +(?P<domid>\d{1,9}) +(?P<mem>\d+) +(?P<vcpus>\d+)"
+    rb"(?: +(?P<state>[-?A-Za-z]{6})| {11}) +(?P<time>\d+\.\d)"
 )
 # xm lists a managed domain that is powered off with five blanks for the ID and ten for the state; tried first, since
 # the name's last word may be a number and stand where _RUNNING looks for the ID.
-_POWERED_OFF = re.compile(rb"(?P<name>.*?) {7,}(?P<mem>\d+) +(?P<vcpus>\d+) +(?P<time>\d+\.\d) *")
+_POWERED_OFF = re.compile(rb"(?P<name>.*?) {7,}(?P<mem>\d+) +(?P<vcpus>\d+) +(?P<time>\d+\.\d)")
+# The columns and the blanks that fill the name's are never longer. What a row may match is read in so many bytes: of a
+# name that is a megabyte of blanks each could be where the columns begin.
+_TAIL = 160
 
 # What printf makes of the name of a domain that is going away: it has left xenstore, the hypervisor still lists it.
-_NAMELESS = b"(null)"
+_NAMELESS = "(null)"
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,10 @@ def parse_list(output: bytes) -> tuple[Domain, ...]:
     lines = iter(output.split(b"\n"))
     if not any(line.split()[:2] == [b"Name", b"ID"] for line in lines):
         raise _unreadable("no header line with Name and ID")
-    rows = [row for line in lines if (row := _POWERED_OFF.fullmatch(line) or _RUNNING.fullmatch(line))]
-    if not rows:
+    domains = [domain for line in lines if (domain := _row(line.rstrip(b" "))) is not None]
+    if not domains:
         raise _unreadable("no domain below the header")
-    return tuple(_domain(row) for row in rows if row["name"].rstrip(b" ") != _NAMELESS)
+    return tuple(domain for domain in domains if domain.name != _NAMELESS)
 
 
 def guests(domains: Iterable[Domain]) -> tuple[Domain, ...]:
@@ -101,10 +104,15 @@ def detect(setting: str, run: Runner, which: Callable[[str], str | None] = shuti
     raise XenbwError("neither xl nor xm found", "is this a Xen dom0, and is /usr/sbin on PATH?")
 
 
-def _domain(row: re.Match[bytes]) -> Domain:
-    more = row.groupdict()
-    domid, state = more.get("domid"), more.get("state") or b""
-    return Domain(decode(row["name"].rstrip(b" ")), None if domid is None else int(domid), decode(state))
+def _row(line: bytes) -> Domain | None:
+    """A line without the blanks at its end, if it is one of the list."""
+    start, tail = line[:-_TAIL], line[-_TAIL:]
+    row = _POWERED_OFF.fullmatch(tail) or _RUNNING.fullmatch(tail)
+    if row is None:
+        return None
+    known = row.groupdict()
+    domid, state = known.get("domid"), known.get("state") or b""
+    return Domain(decode((start + row["name"]).rstrip(b" ")), None if domid is None else int(domid), decode(state))
 
 
 def _unreadable(what: str) -> XenbwError:

@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from xenbw.errors import XenbwError
 from xenbw.xen.text import decode
 
+# A counter of 64 bits has no more digits, and no xentop has more than 19 columns (tools/xentop/xentop.c, fields[]). A
+# domain may be called like either, with more.
+_DIGITS, _COLUMNS = 20, 40
 # "Net%d RX: %8llubytes %8llupkts %8lluerr %8lludrop  TX: …" (tools/xentop/xentop.c, do_network).
 _NET = re.compile(
-    rb"Net(?P<index>\d+)"
-    rb" RX: *(?P<rx_bytes>\d+)bytes *(?P<rx_packets>\d+)pkts *\d+err *(?P<rx_drops>\d+)drop"
-    rb" *TX: *(?P<tx_bytes>\d+)bytes *(?P<tx_packets>\d+)pkts *\d+err *(?P<tx_drops>\d+)drop *"
+    rb"Net(?P<index>\d{1,9})"
+    rb" RX: *(?P<rx_bytes>\d{1,20})bytes *(?P<rx_packets>\d{1,20})pkts *\d+err *(?P<rx_drops>\d{1,20})drop"
+    rb" *TX: *(?P<tx_bytes>\d{1,20})bytes *(?P<tx_packets>\d{1,20})pkts *\d+err *(?P<tx_drops>\d{1,20})drop *"
 )
 _NAME_AND_STATE = rb"(?P<name>.*) (?P<state>[-dsbcpr]{6})"
 # MAXMEM(k) of a domain without a limit is "no limit", the one value of two words (print_maxmem).
@@ -103,7 +106,7 @@ def _iterations(output: bytes) -> Iterator[tuple[list[bytes], list[bytes]]]:
     body: list[bytes] = []
     for line in output.split(b"\n"):
         words = line.split()
-        if words[:2] == [b"NAME", b"STATE"]:
+        if words[:2] == [b"NAME", b"STATE"] and len(words) <= _COLUMNS:
             if columns:
                 yield columns, body
             columns, body = words, []
@@ -143,7 +146,7 @@ def _network(net: re.Match[bytes]) -> NetSample:
 
 
 def _number(value: bytes | None) -> int | None:
-    return int(value) if value is not None and value.isdigit() else None
+    return int(value) if value is not None and value.isdigit() and len(value) <= _DIGITS else None
 
 
 def _is_complete(domains: tuple[DomainSample, ...], with_networks: bool) -> bool:
