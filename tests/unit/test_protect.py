@@ -176,3 +176,41 @@ def test_an_address_of_the_book_that_needs_dnspython_says_so_where_it_is_missing
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPO).stdout
     assert "apt install python3-dnspython" in said
+
+
+_AT_ONCE = """
+import sys, threading, time
+from xenbw.store import driver
+from xenbw.store.servers import servers
+
+class Slow:  # as on a busy dom0
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(("bson.", "pymongo.")):
+            time.sleep(0.002)
+
+sys.meta_path.insert(0, Slow())
+done = []
+
+def book():
+    driver.load()
+    from xenbw.store.book import Book
+    done.append(Book)
+
+def addresses():
+    done.append(servers("mongodb://db1"))
+
+threads = [threading.Thread(target=want) for want in (book, addresses)]
+for one in threads:
+    one.start()
+    time.sleep(float(sys.argv[1]))
+for one in threads:
+    one.join()
+print(len(done))
+"""
+
+
+def test_threads_that_want_the_driver_at_once_both_get_the_whole_of_it() -> None:
+    for head_start in range(0, 60, 15):
+        argv = [sys.executable, "-c", _AT_ONCE, str(head_start / 1000)]
+        said = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=REPO)
+        assert (said.stdout, said.stderr) == ("2\n", "")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 from xenbw.errors import XenbwError
+from xenbw.store import driver
 
 
 def servers(uri: str) -> tuple[str, ...]:
     """Names and IP addresses of the servers, as the driver reads the address. For mongodb+srv:// the DNS is asked: not
     for the event loop's thread. Raises XenbwError."""
-    # pymongo is 28 MB and a tenth of a second: only for who has a book.
+    driver.load()
     from pymongo.errors import PyMongoError
     from pymongo.uri_parser import parse_uri
 

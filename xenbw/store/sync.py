@@ -15,7 +15,7 @@ from xenbw import __version__
 from xenbw.clock import Clock
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
-from xenbw.store import changes
+from xenbw.store import changes, driver
 from xenbw.store.ledger import Ledger, LedgerError
 from xenbw.store.pull import pull
 from xenbw.units import format_time
@@ -173,7 +173,7 @@ class Sync(threading.Thread):
 
     def _open_book(self) -> Book:
         if self._book is None:
-            # pymongo is 28 MB and a tenth of a second: only where there is a book.
+            driver.load()
             from xenbw.store.book import Book
 
             book = Book(self._settings)
