@@ -284,3 +284,16 @@ def test_a_change_is_an_event(console: Console) -> None:
     with console.ledger() as ledger:
         ((_, kind, text),) = ledger.events(1)
     assert (kind, text) == ("changed", "web1: limit 500 GB -> 1.00 TB")
+
+
+def test_a_vm_with_two_config_files_that_differ_is_added_by_the_one_that_is_named(console: Console) -> None:
+    for number in (70, 77):
+        (console.xen / f"customer{number}.cfg").write_text(f"name='shop'\nvif=['ip=192.0.2.{number}']\n")
+    result = console.run("addvm", "shop", "--limit", "1")
+    assert result.returncode == 1
+    assert (
+        f"{console.xen}/customer70.cfg, {console.xen}/customer77.cfg all say name = 'shop', and differ" in result.stderr
+    )
+    assert "--config-file FILE" in result.stderr
+    result = console.run("addvm", "shop", "--limit", "1", "--config-file", str(console.xen / "customer77.cfg"))
+    assert (result.returncode, "ips 192.0.2.77," in result.stdout) == (0, True)

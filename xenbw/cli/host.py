@@ -41,12 +41,13 @@ def guests(context: Context) -> Guests:
 
 @dataclass(frozen=True)
 class Sighting:
-    """What was found of a VM. notes: sentences on what was passed over."""
+    """What was found of a VM. notes: sentences on what was passed over; rivals: on config files that differ."""
 
     name: str
     listed: bool
     config: DomainConfig | None
     notes: tuple[str, ...]
+    rivals: str = ""
 
 
 def look(
@@ -65,7 +66,7 @@ def look(
         return Sighting(name, name in listed.names, config, config.problems)
     found = domainfind.find(name, context.settings.toolstack.config_dirs, macs=macs, read=read)
     notes = found.problems if found.config is None else found.config.problems
-    return Sighting(name, name in listed.names, found.config, notes)
+    return Sighting(name, name in listed.names, found.config, notes, found.rivals)
 
 
 def check(sighting: Sighting, listed: Guests, known: Collection[str], context: Context) -> None:
@@ -75,6 +76,8 @@ def check(sighting: Sighting, listed: Guests, known: Collection[str], context: C
         raise XenbwError(f"{config.path} is the config file of {config.name!r}", "--force takes it for this VM")
     if sighting.listed or config is not None:
         return
+    if sighting.rivals:
+        raise XenbwError(sighting.rivals, "--config-file FILE takes one of them, --force none")
     if listed.problem is not None:
         raise XenbwError(
             f"cannot tell whether {sighting.name!r} is a VM: {listed.problem.message}",

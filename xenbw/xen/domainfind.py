@@ -19,10 +19,14 @@ _AUTO = "auto"
 
 @dataclass(frozen=True)
 class Found:
-    """The config of the VM, or None; `problems` are sentences on files and directories that were passed over."""
+    """The config of the VM, or None; `problems` are sentences on files and directories that were passed over.
+
+    `rivals` says which files name the VM and differ, where none of them could be chosen; "" otherwise.
+    """
 
     config: DomainConfig | None
     problems: tuple[str, ...]
+    rivals: str = ""
 
 
 def find(
@@ -55,10 +59,11 @@ def find(
         if config.name == name or (config.name is None and path.name in titles):
             found.append(config)
     chosen = _choose(found, titles, macs, _started_at_boot(folders))
+    rivals = ""
     if found and chosen is None:
-        paths = ", ".join(str(config.path) for config in found)
-        problems.append(f"{paths} all say name = {name!r}, and differ: none was taken; name one with --config-file")
-    return Found(chosen, tuple(problems))
+        rivals = f"{', '.join(str(config.path) for config in found)} all say name = {name!r}, and differ"
+        problems.append(f"{rivals}: none was taken; name one with --config-file")
+    return Found(chosen, tuple(problems), rivals)
 
 
 def _choose(
