@@ -202,4 +202,4 @@ def _write_one(ledger: Ledger, wish: _Wish, context: Context) -> str:
     return line
 
 
-COMMAND = Command("addvm", "give a VM its allowance, or change it", arguments, run)
+COMMAND = Command(arguments, run)

@@ -34,4 +34,4 @@ def run(options: Namespace, context: Context) -> int:
     return 0
 
 
-COMMAND = Command("block", "null-route a VM until it is lifted", arguments, run)
+COMMAND = Command(arguments, run)

@@ -207,4 +207,4 @@ def _tell(steps: Sequence[_Step], options: Namespace, context: Context) -> None:
         say("stop the script's cron job for good, then start xenbwd: systemctl start xenbwd")
 
 
-COMMAND = Command("import-bwmon", "take over VMs, limits and this period's usage of the 2014 script", arguments, run)
+COMMAND = Command(arguments, run)

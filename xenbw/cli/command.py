@@ -45,10 +45,8 @@ class Context:
 
 @dataclass(frozen=True)
 class Command:
-    """A word of the command line. `arguments` puts its options on its parser; `run` does it and returns the exit
-    status, or raises XenbwError."""
+    """What a word of the command line does. `arguments` puts its options on its parser; `run` does it and returns the
+    exit status, or raises XenbwError."""
 
-    name: str
-    summary: str
     arguments: Callable[[ArgumentParser], None]
     run: Callable[[Namespace, Context], int]

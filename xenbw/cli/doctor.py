@@ -75,4 +75,4 @@ def _summary(findings: Iterable[Finding]) -> str:
     return ", ".join(f"{counts[level]} {level}" for level in Level)
 
 
-COMMAND = Command("doctor", "check this host, and say what to fix", arguments, run)
+COMMAND = Command(arguments, run)

@@ -181,4 +181,4 @@ def _compared(one: Audited) -> Iterator[tuple[str, ...]]:
             yield "", who, *map(_bytes, counted), *parts
 
 
-COMMAND = Command("explain", "show where a VM's usage came from", arguments, run)
+COMMAND = Command(arguments, run)

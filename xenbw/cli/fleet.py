@@ -117,4 +117,4 @@ def _document(hosts: Sequence[HostSeen], vms: Sequence[FleetUsage], left_out: Se
     }
 
 
-COMMAND = Command("fleet", "show all hosts of the book, and VMs by their usage across hosts", arguments, run)
+COMMAND = Command(arguments, run)

@@ -52,4 +52,4 @@ def _told(columns: Mapping[str, object], standing: Standing, entry: Entry, zone:
     return "lifted"
 
 
-COMMAND = Command("lift", "let a blocked VM through until its period ends", arguments, run)
+COMMAND = Command(arguments, run)

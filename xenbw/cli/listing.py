@@ -77,4 +77,4 @@ def _counted(account: Account, size: int) -> str:
     return "-" if account.unmetered and size == 0 else format_size(size)
 
 
-COMMAND = Command("list", "show every VM with its usage", arguments, run)
+COMMAND = Command(arguments, run)

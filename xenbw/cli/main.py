@@ -3,38 +3,52 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NamedTuple, NoReturn, TextIO
 
 from xenbw import __version__, config
-from xenbw.cli import addvm, block, bwmon, doctor, explain, fleet, lift, listing, resync, rmvm, show, status, transfer
 from xenbw.cli.command import Command, Context
 from xenbw.cli.terminal import warn
 from xenbw.clock import SystemClock
 from xenbw.errors import UsageError, XenbwError
 from xenbw.runner import run
 
-COMMANDS: tuple[Command, ...] = (
-    addvm.COMMAND,
-    listing.COMMAND,
-    show.COMMAND,
-    explain.COMMAND,
-    block.COMMAND,
-    lift.COMMAND,
-    rmvm.COMMAND,
-    status.COMMAND,
-    doctor.COMMAND,
-    fleet.COMMAND,
-    resync.COMMAND,
-    transfer.EXPORT,
-    transfer.IMPORT,
-    bwmon.COMMAND,
-)
+
+class _Entry(NamedTuple):
+    """A word of the command line: what it does in a few words, and the module of this package that has its Command."""
+
+    summary: str
+    module: str
+    attribute: str = "COMMAND"
+
+    def load(self) -> Command:
+        """Import it: what a command needs is imported when it is chosen, not by all others."""
+        command: Command = getattr(importlib.import_module(f"xenbw.cli.{self.module}"), self.attribute)
+        return command
+
+
+_ENTRIES = {
+    "addvm": _Entry("give a VM its allowance, or change it", "addvm"),
+    "list": _Entry("show every VM with its usage", "listing"),
+    "show": _Entry("show one VM with its blocks, interfaces and history", "show"),
+    "explain": _Entry("show where a VM's usage came from", "explain"),
+    "block": _Entry("null-route a VM until it is lifted", "block"),
+    "lift": _Entry("let a blocked VM through until its period ends", "lift"),
+    "rmvm": _Entry("remove a VM and its allowance; its history stays", "rmvm"),
+    "status": _Entry("show whether everything works", "status"),
+    "doctor": _Entry("check this host, and say what to fix", "doctor"),
+    "fleet": _Entry("show all hosts of the book, and VMs by their usage across hosts", "fleet"),
+    "resync": _Entry("push everything in the ledger to the book again", "resync"),
+    "export": _Entry("write the ledger, or the book, as JSON lines", "transfer", "EXPORT"),
+    "import": _Entry("fill an empty ledger, or the book, from such a file", "transfer", "IMPORT"),
+    "import-bwmon": _Entry("take over VMs, limits and this period's usage of the 2014 script", "bwmon"),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,32 +71,42 @@ def _config_argument(parser: argparse.ArgumentParser, default: str | None) -> No
     )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of xenbw; its manual page and its completion are checked against it."""
+def parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """The command line of xenbw; its manual page and its completion are checked against it.
+
+    words: those that were typed, if any. Of commands that are not among them only the names are known then.
+    """
     program = _program("xenbw", "Meter the traffic of this host's VMs and hold it to their allowances.")
     commands = program.add_subparsers(metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        own = commands.add_parser(command.name, help=command.summary, description=command.summary, allow_abbrev=False)
-        # Also after the command, where it must not undo what stood before it.
-        _config_argument(own, default=argparse.SUPPRESS)
-        command.arguments(own)
-        own.set_defaults(run=command.run)
+    for name, entry in _ENTRIES.items():
+        own = commands.add_parser(name, help=entry.summary, description=entry.summary, allow_abbrev=False)
+        if words is None or name in words:
+            _equip(own, entry.load())
     return program
 
 
-def addvm_parser() -> argparse.ArgumentParser:
+def _equip(parser: argparse.ArgumentParser, command: Command) -> None:
+    # Also after the command, where it must not undo what stood before it.
+    _config_argument(parser, default=argparse.SUPPRESS)
+    command.arguments(parser)
+    parser.set_defaults(run=command.run)
+
+
+def addvm_parser(_words: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """The command line of xenbw-addvm."""
-    program = _program("xenbw-addvm", addvm.COMMAND.summary)
-    addvm.COMMAND.arguments(program)
-    program.set_defaults(run=addvm.COMMAND.run)
+    entry = _ENTRIES["addvm"]
+    program, command = _program("xenbw-addvm", entry.summary), entry.load()
+    command.arguments(program)
+    program.set_defaults(run=command.run)
     return program
 
 
-def _do(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] | None) -> int:
+def _do(make_parser: Callable[[Sequence[str]], argparse.ArgumentParser], argv: Sequence[str] | None) -> int:
     """Run a command; every failure an admin can act on becomes one line and an exit status."""
     _accept_any_text(sys.stdin, sys.stdout, sys.stderr)
     try:
-        options = make_parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        options = make_parser(words).parse_args(words)
         settings = config.load(options.config)
         done: int = options.run(options, Context(settings, run, SystemClock()))
         sys.stdout.flush()

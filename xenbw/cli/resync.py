@@ -25,4 +25,4 @@ def run(options: Namespace, context: Context) -> int:
     return 0
 
 
-COMMAND = Command("resync", "push everything in the ledger to the book again", arguments, run)
+COMMAND = Command(arguments, run)

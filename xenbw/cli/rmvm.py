@@ -37,4 +37,4 @@ def run(options: Namespace, context: Context) -> int:
     return 0
 
 
-COMMAND = Command("rmvm", "remove a VM and its allowance; its history stays", arguments, run)
+COMMAND = Command(arguments, run)

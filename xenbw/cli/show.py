@@ -142,4 +142,4 @@ def _facts(account: Account, zone: ZoneInfo) -> list[tuple[str, str]]:
     ]
 
 
-COMMAND = Command("show", "show one VM with its blocks, interfaces and history", arguments, run)
+COMMAND = Command(arguments, run)

@@ -178,4 +178,4 @@ def _alive(daemon: Answer | None) -> str:
     return ", ".join(parts)
 
 
-COMMAND = Command("status", "show whether everything works", arguments, run)
+COMMAND = Command(arguments, run)

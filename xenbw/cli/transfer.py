@@ -141,5 +141,5 @@ def _told(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "nothing"
 
 
-EXPORT = Command("export", "write the ledger, or the book, as JSON lines", _export_arguments, _export)
-IMPORT = Command("import", "fill an empty ledger, or the book, from such a file", _import_arguments, _import)
+EXPORT = Command(_export_arguments, _export)
+IMPORT = Command(_import_arguments, _import)
