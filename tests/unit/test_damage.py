@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -154,6 +155,21 @@ def test_whatever_single_value_is_damaged_the_daemon_starts_and_frees_nobody(dom
             except Exception as error:
                 error.add_note(f"{table}.{column} = {value!r}")
                 raise
+
+
+@pytest.mark.parametrize("key", ["rev", "id"])
+@pytest.mark.parametrize(
+    "damage", ["UPDATE meta SET key = '400.1.2.3' WHERE key = ?", "DELETE FROM meta WHERE key = ?"]
+)
+def test_a_ledger_without_its_number_or_its_name_is_given_another_and_frees_nobody(
+    dom0: Dom0, damage: str, key: str
+) -> None:
+    with closing(sqlite3.connect(dom0.path)) as db, db:
+        db.execute(damage, (key,))
+    work, ledger = dom0.start()
+    assert blocked(ledger) >= BLOCKED
+    assert ledger.meta(key) is not None
+    assert any("ledger" in problem for problem in work.status()["problems"])
 
 
 @pytest.mark.parametrize(

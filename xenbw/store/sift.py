@@ -26,19 +26,25 @@ _ORDER = (
 )
 _PLAIN = ("usage", "binding_usage", "reading", "elsewhere")
 _PATTERN = f"[12][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].{'[0-9]' * 6}+00:00"
+_NEEDED = frozenset({b"rev", b"id"})  # rows of meta without which no transaction begins
 _NO_ROWID = ("meta", "usage", "binding_usage", "reading")
 
 
 def sift(db: sqlite3.Connection, sieve: Sieve, seconds: float) -> None:
     """Set aside what cannot be, as far as so many seconds of looking find it. Raises sqlite3.Error."""
-    found = _unsound(db, seconds)
-    if not found:
+    found, lost = (
+        _unsound(db, seconds),
+        _NEEDED.difference(key for (key,) in db.execute("SELECT CAST(key AS BLOB) FROM meta")),
+    )
+    if not found and not lost:
         return
     db.execute("BEGIN IMMEDIATE")
     try:
         for shape, row in found:
             if shape.table == "meta":
                 _settle(db, sieve, shape, row)
+        for key in sorted(lost):
+            sieve.note("meta", {"key": key.decode(), "value": None}, ["key"])
         _mend_meta(db)
         sieve.rev = next_rev(db)
         for shape, row in found:
