@@ -4,10 +4,10 @@ SHELL_FILES = tools/setup tools/soak tools/build-deb $(wildcard tools/check-deb*
 	tests/xen/image tests/xen/guest/init \
 	etc/completion/xenbw
 
-# The tests wait more than they work, so each processor has four of them at a time.
+# The tests wait more than they work, so each processor has three of them at a time.
 # What they write is small and soon gone: in memory no disk holds them up.
 PYTEST = TMPDIR=$(shell [ -w /dev/shm ] && echo /dev/shm || echo /tmp) .venv/bin/pytest -q --durations=20
-TOGETHER = -n $(shell expr 4 \* $$(nproc)) --dist loadgroup -m "not alone"
+TOGETHER = -n $(shell expr 3 \* $$(nproc)) --dist loadgroup -m "not alone"
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -34,11 +34,11 @@ lint:  ## ruff, mypy, shellcheck
 
 ci:  ## what .ci/run runs: make test, lint, the package, a smoke test of it on Debian and on real Xen, the demo
 	@tools/setup all
-	@tools/steps lint+deb images+test deb-smoke+xen-smoke demo
+	@tools/steps lint+deb images test deb-smoke+xen-smoke demo
 
 full:  ## everything, with all cases of the long tests, and the benchmarks; docs/last-full-run.md tells how it went
 	@tools/setup all
-	@XENBW_THOROUGH=1 tools/steps --record docs/last-full-run.md lint+deb images+test deb-test xen-test demo bench soak
+	@XENBW_THOROUGH=1 tools/steps --record docs/last-full-run.md lint+deb images test deb-test xen-test demo bench soak
 
 images:  ## build the Debian and Xen machines that the package is tested on, unless they are there
 	@tools/setup xen
