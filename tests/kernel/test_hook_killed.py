@@ -10,7 +10,7 @@ import pytest
 from tests.support.dom0 import BRIDGE
 from tests.support.guest import Guest
 from tests.support.host import REPO, Host
-from tests.support.pace import at_last, until
+from tests.support.pace import until
 from xenbw.model import Counters
 
 pytestmark = pytest.mark.kernel
@@ -107,7 +107,8 @@ def test_counters_of_one_card_are_charged_to_the_vm_that_another_of_its_domain_i
     kill_hooks(running, "_record", "online")
     card = guest.attach("10.50.0.77")
     guest.finish(card)
-    # A card that is attached to a running guest is connected before its script comes to the hook.
+    # A card that is attached to a running guest is connected before its script comes to the hook. What the bridge says
+    # to all between the hook and this look is charged, and not in the total.
     before = guest.counters(card.devid)
     kill_hooks(running, "parse", "offline")
     guest.namespace.ip(f"route replace 10.50.0.2 dev eth{card.devid}")
@@ -116,7 +117,12 @@ def test_counters_of_one_card_are_charged_to_the_vm_that_another_of_its_domain_i
     spare_hooks(running)
     (running.run_dir / "pending").unlink()
     running.start_daemon()
-    assert at_last(lambda: running.usage("web1"), total) == total
+
+    def charged_more() -> bool:
+        usage = running.usage("web1")
+        return 0 <= usage.in_bytes - total.in_bytes < 1000 and 0 <= usage.out_bytes - total.out_bytes < 1000
+
+    assert until(charged_more), (running.usage("web1"), total)
     assert losses(running) == []
 
 

@@ -214,7 +214,7 @@ def test_sendmail_gets_sender_and_recipients_as_arguments_and_the_letter_with_th
 def failing(settings: Settings, line: str) -> Settings:
     """The command fails with that line of shell."""
     folder = Path(settings.command.run[0]).parent
-    return replace(settings, command=CommandSection(run=(str(sendmail(folder, line)),), timeout=1.0))
+    return replace(settings, command=CommandSection(run=(str(sendmail(folder, line)),), timeout=5.0))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def failing(settings: Settings, line: str) -> Settings:
     [
         ("exit 75", "ended with status 75 (journalctl -u xenbw-notify has what it said)"),
         ("exit 67", "ended with status 67 (journalctl -u xenbw-notify has what it said)"),
-        ("sleep 100", "was killed: it had not ended after 1 s"),
+        ("sleep 100", "was killed: it had not ended after 5 s"),
     ],
 )
 def test_a_command_that_fails_is_run_again_later_and_its_failure_is_kept_with_the_message(
@@ -357,7 +357,7 @@ def configure(settings: Settings, tmp_path: Path, *, command: tuple[str, ...] | 
     file.write_text(
         f'[daemon]\nrun_dir = "{settings.daemon.run_dir}"\n[ledger]\npath = "{settings.ledger.path}"\n'
         f'[mail]\nto = ["noc@example.com"]\nsendmail = "{settings.mail.sendmail}"\n'
-        f"[command]\nrun = {run}\ntimeout = 1\n"
+        f"[command]\nrun = {run}\ntimeout = 30\n"
     )
     return {"XENBW_CONFIG": str(file), "XENBW_LIB": str(REPO), "PATH": os.environ["PATH"]}
 

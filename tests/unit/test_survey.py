@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pace import busy
 from tests.support.xenstored import Xenstored
 from tests.support.xstree import Node
 from xenbw.xen.survey import Outside, survey
@@ -31,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[Xenstored]:
 
 @pytest.fixture
 def store(server: Xenstored) -> Iterator[XenStore]:
-    with XenStore(str(server.path), timeout=0.5) as connected:
+    with XenStore(str(server.path), timeout=busy(2)) as connected:
         yield connected
 
 
@@ -121,7 +122,7 @@ def test_domains_that_come_while_the_list_is_read_in_parts_do_no_harm(
 
 @pytest.fixture
 def lookup(server: Xenstored) -> Iterator[Lookup]:
-    asking = Lookup(str(server.path), timeout=0.2, pause=0.05)
+    asking = Lookup(str(server.path), timeout=1, pause=0.05)
     yield asking
     asking.close()
 

@@ -33,13 +33,13 @@ def server(tmp_path: Path) -> Iterator[Xenstored]:
 
 @pytest.fixture
 def store(server: Xenstored) -> Iterator[XenStore]:
-    with XenStore(str(server.path), timeout=0.2) as connected:
+    with XenStore(str(server.path), timeout=1) as connected:
         yield connected
 
 
 @pytest.fixture
 def lookup(server: Xenstored) -> Iterator[Lookup]:
-    asking = Lookup(str(server.path), timeout=0.2, pause=0.05)
+    asking = Lookup(str(server.path), timeout=1, pause=0.05)
     yield asking
     asking.close()
 
