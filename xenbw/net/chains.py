@@ -98,7 +98,9 @@ class Chains:
         said = {} if laid else {port: self._apply(base + view.text([port])) for port in able}
         able = [port for port in able if said.get(port) is None]
         if base and (laid or able):
+            # What was laid anew is what is known from now on, and not what somebody makes of it before the next look.
             self._known.clear()
+            self._look()
         self._allowed |= {port.key: port.allow for port in able}
         self.fresh |= {port.key for port in able if not view.counts(port)}
         unable = [port for port in wrong if port not in able]
