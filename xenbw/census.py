@@ -149,6 +149,8 @@ class Census:
         for path in files:
             try:
                 call = spool.recordable(path)
+            except FileNotFoundError:
+                continue  # somebody took it away after we had seen it
             except (OSError, ValueError, KeyError) as error:
                 log.error("%s: not understood (%r), moved to %s", path, error, spool.set_aside(path).parent)
             else:

@@ -322,6 +322,16 @@ def test_usage_that_cannot_be_is_named_and_left_out_and_all_else_counts(
     assert a.sync.faults == []
 
 
+def test_usage_of_a_vm_with_a_very_long_name_counts_on_every_host(a: Dom0, b: Dom0) -> None:
+    name = "customer-" * 100
+    for dom0, used in ((b, 60), (a, 50)):
+        dom0.add(name, limit_bytes=100)
+        dom0.uses(name, used)
+        dom0.sync.push()
+    assert a.ledger.elsewhere()[a.vm(name).id][1] == Counters(60, 0)
+    assert a.judged(name) is State.OVER
+
+
 def test_more_usage_than_a_line_can_carry_is_named_and_left_out(a: Dom0, usage: Any) -> None:
     a.add("web1", limit_bytes=100)
     for number in range(2):

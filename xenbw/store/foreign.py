@@ -24,6 +24,9 @@ NAMED = 10
 """How many documents that are left out are named one by one."""
 
 _LETTERS = 200
+# A VM's name is compared with ours, so it has to be whole. xenstored takes no longer one (xs_wire.h,
+# XENSTORE_PAYLOAD_MAX).
+_NAME_LETTERS = 4096
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 _COUNTED = ("in_bytes", "out_bytes")
 
@@ -33,9 +36,9 @@ def most(since: datetime, now: datetime) -> int:
     return round((max(now - since, timedelta()) + SLACK).total_seconds()) * LINE_RATE
 
 
-def text(field: str) -> Stage:
-    """The field where it is a text, its beginning where it is a long one; else null."""
-    return {"$cond": [{"$eq": [{"$type": f"${field}"}, "string"]}, {"$substrCP": [f"${field}", 0, _LETTERS]}, None]}
+def text(field: str, letters: int = _LETTERS) -> Stage:
+    """The field where it is a text, its beginning where it is a longer one; else null."""
+    return {"$cond": [{"$eq": [{"$type": f"${field}"}, "string"]}, {"$substrCP": [f"${field}", 0, letters]}, None]}
 
 
 def date(field: str, latest: datetime = _LATEST) -> Stage:
@@ -60,7 +63,7 @@ def label() -> Stage:
 
 def usage(wanted: Stage, now: datetime) -> list[Stage]:
     """Stages that find usage documents, each field of them as it should be, or null."""
-    fields = {"vm": text("vm"), "host": text("host"), "start": date("start", now + SLACK)}
+    fields = {"vm": text("vm", _NAME_LETTERS), "host": text("host"), "start": date("start", now + SLACK)}
     return [{"$match": wanted}, {"$project": {"_id": label(), **fields, **{name: whole(name) for name in _COUNTED}}}]
 
 

@@ -56,7 +56,7 @@ def open_or_replace(path: Path, over: Path, now: datetime, on_progress: Callable
         if sieve.aside:
             told = f"{len(sieve.aside)} rows had values that cannot be, and are in {_write_aside(path, sieve, now)}"
         elif missing:
-            told = f"{path}: the ledger was gone or empty, and a new one begins: is its file system mounted?"
+            told = f"{path}: the ledger was gone or empty, so a new one was begun (is its file system mounted?)"
         _keep(ledger, sieve, listed, now, told)
     _suspect(path).unlink(missing_ok=True)
     return ledger
@@ -121,8 +121,9 @@ def _keep(ledger: Ledger, sieve: Sieve, listed: overfile.Over | None, now: datet
             told = "the ledger does not say of all that were blocked, nor that they were released"
         if told:
             names = ", ".join(sorted(ledger.kept.values())) or "nobody"
-            ledger.damage = f"{told}; blocked until an admin lifts them: {names}"
-            ledger.record(now, "damaged", ledger.damage)
+            # The event keeps the names; who of them is still blocked, the status tells as it is then.
+            ledger.damage = told
+            ledger.record(now, "damaged", f"{told}; blocked until an admin lifts them: {names}")
 
 
 def mark(path: Path) -> None:
