@@ -40,12 +40,17 @@ class Metering:
 
     @property
     def problems(self) -> list[str]:
-        """Which interfaces have none of our counters although they should, and why."""
-        failed = self._chains.failed if self._chains else {}
-        return [
+        """Which interfaces have none of our counters although they should, and why; and what nft does not let go of."""
+        if self._chains is None:
+            return []
+        failed = [
             f"{interface}: neither sealed nor metered to its last byte: {why}"
-            for interface, why in sorted(failed.items())
+            for interface, why in sorted(self._chains.failed.items())
         ]
+        stuck = self._chains.stuck
+        return failed + (
+            [f"chains or counters of ours stay in nft, which refuses to delete them: {stuck}"] if stuck else []
+        )
 
     def choose(self, source: str, xentop: Callable[[], Meter]) -> None:
         """Take the meter that [meter] source asks for; "auto" is nft where it works, else the kernel's."""

@@ -82,3 +82,6 @@ def test_why_nft_refuses_chains_is_a_problem_and_in_the_log(running: Host) -> No
     problem = f"{guest.interface}: neither sealed nor metered to its last byte: nft refuses its chains: {mismatch}"
     assert until(lambda: problem in running.ask("status")["problems"])
     assert until(lambda: problem in running.log.read_text())
+    guest.destroy()
+    stuck = f"chains or counters of ours stay in nft, which refuses to delete them: {mismatch}"
+    assert until(lambda: stuck in running.ask("status")["problems"])

@@ -38,6 +38,7 @@ class Chains:
     """The chains of the guests' interfaces.
 
     fresh: keys of those whose counters began just now. failed: interface -> why it has no chains.
+    stuck: what nft says against the last try to take chains or counters away; "" where it took them.
     """
 
     def __init__(self, apply: Apply, table: Table) -> None:
@@ -48,6 +49,7 @@ class Chains:
         self._mark: tuple[int, list[tuple[int, str]]] = (0, [])  # the generation and the interfaces before that look
         self.fresh: set[str] = set()
         self.failed: dict[str, str] = {}
+        self.stuck = ""
 
     def probe(self) -> str | None:
         """Why chains cannot be had on this host, or None. Tries them on the loopback interface."""
@@ -114,8 +116,7 @@ class Chains:
     def restart(self, ports: Collection[Port], view: View) -> None:
         """Take away the counters of interfaces that something passed by; whoever is sealed stays so meanwhile."""
         text = "".join(nft.uncount(port.key, port.ifindex) for port in ports)
-        if self._apply(view.strays(ports) + text) is not None:
-            self._apply(nft.foundation() + text)
+        self._take_away(view.strays(ports) + text, nft.foundation() + text)
         for port in ports:
             self.fresh.discard(port.key)
 
@@ -125,11 +126,17 @@ class Chains:
             gone = {life[2] for life in map(nft.life_of, keys) if life is not None}
             macs = [(index, mac) for index, mac in nft.own(self._table.elements("own")) if index in gone]
             text = "".join([*map(nft.uncover, keys), *(nft.disown(index, mac) for index, mac in macs)])
-            if self._apply(text) is not None:
-                self._apply(nft.foundation() + text)
+            self._take_away(text, nft.foundation() + text)
             for name in keys:
                 self._allowed.pop(name, None)
                 self.fresh.discard(name)
+
+    def _take_away(self, text: str, founded: str) -> None:
+        """Hand nft the text, or the one that lays the foundation first, since what all share may have gone."""
+        said = self._apply(text)
+        if said is not None:
+            said = self._apply(founded)
+        self.stuck = said or ""
 
     def _right(self, port: Port, view: View) -> bool:
         """Whether an interface's chains are on it and say what they should."""
