@@ -233,6 +233,15 @@ def test_a_line_that_is_no_record_is_named(fresh: Console, exported: Path, line:
     assert all(rows == [] for rows in contents(fresh).values())
 
 
+def test_a_record_longer_than_any_ledger_has_is_named_and_nothing_is_written(fresh: Console, exported: Path) -> None:
+    lines = exported.read_text().splitlines()
+    lines[1] = lines[1].replace("{", '{"more": "' + "x" * 2**20 + '", ', 1)
+    exported.write_text("\n".join(lines) + "\n")
+    said = refused(fresh.run("import", str(exported)))
+    assert f"{exported}:2: a record of 1,0" in said
+    assert "and none has more than 1,048,576" in said
+
+
 def test_a_file_cut_short_is_not_taken(fresh: Console, exported: Path) -> None:
     rewrite(exported, lambda lines: lines.__delitem__(slice(-1, None)))
     assert "the file ends early" in refused(fresh.run("import", str(exported)))
