@@ -13,9 +13,9 @@ from typing import Any, Self
 from tests.support.dom0 import BRIDGE, Dom0
 from tests.support.host import HOOK, REPO, until
 from tests.support.netns import Namespace
-from xenbw import control
 from xenbw.clock import boot_id
 from xenbw.errors import XenbwError
+from xenbw.rundir import control
 from xenbw.store.ledger import Ledger
 
 GB = 1_000_000_000

@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.figure import Figure, milliseconds
 from benchmarks.rig import INSIDE, PYTHON, Rig
+from xenbw.allow import Exceptions
 from xenbw.clock import SystemClock, boot_id
 from xenbw.config import LedgerSection, Settings
 from xenbw.enforce import restore
 from xenbw.enforce.desired import Desired
-from xenbw.enforce.exceptions import Exceptions
 from xenbw.enforce.iptables import Iptables
 from xenbw.model import Address, Binding, Kind
 from xenbw.net import nft

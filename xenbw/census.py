@@ -10,19 +10,19 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from xenbw import spool
 from xenbw.accounting import Tally
 from xenbw.churn import Churn
 from xenbw.model import ZERO, Binding, Counters, Kind, Life
-from xenbw.net import addresses, interfaces
+from xenbw.net import interfaces
 from xenbw.net.interfaces import Vif
 from xenbw.net.udev import BackendEvent, Event, NetEvent, Overflow
 from xenbw.orphans import Orphans
 from xenbw.outsiders import Outsiders
+from xenbw.rundir import pending
 from xenbw.store import bindings
 from xenbw.store.ledger import Ledger
-from xenbw.xen import identity
-from xenbw.xen.text import AWAY, INCOMING
+from xenbw.text import AWAY, INCOMING
+from xenbw.xen import addresses, identity
 from xenbw.xen.xenstore import Answer, Lookup, Survey, VifFacts
 
 log = logging.getLogger(__name__)
@@ -145,14 +145,14 @@ class Census:
 
     def take_spool(self, folder: Path) -> int:
         """Record what hooks could not write into the ledger themselves; returns how many calls that were."""
-        files = spool.files(folder)
+        files = pending.files(folder)
         for path in files:
             try:
-                call = spool.recordable(path)
+                call = pending.recordable(path)
             except FileNotFoundError:
                 continue  # somebody took it away after we had seen it
             except (OSError, ValueError, KeyError) as error:
-                log.error("%s: not understood (%r), moved to %s", path, error, spool.set_aside(path).parent)
+                log.error("%s: not understood (%r), moved to %s", path, error, pending.set_aside(path).parent)
             else:
                 self._take(call)
                 path.unlink(missing_ok=True)

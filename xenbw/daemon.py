@@ -20,13 +20,13 @@ import sdnotify
 from xenbw import __version__, config
 from xenbw.clock import Clock, SystemClock, boot_id
 from xenbw.config import Settings
-from xenbw.control import Answer, Server, socket_path
 from xenbw.errors import XenbwError
 from xenbw.log import log_to
 from xenbw.net.netfilter import RuleWatch
 from xenbw.net.udev import Watcher
 from xenbw.notify import carriers
 from xenbw.notify.courier import Courier
+from xenbw.rundir.control import Answer, Server, socket_path
 from xenbw.runner import run
 from xenbw.store import rescue
 from xenbw.store.ledger import CorruptLedgerError

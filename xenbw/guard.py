@@ -15,13 +15,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
-from xenbw import quota, spool
+from xenbw import quota
+from xenbw.allow import Exceptions
 from xenbw.announcement import Announcement, announcement, unfiltered, why_released
 from xenbw.clock import Moment
 from xenbw.config import Settings
-from xenbw.enforce import desired, gate, overfile
+from xenbw.enforce import desired, gate
 from xenbw.enforce.desired import Desired, Holder, Plan
-from xenbw.enforce.exceptions import Exceptions
 from xenbw.errors import XenbwError
 from xenbw.model import ZERO, Address, Binding, Block, Cause, Counters, Network
 from xenbw.net import interfaces
@@ -30,6 +30,7 @@ from xenbw.news import News
 from xenbw.notify import carriers, message
 from xenbw.quota import Standing
 from xenbw.roster import Entry, Roster
+from xenbw.rundir import overfile, pending
 from xenbw.store import outbox
 from xenbw.store.ledger import Ledger, LedgerError
 from xenbw.store.outbox import Channel
@@ -172,7 +173,7 @@ class Guard:
         # What a hook has done after the ledger was read would be undone by what was reckoned from it.
         with self._turn():
             blocks, latest = {**self._unrecorded, **self._ledger.active_blocks()}, self._ledger.latest_bindings()
-            started = spool.started(spool.folder(self.settings.daemon.run_dir))
+            started = pending.started(pending.folder(self.settings.daemon.run_dir))
             arrived = self._arrived(roster, blocks, latest, started)
             self.allow = exceptions(roster, self.settings)
             plan = desired.plan(holders(roster, blocks, latest, arrived), self.protect, _by_name(self.allow, roster))
@@ -213,11 +214,11 @@ class Guard:
                 os.close(lock)
 
     def _arrived(
-        self, roster: Roster, blocks: Mapping[int, Block], latest: Iterable[Binding], started: Iterable[spool.Start]
+        self, roster: Roster, blocks: Mapping[int, Block], latest: Iterable[Binding], started: Iterable[pending.Start]
     ) -> dict[str, set[Address]]:
         """Addresses that VMs, by their names, have begun to run with just now: those of vifs of which the ledger could
         not be told, and of VMs that are not in the roster yet. A block that is, for its part, waits for the roster."""
-        arrived, known = spool.running(started), roster.entries.keys() | blocks.keys()
+        arrived, known = pending.running(started), roster.entries.keys() | blocks.keys()
         met = [one for one in latest if one.ended_at is None and one.vm_id not in known]
         names = self._ledger.vms() if met else {}
         for binding in met:
@@ -225,7 +226,7 @@ class Guard:
                 arrived.setdefault(names[binding.vm_id].name, set()).update(binding.ips)
         return arrived
 
-    def _starting(self, roster: Roster, started: Iterable[spool.Start]) -> dict[int, int]:
+    def _starting(self, roster: Roster, started: Iterable[pending.Start]) -> dict[int, int]:
         """Domids of blocked VMs of which the ledger could not be told, and whose they are."""
         blocked = {entry.vm.name: vm_id for vm_id, entry in roster.entries.items() if vm_id in self.blocked}
         return {start.domid: blocked[start.name] for start in started if start.name in blocked}

@@ -11,23 +11,24 @@ import os
 import sqlite3
 import time
 
-from xenbw.enforce import gate, overfile
-from xenbw.enforce.overfile import Over
+from xenbw.enforce import gate
 from xenbw.errors import XenbwError
-from xenbw.net import addresses, latch, nft, nodes
+from xenbw.net import latch, nft, nodes
 from xenbw.net.link import Links
-from xenbw.net.marks import Marks
-from xenbw.note import Note
 from xenbw.pipe import feed
+from xenbw.rundir import overfile
+from xenbw.rundir.latched import Marks
+from xenbw.rundir.note import Note
+from xenbw.rundir.overfile import Over
 from xenbw.store import bindings
-from xenbw.xen import hotplug, identity, xswire
-from xenbw.xen.text import INCOMING, decode
+from xenbw.text import INCOMING, decode
+from xenbw.xen import addresses, hotplug, identity, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from xenbw.enforce.exceptions import Exceptions
+    from xenbw.allow import Exceptions
     from xenbw.xen.hotplug import HotplugCall
 
 _RUN_DIR = "/run/xenbw"
@@ -71,7 +72,7 @@ class _Facts:
     def __init__(self, call: HotplugCall) -> None:
         self.call = call
         backend = f"/local/domain/0/backend/vif/{call.domid}/{call.devid}"
-        store = xswire.Wire(_STORE_PATIENCE)
+        store = wire.Wire(_STORE_PATIENCE)
         mac, ip = store.read(f"{backend}/mac"), store.read(f"{backend}/ip")
         self.failed = store.read(f"{backend}/hotplug-error") is not None  # its script, and with it the domain's start
         name = store.read(f"/local/domain/{identity.served(store, call.domid)}/name")

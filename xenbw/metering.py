@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Container, Iterable
 from datetime import datetime
 
 from xenbw.accounting import PeriodOf, Tally
-from xenbw.enforce.exceptions import Exceptions
+from xenbw.allow import Exceptions
 from xenbw.model import Amounts, Binding, Counters, Life
 from xenbw.net import nft
 from xenbw.net.chains import Apply, Chains, Port

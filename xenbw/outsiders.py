@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from xenbw.store import unmetered
 from xenbw.store.ledger import Ledger
 from xenbw.store.unmetered import Unmetered
+from xenbw.text import base_name
 from xenbw.xen.survey import Outside
-from xenbw.xen.text import base_name
 from xenbw.xen.xenstore import Survey
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from xenbw import news, quota, spool
+from xenbw import news, quota
 from xenbw.accounting import Tally
 from xenbw.census import Census
 from xenbw.clock import Clock, Moment, Tick, Witness, set_by
@@ -28,6 +28,7 @@ from xenbw.net.latches import Latches
 from xenbw.net.udev import Event
 from xenbw.orphans import Orphans
 from xenbw.roster import Roster
+from xenbw.rundir import pending
 from xenbw.runner import Runner
 from xenbw.store import digests, kept, rescue
 from xenbw.store.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
@@ -543,7 +544,7 @@ class Work:
 
     @property
     def _pending_folder(self) -> Path:
-        return spool.folder(self.settings.daemon.run_dir)
+        return pending.folder(self.settings.daemon.run_dir)
 
     # telling
 

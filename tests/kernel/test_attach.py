@@ -15,8 +15,8 @@ from tests.support.host import Host
 from tests.support.pace import until
 from tests.support.story import overdrawn
 from xenbw.accounting import Tally
+from xenbw.allow import Exceptions
 from xenbw.clock import boot_id
-from xenbw.enforce.exceptions import Exceptions
 from xenbw.metering import Metering
 from xenbw.net.chains import Port
 from xenbw.net.counters import KernelMeter

@@ -15,7 +15,7 @@ import pytest
 from tests.support.guest import ScriptError, agree
 from tests.support.host import Host
 from tests.support.pace import at_last, busy, until
-from xenbw import control
+from xenbw.rundir import control
 
 pytestmark = pytest.mark.kernel
 

@@ -19,10 +19,10 @@ from tests.support.pace import busy
 from xenbw import config
 from xenbw.accounting import Pending, Share, hour_of
 from xenbw.clock import Moment, boot_id
-from xenbw.control import Server
 from xenbw.guard import Guard
 from xenbw.model import VM
 from xenbw.roster import Roster
+from xenbw.rundir.control import Server
 from xenbw.store.ledger import Alive, Ledger
 
 REPO = Path(__file__).parents[2]

@@ -10,12 +10,12 @@ from tests.support.books import add_vm, start_vif
 from tests.support.clock import utc
 from xenbw.clock import Moment
 from xenbw.config import Settings
-from xenbw.enforce import overfile
 from xenbw.enforce.desired import Desired
 from xenbw.errors import XenbwError
 from xenbw.guard import Guard
 from xenbw.model import Address, Counters
 from xenbw.roster import Roster
+from xenbw.rundir import overfile
 from xenbw.store import outbox
 from xenbw.store.ledger import Ledger
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from xenbw import hook
-from xenbw.net.addresses import parse, why
+from xenbw.xen.addresses import parse, why
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ from xenbw.accounting import Pending
 from xenbw.cli.apply import apply
 from xenbw.cli.command import Context
 from xenbw.clock import Moment, SystemClock, boot_id
-from xenbw.control import socket_path
 from xenbw.enforce.desired import Desired
 from xenbw.model import Cause, State
+from xenbw.rundir.control import socket_path
 from xenbw.runner import run
 from xenbw.store.ledger import Alive, Ledger
 

@@ -14,7 +14,7 @@ from xenbw.errors import XenbwError
 from xenbw.model import Counters, Reading
 from xenbw.net.counters import KernelMeter, MeterError, XentopMeter
 from xenbw.runner import CommandError, Result
-from xenbw.xen.text import decode
+from xenbw.text import decode
 
 CAPTURE = Path("tests/data/xen-4.17/03-many-vifname-longname-oddname")
 

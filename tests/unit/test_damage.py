@@ -23,10 +23,10 @@ from tests.support.guarded import MethodStandIn
 from tests.support.pace import busy
 from xenbw.accounting import Pending, Share
 from xenbw.config import DaemonSection, LedgerSection, Settings
-from xenbw.enforce import overfile
 from xenbw.errors import XenbwError
 from xenbw.model import Cause, Counters
 from xenbw.net import interfaces
+from xenbw.rundir import overfile
 from xenbw.runner import CommandError, Result
 from xenbw.store import kept, outbox, rescue
 from xenbw.store.ledger import Alive, Ledger

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.support.effort import cases
 from tests.support.libxlutil import Libxlutil, Reading
+from xenbw.text import decode
 from xenbw.xen import xlcfg
-from xenbw.xen.text import decode
 
 CONFIGS = sorted((Path(__file__).parents[1] / "data/domaincfg").glob("*.cfg"))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from xenbw.enforce import overfile
-from xenbw.enforce.exceptions import Exceptions
+from xenbw.allow import Exceptions
 from xenbw.enforce.restore import chain_text, stands
+from xenbw.rundir import overfile
 from xenbw.store import bindings
 from xenbw.store.schema import MIGRATIONS
 

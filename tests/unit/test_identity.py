@@ -11,8 +11,8 @@ import pytest
 from tests.support.pace import busy
 from tests.support.xenstored import Xenstored
 from xenbw.xen import identity
+from xenbw.xen.wire import Wire
 from xenbw.xen.xenstore import XenStore
-from xenbw.xen.xswire import Wire
 
 TARGET = "/local/domain/5/target"
 

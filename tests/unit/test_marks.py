@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xenbw.net.latch import group
-from xenbw.net.marks import Marks
+from xenbw.rundir.latched import Marks
 
 PROGRAM = Path(__file__).resolve().parents[2] / "hooks" / "vif-group"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from xenbw.xen.text import base_name, decode
+from xenbw.text import base_name, decode
 
 
 def test_names_in_utf8_stay_what_they_are() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from xenbw import control, quota
+from xenbw import quota
 from xenbw.cli.command import Context
 from xenbw.clock import boot_id
 from xenbw.errors import XenbwError
 from xenbw.model import ZERO
 from xenbw.report.account import Account
 from xenbw.roster import Roster
+from xenbw.rundir import control
 from xenbw.store import unmetered
 from xenbw.store.ledger import Ledger
 

@@ -6,19 +6,20 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from xenbw import control, metering
+from xenbw import metering
+from xenbw.allow import Exceptions
 from xenbw.cli.command import Context
 from xenbw.cli.terminal import warn
 from xenbw.clock import boot_id
-from xenbw.control import NoDaemonError
 from xenbw.enforce import desired
-from xenbw.enforce.exceptions import Exceptions
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.errors import XenbwError
 from xenbw.guard import Guard, Method, holders
 from xenbw.model import Address, Binding, Network
 from xenbw.net import latches
 from xenbw.roster import Roster
+from xenbw.rundir import control
+from xenbw.rundir.control import NoDaemonError
 from xenbw.store.ledger import Ledger
 
 Methods = Callable[[], Sequence[Method]]

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from xenbw.errors import UsageError, XenbwError
 from xenbw.model import VM
 from xenbw.store.ledger import Ledger
-from xenbw.xen.text import base_name, decode
+from xenbw.text import base_name, decode
 
 
 def vm_name(typed: str) -> str:

@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from xenbw import control
 from xenbw.cli.accounts import accounts, roster
 from xenbw.cli.apply import null_routes
 from xenbw.cli.command import Command, Context
 from xenbw.cli.terminal import say
-from xenbw.control import Answer
 from xenbw.doctor import last
 from xenbw.doctor.finding import Level
 from xenbw.doctor.last import Last
@@ -22,6 +20,8 @@ from xenbw.errors import XenbwError
 from xenbw.model import Address
 from xenbw.report.document import Document, dump
 from xenbw.report.table import facts, local_time, printable
+from xenbw.rundir import control
+from xenbw.rundir.control import Answer
 from xenbw.store import outbox
 from xenbw.store.outbox import Channel, Waiting
 from xenbw.units import format_size, format_time

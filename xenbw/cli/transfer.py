@@ -11,14 +11,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from xenbw import control
 from xenbw.cli.accounts import freshen
 from xenbw.cli.command import Command, Context
 from xenbw.cli.fleet import require_book
 from xenbw.cli.terminal import say, warn
-from xenbw.control import NoDaemonError
 from xenbw.errors import XenbwError
 from xenbw.report.table import printable
+from xenbw.rundir import control
+from xenbw.rundir.control import NoDaemonError
 from xenbw.store import archive
 from xenbw.store.transfer import LedgerCopy
 from xenbw.units import format_time

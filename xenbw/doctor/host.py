@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from xenbw import control
 from xenbw.clock import Clock
 from xenbw.config import Settings
-from xenbw.control import Answer
 from xenbw.errors import XenbwError
 from xenbw.net import interfaces
 from xenbw.net.interfaces import Vif
+from xenbw.rundir import control
+from xenbw.rundir.control import Answer
 from xenbw.runner import Runner
 from xenbw.xen.xenstore import VifFacts, XenStore
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from xenbw import __version__
 from xenbw.config import Settings
-from xenbw.control import Answer
 from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.host import Host
 from xenbw.errors import XenbwError
+from xenbw.rundir.control import Answer
 from xenbw.store.ledger import Ledger
 from xenbw.units import format_size
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from xenbw.enforce.exceptions import Exceptions
+from xenbw.allow import Exceptions
 from xenbw.model import Address, Network
 
 

@@ -7,9 +7,10 @@ import os
 import sqlite3
 import time
 
-from xenbw.enforce import overfile, restore
-from xenbw.enforce.exceptions import Exceptions
-from xenbw.enforce.overfile import Over
+from xenbw.allow import Exceptions
+from xenbw.enforce import restore
+from xenbw.rundir import overfile
+from xenbw.rundir.overfile import Over
 from xenbw.store import bindings
 
 TYPE_CHECKING = False

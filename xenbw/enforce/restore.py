@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from xenbw.enforce.exceptions import Exceptions
+from xenbw.allow import Exceptions
 from xenbw.pipe import feed
 
 TYPE_CHECKING = False

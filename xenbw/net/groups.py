@@ -1,4 +1,4 @@
-"""The groups of interfaces that udev made for latched domains (xenbw.net.marks), when they are latched no more."""
+"""The groups of interfaces that udev made for latched domains (xenbw.rundir.latched), when they are latched no more."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xenbw.model import Kind
-from xenbw.xen.text import decode
+from xenbw.text import decode
 
 SYSFS = Path("/sys/class/net")
 _NODENAME = re.compile(r"backend/vif/(\d+)/(\d+)", re.ASCII)

@@ -8,14 +8,14 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from xenbw.enforce.exceptions import Exceptions
+from xenbw.allow import Exceptions
 from xenbw.model import Binding
 from xenbw.net import groups, latch, nodes
 from xenbw.net.chains import Apply
 from xenbw.net.counters import MeterError
-from xenbw.net.marks import Marks
 from xenbw.net.netfilter import Chain, Table, hand_to_nft
 from xenbw.net.nft import TABLE, indexes
+from xenbw.rundir.latched import Marks
 
 _GROUP = 4  # bytes of a group's number
 _DOMIDS = 0x7FF0  # DOMID_FIRST_RESERVED, xen/include/public/xen.h

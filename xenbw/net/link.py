@@ -14,7 +14,7 @@ import fcntl
 import os
 import struct
 
-from xenbw.xen.text import decode
+from xenbw.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

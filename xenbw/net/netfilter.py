@@ -17,7 +17,7 @@ from typing import NamedTuple
 from xenbw.net.counters import MeterError
 from xenbw.net.libnftables import Library
 from xenbw.pipe import feed
-from xenbw.xen.text import decode
+from xenbw.text import decode
 
 _NETLINK_NETFILTER = 12
 _GROUP = 7  # NFNLGRP_NFTABLES

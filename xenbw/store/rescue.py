@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from xenbw.enforce import overfile
+from xenbw.rundir import overfile
 from xenbw.store import kept, sound
 from xenbw.store.ledger import CorruptLedgerError, Ledger, to_text
 from xenbw.store.sieve import Sieve, reading_anything, shapes

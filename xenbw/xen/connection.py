@@ -18,8 +18,8 @@ from pyxs.connection import UnixSocketConnection
 from pyxs.exceptions import PyXSError
 
 from xenbw.errors import XenbwError
-from xenbw.xen.text import decode
-from xenbw.xen.xswire import owner_of
+from xenbw.text import decode
+from xenbw.xen.wire import owner_of
 
 _SOCKETS = ("/run/xenstored/socket", "/var/run/xenstored/socket")
 _DIRECTORY_PART = 22  # xen/include/public/io/xs_wire.h; younger than pyxs

@@ -10,9 +10,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from xenbw.errors import XenbwError
-from xenbw.net import addresses
-from xenbw.xen import xlcfg, xmcfg
-from xenbw.xen.text import decode
+from xenbw.text import decode
+from xenbw.xen import addresses, xlcfg, xmcfg
 from xenbw.xen.xlcfg import ConfigSyntaxError, Value
 
 Address = IPv4Address | IPv6Address

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from xenbw.xen.text import AWAY, base_name
+from xenbw.text import AWAY, base_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

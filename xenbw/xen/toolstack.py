@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from xenbw.errors import UsageError, XenbwError
 from xenbw.runner import Runner
-from xenbw.xen.text import decode
+from xenbw.text import decode
 
 # Rows are read from their right end: a name may hold spaces, colons and digits and be wider than its column.
 # xl prints "%-40s %5d %5lu %5d     rbpscd  %8.1f" (tools/xl/xl_info.c), xm the same columns with other gaps

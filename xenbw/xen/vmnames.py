@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from xenbw.text import base_name
 from xenbw.xen import identity
-from xenbw.xen.text import base_name
 from xenbw.xen.toolstack import Domain
 
 if TYPE_CHECKING:

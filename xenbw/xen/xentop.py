@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from xenbw.errors import XenbwError
-from xenbw.xen.text import decode
+from xenbw.text import decode
 
 # A counter of 64 bits has no more digits, and no xentop has more than 19 columns (tools/xentop/xentop.c, fields[]). A
 # domain may be called like either, with more.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from xenbw.xen.text import decode
+from xenbw.text import decode
 
 Value: TypeAlias = "str | tuple[Value, ...]"
 # Both can be added to in place: `+=` again and again would else copy all that there is each time.

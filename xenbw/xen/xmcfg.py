@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from xenbw.xen.text import decode
+from xenbw.text import decode
 from xenbw.xen.xlcfg import ConfigSyntaxError, Value
 
 _Known: TypeAlias = "str | int | tuple[_Known, ...]"

@@ -1,4 +1,4 @@
-"""What a hook has to record, as a file in the run folder until it is recorded: words for the daemon (xenbw.spool).
+"""What a hook has to record, as a file in the run folder until it is recorded: words for the daemon (see pending.py).
 
 A hook writes it before it does anything else, so that one that is killed leaves word whose interface it was called for.
 While the hook lives it holds a lock on the file, by which others know that it is not done.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from xenbw.enforce import overfile
+from xenbw.rundir import overfile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

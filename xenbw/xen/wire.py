@@ -10,7 +10,7 @@ import _socket  # socket without the enums and selectors around it, which take 5
 import os
 import sys
 
-from xenbw.xen.text import decode
+from xenbw.text import decode
 
 _XS_READ, _XS_GET_PERMS = 2, 3
 _HEADER = 16  # type, req_id, tx_id, len: four 32-bit words in the machine's own order

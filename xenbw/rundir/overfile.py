@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from xenbw.enforce.exceptions import Exceptions
+from xenbw.allow import Exceptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

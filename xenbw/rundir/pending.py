@@ -1,4 +1,4 @@
-"""What hooks could not write into the ledger and left in the run folder (xenbw.note): a file of words for each call."""
+"""What hooks could not write into the ledger and left in the run folder (see note.py): a file of words for each call."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
-from xenbw.enforce import overfile
 from xenbw.model import Address, Kind
-from xenbw.note import BEGUN
+from xenbw.rundir import overfile
+from xenbw.rundir.note import BEGUN
 from xenbw.store import sound
 
 
