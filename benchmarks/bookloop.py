@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from xenbw.clock import SystemClock, boot_id
 from xenbw.config import LedgerSection, MongodbSection, Settings
-from xenbw.net.netfilter import RuleWatch
+from xenbw.nft.netlink import RuleWatch
 from xenbw.runner import run
 from xenbw.store.ledger import Ledger
 from xenbw.store.sync import Sync

@@ -16,11 +16,11 @@ from benchmarks.figure import Figure, milliseconds
 from benchmarks.rig import INSIDE, PYTHON, Rig
 from xenbw.clock import SystemClock, boot_id
 from xenbw.config import LedgerSection, Settings
-from xenbw.net import nft
-from xenbw.net.chains import Chains
 from xenbw.net.counters import KernelMeter
-from xenbw.net.netfilter import RuleWatch, Table, hand_to_nft
 from xenbw.net.nftmeter import NftMeter
+from xenbw.nft import nft
+from xenbw.nft.chains import Chains
+from xenbw.nft.netlink import RuleWatch, Table, hand_to_nft
 from xenbw.runner import run
 from xenbw.store.ledger import Ledger
 from xenbw.timedated import Timedated

@@ -11,7 +11,7 @@ from typing import Self
 
 from benchmarks.blaster import BATCH, Blaster, udp
 from tests.support.netns import Namespace
-from xenbw.net.chains import Port
+from xenbw.nft.chains import Port
 
 _NANOSECONDS = 1e9
 _NOBODY = "10.9.0.77"  # the guest at the other end drops what is for an address that is not its own

@@ -14,10 +14,11 @@ from benchmarks.figure import Figure
 from benchmarks.lane import Lane, addresses
 from xenbw.enforce.desired import Desired
 from xenbw.enforce.iptables import Iptables
-from xenbw.net import latch, nft
-from xenbw.net.chains import Chains, Port
-from xenbw.net.netfilter import Table, hand_to_nft
-from xenbw.pipe import feed
+from xenbw.net import latch
+from xenbw.nft import nft
+from xenbw.nft.chains import Chains, Port
+from xenbw.nft.netlink import Table, hand_to_nft
+from xenbw.nft.pipe import feed
 
 _BATCHES = 50  # of 256 packets: some 40 ms of a bare bridge
 _TURNS = 25

@@ -22,11 +22,11 @@ from xenbw.enforce import restore
 from xenbw.enforce.desired import Desired
 from xenbw.enforce.iptables import Iptables
 from xenbw.model import Address, Binding, Kind
-from xenbw.net import nft
-from xenbw.net.chains import Chains, Port
 from xenbw.net.latches import Latches
-from xenbw.net.netfilter import RuleWatch, Table, hand_to_nft
-from xenbw.pipe import feed
+from xenbw.nft import nft
+from xenbw.nft.chains import Chains, Port
+from xenbw.nft.netlink import RuleWatch, Table, hand_to_nft
+from xenbw.nft.pipe import feed
 from xenbw.runner import run
 from xenbw.store.ledger import Ledger
 from xenbw.timedated import Timedated

@@ -22,8 +22,8 @@ from xenbw.clock import Clock, SystemClock, boot_id
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
 from xenbw.log import log_to
-from xenbw.net.netfilter import RuleWatch
 from xenbw.net.udev import Watcher
+from xenbw.nft.netlink import RuleWatch
 from xenbw.notify import carriers
 from xenbw.notify.courier import Courier
 from xenbw.rundir.control import Answer, Server, socket_path

@@ -13,9 +13,10 @@ import time
 
 from xenbw.enforce import gate
 from xenbw.errors import XenbwError
-from xenbw.net import latch, nft, nodes
+from xenbw.net import latch, nodes
 from xenbw.net.link import Links
-from xenbw.pipe import feed
+from xenbw.nft import nft
+from xenbw.nft.pipe import feed
 from xenbw.rundir import overfile
 from xenbw.rundir.latched import Marks
 from xenbw.rundir.note import Note

@@ -13,11 +13,11 @@ from datetime import datetime
 from xenbw.accounting import PeriodOf, Tally
 from xenbw.allow import Exceptions
 from xenbw.model import Amounts, Binding, Counters, Life
-from xenbw.net import nft
-from xenbw.net.chains import Apply, Chains, Port
 from xenbw.net.counters import KernelMeter, Meter, MeterError
-from xenbw.net.netfilter import Table, hand_to_nft
 from xenbw.net.nftmeter import NftMeter
+from xenbw.nft import nft
+from xenbw.nft.chains import Apply, Chains, Port
+from xenbw.nft.netlink import Table, hand_to_nft
 from xenbw.store.ledger import Ledger
 
 

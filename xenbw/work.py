@@ -22,10 +22,10 @@ from xenbw.guard import Guard
 from xenbw.metering import Metering
 from xenbw.model import ZERO, Cause, Count, State
 from xenbw.net import interfaces
-from xenbw.net.chains import Apply, Port
 from xenbw.net.counters import KernelMeter, MeterError, XentopMeter
 from xenbw.net.latches import Latches
 from xenbw.net.udev import Event
+from xenbw.nft.chains import Apply, Port
 from xenbw.orphans import Orphans
 from xenbw.roster import Roster
 from xenbw.rundir import pending

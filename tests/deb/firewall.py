@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.deb import package
 from xenbw.enforce.restore import CHAIN, HOOKED
-from xenbw.net import nft
+from xenbw.nft import nft
 
 _PACKAGES = Path("/srv/packages")
 _COMMANDS = ("iptables", "ip6tables")

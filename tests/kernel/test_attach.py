@@ -18,9 +18,9 @@ from xenbw.accounting import Tally
 from xenbw.allow import Exceptions
 from xenbw.clock import boot_id
 from xenbw.metering import Metering
-from xenbw.net.chains import Port
 from xenbw.net.counters import KernelMeter
-from xenbw.net.netfilter import hand_to_nft
+from xenbw.nft.chains import Port
+from xenbw.nft.netlink import hand_to_nft
 
 pytestmark = pytest.mark.kernel
 

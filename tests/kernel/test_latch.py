@@ -25,8 +25,8 @@ from tests.support.pace import at_last, until, within
 from tests.support.packets import ip4, udp
 from xenbw.net import latch
 from xenbw.net.latches import domids
-from xenbw.net.netfilter import Table, hand_to_nft
-from xenbw.net.nft import TABLE
+from xenbw.nft.netlink import Table, hand_to_nft
+from xenbw.nft.nft import TABLE
 
 pytestmark = pytest.mark.kernel
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.netns import Namespace
-from xenbw.net.chains import Apply
 from xenbw.net.counters import MeterError
-from xenbw.net.libnftables import Library
-from xenbw.net.netfilter import RuleWatch, Table, hand_to_nft
+from xenbw.nft.chains import Apply
+from xenbw.nft.library import Library
+from xenbw.nft.netlink import RuleWatch, Table, hand_to_nft
 
 pytestmark = pytest.mark.kernel
 

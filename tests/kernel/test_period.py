@@ -14,7 +14,7 @@ from xenbw import config
 from xenbw.clock import boot_id
 from xenbw.guard import Guard
 from xenbw.model import Counters, State
-from xenbw.net.netfilter import RuleWatch
+from xenbw.nft.netlink import RuleWatch
 from xenbw.runner import run
 from xenbw.store import portions
 from xenbw.work import Work

@@ -20,7 +20,7 @@ from tests.support.intruder import mac_of
 from tests.support.netns import Namespace
 from tests.support.packets import ip4, udp
 from xenbw.enforce.restore import CHAIN, HOOKED
-from xenbw.net import nft
+from xenbw.nft import nft
 
 _IDLE = {4: "10.50.0.66", 6: "fd50::66"}
 _KIND, _PORT = 0x88B5, 4066

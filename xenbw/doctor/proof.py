@@ -13,7 +13,7 @@ from xenbw.doctor.namespace import has_ipv6
 from xenbw.doctor.rig import DOM0_ADDRESS, GUEST_ADDRESS, GUEST_MAC, PEER_ADDRESS, PEER_MAC, Rig
 from xenbw.doctor.wire import Card
 from xenbw.enforce.desired import Desired
-from xenbw.net.chains import Chains
+from xenbw.nft.chains import Chains
 
 # The largest with its header: 1280 bytes is what every link carries (RFC 8200).
 _FRAMES, _SIZES = 50, (64, 600, 1294)

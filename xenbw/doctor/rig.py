@@ -21,9 +21,9 @@ from xenbw.doctor.namespace import Here, Namespace, Place, has_ipv6
 from xenbw.doctor.wire import CARD, until
 from xenbw.errors import UsageError, XenbwError
 from xenbw.net import interfaces
-from xenbw.net.chains import Chains, Port
-from xenbw.net.netfilter import Table, hand_to_nft
-from xenbw.net.nft import TABLE, life_of
+from xenbw.nft.chains import Chains, Port
+from xenbw.nft.netlink import Table, hand_to_nft
+from xenbw.nft.nft import TABLE, life_of
 from xenbw.runner import Runner
 
 OWN_BRIDGE = "xenbw-br"

@@ -12,7 +12,7 @@ from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.host import Host
 from xenbw.enforce.restore import CHAIN, HOOKED
 from xenbw.errors import XenbwError
-from xenbw.net import nft
+from xenbw.nft import nft
 from xenbw.runner import Runner
 
 _TOPIC = "iptables"

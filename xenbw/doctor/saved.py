@@ -12,7 +12,7 @@ from pathlib import Path
 from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.host import Host
 from xenbw.enforce.restore import CHAIN
-from xenbw.net import nft
+from xenbw.nft import nft
 
 _TOPIC = "saved rules"
 _PLACES = (

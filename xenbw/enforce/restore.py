@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from xenbw.allow import Exceptions
-from xenbw.pipe import feed
+from xenbw.nft.pipe import feed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

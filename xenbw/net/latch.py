@@ -14,7 +14,7 @@ The hook uses this at each boot of a blocked VM, so it imports next to nothing.
 
 from __future__ import annotations
 
-from xenbw.net.nft import FINDING, TABLE
+from xenbw.nft.nft import FINDING, TABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

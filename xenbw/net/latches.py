@@ -11,10 +11,10 @@ from typing import NamedTuple
 from xenbw.allow import Exceptions
 from xenbw.model import Binding
 from xenbw.net import groups, latch, nodes
-from xenbw.net.chains import Apply
 from xenbw.net.counters import MeterError
-from xenbw.net.netfilter import Chain, Table, hand_to_nft
-from xenbw.net.nft import TABLE, indexes
+from xenbw.nft.chains import Apply
+from xenbw.nft.netlink import Chain, Table, hand_to_nft
+from xenbw.nft.nft import TABLE, indexes
 from xenbw.rundir.latched import Marks
 
 _GROUP = 4  # bytes of a group's number

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterable, Mapping
 
 from xenbw.model import Amounts, Life, Reading
-from xenbw.net import nft
-from xenbw.net.chains import Chains
 from xenbw.net.counters import KernelMeter, Metered
-from xenbw.net.netfilter import Table
+from xenbw.nft import nft
+from xenbw.nft.chains import Chains
+from xenbw.nft.netlink import Table
 
 # Looks at counters that began just now, to find for each a moment in which it stands still; seconds between two.
 _LOOKS, _PAUSE = 25, 0.002

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 
 from xenbw.net.counters import MeterError
-from xenbw.pipe import in_a_line
+from xenbw.nft.pipe import in_a_line
 
 
 class Library:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from xenbw.net.counters import MeterError
-from xenbw.net.libnftables import Library
-from xenbw.pipe import feed
+from xenbw.nft.library import Library
+from xenbw.nft.pipe import feed
 from xenbw.text import decode
 
 _NETLINK_NETFILTER = 12

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from xenbw.net import nft
-from xenbw.net.netfilter import Chain, Table
+from xenbw.nft import nft
+from xenbw.nft.netlink import Chain, Table
 
 Apply = Callable[[str], str | None]
 """apply(text): hand nft a whole batch, which happens wholly or not at all. None if it did, else what nft says against
