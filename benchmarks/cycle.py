@@ -16,13 +16,13 @@ from benchmarks.figure import Figure, milliseconds
 from benchmarks.rig import INSIDE, PYTHON, Rig
 from xenbw.clock import SystemClock, boot_id
 from xenbw.config import LedgerSection, Settings
+from xenbw.ledger.ledger import Ledger
 from xenbw.net.counters import KernelMeter
 from xenbw.net.nftmeter import NftMeter
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import RuleWatch, Table, hand_to_nft
 from xenbw.runner import run
-from xenbw.store.ledger import Ledger
 from xenbw.timedated import Timedated
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup

@@ -15,8 +15,8 @@ from tests.support.host import HOOK, REPO, until
 from tests.support.netns import Namespace
 from xenbw.clock import boot_id
 from xenbw.errors import XenbwError
+from xenbw.ledger.ledger import Ledger
 from xenbw.rundir import control
-from xenbw.store.ledger import Ledger
 
 GB = 1_000_000_000
 _UNIT = REPO / "etc" / "systemd" / "xenbwd.service"

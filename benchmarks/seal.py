@@ -21,6 +21,7 @@ from xenbw.config import LedgerSection, Settings
 from xenbw.enforce import restore
 from xenbw.enforce.desired import Desired
 from xenbw.enforce.iptables import Iptables
+from xenbw.ledger.ledger import Ledger
 from xenbw.model import Address, Binding, Kind
 from xenbw.net.latches import Latches
 from xenbw.nft import nft
@@ -28,7 +29,6 @@ from xenbw.nft.chains import Chains, Port
 from xenbw.nft.netlink import RuleWatch, Table, hand_to_nft
 from xenbw.nft.pipe import feed
 from xenbw.runner import run
-from xenbw.store.ledger import Ledger
 from xenbw.timedated import Timedated
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup

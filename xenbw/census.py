@@ -12,6 +12,8 @@ from typing import TypeVar
 
 from xenbw.accounting import Tally
 from xenbw.churn import Churn
+from xenbw.ledger import bindings
+from xenbw.ledger.ledger import Ledger
 from xenbw.model import ZERO, Binding, Counters, Kind, Life
 from xenbw.net import interfaces
 from xenbw.net.interfaces import Vif
@@ -19,8 +21,6 @@ from xenbw.net.udev import BackendEvent, Event, NetEvent, Overflow
 from xenbw.orphans import Orphans
 from xenbw.outsiders import Outsiders
 from xenbw.rundir import pending
-from xenbw.store import bindings
-from xenbw.store.ledger import Ledger
 from xenbw.text import AWAY, INCOMING
 from xenbw.xen import addresses, identity
 from xenbw.xen.xenstore import Answer, Lookup, Survey, VifFacts

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
+from xenbw.ledger import starts
+from xenbw.ledger.ledger import Ledger
 from xenbw.log import NOTICE
-from xenbw.store import starts
-from xenbw.store.ledger import Ledger
 
 log = logging.getLogger(__name__)
 

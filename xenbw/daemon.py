@@ -21,6 +21,8 @@ from xenbw import __version__, config
 from xenbw.clock import Clock, SystemClock, boot_id
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
+from xenbw.ledger import rescue
+from xenbw.ledger.ledger import CorruptLedgerError
 from xenbw.log import log_to
 from xenbw.net.udev import Watcher
 from xenbw.nft.netlink import RuleWatch
@@ -28,8 +30,6 @@ from xenbw.notify import carriers
 from xenbw.notify.courier import Courier
 from xenbw.rundir.control import Answer, Server, socket_path
 from xenbw.runner import run
-from xenbw.store import rescue
-from xenbw.store.ledger import CorruptLedgerError
 from xenbw.store.sync import Sync
 from xenbw.timedated import Timedated
 from xenbw.work import Work

@@ -23,6 +23,9 @@ from xenbw.config import Settings
 from xenbw.enforce import desired, gate
 from xenbw.enforce.desired import Desired, Holder, Plan
 from xenbw.errors import XenbwError
+from xenbw.ledger import outbox
+from xenbw.ledger.ledger import Ledger, LedgerError
+from xenbw.ledger.outbox import Channel
 from xenbw.model import ZERO, Address, Binding, Block, Cause, Counters, Network
 from xenbw.net import interfaces
 from xenbw.net.link import Links
@@ -31,9 +34,6 @@ from xenbw.notify import carriers, message
 from xenbw.quota import Standing
 from xenbw.roster import Entry, Roster
 from xenbw.rundir import overfile, pending
-from xenbw.store import outbox
-from xenbw.store.ledger import Ledger, LedgerError
-from xenbw.store.outbox import Channel
 
 Seal = Callable[[], None]
 """seal(): seal the interfaces of the VMs in `Guard.blocked`, and open the others'."""

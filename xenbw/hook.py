@@ -13,6 +13,7 @@ import time
 
 from xenbw.enforce import gate
 from xenbw.errors import XenbwError
+from xenbw.ledger import bindings
 from xenbw.net import latch, nodes
 from xenbw.net.link import Links
 from xenbw.nft import nft
@@ -21,7 +22,6 @@ from xenbw.rundir import overfile
 from xenbw.rundir.latched import Marks
 from xenbw.rundir.note import Note
 from xenbw.rundir.overfile import Over
-from xenbw.store import bindings
 from xenbw.text import INCOMING, decode
 from xenbw.xen import addresses, hotplug, identity, wire
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
 
+from xenbw.ledger.ledger import Ledger
 from xenbw.model import Amounts, Binding, Counters, Kind, Life
 from xenbw.net.counters import MeterError
-from xenbw.store.ledger import Ledger
 from xenbw.units import format_size
 
 log = logging.getLogger(__name__)

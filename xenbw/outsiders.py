@@ -9,9 +9,9 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from xenbw.store import unmetered
-from xenbw.store.ledger import Ledger
-from xenbw.store.unmetered import Unmetered
+from xenbw.ledger import unmetered
+from xenbw.ledger.ledger import Ledger
+from xenbw.ledger.unmetered import Unmetered
 from xenbw.text import base_name
 from xenbw.xen.survey import Outside
 from xenbw.xen.xenstore import Survey

@@ -11,9 +11,9 @@ from xenbw import quota
 from xenbw.accounting import PeriodOf
 from xenbw.clock import Moment
 from xenbw.config import Settings
+from xenbw.ledger import digests, portions
+from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, ZERO, Allowance, Binding, Counters, Digest, Period
-from xenbw.store import digests, portions
-from xenbw.store.ledger import Ledger
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ from xenbw.config import Settings
 from xenbw.enforce.iptables import Iptables
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.guard import Guard
+from xenbw.ledger import digests, kept, rescue
+from xenbw.ledger.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
+from xenbw.ledger.timeline import timeline
 from xenbw.metering import Metering
 from xenbw.model import ZERO, Cause, Count, State
 from xenbw.net import interfaces
@@ -30,9 +33,6 @@ from xenbw.orphans import Orphans
 from xenbw.roster import Roster
 from xenbw.rundir import pending
 from xenbw.runner import Runner
-from xenbw.store import digests, kept, rescue
-from xenbw.store.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
-from xenbw.store.timeline import timeline
 from xenbw.units import format_time
 from xenbw.xen.xenstore import Answer, Lookup, Survey
 

@@ -11,8 +11,8 @@ import pytest
 from tests.support.host import Host
 from tests.support.pace import until
 from xenbw.clock import boot_id
+from xenbw.ledger.digests import KEPT
 from xenbw.model import ZERO
-from xenbw.store.digests import KEPT
 
 pytestmark = pytest.mark.kernel
 

@@ -21,9 +21,9 @@ from xenbw.clock import Moment
 from xenbw.enforce.desired import Desired
 from xenbw.enforce.iptables import Iptables
 from xenbw.guard import Guard
+from xenbw.ledger.ledger import Ledger, to_text
 from xenbw.model import Binding, Cause, Kind
 from xenbw.roster import Roster
-from xenbw.store.ledger import Ledger, to_text
 
 pytestmark = pytest.mark.kernel
 
@@ -446,7 +446,7 @@ def test_a_hook_next_to_a_busy_daemon_waits_for_nobody(running: Host) -> None:
 
 
 def test_the_hook_and_the_ledger_write_times_in_one_form() -> None:
-    from xenbw.store.bindings import stamp
+    from xenbw.ledger.bindings import stamp
 
     moment = datetime(2026, 3, 29, 1, 2, 3, 456789, tzinfo=UTC)
     assert stamp(moment.timestamp()) == to_text(moment)

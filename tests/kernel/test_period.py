@@ -13,10 +13,10 @@ from tests.support.host import Host
 from xenbw import config
 from xenbw.clock import boot_id
 from xenbw.guard import Guard
+from xenbw.ledger import portions
 from xenbw.model import Counters, State
 from xenbw.nft.netlink import RuleWatch
 from xenbw.runner import run
-from xenbw.store import portions
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 

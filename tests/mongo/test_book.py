@@ -22,8 +22,8 @@ from tests.support.pace import at_last, until
 from tests.support.replicaset import ReplicaSet
 from xenbw.config import MongodbSection, Settings
 from xenbw.errors import XenbwError
-from xenbw.store import digests
-from xenbw.store.ledger import Ledger
+from xenbw.ledger import digests
+from xenbw.ledger.ledger import Ledger
 from xenbw.store.sync import Marks, Sync, marks_path
 
 pytestmark = pytest.mark.mongo

@@ -21,8 +21,8 @@ from tests.support.mongoaccess import KEEPER, Access, connect
 from tests.support.mongod import Mongod
 from xenbw import config
 from xenbw.config import MongodbSection
+from xenbw.ledger import digests
 from xenbw.model import VM
-from xenbw.store import digests
 from xenbw.store.servers import servers
 
 pytestmark = pytest.mark.mongo

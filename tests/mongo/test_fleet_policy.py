@@ -20,9 +20,9 @@ from xenbw.accounting import Pending, Share
 from xenbw.clock import Moment, SystemClock
 from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings
 from xenbw.guard import Guard
+from xenbw.ledger.file import Alive
 from xenbw.model import VM, Counters, State
 from xenbw.roster import Roster
-from xenbw.store.file import Alive
 from xenbw.store.sync import Sync
 
 pytestmark = pytest.mark.mongo

@@ -10,8 +10,8 @@ from tests.support.clock import HandClock, utc
 from tests.support.mongoaccess import KEEPER
 from xenbw.accounting import Pending, Share
 from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings
+from xenbw.ledger.file import Alive
 from xenbw.model import Amounts, Counters, Mark
-from xenbw.store.file import Alive
 from xenbw.store.sync import Sync
 
 NOW = utc("2026-03-20 12:00")

@@ -6,8 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, Binding
-from xenbw.store.ledger import Ledger
 
 BOOT = "5c1b9a52-2f0e-4d0e-9f57-0c5b7e1c9a11"
 

@@ -20,10 +20,10 @@ from xenbw import config
 from xenbw.accounting import Pending, Share, hour_of
 from xenbw.clock import Moment, boot_id
 from xenbw.guard import Guard
+from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import VM
 from xenbw.roster import Roster
 from xenbw.rundir.control import Server
-from xenbw.store.ledger import Alive, Ledger
 
 REPO = Path(__file__).parents[2]
 CAPTURES = REPO / "tests/data/xen-4.17"

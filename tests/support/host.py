@@ -14,9 +14,9 @@ from typing import Any, Self
 from tests.support.dom0 import Dom0
 from tests.support.guest import Guest
 from tests.support.pace import busy
+from xenbw.ledger.ledger import Ledger
 from xenbw.model import Counters
 from xenbw.rundir import control
-from xenbw.store.ledger import Ledger
 
 REPO = Path(__file__).resolve().parents[2]
 HOOK = REPO / "hooks" / "vif-post.d" / "xenbw.hook"

@@ -22,10 +22,10 @@ from xenbw.cli.apply import apply
 from xenbw.cli.command import Context
 from xenbw.clock import Moment, SystemClock, boot_id
 from xenbw.enforce.desired import Desired
+from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import Cause, State
 from xenbw.rundir.control import socket_path
 from xenbw.runner import run
-from xenbw.store.ledger import Alive, Ledger
 
 
 class Recorder:

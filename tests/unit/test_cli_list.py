@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.console import Console, StandIn
 from xenbw.clock import boot_id
+from xenbw.ledger import unmetered
+from xenbw.ledger.unmetered import Unmetered
 from xenbw.quota import period_at
-from xenbw.store import unmetered
-from xenbw.store.unmetered import Unmetered
 
 KEYS = [
     "name",

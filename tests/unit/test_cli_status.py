@@ -9,9 +9,9 @@ from tests.support.console import Console, StandIn
 from xenbw.clock import boot_id
 from xenbw.doctor import last
 from xenbw.doctor.finding import Finding, Level, good
-from xenbw.store import outbox, unmetered
-from xenbw.store.outbox import Channel
-from xenbw.store.unmetered import Unmetered
+from xenbw.ledger import outbox, unmetered
+from xenbw.ledger.outbox import Channel
+from xenbw.ledger.unmetered import Unmetered
 from xenbw.units import format_size
 
 NOW = datetime.now(UTC)

@@ -17,11 +17,11 @@ from tests.support.books import add_vm, start_vif
 from tests.support.clock import utc
 from tests.support.console import Console, StandIn
 from xenbw.accounting import Pending, Share
+from xenbw.ledger import outbox, schema, unmetered
+from xenbw.ledger.ledger import Alive
+from xenbw.ledger.unmetered import Unmetered
 from xenbw.model import Amounts, Cause, Counters, Mark
-from xenbw.store import outbox, schema, unmetered
-from xenbw.store.ledger import Alive
 from xenbw.store.transfer import LedgerCopy
-from xenbw.store.unmetered import Unmetered
 
 NOW = utc("2026-03-20 12:00") + timedelta(microseconds=7)
 HUGE = 2**62 + 1

@@ -16,10 +16,10 @@ from tests.support.clock import HandClock, utc
 from tests.support.mailserver import Mailbox, free_port, serve
 from tests.support.pace import busy
 from xenbw.config import LedgerSection, MailSection, Settings
+from xenbw.ledger import outbox
+from xenbw.ledger.ledger import Ledger
 from xenbw.notify.courier import Courier
 from xenbw.notify.delivery import Pace
-from xenbw.store import outbox
-from xenbw.store.ledger import Ledger
 
 AT = utc("2026-03-29 12:30")
 

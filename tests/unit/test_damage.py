@@ -24,12 +24,12 @@ from tests.support.pace import busy
 from xenbw.accounting import Pending, Share
 from xenbw.config import DaemonSection, LedgerSection, Settings
 from xenbw.errors import XenbwError
+from xenbw.ledger import kept, outbox, rescue
+from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import Cause, Counters
 from xenbw.net import interfaces
 from xenbw.rundir import overfile
 from xenbw.runner import CommandError, Result
-from xenbw.store import kept, outbox, rescue
-from xenbw.store.ledger import Alive, Ledger
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 

@@ -22,10 +22,10 @@ from tests.support.effort import cases
 from tests.support.killer import killed_at
 from tests.support.oldledger import rows, sound
 from xenbw.accounting import Pending, Share, hour_of
+from xenbw.ledger import digests, file, portions
+from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import ZERO, Amounts, Binding, Counters, Digest, Mark
 from xenbw.report.explanation import explain, total
-from xenbw.store import digests, file, portions
-from xenbw.store.ledger import Alive, Ledger
 from xenbw.store.transfer import LedgerCopy
 
 FEBRUARY, MARCH, MID_MARCH = utc("2026-02-01"), utc("2026-03-01"), utc("2026-03-15")

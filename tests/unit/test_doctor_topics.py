@@ -22,9 +22,9 @@ from xenbw.doctor.proof import Metered, Routed, Sealed
 from xenbw.doctor.service import LedgerFacts
 from xenbw.doctor.wire import Card
 from xenbw.errors import XenbwError
+from xenbw.ledger.trouble import CorruptLedgerError
 from xenbw.runner import Result, run
 from xenbw.store.fleet import HostSeen
-from xenbw.store.trouble import CorruptLedgerError
 
 NOW = datetime(2026, 11, 23, 4, 38, tzinfo=UTC)
 

@@ -10,9 +10,9 @@ import pytest
 
 from xenbw.allow import Exceptions
 from xenbw.enforce.restore import chain_text, stands
+from xenbw.ledger import bindings
+from xenbw.ledger.schema import MIGRATIONS
 from xenbw.rundir import overfile
-from xenbw.store import bindings
-from xenbw.store.schema import MIGRATIONS
 
 ADDRESSES = {"192.0.2.9": "web1", "192.0.2.10": "web2", "2001:db8::9": "web1"}
 ALLOW = Exceptions(["198.51.100.1/32", "2001:db8:1::/64"], {"web1": ["198.51.100.2/32"], "web3": []})

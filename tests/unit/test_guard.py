@@ -15,10 +15,10 @@ from tests.support.clock import utc
 from tests.support.guarded import END, IP, IP6, NOW, Host, MethodStandIn
 from xenbw.config import DaemonSection, EnforceSection, MailSection, Settings
 from xenbw.guard import Guard
+from xenbw.ledger import outbox
+from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.model import Action, Cause, Counters, State
 from xenbw.net import interfaces
-from xenbw.store import outbox
-from xenbw.store.ledger import Ledger, LedgerError
 
 
 @pytest.fixture

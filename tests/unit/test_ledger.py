@@ -11,8 +11,8 @@ import pytest
 from tests.support.books import BOOT, add_vm, open_ledger, start_vif, vm_of
 from tests.support.clock import utc
 from xenbw.accounting import HOUR, Pending, Share
+from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import NOTHING, Action, Amounts, Block, Cause, Count, Counters, Mark, State
-from xenbw.store.ledger import Alive, Ledger
 
 NOW = utc("2026-03-20 12:00")
 MARCH = utc("2026-03-01")

@@ -16,9 +16,9 @@ import pytest
 
 from tests.support.books import BOOT, add_vm, open_ledger, start_vif
 from tests.support.clock import utc
+from xenbw.ledger import outbox, schema
+from xenbw.ledger.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
 from xenbw.model import Cause
-from xenbw.store import outbox, schema
-from xenbw.store.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
 
 NOW = utc("2026-03-20 12:00")
 MARCH = utc("2026-03-01")
@@ -261,7 +261,7 @@ from tests.support.books import BOOT
 from tests.support.clock import utc
 from xenbw.accounting import HOUR, Pending, Share
 from xenbw.model import Amounts, Counters, Mark
-from xenbw.store.ledger import Alive, Ledger
+from xenbw.ledger.ledger import Alive, Ledger
 
 ledger, now = Ledger.open(Path(sys.argv[1])), utc("2026-03-20 12:00")
 (binding,) = ledger.live_bindings().values()

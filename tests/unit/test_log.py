@@ -20,11 +20,11 @@ from tests.support.guarded import Host as Guarded
 from tests.support.pace import until
 from xenbw.complaints import Complaints
 from xenbw.config import DaemonSection, LedgerSection, Settings
+from xenbw.ledger.ledger import Ledger
 from xenbw.log import NOTICE, log_to
 from xenbw.model import Action, Counters
 from xenbw.net import interfaces
 from xenbw.runner import Result
-from xenbw.store.ledger import Ledger
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 

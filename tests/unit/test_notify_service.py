@@ -28,14 +28,14 @@ from tests.support.program import script, sendmail
 from xenbw import config
 from xenbw.config import CommandSection, DaemonSection, LedgerSection, MailSection, Settings
 from xenbw.errors import UsageError
+from xenbw.ledger import outbox
+from xenbw.ledger.ledger import Ledger
+from xenbw.ledger.outbox import Channel
 from xenbw.model import Counters
 from xenbw.notify import carriers
 from xenbw.notify.bell import path_in
 from xenbw.notify.courier import Courier
 from xenbw.notify.delivery import Delivery
-from xenbw.store import outbox
-from xenbw.store.ledger import Ledger
-from xenbw.store.outbox import Channel
 
 REPO = Path(__file__).parents[2]
 AT = utc("2026-03-20 12:00")

@@ -11,12 +11,12 @@ import pytest
 
 from tests.support.books import BOOT, add_vm, open_ledger
 from tests.support.clock import utc
+from xenbw.ledger import unmetered
+from xenbw.ledger.ledger import Ledger
+from xenbw.ledger.unmetered import Unmetered
 from xenbw.model import VM, Allowance, Cause, Counters, Period, State
 from xenbw.outsiders import Outsiders
 from xenbw.quota import as_seen, stand
-from xenbw.store import unmetered
-from xenbw.store.ledger import Ledger
-from xenbw.store.unmetered import Unmetered
 from xenbw.xen.connection import StoreError
 from xenbw.xen.survey import Outside
 from xenbw.xen.xenstore import Survey

@@ -12,9 +12,9 @@ import pytest
 from tests.support.books import BOOT, open_ledger, start_vif
 from tests.support.clock import utc
 from xenbw.accounting import Pending
+from xenbw.ledger import portions
+from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import NOTHING, UNREAD, Amounts, Binding, Counters
-from xenbw.store import portions
-from xenbw.store.ledger import Alive, Ledger
 
 NOW = utc("2026-03-20 12:00")
 MARCH, MID_MARCH, FEBRUARY = utc("2026-03-01"), utc("2026-03-15"), utc("2026-02-01")

@@ -12,11 +12,11 @@ from tests.support.books import BOOT, add_vm, start_vif
 from tests.support.clock import utc
 from tests.support.damage import spoil
 from xenbw.accounting import Pending, Share
+from xenbw.ledger import portions, rescue, schema
+from xenbw.ledger.ledger import Alive, Ledger, LedgerError, to_text
 from xenbw.model import ZERO, Cause, Counters
 from xenbw.report.explanation import UNKNOWN, explain
 from xenbw.rundir import overfile
-from xenbw.store import portions, rescue, schema
-from xenbw.store.ledger import Alive, Ledger, LedgerError, to_text
 
 NOW = utc("2026-03-20 12:00")
 

@@ -21,9 +21,9 @@ from tests.support.clock import utc
 from tests.support.effort import cases
 from tests.support.killer import killed_at
 from tests.support.oldledger import Rows, make_schema1, narrowed, rows, sound, version
-from xenbw.store import backup, bindings, file, outbox, rescue, schema
-from xenbw.store.ledger import Ledger, LedgerError
-from xenbw.store.outbox import Channel
+from xenbw.ledger import backup, bindings, file, outbox, rescue, schema
+from xenbw.ledger.ledger import Ledger, LedgerError
+from xenbw.ledger.outbox import Channel
 
 NOW = utc("2026-03-21 12:00")
 AT = bindings.stamp(NOW.timestamp())
@@ -169,7 +169,7 @@ def test_a_copy_that_is_older_or_no_ledger_gives_way_to_one_of_what_is_there_now
 
 
 def test_several_processes_may_upgrade_one_ledger_at_once(path: Path, before: Rows) -> None:
-    code = "import sys, pathlib; from xenbw.store.ledger import Ledger; Ledger.open(pathlib.Path(sys.argv[1])).close()"
+    code = "import sys, pathlib; from xenbw.ledger.ledger import Ledger; Ledger.open(pathlib.Path(sys.argv[1])).close()"
     started = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(4)]
     assert [process.wait() for process in started] == [0] * 4
     assert (version(path), version(copy_of(path))) == (schema.VERSION, 1)
@@ -357,7 +357,7 @@ def test_a_hook_that_writes_meanwhile_is_neither_lost_nor_in_the_way(path: Path)
 
 def upgrade(config: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "xenbw.store.upgrade"],
+        [sys.executable, "-m", "xenbw.ledger.upgrade"],
         env={**os.environ, "XENBW_CONFIG": str(config)},
         capture_output=True,
         text=True,

@@ -6,12 +6,12 @@ from xenbw import quota
 from xenbw.cli.command import Context
 from xenbw.clock import boot_id
 from xenbw.errors import XenbwError
+from xenbw.ledger import unmetered
+from xenbw.ledger.ledger import Ledger
 from xenbw.model import ZERO
 from xenbw.report.account import Account
 from xenbw.roster import Roster
 from xenbw.rundir import control
-from xenbw.store import unmetered
-from xenbw.store.ledger import Ledger
 
 
 def freshen(context: Context) -> str | None:

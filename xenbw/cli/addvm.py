@@ -21,9 +21,9 @@ from xenbw.clock import boot_id
 from xenbw.config import Settings
 from xenbw.enforce.desired import is_protected
 from xenbw.errors import UsageError
+from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, Address, Binding, Network
 from xenbw.report.table import printable
-from xenbw.store.ledger import Ledger
 from xenbw.xen import domaincfg
 
 

@@ -15,12 +15,12 @@ from xenbw.enforce import desired
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.errors import XenbwError
 from xenbw.guard import Guard, Method, holders
+from xenbw.ledger.ledger import Ledger
 from xenbw.model import Address, Binding, Network
 from xenbw.net import latches
 from xenbw.roster import Roster
 from xenbw.rundir import control
 from xenbw.rundir.control import NoDaemonError
-from xenbw.store.ledger import Ledger
 
 Methods = Callable[[], Sequence[Method]]
 Sealer = Callable[[Iterable[Binding], Container[int], Exceptions], str | None]

@@ -6,12 +6,12 @@ from xenbw.cli.accounts import freshen
 from xenbw.cli.command import Context
 from xenbw.clock import boot_id
 from xenbw.errors import XenbwError
+from xenbw.ledger import portions
+from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, Counters
 from xenbw.net import counters
 from xenbw.net.counters import KernelMeter
 from xenbw.report.audit import Audit, Audited
-from xenbw.store import portions
-from xenbw.store.ledger import Ledger
 
 
 def look(ledger: Ledger, vm: VM, context: Context) -> Audit:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from xenbw.clock import Clock, Moment, boot_id
 from xenbw.config import Settings
+from xenbw.ledger.ledger import Ledger
+from xenbw.ledger.timeline import timeline
 from xenbw.runner import Runner
-from xenbw.store.ledger import Ledger
-from xenbw.store.timeline import timeline
 from xenbw.timedated import synchronised
 
 # Seconds to wait for word whether the clock is synchronised, where it is in doubt: soon after boot, mostly.

@@ -13,13 +13,13 @@ from xenbw.cli.auditing import look
 from xenbw.cli.command import Command, Context
 from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import say, warn
+from xenbw.ledger.digests import KEPT
 from xenbw.model import Amounts, Counters, Digest
 from xenbw.report.account import Account
 from xenbw.report.audit import Audit, Audited, drift, percent, reason
 from xenbw.report.document import dump, explanation
 from xenbw.report.explanation import Line, explain, meter_of, total
 from xenbw.report.table import Column, facts, local_time, printable, render
-from xenbw.store.digests import KEPT
 from xenbw.units import format_size
 
 _PARTS = (

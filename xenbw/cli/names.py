@@ -8,8 +8,8 @@ from argparse import ArgumentParser
 from collections.abc import Collection, Iterable
 
 from xenbw.errors import UsageError, XenbwError
+from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM
-from xenbw.store.ledger import Ledger
 from xenbw.text import base_name, decode
 
 

@@ -17,13 +17,13 @@ from xenbw.doctor import last
 from xenbw.doctor.finding import Level
 from xenbw.doctor.last import Last
 from xenbw.errors import XenbwError
+from xenbw.ledger import outbox
+from xenbw.ledger.outbox import Channel, Waiting
 from xenbw.model import Address
 from xenbw.report.document import Document, dump
 from xenbw.report.table import facts, local_time, printable
 from xenbw.rundir import control
 from xenbw.rundir.control import Answer
-from xenbw.store import outbox
-from xenbw.store.outbox import Channel, Waiting
 from xenbw.units import format_size, format_time
 
 _EVENTS = 5

@@ -16,8 +16,8 @@ from xenbw.config import Settings
 from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.host import Host
 from xenbw.errors import XenbwError
+from xenbw.ledger.ledger import Ledger
 from xenbw.rundir.control import Answer
-from xenbw.store.ledger import Ledger
 from xenbw.units import format_size
 
 if TYPE_CHECKING:

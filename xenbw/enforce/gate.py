@@ -9,9 +9,9 @@ import time
 
 from xenbw.allow import Exceptions
 from xenbw.enforce import restore
+from xenbw.ledger import bindings
 from xenbw.rundir import overfile
 from xenbw.rundir.overfile import Over
-from xenbw.store import bindings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

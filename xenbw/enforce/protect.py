@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from xenbw.errors import XenbwError
+from xenbw.ledger.ledger import Ledger
 from xenbw.model import Network
 from xenbw.runner import Runner
-from xenbw.store.ledger import Ledger
 from xenbw.store.servers import servers
 
 RESOLV_CONF = Path("/etc/resolv.conf")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from xenbw.config import Settings
+from xenbw.ledger.outbox import Channel
 from xenbw.notify.carrier import Carrier
 from xenbw.notify.command import Command
 from xenbw.notify.mail import Mail
 from xenbw.notify.sendmail import Sendmail
-from xenbw.store.outbox import Channel
 
 
 def by_smtp(settings: Settings) -> dict[Channel, Carrier]:

@@ -6,10 +6,10 @@ import threading
 
 from xenbw.clock import Clock
 from xenbw.config import Settings
+from xenbw.ledger.ledger import LedgerError
 from xenbw.notify import carriers
 from xenbw.notify.bell import Bell
 from xenbw.notify.delivery import PATIENT, Delivery, Pace
-from xenbw.store.ledger import LedgerError
 
 
 class Courier(threading.Thread):

@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from xenbw.clock import Clock
+from xenbw.ledger import outbox
+from xenbw.ledger.ledger import Ledger, LedgerError
+from xenbw.ledger.outbox import Channel, Message
 from xenbw.notify.carrier import Carrier, DeliveryError
-from xenbw.store import outbox
-from xenbw.store.ledger import Ledger, LedgerError
-from xenbw.store.outbox import Channel, Message
 
 
 @dataclass(frozen=True)

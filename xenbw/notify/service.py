@@ -14,10 +14,10 @@ import time
 from xenbw import config
 from xenbw.clock import SystemClock
 from xenbw.errors import XenbwError
+from xenbw.ledger.ledger import LedgerError
 from xenbw.log import log_to
 from xenbw.notify import carriers
 from xenbw.notify.delivery import Delivery
-from xenbw.store.ledger import LedgerError
 
 log = logging.getLogger(__name__)
 

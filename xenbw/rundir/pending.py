@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
+from xenbw.ledger import sound
 from xenbw.model import Address, Kind
 from xenbw.rundir import overfile
 from xenbw.rundir.note import BEGUN
-from xenbw.store import sound
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from pymongo.write_concern import WriteConcern
 
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
+from xenbw.ledger.ledger import Ledger
+from xenbw.ledger.rows import to_time
 from xenbw.model import ZERO, Counters
 from xenbw.store import foreign
 from xenbw.store.changes import Chunk
 from xenbw.store.documents import Document, Documents
 from xenbw.store.foreign import LARGEST, LARGEST_DOCUMENT
-from xenbw.store.ledger import Ledger
-from xenbw.store.rows import to_time
 
 # A server that hangs is given up after this; nothing of ours waits for it but the thread that talks to it.
 _PATIENCE_MS = 5_000

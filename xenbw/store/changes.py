@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xenbw.store.ledger import Ledger
+from xenbw.ledger.ledger import Ledger
 
 _FACTS = {
     "binding": "SELECT binding.*, vm.name AS vm FROM binding JOIN vm ON vm.id = vm_id",

@@ -15,8 +15,8 @@ from xenbw import __version__
 from xenbw.clock import Clock
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
+from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.store import changes, driver
-from xenbw.store.ledger import Ledger, LedgerError
 from xenbw.store.pull import pull
 from xenbw.units import format_time
 

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from xenbw.store import schema, sieve
-from xenbw.store.file import CorruptLedgerError, LedgerError, LedgerFile
-from xenbw.store.ledger import Ledger
-from xenbw.store.rows import binding_of, block_of, digest_of, to_text, vm_of
+from xenbw.ledger import schema, sieve
+from xenbw.ledger.file import CorruptLedgerError, LedgerError, LedgerFile
+from xenbw.ledger.ledger import Ledger
+from xenbw.ledger.rows import binding_of, block_of, digest_of, to_text, vm_of
 
 Record = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xenbw.store.file import LedgerFile
+from xenbw.ledger.file import LedgerFile
 
 
 @dataclass(frozen=True)

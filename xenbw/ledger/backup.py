@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
-from xenbw.store.trouble import LedgerError
+from xenbw.ledger.trouble import LedgerError
 from xenbw.units import format_size
 
 # Pages copied between two signs of life: 16 MB, which a slow disk takes in a second.

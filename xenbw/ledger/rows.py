@@ -9,8 +9,8 @@ from functools import lru_cache, wraps
 from ipaddress import ip_address, ip_network
 from typing import TypeVar
 
+from xenbw.ledger.trouble import impossible
 from xenbw.model import VM, Action, Address, Amounts, Binding, Block, Cause, Count, Counters, Digest, Kind, Mark, State
-from xenbw.store.trouble import impossible
 
 _T = TypeVar("_T")
 

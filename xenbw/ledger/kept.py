@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from xenbw.ledger.ledger import Ledger
+from xenbw.ledger.sieve import Sieve
 from xenbw.model import Cause, State
-from xenbw.store.ledger import Ledger
-from xenbw.store.sieve import Sieve
 
 REASON = "was blocked when the ledger was damaged or lost; xenbw lift releases it"
 

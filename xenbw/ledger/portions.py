@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from xenbw.accounting import HOUR, hour_of
+from xenbw.ledger.file import LedgerFile
+from xenbw.ledger.rows import binding_of, to_text
 from xenbw.model import Binding, Counters
-from xenbw.store.file import LedgerFile
-from xenbw.store.rows import binding_of, to_text
 
 # Usage is filed anew by the hour: surely of the new period is what was counted in whole hours of it.
 SINCE = "(period_start >= :whole OR started_at >= :whole)"

@@ -7,8 +7,8 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from xenbw.store import sound
-from xenbw.store.sound import Row, Shape
+from xenbw.ledger import sound
+from xenbw.ledger.sound import Row, Shape
 
 NOW, REV = object(), object()  # the time of the mending, the number of its transaction
 

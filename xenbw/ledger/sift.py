@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 import time
 
-from xenbw.store.bindings import next_rev
-from xenbw.store.sieve import Sieve, reading_anything, shapes
-from xenbw.store.sound import ENCODING, Shape, is_time
+from xenbw.ledger.bindings import next_rev
+from xenbw.ledger.sieve import Sieve, reading_anything, shapes
+from xenbw.ledger.sound import ENCODING, Shape, is_time
 
 # What a start reads comes first, and the newest of it. Tables without text that is free are looked through by SQLite.
 _ORDER = (

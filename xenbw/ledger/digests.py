@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from xenbw.ledger import portions
+from xenbw.ledger.file import LedgerFile
+from xenbw.ledger.rows import digest_of, to_text
 from xenbw.model import Amounts, Digest
-from xenbw.store import portions
-from xenbw.store.file import LedgerFile
-from xenbw.store.rows import digest_of, to_text
 
 KEPT = 100
 # Folded in one transaction: some 40 ms.

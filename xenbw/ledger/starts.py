@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xenbw.store.file import LedgerFile
+from xenbw.ledger.file import LedgerFile
 
 
 @dataclass(frozen=True)

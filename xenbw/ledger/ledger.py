@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Any
 
 from xenbw.accounting import Pending, hour_of
+from xenbw.ledger import bindings, digests, portions
+from xenbw.ledger.file import Alive, CorruptLedgerError, LedgerError, LedgerFile
+from xenbw.ledger.rows import binding_of, block_of, mark_columns, time_of, to_column, to_text, vm_of
 from xenbw.model import VM, Binding, Block, Cause, Counters
-from xenbw.store import bindings, digests, portions
-from xenbw.store.file import Alive, CorruptLedgerError, LedgerError, LedgerFile
-from xenbw.store.rows import binding_of, block_of, mark_columns, time_of, to_column, to_text, vm_of
 
 __all__ = ["Alive", "CorruptLedgerError", "Ledger", "LedgerError", "to_text"]
 

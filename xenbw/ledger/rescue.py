@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
+from xenbw.ledger import kept, sound
+from xenbw.ledger.ledger import CorruptLedgerError, Ledger, to_text
+from xenbw.ledger.sieve import Sieve, reading_anything, shapes
+from xenbw.ledger.sift import sift
+from xenbw.ledger.sound import Shape
 from xenbw.rundir import overfile
-from xenbw.store import kept, sound
-from xenbw.store.ledger import CorruptLedgerError, Ledger, to_text
-from xenbw.store.sieve import Sieve, reading_anything, shapes
-from xenbw.store.sift import sift
-from xenbw.store.sound import Shape
 
 log = logging.getLogger(__name__)
 

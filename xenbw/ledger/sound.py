@@ -10,8 +10,8 @@ from datetime import datetime
 from functools import lru_cache, partial
 from ipaddress import ip_address, ip_network
 
+from xenbw.ledger.rows import to_text
 from xenbw.model import Action, Cause, Count, Kind, State
-from xenbw.store.rows import to_text
 
 Check = Callable[[object], bool]
 Row = Mapping[str, object]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from xenbw.store.ledger import Ledger, to_text
-from xenbw.store.rows import time_of
-from xenbw.store.trouble import impossible
+from xenbw.ledger.ledger import Ledger, to_text
+from xenbw.ledger.rows import time_of
+from xenbw.ledger.trouble import impossible
 
 _AT_ONCE = 20
 

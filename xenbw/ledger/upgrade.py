@@ -1,4 +1,4 @@
-"""Bringing the ledger up to date before the new daemon starts: python3 -m xenbw.store.upgrade, for the package.
+"""Bringing the ledger up to date before the new daemon starts: python3 -m xenbw.ledger.upgrade, for the package.
 
 The daemon of the version before goes on meanwhile, so however large the copy is, metering does not wait for it; and
 where it fails, that daemon keeps metering and blocking until the upgrade is repeated.
@@ -10,7 +10,7 @@ import sys
 
 from xenbw import config
 from xenbw.errors import XenbwError
-from xenbw.store.ledger import Ledger
+from xenbw.ledger.ledger import Ledger
 
 
 def main() -> int:

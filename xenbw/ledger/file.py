@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from xenbw.store import backup, bindings, schema
-from xenbw.store.trouble import CorruptLedgerError, LedgerError, explain, impossible
+from xenbw.ledger import backup, bindings, schema
+from xenbw.ledger.trouble import CorruptLedgerError, LedgerError, explain, impossible
 
 __all__ = ["Alive", "CorruptLedgerError", "LedgerError", "LedgerFile"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xenbw.clock import Tick, Timeline, Witness
 from xenbw.config import Settings
-from xenbw.store.ledger import Alive
+from xenbw.ledger.ledger import Alive
 
 
 def timeline(alive: Alive | None, boot_id: str, settings: Settings, witness: Witness) -> Timeline:
