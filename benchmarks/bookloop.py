@@ -7,12 +7,12 @@ import sys
 import time
 from dataclasses import replace
 
+from xenbw.book.sync import Sync
 from xenbw.clock import SystemClock, boot_id
 from xenbw.config import LedgerSection, MongodbSection, Settings
 from xenbw.ledger.ledger import Ledger
 from xenbw.nft.netlink import RuleWatch
 from xenbw.runner import run
-from xenbw.store.sync import Sync
 from xenbw.timedated import Timedated
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup

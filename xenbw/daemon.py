@@ -18,6 +18,7 @@ from pathlib import Path
 import sdnotify
 
 from xenbw import __version__, config
+from xenbw.book.sync import Sync
 from xenbw.clock import Clock, SystemClock, boot_id
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
@@ -30,7 +31,6 @@ from xenbw.notify import carriers
 from xenbw.notify.courier import Courier
 from xenbw.rundir.control import Answer, Server, socket_path
 from xenbw.runner import run
-from xenbw.store.sync import Sync
 from xenbw.timedated import Timedated
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup

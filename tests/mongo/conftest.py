@@ -11,7 +11,7 @@ from tests.support.bookkeeper import Books
 from tests.support.mongoaccess import KEEPER, Access
 from tests.support.mongod import Mongod
 from tests.support.replicaset import ReplicaSet
-from xenbw.store import book
+from xenbw.book import book
 
 
 @pytest.fixture(scope="session")

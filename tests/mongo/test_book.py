@@ -20,11 +20,11 @@ from tests.support.mongoaccess import KEEPER, Access
 from tests.support.mongod import Mongod
 from tests.support.pace import at_last, until
 from tests.support.replicaset import ReplicaSet
+from xenbw.book.sync import Marks, Sync, marks_path
 from xenbw.config import MongodbSection, Settings
 from xenbw.errors import XenbwError
 from xenbw.ledger import digests
 from xenbw.ledger.ledger import Ledger
-from xenbw.store.sync import Marks, Sync, marks_path
 
 pytestmark = pytest.mark.mongo
 

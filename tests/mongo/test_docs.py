@@ -20,10 +20,10 @@ from tests.support.clock import utc
 from tests.support.mongoaccess import KEEPER, Access, connect
 from tests.support.mongod import Mongod
 from xenbw import config
+from xenbw.book.servers import servers
 from xenbw.config import MongodbSection
 from xenbw.ledger import digests
 from xenbw.model import VM
-from xenbw.store.servers import servers
 
 pytestmark = pytest.mark.mongo
 

@@ -23,9 +23,9 @@ from tests.support.pace import at_last, busy, until, within
 from tests.support.relay import Relay
 from tests.support.replicaset import ReplicaSet
 from tests.support.smalldisk import SmallDisk
+from xenbw.book import sync
+from xenbw.book.sync import marks_path
 from xenbw.errors import XenbwError
-from xenbw.store import sync
-from xenbw.store.sync import marks_path
 
 pytestmark = [pytest.mark.mongo, pytest.mark.usefixtures("impatient")]
 
@@ -243,7 +243,7 @@ import sys
 from pathlib import Path
 from tests.support.bookkeeper import settings_of
 from xenbw.clock import SystemClock
-from xenbw.store.sync import Sync
+from xenbw.book.sync import Sync
 
 sync = Sync(settings_of(Path(sys.argv[1]), sys.argv[2]), SystemClock())
 print("ready", flush=True)

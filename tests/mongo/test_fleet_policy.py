@@ -17,13 +17,13 @@ from tests.support.mongoaccess import KEEPER
 from tests.support.mongod import Mongod
 from tests.support.pace import at_last, until
 from xenbw.accounting import Pending, Share
+from xenbw.book.sync import Sync
 from xenbw.clock import Moment, SystemClock
 from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings
 from xenbw.guard import Guard
 from xenbw.ledger.file import Alive
 from xenbw.model import VM, Counters, State
 from xenbw.roster import Roster
-from xenbw.store.sync import Sync
 
 pytestmark = pytest.mark.mongo
 

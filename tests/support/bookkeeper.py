@@ -9,10 +9,10 @@ from tests.support.books import BOOT, add_vm, open_ledger, start_vif
 from tests.support.clock import HandClock, utc
 from tests.support.mongoaccess import KEEPER
 from xenbw.accounting import Pending, Share
+from xenbw.book.sync import Sync
 from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings
 from xenbw.ledger.file import Alive
 from xenbw.model import Amounts, Counters, Mark
-from xenbw.store.sync import Sync
 
 NOW = utc("2026-03-20 12:00")
 MARCH = utc("2026-03-01")

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.console import Console
 from xenbw import __version__, config
+from xenbw.book.fleet import HostSeen
 from xenbw.clock import SystemClock
 from xenbw.config import CommandSection, MailSection, MongodbSection, Settings
 from xenbw.doctor import bridges, last, proof, service, system
@@ -24,7 +25,6 @@ from xenbw.doctor.wire import Card
 from xenbw.errors import XenbwError
 from xenbw.ledger.trouble import CorruptLedgerError
 from xenbw.runner import Result, run
-from xenbw.store.fleet import HostSeen
 
 NOW = datetime(2026, 11, 23, 4, 38, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.clock import utc
-from xenbw.store.policy import FIELDS, fault, merge
+from xenbw.book.policy import FIELDS, fault, merge
 
 GB = 10**9
 WORDS: dict[str, st.SearchStrategy[Any]] = {

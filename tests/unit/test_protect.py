@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.books import open_ledger
+from xenbw.book.servers import servers
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.model import Network
 from xenbw.runner import run
-from xenbw.store.servers import servers
 
 REPO = Path(__file__).resolve().parents[2]
 DOM0, GATEWAY, HOP, RESOLVER = "192.0.2.1/32", "192.0.2.254/32", "fe80::1/128", "192.0.2.53/32"
@@ -170,7 +170,7 @@ def test_an_address_of_the_book_that_needs_dnspython_says_so_where_it_is_missing
     program = (
         "import sys; sys.modules['dns'] = None\n"
         "from xenbw.errors import XenbwError\n"
-        "from xenbw.store.servers import servers\n"
+        "from xenbw.book.servers import servers\n"
         "try: servers('mongodb+srv://book.example.org/')\n"
         "except XenbwError as error: print(error)\n"
     )
@@ -181,7 +181,7 @@ def test_an_address_of_the_book_that_needs_dnspython_says_so_where_it_is_missing
 _AT_ONCE = """
 import sys, threading, time
 from xenbw.store import driver
-from xenbw.store.servers import servers
+from xenbw.book.servers import servers
 
 class Slow:  # as on a busy dom0
     def find_spec(self, name, path=None, target=None):
@@ -193,7 +193,7 @@ done = []
 
 def book():
     driver.load()
-    from xenbw.store.book import Book
+    from xenbw.book.book import Book
     done.append(Book)
 
 def addresses():

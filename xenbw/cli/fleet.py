@@ -17,7 +17,7 @@ from xenbw.report.table import Column, local_time, render
 from xenbw.units import format_size, format_time
 
 if TYPE_CHECKING:
-    from xenbw.store.fleet import FleetUsage, HostSeen
+    from xenbw.book.fleet import FleetUsage, HostSeen
 
 _HOSTS = (Column("HOST"), Column("SEEN"), Column("LAG", right=True), Column("BACKLOG", right=True), Column("VERSION"))
 _VMS = (
@@ -37,7 +37,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace, context: Context) -> int:
     require_book(context.settings)
     # pymongo is 28 MB and a tenth of a second: only for who needs it.
-    from xenbw.store.fleet import Fleet
+    from xenbw.book.fleet import Fleet
 
     now = context.clock.tick().wall
     with closing(Fleet(context.settings)) as fleet:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
+from xenbw.book.sync import marks_path
 from xenbw.cli.command import Command, Context
 from xenbw.cli.terminal import say
 from xenbw.errors import UsageError, XenbwError
-from xenbw.store.sync import marks_path
 
 
 def arguments(parser: ArgumentParser) -> None:

@@ -23,7 +23,7 @@ from xenbw.units import format_size
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from xenbw.store.fleet import HostSeen
+    from xenbw.book.fleet import HostSeen
 
 # Seconds to look for damage: a quick_check reads some 500 MB a second.
 _CHECKING = 5.0
@@ -110,7 +110,7 @@ class _Asked(threading.Thread):
 
     def run(self) -> None:
         # pymongo is 28 MB and a tenth of a second: only for who needs it.
-        from xenbw.store.fleet import Fleet
+        from xenbw.book.fleet import Fleet
 
         try:
             with closing(Fleet(self._settings)) as fleet:

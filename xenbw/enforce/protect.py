@@ -10,11 +10,11 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from xenbw.book.servers import servers
 from xenbw.errors import XenbwError
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Network
 from xenbw.runner import Runner
-from xenbw.store.servers import servers
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 

@@ -11,10 +11,10 @@ from bson.errors import BSONError
 from bson.int64 import Int64
 from pymongo.errors import PyMongoError
 
+from xenbw.book.book import Book, BookError
+from xenbw.book.documents import Document
 from xenbw.config import Settings
 from xenbw.store import extended
-from xenbw.store.book import Book, BookError
-from xenbw.store.documents import Document
 
 COLLECTIONS = ("vms", "hosts", "bindings", "digests", "usage", "events", "samples")
 

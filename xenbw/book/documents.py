@@ -10,11 +10,11 @@ from typing import Any
 
 from bson.int64 import Int64
 
+from xenbw.book import changes
+from xenbw.book.changes import Chunk
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import to_time
 from xenbw.model import Amounts
-from xenbw.store import changes
-from xenbw.store.changes import Chunk
 
 Document = dict[str, Any]
 

@@ -20,15 +20,15 @@ from bson.int64 import Int64
 from pymongo.errors import BulkWriteError, ConfigurationError, DuplicateKeyError, InvalidURI, PyMongoError
 from pymongo.write_concern import WriteConcern
 
+from xenbw.book import foreign
+from xenbw.book.changes import Chunk
+from xenbw.book.documents import Document, Documents
+from xenbw.book.foreign import LARGEST, LARGEST_DOCUMENT
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import to_time
 from xenbw.model import ZERO, Counters
-from xenbw.store import foreign
-from xenbw.store.changes import Chunk
-from xenbw.store.documents import Document, Documents
-from xenbw.store.foreign import LARGEST, LARGEST_DOCUMENT
 
 # A server that hangs is given up after this; nothing of ours waits for it but the thread that talks to it.
 _PATIENCE_MS = 5_000

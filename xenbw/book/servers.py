@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from xenbw.book import driver
 from xenbw.errors import XenbwError
-from xenbw.store import driver
 
 
 def servers(uri: str) -> tuple[str, ...]:

@@ -10,11 +10,11 @@ from ipaddress import ip_network
 from typing import Any, Protocol
 
 from xenbw import checks
+from xenbw.book import policy
 from xenbw.errors import UsageError
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import to_column
 from xenbw.model import VM, ZERO, Counters
-from xenbw.store import policy
 from xenbw.units import format_time
 
 Values = Mapping[str, Any]

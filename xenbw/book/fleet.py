@@ -8,9 +8,9 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
+from xenbw.book import foreign
+from xenbw.book.book import Book, BookError
 from xenbw.model import Counters
-from xenbw.store import foreign
-from xenbw.store.book import Book, BookError
 
 # No period is longer: a month of 31 days, and the hour that daylight saving gives back.
 _LONGEST_PERIOD = timedelta(days=31, hours=1)

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xenbw import __version__
+from xenbw.book import changes, driver
+from xenbw.book.pull import pull
 from xenbw.clock import Clock
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
 from xenbw.ledger.ledger import Ledger, LedgerError
-from xenbw.store import changes, driver
-from xenbw.store.pull import pull
 from xenbw.units import format_time
 
 if TYPE_CHECKING:
-    from xenbw.store.book import Book
+    from xenbw.book.book import Book
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ class Sync(threading.Thread):
     def _open_book(self) -> Book:
         if self._book is None:
             driver.load()
-            from xenbw.store.book import Book
+            from xenbw.book.book import Book
 
             book = Book(self._settings)
             book.prepare()
