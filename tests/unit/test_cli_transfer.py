@@ -21,7 +21,7 @@ from xenbw.ledger import outbox, schema, unmetered
 from xenbw.ledger.ledger import Alive
 from xenbw.ledger.unmetered import Unmetered
 from xenbw.model import Amounts, Cause, Counters, Mark
-from xenbw.store.transfer import LedgerCopy
+from xenbw.transfer.transfer import LedgerCopy
 
 NOW = utc("2026-03-20 12:00") + timedelta(microseconds=7)
 HUGE = 2**62 + 1

@@ -26,7 +26,7 @@ from xenbw.ledger import digests, file, portions
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import ZERO, Amounts, Binding, Counters, Digest, Mark
 from xenbw.report.explanation import explain, total
-from xenbw.store.transfer import LedgerCopy
+from xenbw.transfer.transfer import LedgerCopy
 
 FEBRUARY, MARCH, MID_MARCH = utc("2026-02-01"), utc("2026-03-01"), utc("2026-03-15")
 NOW = utc("2026-03-20 12:00")

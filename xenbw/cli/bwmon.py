@@ -24,12 +24,12 @@ from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, Count, Period
 from xenbw.report.table import Column, local_time, render
 from xenbw.roster import allowance_of
-from xenbw.store.transfer import credit
+from xenbw.transfer.transfer import credit
 from xenbw.units import format_size
 from xenbw.xen import domaincfg
 
 if TYPE_CHECKING:
-    from xenbw.store.bwmon import Month, Watched
+    from xenbw.transfer.bwmon import Month, Watched
 
 _COLUMNS = (
     Column("VM"),
@@ -73,7 +73,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace, context: Context) -> int:
-    from xenbw.store import bwmon
+    from xenbw.transfer import bwmon
 
     if not options.dry_run:
         # It would go on from the sums that it has in memory.

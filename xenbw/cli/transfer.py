@@ -19,8 +19,8 @@ from xenbw.errors import XenbwError
 from xenbw.report.table import printable
 from xenbw.rundir import control
 from xenbw.rundir.control import NoDaemonError
-from xenbw.store import archive
-from xenbw.store.transfer import LedgerCopy
+from xenbw.transfer import archive
+from xenbw.transfer.transfer import LedgerCopy
 from xenbw.units import format_time
 
 # Linux follows as many (path_resolution(7)).
@@ -44,7 +44,7 @@ def _export_arguments(parser: ArgumentParser) -> None:
 def _export(options: Namespace, context: Context) -> int:
     if options.book:
         require_book(context.settings)
-        from xenbw.store.bookcopy import BookCopy
+        from xenbw.transfer.bookcopy import BookCopy
 
         with closing(BookCopy(context.settings)) as book:
             return _write(options.file, "book", {}, book.records(), context)
@@ -124,7 +124,7 @@ def _import_ledger(path: Path, context: Context) -> int:
 
 def _import_book(path: Path, context: Context) -> int:
     require_book(context.settings)
-    from xenbw.store.bookcopy import BookCopy, check
+    from xenbw.transfer.bookcopy import BookCopy, check
 
     archive.header(path, "book")
     # Twice, since no transaction is as large as a book: a file with a line that is wrong is not written in part.

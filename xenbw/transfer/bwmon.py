@@ -23,7 +23,7 @@ from pymongo.errors import ConfigurationError, PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from xenbw.errors import XenbwError
-from xenbw.store import extended
+from xenbw.transfer import extended
 
 GIGABYTE = 2**30
 DATABASE = "bwmon"  # its mongoid.yml

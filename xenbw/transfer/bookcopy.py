@@ -14,7 +14,7 @@ from pymongo.errors import PyMongoError
 from xenbw.book.book import Book, BookError
 from xenbw.book.documents import Document
 from xenbw.config import Settings
-from xenbw.store import extended
+from xenbw.transfer import extended
 
 COLLECTIONS = ("vms", "hosts", "bindings", "digests", "usage", "events", "samples")
 
