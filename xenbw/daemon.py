@@ -25,13 +25,13 @@ from xenbw.errors import XenbwError
 from xenbw.ledger import rescue
 from xenbw.ledger.ledger import CorruptLedgerError
 from xenbw.log import log_to
-from xenbw.net.udev import Watcher
 from xenbw.nft.netlink import RuleWatch
 from xenbw.notify import carriers
 from xenbw.notify.courier import Courier
 from xenbw.rundir.control import Answer, Server, socket_path
 from xenbw.runner import run
 from xenbw.timedated import Timedated
+from xenbw.vifs.udev import Watcher
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 

@@ -27,13 +27,13 @@ from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.ledger.outbox import Channel
 from xenbw.model import ZERO, Address, Binding, Block, Cause, Counters, Network
-from xenbw.net import interfaces
 from xenbw.net.link import Links
 from xenbw.news import News
 from xenbw.notify import carriers, message
 from xenbw.quota import Standing
 from xenbw.roster import Entry, Roster
 from xenbw.rundir import overfile, pending
+from xenbw.vifs import interfaces
 
 Seal = Callable[[], None]
 """seal(): seal the interfaces of the VMs in `Guard.blocked`, and open the others'."""

@@ -14,7 +14,7 @@ import time
 from xenbw.enforce import gate
 from xenbw.errors import XenbwError
 from xenbw.ledger import bindings
-from xenbw.net import latch, nodes
+from xenbw.net import latch
 from xenbw.net.link import Links
 from xenbw.nft import nft
 from xenbw.nft.pipe import feed
@@ -23,6 +23,7 @@ from xenbw.rundir.latched import Marks
 from xenbw.rundir.note import Note
 from xenbw.rundir.overfile import Over
 from xenbw.text import INCOMING, decode
+from xenbw.vifs import nodes
 from xenbw.xen import addresses, hotplug, identity, wire
 
 TYPE_CHECKING = False

@@ -12,7 +12,6 @@ from typing import Any
 
 from xenbw import news, quota
 from xenbw.accounting import Tally
-from xenbw.census import Census
 from xenbw.clock import Clock, Moment, Tick, Witness, set_by
 from xenbw.complaints import Complaints
 from xenbw.config import Settings
@@ -24,16 +23,17 @@ from xenbw.ledger.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
 from xenbw.ledger.timeline import timeline
 from xenbw.metering import Metering
 from xenbw.model import ZERO, Cause, Count, State
-from xenbw.net import interfaces
 from xenbw.net.counters import KernelMeter, MeterError, XentopMeter
 from xenbw.net.latches import Latches
-from xenbw.net.udev import Event
 from xenbw.nft.chains import Apply, Port
-from xenbw.orphans import Orphans
 from xenbw.roster import Roster
 from xenbw.rundir import pending
 from xenbw.runner import Runner
 from xenbw.units import format_time
+from xenbw.vifs import interfaces
+from xenbw.vifs.census import Census
+from xenbw.vifs.orphans import Orphans
+from xenbw.vifs.udev import Event
 from xenbw.xen.xenstore import Answer, Lookup, Survey
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.netns import Namespace
-from xenbw.net.udev import NetEvent, Overflow, Watcher
+from xenbw.vifs.udev import NetEvent, Overflow, Watcher
 
 pytestmark = pytest.mark.kernel
 

@@ -27,9 +27,9 @@ from xenbw.errors import XenbwError
 from xenbw.ledger import kept, outbox, rescue
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import Cause, Counters
-from xenbw.net import interfaces
 from xenbw.rundir import overfile
 from xenbw.runner import CommandError, Result
+from xenbw.vifs import interfaces
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 

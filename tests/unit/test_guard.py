@@ -18,7 +18,7 @@ from xenbw.guard import Guard
 from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.model import Action, Cause, Counters, State
-from xenbw.net import interfaces
+from xenbw.vifs import interfaces
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from xenbw.model import Kind
-from xenbw.net.interfaces import identify
+from xenbw.vifs.interfaces import identify
 
 
 def interface(sysfs: Path, name: str, ifindex: int, node: str | None = None) -> None:

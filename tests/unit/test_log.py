@@ -23,8 +23,8 @@ from xenbw.config import DaemonSection, LedgerSection, Settings
 from xenbw.ledger.ledger import Ledger
 from xenbw.log import NOTICE, log_to
 from xenbw.model import Action, Counters
-from xenbw.net import interfaces
 from xenbw.runner import Result
+from xenbw.vifs import interfaces
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 

@@ -15,8 +15,8 @@ from xenbw.ledger import unmetered
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.unmetered import Unmetered
 from xenbw.model import VM, Allowance, Cause, Counters, Period, State
-from xenbw.outsiders import Outsiders
 from xenbw.quota import as_seen, stand
+from xenbw.vifs.outsiders import Outsiders
 from xenbw.xen.connection import StoreError
 from xenbw.xen.survey import Outside
 from xenbw.xen.xenstore import Survey

@@ -12,8 +12,8 @@ from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.host import Host
 from xenbw.doctor.system import has_egress_hook
 from xenbw.errors import XenbwError
-from xenbw.net import interfaces
 from xenbw.runner import Runner
+from xenbw.vifs import interfaces
 
 _TOPIC = "bridges"
 _REDIRECTED = "redirect"

@@ -8,7 +8,7 @@ from xenbw.doctor import bridges, hook, legacy, proof, rig, ruleset, saved, serv
 from xenbw.doctor.finding import Finding, bad
 from xenbw.doctor.host import Host
 from xenbw.errors import XenbwError
-from xenbw.net import interfaces
+from xenbw.vifs import interfaces
 
 _Look = Callable[[Host], Iterator[Finding]]
 

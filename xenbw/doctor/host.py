@@ -10,11 +10,11 @@ from functools import cached_property
 from xenbw.clock import Clock
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
-from xenbw.net import interfaces
-from xenbw.net.interfaces import Vif
 from xenbw.rundir import control
 from xenbw.rundir.control import Answer
 from xenbw.runner import Runner
+from xenbw.vifs import interfaces
+from xenbw.vifs.interfaces import Vif
 from xenbw.xen.xenstore import VifFacts, XenStore
 
 

@@ -20,11 +20,11 @@ from pathlib import Path
 from xenbw.doctor.namespace import Here, Namespace, Place, has_ipv6
 from xenbw.doctor.wire import CARD, until
 from xenbw.errors import UsageError, XenbwError
-from xenbw.net import interfaces
 from xenbw.nft.chains import Chains, Port
 from xenbw.nft.netlink import Table, hand_to_nft
 from xenbw.nft.nft import TABLE, life_of
 from xenbw.runner import Runner
+from xenbw.vifs import interfaces
 
 OWN_BRIDGE = "xenbw-br"
 GUEST, PEER = "xenbw-guest", "xenbw-peer"

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Collection
 from pathlib import Path
 
-from xenbw.net import interfaces
+from xenbw.vifs import interfaces
 
 _SETLINK = 19  # RTM_SETLINK, linux/rtnetlink.h
 _REQUEST, _ACK = 0x001, 0x004  # NLM_F_REQUEST, NLM_F_ACK

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 from xenbw.allow import Exceptions
 from xenbw.model import Binding
-from xenbw.net import groups, latch, nodes
+from xenbw.net import groups, latch
 from xenbw.net.counters import MeterError
 from xenbw.nft.chains import Apply
 from xenbw.nft.netlink import Chain, Table, hand_to_nft
 from xenbw.nft.nft import TABLE, indexes
 from xenbw.rundir.latched import Marks
+from xenbw.vifs import nodes
 
 _GROUP = 4  # bytes of a group's number
 _DOMIDS = 0x7FF0  # DOMID_FIRST_RESERVED, xen/include/public/xen.h

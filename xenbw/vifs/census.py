@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from xenbw.accounting import Tally
-from xenbw.churn import Churn
 from xenbw.ledger import bindings
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import ZERO, Binding, Counters, Kind, Life
-from xenbw.net import interfaces
-from xenbw.net.interfaces import Vif
-from xenbw.net.udev import BackendEvent, Event, NetEvent, Overflow
-from xenbw.orphans import Orphans
-from xenbw.outsiders import Outsiders
 from xenbw.rundir import pending
 from xenbw.text import AWAY, INCOMING
+from xenbw.vifs import interfaces
+from xenbw.vifs.churn import Churn
+from xenbw.vifs.interfaces import Vif
+from xenbw.vifs.orphans import Orphans
+from xenbw.vifs.outsiders import Outsiders
+from xenbw.vifs.udev import BackendEvent, Event, NetEvent, Overflow
 from xenbw.xen import addresses, identity
 from xenbw.xen.xenstore import Answer, Lookup, Survey, VifFacts
 
