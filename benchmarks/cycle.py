@@ -17,8 +17,8 @@ from benchmarks.rig import INSIDE, PYTHON, Rig
 from xenbw.clock import SystemClock, boot_id
 from xenbw.config import LedgerSection, Settings
 from xenbw.ledger.ledger import Ledger
-from xenbw.net.counters import KernelMeter
-from xenbw.net.nftmeter import NftMeter
+from xenbw.meters.counters import KernelMeter
+from xenbw.meters.nft import NftMeter
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import RuleWatch, Table, hand_to_nft

@@ -21,9 +21,9 @@ from xenbw.guard import Guard
 from xenbw.ledger import digests, kept, rescue
 from xenbw.ledger.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
 from xenbw.ledger.timeline import timeline
-from xenbw.metering import Metering
+from xenbw.meters.counters import KernelMeter, MeterError, XentopMeter
+from xenbw.meters.metering import Metering
 from xenbw.model import ZERO, Cause, Count, State
-from xenbw.net.counters import KernelMeter, MeterError, XentopMeter
 from xenbw.net.latches import Latches
 from xenbw.nft.chains import Apply, Port
 from xenbw.roster import Roster

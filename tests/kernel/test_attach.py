@@ -17,8 +17,8 @@ from tests.support.story import overdrawn
 from xenbw.accounting import Tally
 from xenbw.allow import Exceptions
 from xenbw.clock import boot_id
-from xenbw.metering import Metering
-from xenbw.net.counters import KernelMeter
+from xenbw.meters.counters import KernelMeter
+from xenbw.meters.metering import Metering
 from xenbw.nft.chains import Port
 from xenbw.nft.netlink import hand_to_nft
 

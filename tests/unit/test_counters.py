@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.pace import until
 from xenbw.errors import XenbwError
+from xenbw.meters.counters import KernelMeter, MeterError, XentopMeter
 from xenbw.model import Counters, Reading
-from xenbw.net.counters import KernelMeter, MeterError, XentopMeter
 from xenbw.runner import CommandError, Result
 from xenbw.text import decode
 
@@ -71,7 +71,7 @@ class Machine:
         monkeypatch.setattr("socket.if_nameindex", lambda: [(index, name) for name, index in self.indexes.items()])
         everything = KernelMeter(CAPTURE / "proc-net-dev.txt").read_all()
         monkeypatch.setattr(
-            "xenbw.net.counters.KernelMeter.read_all",
+            "xenbw.meters.counters.KernelMeter.read_all",
             lambda _: {name: everything[name] for name in self.indexes if name in everything},
         )
         self.meter = XentopMeter(self.run, self.owner, interval=0.01)

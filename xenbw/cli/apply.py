@@ -6,7 +6,6 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from xenbw import metering
 from xenbw.allow import Exceptions
 from xenbw.cli.command import Context
 from xenbw.cli.terminal import warn
@@ -16,6 +15,7 @@ from xenbw.enforce.protect import Protected, last_known
 from xenbw.errors import XenbwError
 from xenbw.guard import Guard, Method, holders
 from xenbw.ledger.ledger import Ledger
+from xenbw.meters import metering
 from xenbw.model import Address, Binding, Network
 from xenbw.net import latches
 from xenbw.roster import Roster

@@ -8,9 +8,9 @@ from xenbw.clock import boot_id
 from xenbw.errors import XenbwError
 from xenbw.ledger import portions
 from xenbw.ledger.ledger import Ledger
+from xenbw.meters import counters
+from xenbw.meters.counters import KernelMeter
 from xenbw.model import VM, Counters
-from xenbw.net import counters
-from xenbw.net.counters import KernelMeter
 from xenbw.report.audit import Audit, Audited
 
 

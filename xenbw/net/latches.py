@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xenbw.allow import Exceptions
+from xenbw.meters.counters import MeterError
 from xenbw.model import Binding
 from xenbw.net import groups, latch
-from xenbw.net.counters import MeterError
 from xenbw.nft.chains import Apply
 from xenbw.nft.netlink import Chain, Table, hand_to_nft
 from xenbw.nft.nft import TABLE, indexes

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 
-from xenbw.net.counters import MeterError
+from xenbw.meters.counters import MeterError
 from xenbw.nft.pipe import in_a_line
 
 

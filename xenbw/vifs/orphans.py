@@ -9,8 +9,8 @@ from contextlib import suppress
 from datetime import datetime
 
 from xenbw.ledger.ledger import Ledger
+from xenbw.meters.counters import MeterError
 from xenbw.model import Amounts, Binding, Counters, Kind, Life
-from xenbw.net.counters import MeterError
 from xenbw.units import format_size
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
+from xenbw.meters.counters import KernelMeter, Metered
 from xenbw.model import Amounts, Life, Reading
-from xenbw.net.counters import KernelMeter, Metered
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import Table

@@ -13,9 +13,9 @@ from datetime import datetime
 from xenbw.accounting import PeriodOf, Tally
 from xenbw.allow import Exceptions
 from xenbw.ledger.ledger import Ledger
+from xenbw.meters.counters import KernelMeter, Meter, MeterError
+from xenbw.meters.nft import NftMeter
 from xenbw.model import Amounts, Binding, Counters, Life
-from xenbw.net.counters import KernelMeter, Meter, MeterError
-from xenbw.net.nftmeter import NftMeter
 from xenbw.nft import nft
 from xenbw.nft.chains import Apply, Chains, Port
 from xenbw.nft.netlink import Table, hand_to_nft
