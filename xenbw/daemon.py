@@ -24,12 +24,12 @@ from xenbw.config import Settings
 from xenbw.errors import XenbwError
 from xenbw.ledger import rescue
 from xenbw.ledger.ledger import CorruptLedgerError
-from xenbw.log import log_to
 from xenbw.nft.netlink import RuleWatch
-from xenbw.notify import carriers
-from xenbw.notify.courier import Courier
 from xenbw.rundir.control import Answer, Server, socket_path
 from xenbw.runner import run
+from xenbw.tell import carriers
+from xenbw.tell.courier import Courier
+from xenbw.tell.log import log_to
 from xenbw.timedated import Timedated
 from xenbw.vifs.udev import Watcher
 from xenbw.work import Work

@@ -17,7 +17,6 @@ from typing import Protocol
 
 from xenbw import quota
 from xenbw.allow import Exceptions
-from xenbw.announcement import Announcement, announcement, unfiltered, why_released
 from xenbw.clock import Moment
 from xenbw.config import Settings
 from xenbw.enforce import desired, gate
@@ -28,11 +27,12 @@ from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.ledger.outbox import Channel
 from xenbw.model import ZERO, Address, Binding, Block, Cause, Counters, Network
 from xenbw.net.link import Links
-from xenbw.news import News
-from xenbw.notify import carriers, message
 from xenbw.quota import Standing
 from xenbw.roster import Entry, Roster
 from xenbw.rundir import overfile, pending
+from xenbw.tell import carriers, message
+from xenbw.tell.announcement import Announcement, announcement, unfiltered, why_released
+from xenbw.tell.news import News
 from xenbw.vifs import interfaces
 
 Seal = Callable[[], None]

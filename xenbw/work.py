@@ -10,10 +10,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from xenbw import news, quota
+from xenbw import quota
 from xenbw.accounting import Tally
 from xenbw.clock import Clock, Moment, Tick, Witness, set_by
-from xenbw.complaints import Complaints
 from xenbw.config import Settings
 from xenbw.enforce.iptables import Iptables
 from xenbw.enforce.protect import Protected, last_known
@@ -29,6 +28,8 @@ from xenbw.nft.chains import Apply, Port
 from xenbw.roster import Roster
 from xenbw.rundir import pending
 from xenbw.runner import Runner
+from xenbw.tell import news
+from xenbw.tell.complaints import Complaints
 from xenbw.units import format_time
 from xenbw.vifs import interfaces
 from xenbw.vifs.census import Census

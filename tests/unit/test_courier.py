@@ -18,8 +18,8 @@ from tests.support.pace import busy
 from xenbw.config import LedgerSection, MailSection, Settings
 from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger
-from xenbw.notify.courier import Courier
-from xenbw.notify.delivery import Pace
+from xenbw.tell.courier import Courier
+from xenbw.tell.delivery import Pace
 
 AT = utc("2026-03-29 12:30")
 
@@ -134,7 +134,7 @@ def test_looking_into_an_empty_outbox_writes_nothing(path: Path, ledger: Ledger,
 
 
 def test_a_daemon_that_sends_nothing_pays_for_no_mail_library() -> None:
-    code = "import sys, xenbw.notify.courier; print(*sorted({'smtplib', 'email', 'ssl'} & set(sys.modules)))"
+    code = "import sys, xenbw.tell.courier; print(*sorted({'smtplib', 'email', 'ssl'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
 

@@ -15,8 +15,8 @@ import pytest
 
 from tests.support.pace import busy, until
 from tests.support.program import script
-from xenbw.notify import executable
-from xenbw.notify.carrier import DeliveryError
+from xenbw.tell import executable
+from xenbw.tell.carrier import DeliveryError
 
 TEXT = b"one\ntwo \xff\n"
 

@@ -18,12 +18,12 @@ from tests.support.clock import HandClock, utc
 from tests.support.guarded import IP, IP6, NOW, MethodStandIn
 from tests.support.guarded import Host as Guarded
 from tests.support.pace import until
-from xenbw.complaints import Complaints
 from xenbw.config import DaemonSection, LedgerSection, Settings
 from xenbw.ledger.ledger import Ledger
-from xenbw.log import NOTICE, log_to
 from xenbw.model import Action, Counters
 from xenbw.runner import Result
+from xenbw.tell.complaints import Complaints
+from xenbw.tell.log import NOTICE, log_to
 from xenbw.vifs import interfaces
 from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup

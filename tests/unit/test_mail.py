@@ -15,8 +15,8 @@ from tests.support.mailserver import Mailbox, free_port, make_authority, serve
 from tests.support.pace import busy
 from xenbw.config import MailSection
 from xenbw.errors import UsageError
-from xenbw.notify.carrier import DeliveryError
-from xenbw.notify.mail import Mail
+from xenbw.tell.carrier import DeliveryError
+from xenbw.tell.mail import Mail
 
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH")
 

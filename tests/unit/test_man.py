@@ -24,12 +24,12 @@ from xenbw.cli.main import addvm_parser, parser
 from xenbw.config import Settings
 from xenbw.errors import UsageError
 from xenbw.model import VM, Allowance, Amounts, Binding, Block, Cause, Counters, Digest, Kind, Period, State
-from xenbw.notify.document import document
-from xenbw.notify.message import Case
 from xenbw.report.account import Account
 from xenbw.report.audit import Audit, Audited
 from xenbw.report.document import detail, explanation, listing
 from xenbw.report.explanation import Line
+from xenbw.tell.document import document
+from xenbw.tell.message import Case
 
 REPO = Path(__file__).parents[2]
 PAGES = sorted(path.name for path in manpage.FOLDER.iterdir())

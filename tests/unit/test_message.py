@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.clock import utc
 from xenbw.model import Period
-from xenbw.notify import message
-from xenbw.notify.message import Case
+from xenbw.tell import message
+from xenbw.tell.message import Case
 
 CASE = Case(
     host="dom0-7",

@@ -32,10 +32,10 @@ from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.outbox import Channel
 from xenbw.model import Counters
-from xenbw.notify import carriers
-from xenbw.notify.bell import path_in
-from xenbw.notify.courier import Courier
-from xenbw.notify.delivery import Delivery
+from xenbw.tell import carriers
+from xenbw.tell.bell import path_in
+from xenbw.tell.courier import Courier
+from xenbw.tell.delivery import Delivery
 
 REPO = Path(__file__).parents[2]
 AT = utc("2026-03-20 12:00")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from xenbw.config import Settings
-from xenbw.notify import bell
+from xenbw.tell import bell
 
 UNITS = Path(__file__).parents[2] / "etc" / "systemd"
 SERVICE, PATH = UNITS / "xenbw-notify.service", UNITS / "xenbw-notify.path"

@@ -3,7 +3,7 @@
 A seal is put on an interface. But a card attached to a running guest is connected and bridged before its vif script
 calls a hook, so with no daemon there its seal comes late. The latch goes by the name that netback gives an interface,
 `vif<domid>.<devid>`, and is there before it: where a bridge takes frames in, where dom0 takes packets in, and for ARP.
-It goes by the interface's group too, which udev gives it at once and a rename leaves (see rundir.latched). A name proves
+It goes by the interface's group too, which udev gives it at once and a rename leaves (rundir/latched.py). A name proves
 nothing, though: `vifname=vif5.0` gives another domain's card the name of domain 5's. Cards that are known to be of a
 domain in good standing, whatever they are called, are in the set `misnamed`. The latch knows nothing of what others
 take from an interface before those do: Open vSwitch, a macvlan, a bridge's own spanning tree (net/bridge/br_input.c,

@@ -1,4 +1,4 @@
-"""What hooks could not write into the ledger and left in the run folder (see note.py): a file of words for each call."""
+"""What hooks could not write into the ledger and left in the run folder (note.py): a file of words for each call."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from xenbw.ledger import starts
 from xenbw.ledger.ledger import Ledger
-from xenbw.log import NOTICE
+from xenbw.tell.log import NOTICE
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from xenbw import config
 from xenbw.clock import SystemClock
 from xenbw.errors import XenbwError
 from xenbw.ledger.ledger import LedgerError
-from xenbw.log import log_to
-from xenbw.notify import carriers
-from xenbw.notify.delivery import Delivery
+from xenbw.tell import carriers
+from xenbw.tell.delivery import Delivery
+from xenbw.tell.log import log_to
 
 log = logging.getLogger(__name__)
 

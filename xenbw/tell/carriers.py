@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from xenbw.config import Settings
 from xenbw.ledger.outbox import Channel
-from xenbw.notify.carrier import Carrier
-from xenbw.notify.command import Command
-from xenbw.notify.mail import Mail
-from xenbw.notify.sendmail import Sendmail
+from xenbw.tell.carrier import Carrier
+from xenbw.tell.command import Command
+from xenbw.tell.mail import Mail
+from xenbw.tell.sendmail import Sendmail
 
 
 def by_smtp(settings: Settings) -> dict[Channel, Carrier]:

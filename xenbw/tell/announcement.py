@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from xenbw.model import Block, Cause, State
-from xenbw.notify import message
-from xenbw.notify.document import document
-from xenbw.notify.message import Case
 from xenbw.quota import Standing
 from xenbw.roster import Entry
+from xenbw.tell import message
+from xenbw.tell.document import document
+from xenbw.tell.message import Case
 
 
 @dataclass(frozen=True)

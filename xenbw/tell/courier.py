@@ -7,9 +7,9 @@ import threading
 from xenbw.clock import Clock
 from xenbw.config import Settings
 from xenbw.ledger.ledger import LedgerError
-from xenbw.notify import carriers
-from xenbw.notify.bell import Bell
-from xenbw.notify.delivery import PATIENT, Delivery, Pace
+from xenbw.tell import carriers
+from xenbw.tell.bell import Bell
+from xenbw.tell.delivery import PATIENT, Delivery, Pace
 
 
 class Courier(threading.Thread):

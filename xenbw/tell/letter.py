@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from xenbw.checks import MAIL_ADDRESS
 from xenbw.config import MailSection
 from xenbw.errors import UsageError
-from xenbw.notify.message import one_line
+from xenbw.tell.message import one_line
 
 if TYPE_CHECKING:
     from email.headerregistry import Address

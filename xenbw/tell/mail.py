@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from xenbw.config import MailSection
-from xenbw.notify.carrier import DeliveryError
-from xenbw.notify.letter import Letterhead
-from xenbw.notify.message import one_line
+from xenbw.tell.carrier import DeliveryError
+from xenbw.tell.letter import Letterhead
+from xenbw.tell.message import one_line
 
 if TYPE_CHECKING:
     import smtplib

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from xenbw.config import CommandSection
-from xenbw.notify import executable
+from xenbw.tell import executable
 
 
 class Command:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 
-from xenbw.notify.message import Case
+from xenbw.tell.message import Case
 from xenbw.units import format_time
 
 

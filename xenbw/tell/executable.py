@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from xenbw.notify.carrier import DeliveryError
+from xenbw.tell.carrier import DeliveryError
 
 
 def run(argv: Sequence[str], text: bytes, timeout: float) -> None:

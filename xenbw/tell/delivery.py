@@ -14,7 +14,7 @@ from xenbw.clock import Clock
 from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.ledger.outbox import Channel, Message
-from xenbw.notify.carrier import Carrier, DeliveryError
+from xenbw.tell.carrier import Carrier, DeliveryError
 
 
 @dataclass(frozen=True)

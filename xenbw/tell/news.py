@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from xenbw.announcement import Announcement
 from xenbw.clock import Trust
 from xenbw.enforce.desired import Plan
-from xenbw.log import NOTICE
 from xenbw.model import VM, Address
+from xenbw.tell.announcement import Announcement
+from xenbw.tell.log import NOTICE
 
 # How many repairs are named, so that a flushed firewall of a thousand rules is no page of log.
 _NAMED = 3

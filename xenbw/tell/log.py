@@ -6,7 +6,7 @@ import logging
 import os
 from typing import TextIO
 
-from xenbw.notify.message import one_line
+from xenbw.tell.message import one_line
 
 # What an admin reads the log for, though nothing is wrong: syslog(3) has it between INFO and WARNING, logging has not.
 NOTICE = 25

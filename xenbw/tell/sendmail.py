@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from xenbw.config import MailSection
-from xenbw.notify import executable
-from xenbw.notify.letter import Letterhead
+from xenbw.tell import executable
+from xenbw.tell.letter import Letterhead
 
 
 class Sendmail:
