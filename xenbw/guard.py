@@ -22,13 +22,13 @@ from xenbw.config import Settings
 from xenbw.enforce import desired, gate
 from xenbw.enforce.desired import Desired, Holder, Plan
 from xenbw.errors import XenbwError
+from xenbw.judge.roster import Entry, Roster
 from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.ledger.outbox import Channel
 from xenbw.model import ZERO, Address, Binding, Block, Cause, Counters, Network
 from xenbw.net.link import Links
 from xenbw.quota import Standing
-from xenbw.roster import Entry, Roster
 from xenbw.rundir import overfile, pending
 from xenbw.tell import carriers, message
 from xenbw.tell.announcement import Announcement, announcement, unfiltered, why_released

@@ -17,6 +17,7 @@ from xenbw.config import Settings
 from xenbw.enforce.iptables import Iptables
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.guard import Guard
+from xenbw.judge.roster import Roster
 from xenbw.ledger import digests, kept, rescue
 from xenbw.ledger.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
 from xenbw.ledger.timeline import timeline
@@ -25,7 +26,6 @@ from xenbw.meters.metering import Metering
 from xenbw.model import ZERO, Cause, Count, State
 from xenbw.net.latches import Latches
 from xenbw.nft.chains import Apply, Port
-from xenbw.roster import Roster
 from xenbw.rundir import pending
 from xenbw.runner import Runner
 from xenbw.tell import news

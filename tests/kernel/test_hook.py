@@ -21,9 +21,9 @@ from xenbw.clock import Moment
 from xenbw.enforce.desired import Desired
 from xenbw.enforce.iptables import Iptables
 from xenbw.guard import Guard
+from xenbw.judge.roster import Roster
 from xenbw.ledger.ledger import Ledger, to_text
 from xenbw.model import Binding, Cause, Kind
-from xenbw.roster import Roster
 
 pytestmark = pytest.mark.kernel
 

@@ -21,9 +21,9 @@ from xenbw.book.sync import Sync
 from xenbw.clock import Moment, SystemClock
 from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings
 from xenbw.guard import Guard
+from xenbw.judge.roster import Roster
 from xenbw.ledger.file import Alive
 from xenbw.model import VM, Counters, State
-from xenbw.roster import Roster
 
 pytestmark = pytest.mark.mongo
 

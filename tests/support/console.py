@@ -20,9 +20,9 @@ from xenbw import config
 from xenbw.accounting import Pending, Share, hour_of
 from xenbw.clock import Moment, boot_id
 from xenbw.guard import Guard
+from xenbw.judge.roster import Roster
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import VM
-from xenbw.roster import Roster
 from xenbw.rundir.control import Server
 
 REPO = Path(__file__).parents[2]

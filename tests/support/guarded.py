@@ -13,10 +13,10 @@ from xenbw.config import Settings
 from xenbw.enforce.desired import Desired
 from xenbw.errors import XenbwError
 from xenbw.guard import Guard
+from xenbw.judge.roster import Roster
 from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Address, Counters
-from xenbw.roster import Roster
 from xenbw.rundir import overfile
 
 NOW = utc("2026-03-20 12:00")

@@ -13,10 +13,10 @@ from tests.support.console import Console, StandIn
 from xenbw import config
 from xenbw.accounting import Pending, Share, hour_of
 from xenbw.clock import Moment, boot_id
+from xenbw.judge.roster import Roster
 from xenbw.ledger import digests
 from xenbw.ledger.ledger import Alive
 from xenbw.model import Amounts, Counters, Mark
-from xenbw.roster import Roster
 
 LO = Path("/sys/class/net/lo/ifindex")
 

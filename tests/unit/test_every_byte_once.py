@@ -21,10 +21,10 @@ from tests.support.effort import cases
 from xenbw.accounting import Tally
 from xenbw.clock import Tick, Timeline
 from xenbw.config import PeriodSection, Settings
+from xenbw.judge.roster import Roster
 from xenbw.ledger.ledger import Alive, LedgerError
 from xenbw.model import ZERO, Counters, Reading
 from xenbw.report.explanation import explain, total
-from xenbw.roster import Roster
 
 KOLKATA = ZoneInfo("Asia/Kolkata")
 SETTINGS = Settings(period=PeriodSection(timezone=KOLKATA, reset_day=31))

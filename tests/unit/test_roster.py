@@ -13,9 +13,9 @@ from tests.support.clock import utc
 from xenbw.accounting import HOUR, Pending, Share
 from xenbw.clock import Moment
 from xenbw.config import DefaultSection, PeriodSection, Settings
+from xenbw.judge.roster import Roster
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import Action, Allowance, Count, Counters, Period
-from xenbw.roster import Roster
 
 NOW = utc("2026-03-20 12:00")
 

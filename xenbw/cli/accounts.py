@@ -6,11 +6,11 @@ from xenbw import quota
 from xenbw.cli.command import Context
 from xenbw.clock import boot_id
 from xenbw.errors import XenbwError
+from xenbw.judge.roster import Roster
 from xenbw.ledger import unmetered
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import ZERO
 from xenbw.report.account import Account
-from xenbw.roster import Roster
 from xenbw.rundir import control
 
 

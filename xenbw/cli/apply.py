@@ -14,11 +14,11 @@ from xenbw.enforce import desired
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.errors import XenbwError
 from xenbw.guard import Guard, Method, holders
+from xenbw.judge.roster import Roster
 from xenbw.ledger.ledger import Ledger
 from xenbw.meters import metering
 from xenbw.model import Address, Binding, Network
 from xenbw.net import latches
-from xenbw.roster import Roster
 from xenbw.rundir import control
 from xenbw.rundir.control import NoDaemonError
 

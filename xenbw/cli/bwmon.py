@@ -20,10 +20,10 @@ from xenbw.cli.terminal import say, warn
 from xenbw.cli.terms import Terms
 from xenbw.cli.transfer import refuse_beside_daemon
 from xenbw.errors import UsageError
+from xenbw.judge.roster import allowance_of
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, Count, Period
 from xenbw.report.table import Column, local_time, render
-from xenbw.roster import allowance_of
 from xenbw.transfer.transfer import credit
 from xenbw.units import format_size
 from xenbw.xen import domaincfg

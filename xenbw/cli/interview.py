@@ -10,9 +10,9 @@ from xenbw.cli.names import vm_name
 from xenbw.cli.terminal import ask, confirm, say, stopped
 from xenbw.cli.terms import Terms
 from xenbw.config import Settings
+from xenbw.judge.roster import allowance_of
 from xenbw.model import VM
 from xenbw.report.table import printable
-from xenbw.roster import allowance_of
 from xenbw.units import format_size
 
 

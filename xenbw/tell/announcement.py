@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from xenbw.judge.roster import Entry
 from xenbw.model import Block, Cause, State
 from xenbw.quota import Standing
-from xenbw.roster import Entry
 from xenbw.tell import message
 from xenbw.tell.document import document
 from xenbw.tell.message import Case
