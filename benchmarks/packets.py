@@ -12,9 +12,9 @@ from itertools import product
 
 from benchmarks.figure import Figure
 from benchmarks.lane import Lane, addresses
+from xenbw.blocks import latch_text
+from xenbw.blocks.iptables import Iptables
 from xenbw.enforce.desired import Desired
-from xenbw.enforce.iptables import Iptables
-from xenbw.net import latch
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains, Port
 from xenbw.nft.netlink import Table, hand_to_nft
@@ -133,7 +133,7 @@ def _cover_and_seal(lane: Lane) -> None:
 def _cover_and_latch(lane: Lane, count: int) -> None:
     """Put the meter on both guests, with others latched whose numbers no guest here has."""
     _cover(lane)
-    _feed(lane, ["nft", "-f", "-"], latch.foundation(()) + latch.fasten(range(20_000, 20_000 + count)))
+    _feed(lane, ["nft", "-f", "-"], latch_text.foundation(()) + latch_text.fasten(range(20_000, 20_000 + count)))
 
 
 def _keep(lane: Lane, others: list[Port]) -> None:

@@ -16,14 +16,14 @@ from tempfile import TemporaryDirectory
 from benchmarks.figure import Figure, milliseconds
 from benchmarks.rig import INSIDE, PYTHON, Rig
 from xenbw.allow import Exceptions
+from xenbw.blocks import restore
+from xenbw.blocks.iptables import Iptables
+from xenbw.blocks.latch import Latches
 from xenbw.clock import SystemClock, boot_id
 from xenbw.config import LedgerSection, Settings
-from xenbw.enforce import restore
 from xenbw.enforce.desired import Desired
-from xenbw.enforce.iptables import Iptables
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Address, Binding, Kind
-from xenbw.net.latches import Latches
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains, Port
 from xenbw.nft.netlink import RuleWatch, Table, hand_to_nft

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from xenbw import quota
 from xenbw.allow import Exceptions
+from xenbw.blocks.link import Links
 from xenbw.clock import Moment
 from xenbw.config import Settings
 from xenbw.enforce import desired, gate
@@ -27,7 +28,6 @@ from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.ledger.outbox import Channel
 from xenbw.model import ZERO, Address, Binding, Block, Cause, Counters, Network
-from xenbw.net.link import Links
 from xenbw.quota import Standing
 from xenbw.rundir import overfile, pending
 from xenbw.tell import carriers, message

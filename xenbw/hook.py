@@ -11,11 +11,11 @@ import os
 import sqlite3
 import time
 
+from xenbw.blocks import latch_text
+from xenbw.blocks.link import Links
 from xenbw.enforce import gate
 from xenbw.errors import XenbwError
 from xenbw.ledger import bindings
-from xenbw.net import latch
-from xenbw.net.link import Links
 from xenbw.nft import nft
 from xenbw.nft.pipe import feed
 from xenbw.rundir import overfile
@@ -111,9 +111,9 @@ class _Facts:
             if sealed:
                 mine = allow.of(self.name)
                 text += nft.seal([(key, self.ifindex)]) + (nft.allow(key, self.ifindex, mine) if mine else "")
-                own = latch.allow(call.domid, mine) if self.name in allow.own else ""
+                own = latch_text.allow(call.domid, mine) if self.name in allow.own else ""
                 latched, founded = text + own + self._latch(), nft.foundation()
-                founded += latch.foundation(allow.common)
+                founded += latch_text.foundation(allow.common)
                 attempts = [latched, founded + latched, nft.foundation() + text]
             said = _nft(*attempts)
             self.covered = said is None
@@ -124,12 +124,12 @@ class _Facts:
         """Latch the domain, but for cards of others that are only called after it."""
         called = nodes.called_after({self.call.domid})
         others = [index for index, name, domid in called if nodes.owner(name) not in (None, domid)]
-        return latch.excuse(others) + latch.fasten([self.call.domid])
+        return latch_text.excuse(others) + latch_text.fasten([self.call.domid])
 
     def excuse(self) -> None:
         """Have a latch on the domain that this card is called after, if there is one, not hold it."""
         if nodes.named(self.interface) not in (None, self.call.domid):
-            _nft(latch.excuse([self.ifindex]))
+            _nft(latch_text.excuse([self.ifindex]))
 
     def record(self, db: sqlite3.Connection) -> None:
         """Write the binding, or its end, into the ledger."""
@@ -171,7 +171,7 @@ class _Facts:
 
     def unlatch(self) -> None:
         """Take away what a blocked VM left to whoever has its domid next."""
-        _nft(latch.loosen([self.call.domid]))
+        _nft(latch_text.loosen([self.call.domid]))
 
     def words(self) -> dict[str, str]:
         """The same for the daemon, which records it in the ledger when that can be written again."""

@@ -12,9 +12,10 @@ from typing import Any
 
 from xenbw import quota
 from xenbw.accounting import Tally
+from xenbw.blocks.iptables import Iptables
+from xenbw.blocks.latch import Latches
 from xenbw.clock import Clock, Moment, Tick, Witness, set_by
 from xenbw.config import Settings
-from xenbw.enforce.iptables import Iptables
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.guard import Guard
 from xenbw.judge.roster import Roster
@@ -24,7 +25,6 @@ from xenbw.ledger.timeline import timeline
 from xenbw.meters.counters import KernelMeter, MeterError, XentopMeter
 from xenbw.meters.metering import Metering
 from xenbw.model import ZERO, Cause, Count, State
-from xenbw.net.latches import Latches
 from xenbw.nft.chains import Apply, Port
 from xenbw.rundir import pending
 from xenbw.runner import Runner

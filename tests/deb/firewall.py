@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.deb import package
-from xenbw.enforce.restore import CHAIN, HOOKED
+from xenbw.blocks.restore import CHAIN, HOOKED
 from xenbw.nft import nft
 
 _PACKAGES = Path("/srv/packages")

@@ -17,9 +17,9 @@ from tests.support.guest import Guest
 from tests.support.host import Host
 from tests.support.pace import at_last, busy, until, within
 from xenbw import config
+from xenbw.blocks.iptables import Iptables
 from xenbw.clock import Moment
 from xenbw.enforce.desired import Desired
-from xenbw.enforce.iptables import Iptables
 from xenbw.guard import Guard
 from xenbw.judge.roster import Roster
 from xenbw.ledger.ledger import Ledger, to_text

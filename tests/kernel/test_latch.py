@@ -23,8 +23,8 @@ from tests.support.host import REPO, Host
 from tests.support.intruder import Intruder
 from tests.support.pace import at_last, until, within
 from tests.support.packets import ip4, udp
-from xenbw.net import latch
-from xenbw.net.latches import domids
+from xenbw.blocks import latch_text
+from xenbw.blocks.latch import domids
 from xenbw.nft.netlink import Table, hand_to_nft
 from xenbw.nft.nft import TABLE
 
@@ -95,17 +95,17 @@ def latched(host: Host) -> dict[str, set[int]]:
     name or its group alone is -2."""
     found = {}
     with host.namespace.entered():
-        for family, number in latch.FAMILIES.items():
+        for family, number in latch_text.FAMILIES.items():
             table = Table(TABLE, number)
-            if latch.CHAINS[family] in table.chains():
-                names, groups = domids(table.elements(latch.SET)), domids(table.elements(latch.GROUPS))
+            if latch_text.CHAINS[family] in table.chains():
+                names, groups = domids(table.elements(latch_text.SET)), domids(table.elements(latch_text.GROUPS))
                 found[family] = set(names) if names == groups else {-2, *(names & groups)}
             table.close()
     return found
 
 
 def everywhere(*domids: int) -> dict[str, set[int]]:
-    return {family: set(domids) for family in latch.FAMILIES}
+    return {family: set(domids) for family in latch_text.FAMILIES}
 
 
 def test_with_the_daemon_dead_nobody_hears_it(host: Host) -> None:
@@ -139,7 +139,7 @@ def test_one_with_a_name_of_its_own_is_not_heard_either(host: Host) -> None:
 def test_the_daemon_takes_a_lifted_ones_cards_out_of_its_group(host: Host) -> None:
     guest = overdrawn(host)
     attach(host, guest, "itsown")
-    assert group_of(host, "itsown") == latch.group(guest.domid)
+    assert group_of(host, "itsown") == latch_text.group(guest.domid)
     host.xenbw("lift", "web1")
     assert (group_of(host, "itsown"), marked(host)) == (0, None)
 
@@ -221,7 +221,7 @@ def test_a_routed_one_reaches_neither_dom0_nor_anybody_behind_it(host: Host) -> 
         me.send(frames, f"eth{card.devid}")
         assert ("outside" not in me.reached(), replies(answers)) == (True, 0)
         # It is the latch that held them.
-        assert hand_in_dom0(host, latch.remove())
+        assert hand_in_dom0(host, latch_text.remove())
         me.send(frames, f"eth{card.devid}")
         assert until(lambda: "outside" in me.reached())
         assert until(lambda: replies(answers) > 0)
@@ -332,21 +332,21 @@ def test_what_others_do_to_it_is_put_right(host: Host, harm: str) -> None:
 def rules(host: Host) -> list[str]:
     return [
         line.strip()
-        for family in latch.FAMILIES
+        for family in latch_text.FAMILIES
         for line in host.run(["nft", "-s", "list", "table", family, TABLE]).stdout.splitlines()
     ]
 
 
 def test_one_left_behind_by_a_file_of_saved_rules_holds_nobody(host: Host) -> None:
     host.kill_daemon()
-    assert hand_in_dom0(host, latch.foundation([]) + latch.fasten([host.guests[0].domid]))
+    assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.fasten([host.guests[0].domid]))
     host.start_daemon()
     assert at_last(lambda: latched(host), {}) == {}
 
 
 def test_one_of_which_only_the_set_is_left_goes_too(host: Host) -> None:
-    assert hand_in_dom0(host, latch.foundation([]) + latch.fasten([9]))
-    chains = (f"delete chain {family} {TABLE} {chain}\n" for family, chain in latch.CHAINS.items())
+    assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.fasten([9]))
+    chains = (f"delete chain {family} {TABLE} {chain}\n" for family, chain in latch_text.CHAINS.items())
     assert hand_in_dom0(host, "".join(chains))
     assert until(lambda: "ifname" not in host.run(["nft", "list", "ruleset"]).stdout)
 
@@ -373,7 +373,7 @@ def test_one_whose_start_could_not_be_recorded_is_not_let_go_by_an_admins_comman
     assert guest.domid in latched(host)["bridge"]
     host.xenbw("block", "db1")
     assert all({guest.domid, host.guests[0].domid} <= held for held in latched(host).values())
-    assert latched(host).keys() == latch.FAMILIES.keys()
+    assert latched(host).keys() == latch_text.FAMILIES.keys()
 
 
 def test_another_domains_card_that_is_called_after_a_latched_one_is_heard(host: Host) -> None:
@@ -426,7 +426,7 @@ def give_node(host: Host, interface: str, node: str) -> None:
 
 def test_a_card_that_is_called_after_a_latched_domain_is_held_once_its_own_is_latched(host: Host) -> None:
     other = host.start("web2", vifname="vif99.7")
-    host.namespace.ip(f"link set {other.interface} group {latch.group(other.domid)}")
+    host.namespace.ip(f"link set {other.interface} group {latch_text.group(other.domid)}")
     overdrawn(host, domid=99, vifname="itsown")
     with Intruder(host, other, host.guests[0]) as me:
         host.xenbw("block", "web2")
@@ -442,11 +442,11 @@ def test_a_card_that_is_called_after_a_latched_domain_is_held_once_its_own_is_la
 
 def test_it_has_the_exceptions_of_its_own_domain_alone(host: Host) -> None:
     other = host.start("web2", vifname="vif99.7")
-    host.namespace.ip(f"link set {other.interface} group {latch.group(other.domid)}")
+    host.namespace.ip(f"link set {other.interface} group {latch_text.group(other.domid)}")
     overdrawn(host, domid=99, vifname="itsown")
     host.xenbw("block", "web2")
     host.kill_daemon()
-    own = latch.foundation([]) + latch.allow(99, ["10.50.0.2"]) + latch.fasten([99, other.domid])
+    own = latch_text.foundation([]) + latch_text.allow(99, ["10.50.0.2"]) + latch_text.fasten([99, other.domid])
     assert hand_in_dom0(host, own)
     host.run(["nft", "delete", "table", "netdev", "xenbw"], check=True)
     host.run(["iptables-legacy", "-F", "XENBW"], check=True)
@@ -460,12 +460,12 @@ def test_domains_of_any_number_are_held_and_let_go_in_any_order(host: Host) -> N
     host.kill_daemon()
     held: set[int] = set()
     for domid in numbers:
-        assert hand_in_dom0(host, latch.foundation([]) + latch.fasten([domid]))
+        assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.fasten([domid]))
         held.add(domid)
         assert latched(host) == everywhere(*held)
     for domid in numbers[::2]:
-        assert hand_in_dom0(host, latch.loosen([domid]))
-        assert hand_in_dom0(host, latch.loosen([domid]))
+        assert hand_in_dom0(host, latch_text.loosen([domid]))
+        assert hand_in_dom0(host, latch_text.loosen([domid]))
         held.remove(domid)
         assert latched(host) == everywhere(*held)
 
@@ -473,7 +473,7 @@ def test_domains_of_any_number_are_held_and_let_go_in_any_order(host: Host) -> N
 def test_others_of_whose_numbers_one_begins_with_a_blocked_one_are_heard(host: Host) -> None:
     host.kill_daemon()
     guest = host.start("web1", domid=70)
-    assert hand_in_dom0(host, latch.foundation([]) + latch.fasten([7, 700, 0, 71]))
+    assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.fasten([7, 700, 0, 71]))
     with Intruder(host, guest, host.guests[0]) as me:
         me.send([me.frame(me.mark, 0x88B5, to="everybody")])
         assert until(lambda: me.reached() != {})

@@ -19,7 +19,7 @@ from tests.support.host import Host
 from tests.support.intruder import mac_of
 from tests.support.netns import Namespace
 from tests.support.packets import ip4, udp
-from xenbw.enforce.restore import CHAIN, HOOKED
+from xenbw.blocks.restore import CHAIN, HOOKED
 from xenbw.nft import nft
 
 _IDLE = {4: "10.50.0.66", 6: "fd50::66"}

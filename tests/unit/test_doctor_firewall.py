@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from xenbw.allow import Exceptions
+from xenbw.blocks import restore
 from xenbw.doctor import legacy, ruleset, saved
 from xenbw.doctor.finding import Level
 from xenbw.doctor.ruleset import Ruleset
 from xenbw.doctor.saved import Kind, Saved
-from xenbw.enforce import restore
 
 NULL_ROUTE = '-A XENBW -s 192.0.2.9/32 -m comment --comment "xenbw: web1" -j REJECT --reject-with icmp-port-unreachable'
 JUMPS = {"INPUT": "-A INPUT -j XENBW", "OUTPUT": "-A OUTPUT -j XENBW", "FORWARD": "-A FORWARD -j XENBW"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from xenbw.allow import Exceptions
-from xenbw.enforce.restore import chain_text, stands
+from xenbw.blocks.restore import chain_text, stands
 from xenbw.ledger import bindings
 from xenbw.ledger.schema import MIGRATIONS
 from xenbw.rundir import overfile

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from tests.support.clock import utc
+from xenbw.blocks.latch import domids, running
+from xenbw.blocks.latch_text import FIRST_GROUP
 from xenbw.model import Binding, Kind
-from xenbw.net.latch import FIRST_GROUP
-from xenbw.net.latches import domids, running
 
 HERE, EARLIER = "this-boot", "an-earlier-boot"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xenbw.net.latch import group
+from xenbw.blocks.latch_text import group
 from xenbw.rundir.latched import Marks
 
 PROGRAM = Path(__file__).resolve().parents[2] / "hooks" / "vif-group"

@@ -11,7 +11,7 @@ import pytest
 from tests.support.host import REPO
 
 _PROGRAM = """
-from xenbw.enforce.restore import write_chain
+from xenbw.blocks.restore import write_chain
 print([write_chain(version, {"192.0.2.7": "web1", "2001:db8::7": "web1"}) for version in (4, 6)])
 """
 

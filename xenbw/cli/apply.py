@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from xenbw.allow import Exceptions
+from xenbw.blocks import latch
 from xenbw.cli.command import Context
 from xenbw.cli.terminal import warn
 from xenbw.clock import boot_id
@@ -18,7 +19,6 @@ from xenbw.judge.roster import Roster
 from xenbw.ledger.ledger import Ledger
 from xenbw.meters import metering
 from xenbw.model import Address, Binding, Network
-from xenbw.net import latches
 from xenbw.rundir import control
 from xenbw.rundir.control import NoDaemonError
 
@@ -30,7 +30,7 @@ Latcher = Callable[[Path, str, Iterable[Binding], Container[int], Mapping[int, i
 def iptables() -> Sequence[Method]:
     """The ways to block that every dom0 has."""
     # python-iptables takes 0.25 s to import, and is wanted only where no daemon runs.
-    from xenbw.enforce.iptables import Iptables
+    from xenbw.blocks.iptables import Iptables
 
     return [Iptables(4), Iptables(6)]
 
@@ -40,7 +40,7 @@ def apply(
     context: Context,
     methods: Methods = iptables,
     sealer: Sealer = metering.seal,
-    latcher: Latcher = latches.keep,
+    latcher: Latcher = latch.keep,
 ) -> bool:
     """Have the ledger's new state judged and enforced. What stands in the way is said on standard error: the change is
     written, and the daemon keeps trying. Whether nothing does."""

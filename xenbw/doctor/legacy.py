@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from xenbw.blocks.restore import ALLOWED, CHAIN, HOOKED
 from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.host import Host
-from xenbw.enforce.restore import ALLOWED, CHAIN, HOOKED
 from xenbw.runner import Runner
 
 _TOPIC = "firewall"

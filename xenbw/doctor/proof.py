@@ -68,7 +68,7 @@ def of_meter_and_seal(rig: Rig, where: str) -> Iterator[Finding]:
 def of_null_route(rig: Rig, *, filtered: bool) -> Iterator[Finding]:
     """The method that every dom0 has, in the rig's own tables. Raises IptablesError, OSError."""
     # python-iptables takes 0.25 s to import.
-    from xenbw.enforce.iptables import Iptables
+    from xenbw.blocks.iptables import Iptables
 
     for version in (4, 6) if has_ipv6() else (4,):
         why = rig.dom0.do(Iptables(version).probe)

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from xenbw.blocks.restore import CHAIN, HOOKED
 from xenbw.doctor import legacy
 from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.host import Host
-from xenbw.enforce.restore import CHAIN, HOOKED
 from xenbw.errors import XenbwError
 from xenbw.nft import nft
 from xenbw.runner import Runner

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from xenbw.blocks.restore import CHAIN
 from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.host import Host
-from xenbw.enforce.restore import CHAIN
 from xenbw.nft import nft
 
 _TOPIC = "saved rules"

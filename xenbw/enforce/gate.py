@@ -8,7 +8,7 @@ import sqlite3
 import time
 
 from xenbw.allow import Exceptions
-from xenbw.enforce import restore
+from xenbw.blocks import restore
 from xenbw.ledger import bindings
 from xenbw.rundir import overfile
 from xenbw.rundir.overfile import Over

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xenbw.allow import Exceptions
+from xenbw.blocks import groups, latch_text
 from xenbw.meters.counters import MeterError
 from xenbw.model import Binding
-from xenbw.net import groups, latch
 from xenbw.nft.chains import Apply
 from xenbw.nft.netlink import Chain, Table, hand_to_nft
 from xenbw.nft.nft import TABLE, indexes
@@ -63,7 +63,7 @@ class Latches:
 
     def __init__(self, apply: Apply, boot_id: str, run_dir: str) -> None:
         self._apply, self._boot_id, self._marks = apply, boot_id, Marks(run_dir)
-        self._tables = {family: Table(TABLE, number) for family, number in latch.FAMILIES.items()}
+        self._tables = {family: Table(TABLE, number) for family, number in latch_text.FAMILIES.items()}
         self._laid: _View | None = None  # as it was after we last made it, allowing this
         self._allow = _Allowed((), {})
         self._generation = -1
@@ -91,7 +91,7 @@ class Latches:
 
     def _mark(self, wanted: frozenset[int]) -> str | None:
         try:
-            groups.leave({latch.group(domid) for domid in self._marks.keep(wanted)})
+            groups.leave({latch_text.group(domid) for domid in self._marks.keep(wanted)})
         except OSError as error:
             return f"{_RENAMED}: {error.filename or 'netlink'}: {error.strerror}"
         return None
@@ -116,15 +116,15 @@ class Latches:
 
     def _change(self, view: _View, wanted: frozenset[int], others: frozenset[int], allow: _Allowed) -> str:
         if not wanted:
-            return latch.remove() if view.exists else ""
+            return latch_text.remove() if view.exists else ""
         laid = self._laid.chains if self._laid is not None and self._allow == allow else {}
         first, *rest = view.held.values()
         somewhere, everywhere = first.union(*rest), first.intersection(*rest)
         if not any(laid.values()) or view.chains != laid or _FOREIGN in somewhere:
             return _anew(wanted, others, allow)
         known = frozenset[int]().union(*view.misnamed.values())
-        named = latch.excuse(sorted(others)) + latch.accuse(sorted(known - others))
-        return named + latch.fasten(sorted(wanted - everywhere)) + latch.loosen(sorted(somewhere - wanted))
+        named = latch_text.excuse(sorted(others)) + latch_text.accuse(sorted(known - others))
+        return named + latch_text.fasten(sorted(wanted - everywhere)) + latch_text.loosen(sorted(somewhere - wanted))
 
     def _look(self) -> _View:
         return _View(
@@ -132,14 +132,14 @@ class Latches:
                 (family, name): chains.get(name)
                 for family, table in self._tables.items()
                 for chains in [table.chains()]
-                for name in (latch.CHAINS[family], latch.OWN)
+                for name in (latch_text.CHAINS[family], latch_text.OWN)
             },
             {
                 (family, name): domids(table.elements(name))
                 for family, table in self._tables.items()
-                for name in (latch.SET, latch.GROUPS)
+                for name in (latch_text.SET, latch_text.GROUPS)
             },
-            {family: indexes(table.elements(latch.MISNAMED)) for family, table in self._tables.items()},
+            {family: indexes(table.elements(latch_text.MISNAMED)) for family, table in self._tables.items()},
         )
 
     def _read_generation(self) -> int:
@@ -169,10 +169,10 @@ def keep(
 def _anew(wanted: frozenset[int], others: frozenset[int], allow: _Allowed) -> str:
     """Text that makes it what it should be, whatever is there."""
     if not wanted:
-        return latch.remove()
-    own = "".join(latch.allow(domid, networks) for domid, networks in sorted(allow.own.items()))
-    named = latch.excuse(sorted(others))
-    return latch.remove() + latch.foundation(allow.common) + own + named + latch.fasten(sorted(wanted))
+        return latch_text.remove()
+    own = "".join(latch_text.allow(domid, networks) for domid, networks in sorted(allow.own.items()))
+    named = latch_text.excuse(sorted(others))
+    return latch_text.remove() + latch_text.foundation(allow.common) + own + named + latch_text.fasten(sorted(wanted))
 
 
 def running(latest: Iterable[Binding], blocked: Container[int], boot_id: str) -> dict[int, int]:
@@ -203,7 +203,7 @@ def domids(elements: Iterable[bytes]) -> frozenset[int]:
 
 def _domid(key: bytes) -> int:
     if len(key) == _GROUP:
-        domid = int.from_bytes(key, sys.byteorder) - latch.FIRST_GROUP
+        domid = int.from_bytes(key, sys.byteorder) - latch_text.FIRST_GROUP
         return domid if 0 < domid < _DOMIDS else _FOREIGN
     found = _KEY.fullmatch(key)
     return int(found[1]) if found else _FOREIGN

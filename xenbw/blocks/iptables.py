@@ -12,8 +12,8 @@ from typing import Any
 
 import iptc
 
+from xenbw.blocks.restore import CHAIN, HOOKED, REJECT_WITH, XTABLES_LOCK, comment, stands, write_chain
 from xenbw.enforce.desired import Desired
-from xenbw.enforce.restore import CHAIN, HOOKED, REJECT_WITH, XTABLES_LOCK, comment, stands, write_chain
 from xenbw.errors import XenbwError
 from xenbw.model import Address
 from xenbw.runner import Runner, run

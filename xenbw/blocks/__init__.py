@@ -1,0 +1,1 @@
+"""The ways to hold a VM, each in one module. What is to be held comes from enforce; nothing here decides who is blocked."""
