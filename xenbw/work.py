@@ -17,7 +17,7 @@ from xenbw.blocks.latch import Latches
 from xenbw.clock import Clock, Moment, Tick, Witness, set_by
 from xenbw.config import Settings
 from xenbw.enforce.protect import Protected, last_known
-from xenbw.guard import Guard
+from xenbw.enforce.reconcile import Guard
 from xenbw.judge.roster import Roster
 from xenbw.ledger import digests, kept, rescue
 from xenbw.ledger.ledger import Alive, CorruptLedgerError, Ledger, LedgerError

@@ -20,7 +20,7 @@ from xenbw import config
 from xenbw.blocks.iptables import Iptables
 from xenbw.clock import Moment
 from xenbw.enforce.desired import Desired
-from xenbw.guard import Guard
+from xenbw.enforce.reconcile import Guard
 from xenbw.judge.roster import Roster
 from xenbw.ledger.ledger import Ledger, to_text
 from xenbw.model import Binding, Cause, Kind

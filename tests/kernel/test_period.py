@@ -12,7 +12,7 @@ from tests.support.guest import Guest
 from tests.support.host import Host
 from xenbw import config
 from xenbw.clock import boot_id
-from xenbw.guard import Guard
+from xenbw.enforce.reconcile import Guard
 from xenbw.ledger import portions
 from xenbw.model import Counters, State
 from xenbw.nft.netlink import RuleWatch

@@ -20,7 +20,7 @@ from xenbw.accounting import Pending, Share
 from xenbw.book.sync import Sync
 from xenbw.clock import Moment, SystemClock
 from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings
-from xenbw.guard import Guard
+from xenbw.enforce.reconcile import Guard
 from xenbw.judge.roster import Roster
 from xenbw.ledger.file import Alive
 from xenbw.model import VM, Counters, State

@@ -19,7 +19,7 @@ from tests.support.pace import busy
 from xenbw import config
 from xenbw.accounting import Pending, Share, hour_of
 from xenbw.clock import Moment, boot_id
-from xenbw.guard import Guard
+from xenbw.enforce.reconcile import Guard
 from xenbw.judge.roster import Roster
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import VM

@@ -11,8 +11,8 @@ from tests.support.clock import utc
 from xenbw.clock import Moment
 from xenbw.config import Settings
 from xenbw.enforce.desired import Desired
+from xenbw.enforce.reconcile import Guard
 from xenbw.errors import XenbwError
-from xenbw.guard import Guard
 from xenbw.judge.roster import Roster
 from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger

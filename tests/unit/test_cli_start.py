@@ -26,7 +26,10 @@ def imported(*words: str) -> set[str]:
 def test_a_command_imports_what_it_needs_and_no_other_command() -> None:
     found = imported("--config", "/etc/xenbw/xenbw.toml", "list")
     assert "xenbw.cli.listing" in found
-    assert found & {"xenbw.cli.addvm", "xenbw.cli.transfer", "xenbw.guard", "xenbw.work", "xenbw.book.book"} == set()
+    assert (
+        found & {"xenbw.cli.addvm", "xenbw.cli.transfer", "xenbw.enforce.reconcile", "xenbw.work", "xenbw.book.book"}
+        == set()
+    )
 
 
 def test_help_names_every_command_and_imports_none() -> None:

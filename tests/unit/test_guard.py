@@ -14,7 +14,7 @@ from tests.support.books import add_vm, open_ledger, start_vif, vm_of
 from tests.support.clock import utc
 from tests.support.guarded import END, IP, IP6, NOW, Host, MethodStandIn
 from xenbw.config import DaemonSection, EnforceSection, MailSection, Settings
-from xenbw.guard import Guard
+from xenbw.enforce.reconcile import Guard
 from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.model import Action, Cause, Counters, State

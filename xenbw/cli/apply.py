@@ -13,8 +13,8 @@ from xenbw.cli.terminal import warn
 from xenbw.clock import boot_id
 from xenbw.enforce import desired
 from xenbw.enforce.protect import Protected, last_known
+from xenbw.enforce.reconcile import Guard, Method, holders
 from xenbw.errors import XenbwError
-from xenbw.guard import Guard, Method, holders
 from xenbw.judge.roster import Roster
 from xenbw.ledger.ledger import Ledger
 from xenbw.meters import metering
