@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from xenbw import hook
+from xenbw.hook import call
 from xenbw.xen.addresses import parse, why
 
 
@@ -71,9 +71,9 @@ def test_the_hook_tells_the_system_s_log_what_it_cannot_take(monkeypatch: pytest
 
         name, interface, not_ips = "we\nb1", "vif7.0", ["10.0.0.1/8", "x" * 1000]
 
-    monkeypatch.setattr(hook, "_log", told.append)
+    monkeypatch.setattr(call, "_log", told.append)
     facts: Any = Facts()
-    hook.tell_of_addresses(facts)
+    call.tell_of_addresses(facts)
     (line,) = told
     assert line.startswith(r"'we\nb1', 'vif7.0': not taken of its ip=: '10.0.0.1/8' is a range or a network")
     assert len(line) < 400

@@ -20,9 +20,10 @@ from xenbw.allow import Exceptions
 from xenbw.blocks.link import Links
 from xenbw.clock import Moment
 from xenbw.config import Settings
-from xenbw.enforce import desired, gate
+from xenbw.enforce import desired
 from xenbw.enforce.desired import Desired, Holder, Plan
 from xenbw.errors import XenbwError
+from xenbw.hook import gate
 from xenbw.judge.roster import Entry, Roster
 from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger, LedgerError

@@ -13,8 +13,8 @@ import time
 
 from xenbw.blocks import latch_text
 from xenbw.blocks.link import Links
-from xenbw.enforce import gate
 from xenbw.errors import XenbwError
+from xenbw.hook import gate
 from xenbw.ledger import bindings
 from xenbw.nft import nft
 from xenbw.nft.pipe import feed
