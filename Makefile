@@ -25,11 +25,13 @@ test:  ## unit tests, kernel tests with real bridges, iptables and nft, and the 
 	@PYTHONPATH=$(CURDIR)/.venv/pymongo4 $(PYTEST) $(TOGETHER) tests/mongo
 	@$(PYTEST) -m alone tests/mongo tests/kernel tests/unit
 
-lint:  ## ruff, mypy, shellcheck
+lint:  ## ruff, mypy, shellcheck, and which module may import which
 	@tools/setup test
+	@mkdir -p build
 	@.venv/bin/ruff check . hooks/vif-hook libexec/notify tools/steps
 	@.venv/bin/ruff format --check . hooks/vif-hook libexec/notify tools/steps
 	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-cache >build/lint-imports.log || { cat build/lint-imports.log; exit 1; }
 	@shellcheck $(SHELL_FILES)
 
 ci:  ## what .ci/run runs: make test, lint, the package, a smoke test of it on Debian and on real Xen, the demo

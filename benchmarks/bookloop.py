@@ -8,13 +8,12 @@ import time
 from dataclasses import replace
 
 from xenbw.book.sync import Sync
-from xenbw.clock import SystemClock, boot_id
+from xenbw.clock import SystemClock, Timedated, boot_id
 from xenbw.config import LedgerSection, MongodbSection, Settings
+from xenbw.daemon.cycle import Work
 from xenbw.ledger.ledger import Ledger
 from xenbw.nft.netlink import RuleWatch
 from xenbw.runner import run
-from xenbw.timedated import Timedated
-from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 
 _DEAD = "mongodb://127.0.0.1:1/"

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from benchmarks.figure import Figure, milliseconds
 from benchmarks.rig import INSIDE, PYTHON, Rig
-from xenbw.clock import SystemClock, boot_id
+from xenbw.clock import SystemClock, Timedated, boot_id
 from xenbw.config import LedgerSection, Settings
+from xenbw.daemon.cycle import Work
 from xenbw.ledger.ledger import Ledger
 from xenbw.meters.counters import KernelMeter
 from xenbw.meters.nft import NftMeter
@@ -23,8 +24,6 @@ from xenbw.nft import nft
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import RuleWatch, Table, hand_to_nft
 from xenbw.runner import run
-from xenbw.timedated import Timedated
-from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 
 _ROUNDS = 15

@@ -14,7 +14,7 @@ from benchmarks.figure import Figure
 from benchmarks.lane import Lane, addresses
 from xenbw.blocks import latch_text
 from xenbw.blocks.iptables import Iptables
-from xenbw.enforce.desired import Desired
+from xenbw.blocks.wanted import Desired
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains, Port
 from xenbw.nft.netlink import Table, hand_to_nft

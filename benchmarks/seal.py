@@ -19,9 +19,10 @@ from xenbw.allow import Exceptions
 from xenbw.blocks import restore
 from xenbw.blocks.iptables import Iptables
 from xenbw.blocks.latch import Latches
-from xenbw.clock import SystemClock, boot_id
+from xenbw.blocks.wanted import Desired
+from xenbw.clock import SystemClock, Timedated, boot_id
 from xenbw.config import LedgerSection, Settings
-from xenbw.enforce.desired import Desired
+from xenbw.daemon.cycle import Work
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Address, Binding, Kind
 from xenbw.nft import nft
@@ -29,8 +30,6 @@ from xenbw.nft.chains import Chains, Port
 from xenbw.nft.netlink import RuleWatch, Table, hand_to_nft
 from xenbw.nft.pipe import feed
 from xenbw.runner import run
-from xenbw.timedated import Timedated
-from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 
 _COUNT = 1000

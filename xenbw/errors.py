@@ -19,3 +19,7 @@ class UsageError(XenbwError):
     """The request itself cannot be understood: a bad option, size, day or config value."""
 
     exit_code = 2
+
+
+class MeterError(XenbwError):
+    """The meter cannot be read now."""

@@ -245,3 +245,14 @@ class Verdict:
     used_bytes: int
     limit_bytes: int | None
     reason: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One VM. enforced: whether going over its allowance may block it."""
+
+    vm: VM
+    allowance: Allowance
+    enforced: bool
+    period: Period
+    elsewhere: Counters = ZERO  # usage on other hosts in this period, as far as the book told

@@ -1,4 +1,4 @@
-"""One spelling for a VM's name, whichever tool or file it came from."""
+"""Names and other texts that come from guests: one spelling, whichever tool or file told them, and fit to be shown."""
 
 from __future__ import annotations
 
@@ -19,3 +19,12 @@ def base_name(name: str) -> str:
         if name.endswith(suffix):
             return name.removesuffix(suffix)
     return name
+
+
+def printable(text: str) -> str:
+    r"""`text` on one line, with what is not printable (control and format characters, line breaks, lone surrogates)
+    as escapes like \x1b."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )

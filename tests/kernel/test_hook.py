@@ -18,8 +18,8 @@ from tests.support.host import Host
 from tests.support.pace import at_last, busy, until, within
 from xenbw import config
 from xenbw.blocks.iptables import Iptables
+from xenbw.blocks.wanted import Desired
 from xenbw.clock import Moment
-from xenbw.enforce.desired import Desired
 from xenbw.enforce.reconcile import Guard
 from xenbw.judge.roster import Roster
 from xenbw.ledger.ledger import Ledger, to_text

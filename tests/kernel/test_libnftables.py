@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.netns import Namespace
-from xenbw.meters.counters import MeterError
+from xenbw.errors import MeterError
 from xenbw.nft.chains import Apply
 from xenbw.nft.library import Library
 from xenbw.nft.netlink import RuleWatch, Table, hand_to_nft

@@ -12,12 +12,12 @@ from tests.support.guest import Guest
 from tests.support.host import Host
 from xenbw import config
 from xenbw.clock import boot_id
+from xenbw.daemon.cycle import Work
 from xenbw.enforce.reconcile import Guard
 from xenbw.ledger import portions
 from xenbw.model import Counters, State
 from xenbw.nft.netlink import RuleWatch
 from xenbw.runner import run
-from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 
 pytestmark = pytest.mark.kernel

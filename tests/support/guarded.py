@@ -8,9 +8,9 @@ from ipaddress import ip_address
 
 from tests.support.books import add_vm, start_vif
 from tests.support.clock import utc
+from xenbw.blocks.wanted import Desired
 from xenbw.clock import Moment
 from xenbw.config import Settings
-from xenbw.enforce.desired import Desired
 from xenbw.enforce.reconcile import Guard
 from xenbw.errors import XenbwError
 from xenbw.judge.roster import Roster

@@ -18,10 +18,10 @@ from tests.support.clock import HandClock, answering
 from tests.support.console import Console
 from xenbw import config
 from xenbw.accounting import Pending
+from xenbw.blocks.wanted import Desired
 from xenbw.cli.apply import apply
 from xenbw.cli.command import Context
 from xenbw.clock import Moment, SystemClock, boot_id
-from xenbw.enforce.desired import Desired
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import Cause, State
 from xenbw.rundir.control import socket_path

@@ -27,7 +27,8 @@ def test_a_command_imports_what_it_needs_and_no_other_command() -> None:
     found = imported("--config", "/etc/xenbw/xenbw.toml", "list")
     assert "xenbw.cli.listing" in found
     assert (
-        found & {"xenbw.cli.addvm", "xenbw.cli.transfer", "xenbw.enforce.reconcile", "xenbw.work", "xenbw.book.book"}
+        found
+        & {"xenbw.cli.addvm", "xenbw.cli.transfer", "xenbw.enforce.reconcile", "xenbw.daemon.cycle", "xenbw.book.book"}
         == set()
     )
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support.pace import until
-from xenbw.errors import XenbwError
-from xenbw.meters.counters import KernelMeter, MeterError, XentopMeter
+from xenbw.errors import MeterError, XenbwError
+from xenbw.meters.counters import KernelMeter, XentopMeter
 from xenbw.model import Counters, Reading
 from xenbw.runner import CommandError, Result
 from xenbw.text import decode

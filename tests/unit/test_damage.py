@@ -23,6 +23,7 @@ from tests.support.guarded import MethodStandIn
 from tests.support.pace import busy
 from xenbw.accounting import Pending, Share
 from xenbw.config import DaemonSection, LedgerSection, Settings
+from xenbw.daemon.cycle import Work
 from xenbw.errors import XenbwError
 from xenbw.ledger import kept, outbox, rescue
 from xenbw.ledger.ledger import Alive, Ledger
@@ -30,7 +31,6 @@ from xenbw.model import Cause, Counters
 from xenbw.rundir import overfile
 from xenbw.runner import CommandError, Result
 from xenbw.vifs import interfaces
-from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 
 NOW = utc("2026-03-20 12:00")
@@ -83,7 +83,7 @@ class Dom0:
 @pytest.fixture
 def dom0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dom0]:
     """A host with one VM over its allowance, one that the admin blocked, and two in good standing."""
-    monkeypatch.setattr("xenbw.work.Iptables", lambda version: MethodStandIn(f"iptables{version}"))
+    monkeypatch.setattr("xenbw.daemon.cycle.Iptables", lambda version: MethodStandIn(f"iptables{version}"))
     monkeypatch.setattr(interfaces, "bridge_filtered", lambda _version: True)
     with ExitStack() as stack:
         host = Dom0(tmp_path, stack)

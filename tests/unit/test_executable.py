@@ -120,7 +120,7 @@ def test_what_a_program_leaves_behind_to_finish_its_work_is_left_alone(tmp_path:
 def test_who_is_ended_takes_the_program_with_him(tmp_path: Path) -> None:
     program = script(tmp_path / "p", f"echo $$ > {tmp_path}/pid; sleep 1000")
     code = (
-        "import signal, sys; from xenbw.notify import executable\n"
+        "import signal, sys; from xenbw.tell import executable\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
         "executable.run([sys.argv[1]], b'', 1000)"
     )
@@ -136,6 +136,6 @@ def test_who_is_ended_takes_the_program_with_him(tmp_path: Path) -> None:
 
 def test_megabytes_of_output_go_where_ours_goes_and_fill_no_pipe_of_ours(tmp_path: Path) -> None:
     program = script(tmp_path / "p", "head -c 5000000 /dev/zero; head -c 5000000 /dev/zero >&2")
-    code = "import sys; from xenbw.notify import executable; executable.run([sys.argv[1]], b'', 20)"
+    code = "import sys; from xenbw.tell import executable; executable.run([sys.argv[1]], b'', 20)"
     done = subprocess.run([sys.executable, "-c", code, str(program)], capture_output=True, check=True)
     assert (len(done.stdout), len(done.stderr)) == (5_000_000, 5_000_000)

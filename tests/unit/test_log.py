@@ -19,13 +19,13 @@ from tests.support.guarded import IP, IP6, NOW, MethodStandIn
 from tests.support.guarded import Host as Guarded
 from tests.support.pace import until
 from xenbw.config import DaemonSection, LedgerSection, Settings
+from xenbw.daemon.cycle import Work
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Action, Counters
 from xenbw.runner import Result
 from xenbw.tell.complaints import Complaints
 from xenbw.tell.log import NOTICE, log_to
 from xenbw.vifs import interfaces
-from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 
 HOSTILE = 'evil\n<0>web2 null-routed: "forged"\x1b[2J\u202e'
@@ -283,7 +283,7 @@ def work(
     """The work of a daemon on a host without interfaces and without a kernel of its own."""
     (tmp_path / "net").mkdir()
     kernel = iter([MethodStandIn("iptables"), MethodStandIn("ip6tables")])
-    monkeypatch.setattr("xenbw.work.Iptables", lambda _version: next(kernel))
+    monkeypatch.setattr("xenbw.daemon.cycle.Iptables", lambda _version: next(kernel))
     monkeypatch.setattr(interfaces, "bridge_filtered", lambda _version: True)
     with closing(Lookup(str(tmp_path / "no-xenstored"))) as lookup:
         work = Work(settings, ledger, lookup, clock, clock.vouches, BOOT, no_answer, lambda _: False, tmp_path / "net")

@@ -19,9 +19,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.support import commandline, manpage
-from xenbw import config, daemon, quota
+from xenbw import config, quota
 from xenbw.cli.main import addvm_parser, parser
 from xenbw.config import Settings
+from xenbw.daemon import loop
 from xenbw.errors import UsageError
 from xenbw.model import VM, Allowance, Amounts, Binding, Block, Cause, Counters, Digest, Kind, Period, State
 from xenbw.report.account import Account
@@ -33,7 +34,7 @@ from xenbw.tell.message import Case
 
 REPO = Path(__file__).parents[2]
 PAGES = sorted(path.name for path in manpage.FOLDER.iterdir())
-PROGRAMS = {"xenbw.1": parser(), "xenbw-addvm.1": addvm_parser(), "xenbwd.8": daemon.parser()}
+PROGRAMS = {"xenbw.1": parser(), "xenbw-addvm.1": addvm_parser(), "xenbwd.8": loop.parser()}
 TOML_PAGE = "man/xenbw.toml.5"
 SHIPPED = REPO / "etc/xenbw.toml"
 KEYS = [(section.name, key.name) for section in fields(Settings) for key in fields(getattr(Settings(), section.name))]

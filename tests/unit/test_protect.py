@@ -180,7 +180,7 @@ def test_an_address_of_the_book_that_needs_dnspython_says_so_where_it_is_missing
 
 _AT_ONCE = """
 import sys, threading, time
-from xenbw.store import driver
+from xenbw.book import driver
 from xenbw.book.servers import servers
 
 class Slow:  # as on a busy dom0

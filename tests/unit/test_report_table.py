@@ -5,7 +5,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from xenbw.report.table import Column, facts, local_time, printable, render, width
+from xenbw.report.table import Column, facts, local_time, render, width
+from xenbw.text import printable
 
 COLUMNS = (Column("VM"), Column("USED", right=True), Column("NOTE"))
 

@@ -10,8 +10,8 @@ import pytest
 from tests.support.clock import answering
 from tests.support.pace import busy
 from xenbw import runner
+from xenbw.clock import Timedated, synchronised
 from xenbw.runner import CommandError, Result
-from xenbw.timedated import Timedated, synchronised
 
 
 class Bus:

@@ -13,7 +13,7 @@ from typing import Any
 import iptc
 
 from xenbw.blocks.restore import CHAIN, HOOKED, REJECT_WITH, XTABLES_LOCK, comment, stands, write_chain
-from xenbw.enforce.desired import Desired
+from xenbw.blocks.wanted import Desired
 from xenbw.errors import XenbwError
 from xenbw.model import Address
 from xenbw.runner import Runner, run

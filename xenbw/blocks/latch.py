@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from xenbw.allow import Exceptions
 from xenbw.blocks import groups, latch_text
-from xenbw.meters.counters import MeterError
+from xenbw.errors import MeterError
 from xenbw.model import Binding
 from xenbw.nft.chains import Apply
 from xenbw.nft.netlink import Chain, Table, hand_to_nft

@@ -23,7 +23,7 @@ from xenbw.enforce.desired import is_protected
 from xenbw.errors import UsageError
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, Address, Binding, Network
-from xenbw.report.table import printable
+from xenbw.text import printable
 from xenbw.xen import domaincfg
 
 

@@ -10,7 +10,7 @@ from xenbw.cli.apply import apply, null_routes
 from xenbw.cli.command import Command, Context
 from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import say
-from xenbw.report.table import printable
+from xenbw.text import printable
 
 
 def arguments(parser: ArgumentParser) -> None:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from xenbw.clock import Clock, Moment, boot_id
+from xenbw.clock import Clock, Moment, boot_id, synchronised
 from xenbw.config import Settings
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.timeline import timeline
 from xenbw.runner import Runner
-from xenbw.timedated import synchronised
 
 # Seconds to wait for word whether the clock is synchronised, where it is in doubt: soon after boot, mostly.
 _PATIENCE = 2.0

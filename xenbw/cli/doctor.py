@@ -16,7 +16,7 @@ from xenbw.doctor import last
 from xenbw.doctor.finding import Finding, Level
 from xenbw.errors import XenbwError
 from xenbw.report.document import dump
-from xenbw.report.table import printable
+from xenbw.text import printable
 
 
 def arguments(parser: ArgumentParser) -> None:

@@ -19,7 +19,8 @@ from xenbw.report.account import Account
 from xenbw.report.audit import Audit, Audited, drift, percent, reason
 from xenbw.report.document import dump, explanation
 from xenbw.report.explanation import Line, explain, meter_of, total
-from xenbw.report.table import Column, facts, local_time, printable, render
+from xenbw.report.table import Column, facts, local_time, render
+from xenbw.text import printable
 from xenbw.units import format_size
 
 _PARTS = (

@@ -12,7 +12,7 @@ from xenbw.cli.terms import Terms
 from xenbw.config import Settings
 from xenbw.judge.roster import allowance_of
 from xenbw.model import VM
-from xenbw.report.table import printable
+from xenbw.text import printable
 from xenbw.units import format_size
 
 

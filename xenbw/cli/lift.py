@@ -13,10 +13,10 @@ from xenbw.cli.apply import apply
 from xenbw.cli.command import Command, Context
 from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import say
-from xenbw.judge.roster import Entry
-from xenbw.model import ZERO, Cause
+from xenbw.model import ZERO, Cause, Entry
 from xenbw.quota import Standing
-from xenbw.report.table import local_time, printable
+from xenbw.report.table import local_time
+from xenbw.text import printable
 
 
 def arguments(parser: ArgumentParser) -> None:

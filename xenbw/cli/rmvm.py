@@ -10,7 +10,7 @@ from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import attended, confirm, say, stopped
 from xenbw.clock import boot_id
 from xenbw.errors import UsageError
-from xenbw.report.table import printable
+from xenbw.text import printable
 
 
 def arguments(parser: ArgumentParser) -> None:

@@ -21,9 +21,10 @@ from xenbw.ledger import outbox
 from xenbw.ledger.outbox import Channel, Waiting
 from xenbw.model import Address
 from xenbw.report.document import Document, dump
-from xenbw.report.table import facts, local_time, printable
+from xenbw.report.table import facts, local_time
 from xenbw.rundir import control
 from xenbw.rundir.control import Answer
+from xenbw.text import printable
 from xenbw.units import format_size, format_time
 
 _EVENTS = 5

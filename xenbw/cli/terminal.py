@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from xenbw.errors import XenbwError
-from xenbw.report.table import printable
+from xenbw.text import printable
 
 _T = TypeVar("_T")
 

@@ -16,9 +16,9 @@ from xenbw.cli.command import Command, Context
 from xenbw.cli.fleet import require_book
 from xenbw.cli.terminal import say, warn
 from xenbw.errors import XenbwError
-from xenbw.report.table import printable
 from xenbw.rundir import control
 from xenbw.rundir.control import NoDaemonError
+from xenbw.text import printable
 from xenbw.transfer import archive
 from xenbw.transfer.transfer import LedgerCopy
 from xenbw.units import format_time

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from xenbw.blocks.wanted import Desired
 from xenbw.doctor import wire
 from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.namespace import has_ipv6
 from xenbw.doctor.rig import DOM0_ADDRESS, GUEST_ADDRESS, GUEST_MAC, PEER_ADDRESS, PEER_MAC, Rig
 from xenbw.doctor.wire import Card
-from xenbw.enforce.desired import Desired
 from xenbw.nft.chains import Chains
 
 # The largest with its header: 1280 bytes is what every link carries (RFC 8200).

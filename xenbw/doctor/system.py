@@ -8,12 +8,12 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from xenbw.clock import synchronised
 from xenbw.config import Settings
 from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.host import Host
 from xenbw.errors import XenbwError
 from xenbw.runner import CommandError, Runner
-from xenbw.timedated import synchronised
 from xenbw.xen import toolstack
 from xenbw.xen.xenstore import XenStore
 

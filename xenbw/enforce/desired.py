@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from xenbw.allow import Exceptions
+from xenbw.blocks.wanted import Desired
 from xenbw.model import Address, Network
 
 
@@ -21,15 +22,6 @@ class Holder:
     given: frozenset[Address]
     known: frozenset[Address]
     since: datetime
-
-
-@dataclass(frozen=True)
-class Desired:
-    """The null routes that must exist, address -> name of the VM that owes them; nothing else may. allow: what they let
-    through all the same, by the VM's name."""
-
-    null_routes: Mapping[Address, str]
-    allow: Exceptions = field(default_factory=Exceptions)
 
 
 @dataclass(frozen=True)
@@ -93,3 +85,15 @@ def plan(holders: Collection[Holder], protect: Collection[Network], allow: Excep
             address for address, owner in owners.items() if not owner.blocked and address in owner.live | owner.given
         ),
     )
+
+
+def added(before: Plan, after: Plan) -> dict[str, list[str]]:
+    """The null routes that only `after` has, by VM. Those of addresses that `before` had to leave open are left out:
+    that they were open was a problem of its own."""
+    found: dict[str, list[str]] = {}
+    routes = after.desired.null_routes
+    for address, name in sorted(routes.items(), key=lambda route: (route[0].version, int(route[0]))):
+        spared = address in before.protected or address in before.withheld
+        if before.desired.null_routes.get(address) != name and not spared:
+            found.setdefault(name, []).append(str(address))
+    return found

@@ -18,19 +18,19 @@ from typing import Protocol
 from xenbw import quota
 from xenbw.allow import Exceptions
 from xenbw.blocks.link import Links
+from xenbw.blocks.wanted import Desired
 from xenbw.clock import Moment
 from xenbw.config import Settings
 from xenbw.enforce import desired
-from xenbw.enforce.desired import Desired, Holder, Plan
+from xenbw.enforce.desired import Holder, Plan
 from xenbw.errors import XenbwError
-from xenbw.hook import gate
-from xenbw.judge.roster import Entry, Roster
+from xenbw.judge.roster import Roster
 from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.ledger.outbox import Channel
-from xenbw.model import ZERO, Address, Binding, Block, Cause, Counters, Network
+from xenbw.model import ZERO, Address, Binding, Block, Cause, Counters, Entry, Network
 from xenbw.quota import Standing
-from xenbw.rundir import overfile, pending
+from xenbw.rundir import overfile, pending, turn
 from xenbw.tell import carriers, message
 from xenbw.tell.announcement import Announcement, announcement, unfiltered, why_released
 from xenbw.tell.news import News
@@ -180,7 +180,8 @@ class Guard:
             plan = desired.plan(holders(roster, blocks, latest, arrived), self.protect, _by_name(self.allow, roster))
             self.blocked = frozenset(blocks)
             self.problems = _obstacles(plan)
-            self.news.moved(self.plan if self._applied else plan, plan)
+            before = self.plan if self._applied else plan
+            self.news.moved(desired.added(before, plan), desired.added(plan, before))
             self.plan = plan
             self._tell_hook(roster, blocks, plan)
             if self.seal is not None:
@@ -207,7 +208,7 @@ class Guard:
     def _turn(self) -> Iterator[None]:
         """Keep hooks from changing null routes meanwhile."""
         locks: list[int] = []
-        gate.take_turn(str(self.settings.daemon.run_dir), locks)
+        turn.take(turn.lock_of(str(self.settings.daemon.run_dir)), locks)
         try:
             yield
         finally:

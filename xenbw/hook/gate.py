@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
-import time
 
 from xenbw.allow import Exceptions
 from xenbw.blocks import restore
 from xenbw.ledger import bindings
-from xenbw.rundir import overfile
+from xenbw.rundir import overfile, turn
 from xenbw.rundir.overfile import Over
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-# Seconds for other hooks, and for other programs' lock on the tables. A block late is better than a boot held up.
-_PATIENCE = 0.4
 
 
 def from_ledger(path: str, boot_id: str) -> Over | None:
@@ -26,7 +21,7 @@ def from_ledger(path: str, boot_id: str) -> Over | None:
     # A ledger in WAL mode cannot be opened on a full or read-only disk, but for reading the file as it lies there.
     for how in ("mode=ro", "mode=ro&immutable=1"):
         try:
-            db = sqlite3.connect(f"file:{path}?{how}", uri=True, timeout=_PATIENCE)
+            db = sqlite3.connect(f"file:{path}?{how}", uri=True, timeout=turn.PATIENCE)
             over = Over()
             over.protected = bindings.networks(db, "protected")
             over.allow = Exceptions(bindings.networks(db, "allow"), bindings.allowed(db))
@@ -88,7 +83,7 @@ def _write_chain(
     locks: list[int] = []
     try:
         os.makedirs(run_dir, exist_ok=True)
-        take_turn(run_dir, locks)
+        turn.take(turn.lock_of(run_dir), locks)
         if news:
             overfile.append(f"{run_dir}/over", news)
     except OSError:
@@ -98,7 +93,7 @@ def _write_chain(
         over.blocked.setdefault(name, []).extend(addresses)
     over.held.update(held)
     refused = []
-    if _take(restore.XTABLES_LOCK, locks):
+    if turn.take(restore.XTABLES_LOCK, locks):
         concerned = [*held, *(address for addresses in blocked.values() for address in addresses)]
         for version in sorted({restore.family(ip) for ip in concerned}):
             said = restore.write_chain(version, over.addresses(), over.allow)
@@ -107,28 +102,3 @@ def _write_chain(
     for lock in locks:
         os.close(lock)
     return refused
-
-
-def take_turn(run_dir: str, locks: list[int]) -> bool:
-    """Be the only one, of hooks and who writes the over file, to change what is null-routed, until the lock that is put
-    into `locks` is closed. Whether that was to be had in time."""
-    return _take(f"{run_dir}/over.lock", locks)
-
-
-def _take(path: str, locks: list[int]) -> bool:
-    """Take a lock, and put it into `locks`; whether it was to be had in time. A lock that cannot even be opened keeps
-    nobody else either."""
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return True
-    locks.append(lock)
-    limit = time.monotonic() + _PATIENCE
-    while time.monotonic() < limit:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.005)
-        else:
-            return True
-    return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
@@ -13,18 +13,7 @@ from xenbw.clock import Moment
 from xenbw.config import Settings
 from xenbw.ledger import digests, portions
 from xenbw.ledger.ledger import Ledger
-from xenbw.model import VM, ZERO, Allowance, Binding, Counters, Digest, Period
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One VM. enforced: whether going over its allowance may block it."""
-
-    vm: VM
-    allowance: Allowance
-    enforced: bool
-    period: Period
-    elsewhere: Counters = ZERO  # usage on other hosts in this period, as far as the book told
+from xenbw.model import VM, ZERO, Allowance, Binding, Counters, Digest, Entry, Period
 
 
 def allowance_of(vm: VM, default: Allowance) -> Allowance:

@@ -10,17 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from xenbw.errors import XenbwError
+from xenbw.errors import MeterError, XenbwError
 from xenbw.model import Counters, Reading
 from xenbw.runner import Runner
 from xenbw.xen import xentop
 
 # Seconds. xentop takes a third of a second on a slow host.
 _STALE = 10.0
-
-
-class MeterError(XenbwError):
-    """The meter cannot be read now."""
 
 
 class Metered(Protocol):

@@ -12,8 +12,9 @@ from datetime import datetime
 
 from xenbw.accounting import PeriodOf, Tally
 from xenbw.allow import Exceptions
+from xenbw.errors import MeterError
 from xenbw.ledger.ledger import Ledger
-from xenbw.meters.counters import KernelMeter, Meter, MeterError
+from xenbw.meters.counters import KernelMeter, Meter
 from xenbw.meters.nft import NftMeter
 from xenbw.model import Amounts, Binding, Counters, Life
 from xenbw.nft import nft

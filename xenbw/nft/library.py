@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 
-from xenbw.meters.counters import MeterError
+from xenbw.errors import MeterError
 from xenbw.nft.pipe import in_a_line
 
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from xenbw.meters.counters import MeterError
+from xenbw.errors import MeterError
 from xenbw.nft.library import Library
 from xenbw.nft.pipe import feed
 from xenbw.text import decode

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from xenbw.text import printable
+
 _GAP = "  "
 
 
@@ -17,15 +19,6 @@ class Column:
 
     title: str
     right: bool = False
-
-
-def printable(text: str) -> str:
-    r"""`text` on one line, with what is not printable (control and format characters, line breaks, lone surrogates)
-    as escapes like \x1b."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
 
 
 def whole(name: str) -> str:

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
-from xenbw.ledger import sound
-from xenbw.model import Address, Kind
+from xenbw.model import Address
 from xenbw.rundir import overfile
 from xenbw.rundir.note import BEGUN
 
@@ -65,23 +64,6 @@ def words(path: Path) -> dict[str, str]:
         raise ValueError("not a file")
     lines = path.read_text(encoding="ascii").splitlines()
     return {key: overfile.unescape(value) for key, value in (line.split("\t", 1) for line in lines)}
-
-
-def recordable(path: Path) -> dict[str, str]:
-    """The same, of a call that can be recorded: what comes into the ledger has to come out of it again. Raises OSError,
-    KeyError or ValueError for what no hook wrote."""
-    call = words(path)
-    Kind(call["kind"])
-    numbers = [int(call[key]) for key in ("domid", "devid", "ifindex")]
-    if not all(sound.whole(number, beyond=2**31) for number in numbers):
-        raise ValueError(f"numbers out of range: {numbers}")
-    if not sound.time(call["at"]):
-        raise ValueError(f"not a time: {call['at']!r}")
-    for word in call["ips"].split():
-        ip_address(word)
-    if not all(sound.text(value) for value in call.values()):
-        raise ValueError("not a text")
-    return call
 
 
 def set_aside(path: Path) -> Path:

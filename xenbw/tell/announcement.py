@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from xenbw.judge.roster import Entry
-from xenbw.model import Block, Cause, State
+from xenbw.model import Block, Cause, Entry, State
 from xenbw.quota import Standing
 from xenbw.tell import message
 from xenbw.tell.document import document

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from xenbw.checks import MAIL_ADDRESS
 from xenbw.config import MailSection
 from xenbw.errors import UsageError
-from xenbw.tell.message import one_line
+from xenbw.text import printable
 
 if TYPE_CHECKING:
     from email.headerregistry import Address
@@ -59,7 +59,7 @@ class Letterhead:
         letter = EmailMessage(policy.SMTP.clone(cte_type="7bit", linesep=line_end))
         letter["From"] = _header(self._from)
         letter["To"] = [_header(parsed) for parsed in self._to]
-        shown = one_line(subject)
+        shown = printable(subject)
         letter["Subject"] = shown if len(shown) <= _LONGEST_SUBJECT else shown[: _LONGEST_SUBJECT - 3] + "..."
         letter["Date"] = written_at
         letter["Message-ID"] = f"<xenbw.{message_id}@{self.domain}>"

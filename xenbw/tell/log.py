@@ -6,7 +6,7 @@ import logging
 import os
 from typing import TextIO
 
-from xenbw.tell.message import one_line
+from xenbw.text import printable
 
 # What an admin reads the log for, though nothing is wrong: syslog(3) has it between INFO and WARNING, logging has not.
 NOTICE = 25
@@ -37,7 +37,7 @@ class _Line(logging.Formatter):
         self._prefixed = prefixed
 
     def format(self, record: logging.LogRecord) -> str:
-        line = one_line(super().format(record))
+        line = printable(super().format(record))
         return f"<{_priority(record.levelno)}>{line}" if self._prefixed else line
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from xenbw.config import MailSection
 from xenbw.tell.carrier import DeliveryError
 from xenbw.tell.letter import Letterhead
-from xenbw.tell.message import one_line
+from xenbw.text import printable
 
 if TYPE_CHECKING:
     import smtplib
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 def _said(error: smtplib.SMTPResponseException) -> str:
     text = error.smtp_error
-    return f"{error.smtp_code} {one_line(text.decode('utf-8', 'replace') if isinstance(text, bytes) else text)}"
+    return f"{error.smtp_code} {printable(text.decode('utf-8', 'replace') if isinstance(text, bytes) else text)}"
 
 
 def _words(answer: tuple[int, bytes]) -> str:
-    return f"{answer[0]} {one_line(answer[1].decode('utf-8', 'replace'))}"
+    return f"{answer[0]} {printable(answer[1].decode('utf-8', 'replace'))}"
 
 
 class Mail:

@@ -9,11 +9,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from xenbw.model import Address, Allowance, Period
-
-
-def one_line(text: str) -> str:
-    """text on one line, each character that cannot be shown (or would hide others) as its escape: names are guests'."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+from xenbw.text import printable
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Case:
     @property
     def shown(self) -> str:
         """The VM's name, safe to print."""
-        return one_line(self.name)
+        return printable(self.name)
 
 
 def _when(moment: datetime, case: Case) -> str:

@@ -6,8 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from xenbw.clock import Trust
-from xenbw.enforce.desired import Plan
-from xenbw.model import VM, Address
+from xenbw.model import VM
 from xenbw.tell.announcement import Announcement
 from xenbw.tell.log import NOTICE
 
@@ -41,13 +40,15 @@ class News:
         """A VM stands as the ledger says; what could not be recorded of it has come to nothing."""
         self._unrecorded.pop(vm_id, None)
 
-    def moved(self, before: Plan, after: Plan) -> None:
-        """The plan changed. Null routes that came or went with a verdict are in its line, and what became protected or
-        somebody else's is a problem of its own; what is left are a blocked VM's addresses that changed."""
-        for name, addresses in _more(before, after, self._announced).items():
-            self._lines.append((logging.INFO, f"{name} null-routed at {', '.join(addresses)}"))
-        for name, addresses in _more(after, before, self._announced).items():
-            self._lines.append((logging.INFO, f"{name} no longer null-routed at {', '.join(addresses)}"))
+    def moved(self, came: Mapping[str, Sequence[str]], went: Mapping[str, Sequence[str]]) -> None:
+        """Null routes that came and went, by VM. Those of a verdict are in its line; what is left are a blocked VM's
+        addresses that changed."""
+        for moved, how in ((came, "null-routed at"), (went, "no longer null-routed at")):
+            self._lines += [
+                (logging.INFO, f"{name} {how} {', '.join(addresses)}")
+                for name, addresses in moved.items()
+                if name not in self._announced
+            ]
         self._announced.clear()
 
     def repaired(self, changes: Sequence[str]) -> None:
@@ -55,19 +56,6 @@ class News:
         more = f"; {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
         named = "; ".join(changes[:_NAMED]) + more
         self._lines.append((logging.WARNING, f"null routes put back, somebody else changes the firewall: {named}"))
-
-
-def _more(one: Plan, other: Plan, but: set[str]) -> Mapping[str, list[str]]:
-    """The null routes that only the other plan has, name -> addresses."""
-    found: dict[str, list[str]] = {}
-    for address, name in sorted(other.desired.null_routes.items(), key=lambda route: (route[0].version, int(route[0]))):
-        if name not in but and one.desired.null_routes.get(address) != name and not _spared(address, one):
-            found.setdefault(name, []).append(str(address))
-    return found
-
-
-def _spared(address: Address, plan: Plan) -> bool:
-    return address in plan.protected or address in plan.withheld
 
 
 def of_trust(trust: Trust, wait: float) -> tuple[int, str]:

@@ -16,7 +16,7 @@ from xenbw.ledger.ledger import Ledger
 from xenbw.model import ZERO, Binding, Counters, Kind, Life
 from xenbw.rundir import pending
 from xenbw.text import AWAY, INCOMING
-from xenbw.vifs import interfaces
+from xenbw.vifs import calls, interfaces
 from xenbw.vifs.churn import Churn
 from xenbw.vifs.interfaces import Vif
 from xenbw.vifs.orphans import Orphans
@@ -148,7 +148,7 @@ class Census:
         files = pending.files(folder)
         for path in files:
             try:
-                call = pending.recordable(path)
+                call = calls.recordable(path)
             except FileNotFoundError:
                 continue  # somebody took it away after we had seen it
             except (OSError, ValueError, KeyError) as error:

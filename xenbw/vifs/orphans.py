@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
 
+from xenbw.errors import MeterError
 from xenbw.ledger.ledger import Ledger
-from xenbw.meters.counters import MeterError
 from xenbw.model import Amounts, Binding, Counters, Kind, Life
 from xenbw.units import format_size
 

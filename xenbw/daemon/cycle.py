@@ -18,11 +18,12 @@ from xenbw.clock import Clock, Moment, Tick, Witness, set_by
 from xenbw.config import Settings
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.enforce.reconcile import Guard
+from xenbw.errors import MeterError
 from xenbw.judge.roster import Roster
 from xenbw.ledger import digests, kept, rescue
 from xenbw.ledger.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
 from xenbw.ledger.timeline import timeline
-from xenbw.meters.counters import KernelMeter, MeterError, XentopMeter
+from xenbw.meters.counters import KernelMeter, XentopMeter
 from xenbw.meters.metering import Metering
 from xenbw.model import ZERO, Cause, Count, State
 from xenbw.nft.chains import Apply, Port

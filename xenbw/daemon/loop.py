@@ -19,8 +19,9 @@ import sdnotify
 
 from xenbw import __version__, config
 from xenbw.book.sync import Sync
-from xenbw.clock import Clock, SystemClock, boot_id
+from xenbw.clock import Clock, SystemClock, Timedated, boot_id
 from xenbw.config import Settings
+from xenbw.daemon.cycle import Work
 from xenbw.errors import XenbwError
 from xenbw.ledger import rescue
 from xenbw.ledger.ledger import CorruptLedgerError
@@ -30,9 +31,7 @@ from xenbw.runner import run
 from xenbw.tell import carriers
 from xenbw.tell.courier import Courier
 from xenbw.tell.log import log_to
-from xenbw.timedated import Timedated
 from xenbw.vifs.udev import Watcher
-from xenbw.work import Work
 from xenbw.xen.xenstore import Lookup
 
 log = logging.getLogger("xenbw")

@@ -1,0 +1,1 @@
+"""xenbwd: the loop and its rounds. Nothing imports it: it is an entry point."""
