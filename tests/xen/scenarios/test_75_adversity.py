@@ -16,7 +16,7 @@ from rig.guest import Guest
 from rig.park import Pair
 
 _STATE, _RUN = Path("/var/lib/xenbw"), Path("/run/xenbw")
-_HOOK = Path("/usr/lib/python3/dist-packages/xenbw/hook.py")
+_HOOK = Path("/usr/lib/python3/dist-packages/xenbw/hook/call.py")
 
 
 @pytest.fixture(scope="module", autouse=True)
