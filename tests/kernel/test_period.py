@@ -13,7 +13,7 @@ from tests.support.host import Host
 from xenbw import config
 from xenbw.clock import boot_id
 from xenbw.daemon.cycle import Work
-from xenbw.enforce.reconcile import Guard
+from xenbw.enforce.reconcile import Reconciler
 from xenbw.ledger import portions
 from xenbw.model import Counters, State
 from xenbw.nft.netlink import RuleWatch
@@ -102,12 +102,12 @@ def test_a_blocked_vm_is_released_when_its_new_period_begins(daemon: Daemon, clo
 def test_who_goes_over_is_so_in_the_ledger_too_when_the_daemon_is_killed_while_it_blocks(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(_: Guard, *__: object) -> list[str]:
+    def die(_: Reconciler, *__: object) -> list[str]:
         raise KeyboardInterrupt
 
     daemon.guest.send(LIMIT)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Guard, "enforce", die)
+        patch.setattr(Reconciler, "reconcile", die)
         daemon.cycle()
     assert daemon.state is State.OVER
     assert sum(sum(usage) for usage, _ in daemon.periods().values()) > LIMIT

@@ -20,8 +20,8 @@ from xenbw.accounting import Pending, Share
 from xenbw.book.sync import Sync
 from xenbw.clock import Moment, SystemClock
 from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings
-from xenbw.enforce.reconcile import Guard
 from xenbw.judge.roster import Roster
+from xenbw.judge.verdicts import Judge
 from xenbw.ledger.file import Alive
 from xenbw.model import VM, Counters, State
 
@@ -68,7 +68,7 @@ class Dom0:
         roster = Roster(self.ledger, self.settings)
         moment = Moment(self.clock.wall, True)
         roster.load(moment)
-        Guard(self.ledger, self.settings, []).judge(roster, roster.usage(), list(roster.entries), moment)
+        Judge(self.ledger, self.settings).judge(roster, roster.usage(), list(roster.entries), moment)
         return self.vm(name).state
 
 

@@ -19,8 +19,8 @@ from tests.support.pace import busy
 from xenbw import config
 from xenbw.accounting import Pending, Share, hour_of
 from xenbw.clock import Moment, boot_id
-from xenbw.enforce.reconcile import Guard
 from xenbw.judge.roster import Roster
+from xenbw.judge.verdicts import Judge
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import VM
 from xenbw.rundir.control import Server
@@ -183,8 +183,7 @@ class StandIn:
         with self._console.ledger() as ledger:
             roster = Roster(ledger, settings)
             roster.load(moment)
-            guard = Guard(ledger, settings, [])
-            guard.judge(roster, ledger.usage(), list(roster.entries), moment)
+            Judge(ledger, settings).judge(roster, ledger.usage(), list(roster.entries), moment)
 
 
 # A shell that starts the tests in the background lets them, and all they start, ignore Ctrl-C.

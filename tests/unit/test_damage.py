@@ -83,7 +83,7 @@ class Dom0:
 @pytest.fixture
 def dom0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dom0]:
     """A host with one VM over its allowance, one that the admin blocked, and two in good standing."""
-    monkeypatch.setattr("xenbw.daemon.cycle.Iptables", lambda version: MethodStandIn(f"iptables{version}"))
+    monkeypatch.setattr("xenbw.blocks.iptables.Iptables", lambda version: MethodStandIn(f"iptables{version}"))
     monkeypatch.setattr(interfaces, "bridge_filtered", lambda _version: True)
     with ExitStack() as stack:
         host = Dom0(tmp_path, stack)
@@ -126,7 +126,7 @@ def blocked(ledger: Ledger) -> set[str]:
 def test_nothing_is_wrong_with_a_sound_ledger_and_nobody_is_kept_blocked(dom0: Dom0) -> None:
     work, ledger = dom0.start()
     assert (ledger.damage, dict(ledger.kept), blocked(ledger)) == (None, {}, BLOCKED)
-    assert not any("ledger" in problem for problem in work.status()["problems"])
+    assert not any("ledger" in problem for problem in work.status().document()["problems"])
     assert [block.cause for block in ledger.active_blocks().values()] == [Cause.QUOTA, Cause.ADMIN]
 
 
@@ -169,7 +169,7 @@ def test_a_ledger_without_its_number_or_its_name_is_given_another_and_frees_nobo
     work, ledger = dom0.start()
     assert blocked(ledger) >= BLOCKED
     assert ledger.meta(key) is not None
-    assert any("ledger" in problem for problem in work.status()["problems"])
+    assert any("ledger" in problem for problem in work.status().document()["problems"])
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_row_that_cannot_be_is_set_aside_and_told_and_the_others_go_on(dom0: D
     record = json.loads(aside.read_text())
     assert (record["table"], record["wrong"], record["at"]) == ("event", ["at"], "garbage")
     assert oct(aside.stat().st_mode & 0o777) == "0o600"
-    assert any(str(aside) in problem for problem in work.status()["problems"])
+    assert any(str(aside) in problem for problem in work.status().document()["problems"])
     assert any(kind == "damaged" for _, kind, _ in ledger.events(10))
     assert dict(ledger.kept) == {}
     assert [block.cause for block in ledger.active_blocks().values()] == [Cause.QUOTA, Cause.ADMIN]
@@ -348,7 +348,7 @@ def test_with_the_ledger_gone_who_was_blocked_stays_so_and_it_is_told(dom0: Dom0
         dom0.path.touch()
     work, ledger = dom0.start()
     assert blocked(ledger) == BLOCKED
-    problems = " ".join(work.status()["problems"])
+    problems = " ".join(work.status().document()["problems"])
     assert "gone or empty" in problems
     assert f"over, unpaid: {kept.REASON}" in problems
     dom0.clock.go(days=40)
@@ -359,7 +359,8 @@ def test_with_the_ledger_gone_who_was_blocked_stays_so_and_it_is_told(dom0: Dom0
     work.sync()
     assert blocked(ledger) == set()
     # Nobody is called blocked any more.
-    assert not any(word in " ".join(work.status()["problems"]) for word in (kept.REASON, "unpaid", "until an admin"))
+    problems = " ".join(work.status().document()["problems"])
+    assert not any(word in problems for word in (kept.REASON, "unpaid", "until an admin"))
 
 
 def test_a_first_start_has_nothing_to_tell(dom0: Dom0) -> None:
@@ -367,7 +368,7 @@ def test_a_first_start_has_nothing_to_tell(dom0: Dom0) -> None:
         file.unlink()
     work, ledger = dom0.start()
     assert ledger.damage is None
-    assert not any("ledger" in problem for problem in work.status()["problems"])
+    assert not any("ledger" in problem for problem in work.status().document()["problems"])
 
 
 def test_who_was_released_or_removed_by_the_ledger_s_own_word_is_not_blocked_again_by_an_older_file(
@@ -403,10 +404,10 @@ def test_a_running_daemon_tells_that_its_ledger_went_and_that_it_is_back(
     dom0.path.with_name("kept").hardlink_to(dom0.path)
     take(dom0.path)
     work.cycle([])
-    assert any(told in problem and "restart xenbwd" in problem for problem in work.status()["problems"])
+    assert any(told in problem and "restart xenbwd" in problem for problem in work.status().document()["problems"])
     dom0.path.with_name("kept").rename(dom0.path)
     work.cycle([])
-    assert not any(told in problem for problem in work.status()["problems"])
+    assert not any(told in problem for problem in work.status().document()["problems"])
 
 
 def test_a_damaged_value_met_in_use_is_damage_to_whoever_reads_it(dom0: Dom0) -> None:

@@ -106,7 +106,7 @@ def test_an_announcement_goes_to_every_channel_that_is_configured(host: Host, le
     messages = outbox.due(ledger, AT, AT + HOUR)
     assert [message.channel for message in messages] == [Channel.MAIL, Channel.COMMAND]
     assert {message.subject for message in messages} == {"[xenbw] web1: null-routed"}
-    assert host.guard.queued
+    assert host.judging.queued
 
 
 def test_without_mail_the_command_is_told_all_the_same_and_without_either_nobody(host: Host, ledger: Ledger) -> None:
@@ -119,14 +119,14 @@ def test_without_mail_the_command_is_told_all_the_same_and_without_either_nobody
     host.ledger.set_vm(host.web1, limit_bytes=2000)
     host.judge(1001)
     assert outbox.waiting(ledger) == 1
-    assert not host.guard.queued
+    assert not host.judging.queued
 
 
 def test_what_can_not_be_recorded_is_queued_for_nobody(host: Host, ledger: Ledger) -> None:
     with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
         ledger.rows("PRAGMA busy_timeout = 0")
         other.execute("BEGIN IMMEDIATE")
-        host.guard.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
+        host.judging.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
     assert outbox.waiting(ledger) == 0
 
 

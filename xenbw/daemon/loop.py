@@ -100,7 +100,7 @@ class Daemon:
         self._work.enforce()
         self._notifier.notify("READY=1")
         self._work.start()
-        log.info("xenbwd %s runs: %s", __version__, self._work.summary())
+        log.info("xenbwd %s runs: %s", __version__, self._work.status().summary())
         self._start_threads()
         due = time.monotonic()
         while self._running:
@@ -125,7 +125,7 @@ class Daemon:
                 due = max(due + self._work.settings.meter.interval, time.monotonic())
         # Count to the last moment; the blocks stay.
         self._work.catch_up()
-        log.info("xenbwd stops, its blocks stay: %s", self._work.summary())
+        log.info("xenbwd stops, its blocks stay: %s", self._work.status().summary())
 
     def close(self) -> None:
         """Let go of everything; after a failure as well as after a clean stop."""
@@ -248,7 +248,7 @@ class Daemon:
         return changes
 
     def _status(self) -> Answer:
-        status = self._work.status()
+        status = self._work.status().document()
         if self._courier and self._courier.problem:
             status["problems"].append(f"messages: {self._courier.problem}")
         if self._sync:
@@ -275,7 +275,7 @@ class Daemon:
         if time.monotonic() - self._pinged_at >= _PING:
             self._pinged_at = time.monotonic()
             book = f"; book: {self._sync.summary()}" if self._sync else ""
-            self._notifier.notify(f"WATCHDOG=1\nSTATUS={self._work.summary()}{book}")
+            self._notifier.notify(f"WATCHDOG=1\nSTATUS={self._work.status().summary()}{book}")
 
 
 def _drain(descriptor: int) -> None:

@@ -12,7 +12,7 @@ import sqlite3
 import time
 
 from xenbw.blocks import latch_text
-from xenbw.blocks.link import Links
+from xenbw.blocks.link import Link
 from xenbw.errors import XenbwError
 from xenbw.hook import gate
 from xenbw.ledger import bindings
@@ -285,7 +285,7 @@ def run(env: dict[str, str]) -> None:
         if over.nft or sealed:
             facts.cover(over.allow, sealed=sealed)
         if sealed and not over.allow.of(facts.name):
-            Links(paths.run_dir).lower(facts.ifindex)
+            Link(paths.run_dir).lower(facts.ifindex)
         if sealed:
             _mark(Marks(paths.run_dir).put, call.domid)
         # A blocked VM's block waits for no ledger.
