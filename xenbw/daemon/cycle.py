@@ -1,12 +1,11 @@
-"""The daemon's rounds: repair counters, read, credit, judge, reconcile; again while verdicts change, and never nested.
+"""The daemon's work: its cycle, and what it does when the kernel, xenstore, a hook or the CLI has news.
 
 Knows no sockets and no signals; time is passed in.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from xenbw.config import Settings
 from xenbw.daemon.accounts import Accounts
 from xenbw.daemon.housekeeping import Every, Housekeeping
 from xenbw.daemon.now import Now
+from xenbw.daemon.rounds import Rounds
 from xenbw.daemon.status import Status
-from xenbw.enforce.desired import Present
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.enforce.reconcile import Reconciler
 from xenbw.judge.roster import Roster
@@ -28,7 +27,7 @@ from xenbw.ledger.timeline import timeline
 from xenbw.meters import registry as meters
 from xenbw.meters.counters import KernelMeter
 from xenbw.meters.metering import Metering
-from xenbw.nft.chains import Chains, Port
+from xenbw.nft.chains import Chains
 from xenbw.nft.tables import Apply, Tables
 from xenbw.rundir import pending
 from xenbw.runner import Runner
@@ -39,14 +38,12 @@ from xenbw.vifs.orphans import Orphans
 from xenbw.vifs.udev import Event
 from xenbw.xen.xenstore import Answer, Lookup, Survey
 
-log = logging.getLogger(__name__)
-
 # Seconds. A host that boots is poked for each guest it starts, and to look at a thousand domains takes 40 ms.
 _SURVEY = 10.0
 
 
 class Work:
-    """Everything xenbwd keeps in memory, and its rounds."""
+    """Everything xenbwd keeps in memory, put together."""
 
     def __init__(
         self,
@@ -93,6 +90,18 @@ class Work:
             self._now,
             boot_id,
         )
+        self._rounds = Rounds(
+            tally,
+            self._metering,
+            self._census,
+            self._accounts,
+            self._roster,
+            self._judge,
+            self._reconciler,
+            self._protected,
+            self._now,
+            self._complaints,
+        )
         self._take_over(settings)
         self._roster.load(self._now.moment)
         self._trusted = self._now.moment.trusted  # as of when the ledger was last taken over
@@ -128,8 +137,8 @@ class Work:
         self._accounts.open_periods(refiled)
         settle_kept(self._ledger, self._roster, self._tally.usage)
         # Before the first commit moves the mark of when a daemon was last alive.
-        self._round()
-        self._round(self._reload(), look=True)
+        self._rounds.play()
+        self._rounds.play(self._reload(), look=True)
         self._census.ask(moment.at)
 
     def cycle(self, events: Iterable[Event]) -> None:
@@ -146,91 +155,15 @@ class Work:
             self._complaints.of("ledger file", self._displaced())
         except LedgerError as error:
             self._accounts.failed(error)
-        self._round(due, look=hold or bool(due), hold=hold)
+        self._rounds.play(due, look=hold or bool(due), hold=hold)
         if self._commit_timer.due(elapsed) and self._accounts.commit() and self._judge.unsettled:
-            self._round(self._judge.unsettled)
+            self._rounds.play(self._judge.unsettled)
         self._settle(self._housekeeping.run)
         self._census.ask(self._now.moment.at)
 
     def _displaced(self) -> str | None:
         displaced = self._ledger.displaced()
         return displaced and f"{self._ledger.path}: {displaced}: put it back, or systemctl restart xenbwd; blocks stay"
-
-    # one round
-
-    def _round(self, due: Iterable[int] = (), *, look: bool = False, hold: bool = False) -> list[str]:
-        """Repair counters, read, credit, judge, reconcile; again while verdicts change, each VM judged once.
-
-        due: VMs to be judged in any case; the others are if they may have crossed a limit. look: whether to see that
-        counters and seals are whole. hold: whether to reconcile even if no verdict changes. Returns what blocks had to
-        change.
-        """
-        changes: list[str] = []
-        judged: set[int] = set()
-        due = set(due)
-        while True:
-            self._accounts.count(self._ports() if look else None)
-            if self._metering.bridged and not look:
-                self._accounts.count(self._ports())
-            due = ((due | self._crossed()) & self._roster.entries.keys()) - judged
-            moved = bool(due) and self._pass_judgement(due)
-            judged |= due
-            if moved or hold:
-                changes += self._reconcile()
-            if not moved:
-                return changes
-            self._accounts.commit()
-            due, look, hold = set(), True, False
-
-    def _crossed(self) -> set[int]:
-        """VMs that may have crossed a limit, and those whose period began."""
-        crossed = set(self._accounts.crossed)
-        try:
-            crossed.update(self._accounts.roll())
-        except LedgerError as error:
-            self._accounts.failed(error)
-        if crossed:
-            # Whoever judges after a crash, with no daemon to count, has to come to the same verdict.
-            self._accounts.commit(durable=False)
-        return crossed
-
-    def _pass_judgement(self, vm_ids: Collection[int]) -> bool:
-        """Whether blocks changed."""
-        try:
-            changed = self._judge.judge(self._roster, self._tally.usage, vm_ids, self._now.moment)
-        except LedgerError as error:
-            self._accounts.failed(error)
-            return False
-        self._accounts.judged(vm_ids)
-        self._log_news()
-        if self._judge.failure is not None:
-            self._accounts.failed(self._judge.failure)
-        return changed
-
-    def _reconcile(self) -> list[str]:
-        self._reconciler.protect = self._protected.networks | set(self.settings.enforce.protect)
-        try:
-            changes = self._reconciler.reconcile(self._roster, self._now.moment, self._present())
-        except LedgerError as error:
-            self._accounts.failed(error)
-            return []
-        self._log_news()
-        problems = [*self._reconciler.problems, *self._metering.problems, *self._protected.problems]
-        self._complaints.obstacles(list(dict.fromkeys(problems)), self._now.tick.elapsed)
-        return changes
-
-    def _log_news(self) -> None:
-        for level, text in self._judge.news.take():
-            log.log(level, "%s", text)
-
-    def _present(self) -> Present:
-        arriving = [
-            (Port(*vif.life, vif.interface, facts.mac), facts.name or "") for vif, facts in self._census.arriving
-        ]
-        return Present(self._census.bound, arriving, self._census.waiting)
-
-    def _ports(self) -> tuple[Port, ...]:
-        return self._reconciler.ports(self._roster, self._present())
 
     # news
 
@@ -253,13 +186,13 @@ class Work:
     def _receive(self) -> None:
         """Let nothing through uncounted, or to a blocked VM, before an interface's script is done."""
         if self._census.arriving and self._chains.usable:
-            self._round(look=True)
+            self._rounds.play(look=True)
 
     def _settle(self, take_note: Callable[[], bool]) -> None:
         """Take note of something; if bindings changed, act on it."""
         try:
             if take_note():
-                self._round(self._reload(), look=True, hold=True)
+                self._rounds.play(self._reload(), look=True, hold=True)
         except LedgerError as error:
             self._accounts.failed(error)
             self._housekeeping.hasten()
@@ -287,7 +220,7 @@ class Work:
         except LedgerError as error:
             self._accounts.failed(error)
             return []
-        return self._round(due, look=True, hold=True)
+        return self._rounds.play(due, look=True, hold=True)
 
     def _reload(self) -> list[int]:
         """Take over what the ledger says of VMs and bindings. Returns the VMs to be judged. Raises LedgerError."""
@@ -310,11 +243,11 @@ class Work:
         self._tables.forget()
         if self._chains.usable:
             self._now.look()
-            self._round(look=True)
+            self._rounds.play(look=True)
 
     def enforce(self) -> list[str]:
         """Make the kernel's blocks what the ledger says, and count nothing. Returns what they had to change."""
-        return self._reconcile()
+        return self._rounds.hold()
 
     def configure(self, settings: Settings) -> None:
         """Take over a changed configuration, but for where the ledger and the run folder are: hooks rely on those."""
@@ -325,12 +258,12 @@ class Work:
         )
         ledger = replace(settings.ledger, path=before.ledger.path)
         self._take_over(replace(settings, ledger=ledger, daemon=before.daemon))
-        self._round(self._reload(), look=True, hold=True)
+        self._rounds.play(self._reload(), look=True, hold=True)
 
     def catch_up(self) -> bool:
         """Count to this moment and write it. Whether that worked."""
         self._now.look()
-        self._round()
+        self._rounds.play()
         return self._accounts.commit()
 
     def close(self) -> None:
