@@ -254,7 +254,7 @@ def test_a_file_cut_short_is_not_taken(fresh: Console, exported: Path) -> None:
     ("first", "why"),
     [
         ("hello", "not a file that xenbw export wrote"),
-        ('{"xenbw": "book", "format": 1}', "import it with --book"),
+        ('{"xenbw": "book", "format": 1}', "this xenbw imports ledgers only"),
         ('{"xenbw": "ledger", "format": 9}', "upgrade xenbw"),
         ('{"xenbw": "ledger", "format": 1, "schema": 99}', "a copy of a ledger with schema 99"),
     ],
@@ -270,7 +270,7 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there_are_told(fresh: Con
     assert "No such file" in refused(fresh.run("import", str(tmp_path / "none")))
 
 
-@pytest.mark.parametrize("words", [["export", "--book"], ["import", "--book", "x"], ["fleet"]])
+@pytest.mark.parametrize("words", [["fleet"], ["resync"]])
 def test_without_a_book_what_needs_one_says_so(fresh: Console, words: list[str]) -> None:
     result = fresh.run(*words)
     assert (result.returncode, result.stderr) == (

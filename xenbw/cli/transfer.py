@@ -1,4 +1,4 @@
-"""xenbw export and xenbw import: the ledger or the book as a file of JSON lines, and back."""
+"""xenbw export and xenbw import: the ledger as a file of JSON lines, and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any, TextIO
 
 from xenbw.cli.accounts import freshen
 from xenbw.cli.command import Command, Context
-from xenbw.cli.fleet import require_book
 from xenbw.cli.terminal import say, warn
 from xenbw.errors import XenbwError
 from xenbw.rundir import control
@@ -38,30 +37,23 @@ def refuse_beside_daemon(context: Context, why: str) -> None:
 
 def _export_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="write to it instead of standard output")
-    parser.add_argument("--book", action="store_true", help="the book's collections instead of this host's ledger")
 
 
 def _export(options: Namespace, context: Context) -> int:
-    if options.book:
-        require_book(context.settings)
-        from xenbw.transfer.bookcopy import BookCopy
-
-        with closing(BookCopy(context.settings)) as book:
-            return _write(options.file, "book", {}, book.records(), context)
     if stale := freshen(context):
         warn(f"note: {stale}")
     with closing(LedgerCopy.open(context.settings.ledger.path)) as ledger:
-        return _write(options.file, "ledger", ledger.facts(), ledger.records(), context)
+        return _write(options.file, ledger.facts(), ledger.records(), context)
 
 
-def _write(path: Path | None, kind: str, facts: Mapping[str, Any], records: Iterable[str], context: Context) -> int:
+def _write(path: Path | None, facts: Mapping[str, Any], records: Iterable[str], context: Context) -> int:
     about = {"host": context.settings.host_name, "at": format_time(context.clock.tick().wall), **facts}
     if path is None:
-        archive.write(sys.stdout, kind, about, records)
+        archive.write(sys.stdout, about, records)
         return 0
     with _replacing(path) as stream:
-        count = archive.write(stream, kind, about, records)
-    say(printable(f"{path}: the {kind}, {count:,} records"))
+        count = archive.write(stream, about, records)
+    say(printable(f"{path}: the ledger, {count:,} records"))
     return 0
 
 
@@ -103,42 +95,20 @@ def _followed(path: Path) -> Path:
 
 def _import_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="what xenbw export wrote")
-    parser.add_argument("--book", action="store_true", help="into the book, in place of documents with the same _id")
 
 
 def _import(options: Namespace, context: Context) -> int:
-    return _import_book(options.file, context) if options.book else _import_ledger(options.file, context)
-
-
-def _import_ledger(path: Path, context: Context) -> int:
+    path: Path = options.file
     refuse_beside_daemon(context, "nothing was imported")
-    header = archive.header(path, "ledger")
+    header = archive.header(path)
     with (
         closing(LedgerCopy.open(context.settings.ledger.path, create=True)) as ledger,
         ledger.filling(header.get("schema")) as filling,
     ):
         archive.each(path, filling.take)
-    say(printable(f"{context.settings.ledger.path}: {_told(filling.counts)}, of {header.get('host')}"))
+    told = ", ".join(f"{count:,} {name}" for name, count in filling.counts.items()) or "nothing"
+    say(printable(f"{context.settings.ledger.path}: {told}, of {header.get('host')}"))
     return 0
-
-
-def _import_book(path: Path, context: Context) -> int:
-    require_book(context.settings)
-    from xenbw.transfer.bookcopy import BookCopy, check
-
-    archive.header(path, "book")
-    # Twice, since no transaction is as large as a book: a file with a line that is wrong is not written in part.
-    archive.each(path, check)
-    with closing(BookCopy(context.settings)) as book:
-        archive.each(path, book.take)
-        book.flush()
-    say(f"the book: {_told(book.counts)}")
-    say("a host that has counted more since then pushes it with: xenbw resync")
-    return 0
-
-
-def _told(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "nothing"
 
 
 EXPORT = Command(_export_arguments, _export)
