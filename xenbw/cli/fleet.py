@@ -37,11 +37,12 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace, context: Context) -> int:
     require_book(context.settings)
     # Importing pymongo takes 28 MB and a tenth of a second, so only this command does.
-    from xenbw.book.fleet import Fleet
+    from xenbw.book import fleet
+    from xenbw.book.book import Book
 
     now = context.clock.tick().wall
-    with closing(Fleet(context.settings)) as fleet:
-        hosts, vms, left_out = fleet.hosts(), fleet.usage(now), fleet.left_out(now)
+    with closing(Book(context.settings)) as book:
+        hosts, vms, left_out = fleet.hosts(book), fleet.usage(book, now), fleet.left_out(book, now)
     for fault in left_out:
         warn(f"! {fault}")
     say(dump(_document(hosts, vms, left_out, now)) if options.json else _text(hosts, vms, now, context.settings))

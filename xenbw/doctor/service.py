@@ -110,11 +110,12 @@ class _Asked(threading.Thread):
 
     def run(self) -> None:
         # pymongo is 28 MB and a tenth of a second: only for who needs it.
-        from xenbw.book.fleet import Fleet
+        from xenbw.book import fleet
+        from xenbw.book.book import Book
 
         try:
-            with closing(Fleet(self._settings)) as fleet:
-                self.seen = fleet.hosts()
+            with closing(Book(self._settings)) as book:
+                self.seen = fleet.hosts(book)
         except XenbwError as error:
             self.problem = error
 
