@@ -15,19 +15,19 @@ from xenbw.cli.accounts import freshen
 from xenbw.cli.command import Command, Context
 from xenbw.cli.terminal import say, warn
 from xenbw.errors import XenbwError
+from xenbw.ledger.ledger import Ledger
 from xenbw.rundir import control
 from xenbw.rundir.control import NoDaemonError
 from xenbw.text import printable
-from xenbw.transfer import archive
-from xenbw.transfer.transfer import LedgerCopy
+from xenbw.transfer import archive, transfer
 from xenbw.units import format_time
 
-# Linux follows as many (path_resolution(7)).
+# Linux follows as many symbolic links (path_resolution(7)).
 _MOST_LINKS = 40
 
 
 def refuse_beside_daemon(context: Context, why: str) -> None:
-    """Raise XenbwError while xenbwd runs, or may."""
+    """Raise XenbwError while xenbwd runs, or may run."""
     try:
         control.ask(context.settings.daemon.run_dir, "status")
     except NoDaemonError:
@@ -42,8 +42,8 @@ def _export_arguments(parser: ArgumentParser) -> None:
 def _export(options: Namespace, context: Context) -> int:
     if stale := freshen(context):
         warn(f"note: {stale}")
-    with closing(LedgerCopy.open(context.settings.ledger.path)) as ledger:
-        return _write(options.file, ledger.facts(), ledger.records(), context)
+    with closing(Ledger.open(context.settings.ledger.path)) as ledger:
+        return _write(options.file, transfer.facts(), transfer.records(ledger), context)
 
 
 def _write(path: Path | None, facts: Mapping[str, Any], records: Iterable[str], context: Context) -> int:
@@ -59,12 +59,12 @@ def _write(path: Path | None, facts: Mapping[str, Any], records: Iterable[str], 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[TextIO]:
-    """A file that takes the path's place once it is whole. Who may read it is as with the ledger: it names customers
-    and their traffic."""
+    """A file that takes the path's place once it is whole. It has the ledger's permissions: it names customers and
+    their traffic."""
     target = _followed(path)
     if target.exists() and not target.is_file():
         raise XenbwError(f"{path}: not a file", "without a FILE it goes to standard output")
-    # A name that nobody can have taken before: in a folder like /tmp others may write, too.
+    # An unguessable name: in a folder like /tmp others could have made a file of a known name before.
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     fresh = Path(name)
     try:
@@ -80,9 +80,10 @@ def _replacing(path: Path) -> Iterator[TextIO]:
 
 
 def _followed(path: Path) -> Path:
-    """Where the admin's own links lead. A link of somebody else's is not followed: root would write where they want.
+    """The path with the admin's own symbolic links followed. Raises XenbwError for a link of another user, who could
+    choose where root writes.
 
-    The kernel's fs.protected_symlinks is no help here, since a rename never meets the link that it replaces.
+    The kernel's fs.protected_symlinks does not help here, since rename(2) replaces a link without following it.
     """
     for _ in range(_MOST_LINKS):
         if not path.is_symlink():
@@ -102,8 +103,8 @@ def _import(options: Namespace, context: Context) -> int:
     refuse_beside_daemon(context, "nothing was imported")
     header = archive.header(path)
     with (
-        closing(LedgerCopy.open(context.settings.ledger.path, create=True)) as ledger,
-        ledger.filling(header.get("schema")) as filling,
+        closing(Ledger.open(context.settings.ledger.path, create=True)) as ledger,
+        transfer.filling(ledger, header.get("schema")) as filling,
     ):
         archive.each(path, filling.take)
     told = ", ".join(f"{count:,} {name}" for name, count in filling.counts.items()) or "nothing"
