@@ -22,6 +22,7 @@ from xenbw.blocks.wanted import Desired
 from xenbw.clock import Moment
 from xenbw.enforce.reconcile import Guard
 from xenbw.judge.roster import Roster
+from xenbw.ledger import blocklog, viflog
 from xenbw.ledger.ledger import Ledger, to_text
 from xenbw.model import Binding, Cause, Kind
 
@@ -38,7 +39,7 @@ def blocked_vm(host: Host, name: str) -> None:
     ledger = host.ledger()
     vm = ledger.vm_named(name)
     assert vm is not None
-    ledger.block(vm.id, Cause.QUOTA, "over its allowance", vm.found_at, None)
+    blocklog.block(ledger, vm.id, Cause.QUOTA, "over its allowance", vm.found_at, None)
 
 
 def pending(host: Host) -> list[Path]:
@@ -103,7 +104,7 @@ def test_the_end_of_the_vif_ends_the_binding(host: Host) -> None:
     host.ledger()
     guest = host.start("web1")
     guest.stop()
-    (binding,) = host.ledger().latest_bindings()
+    (binding,) = viflog.latest(host.ledger())
     assert binding.ended_at is not None
     assert binding.ended_at > binding.started_at
     assert binding.end_reason == "offline"

@@ -17,6 +17,7 @@ from tests.mongo.test_fleet import with_book
 from tests.support.console import Console, StandIn
 from tests.support.mongod import Mongod
 from xenbw import quota
+from xenbw.ledger import usagelog
 from xenbw.model import Count, Counters
 
 pytestmark = pytest.mark.mongo
@@ -83,7 +84,7 @@ def used(console: Console, name: str) -> Counters:
     with console.ledger() as ledger:
         vm = ledger.vm_named(name)
         assert vm is not None
-        return ledger.usage_in(vm.id, MONTH)
+        return usagelog.of_period(ledger, vm.id, MONTH)
 
 
 def snapshot(console: Console) -> list[tuple[Any, ...]]:
@@ -142,7 +143,7 @@ def test_of_its_calendar_months_only_what_it_counted_in_the_present_period_is_ta
     with console.ledger() as ledger:
         vm = ledger.vm_named("web1")
         assert vm is not None
-        assert ledger.usage_in(vm.id, start) == Counters((script.now - start).days * GB, 0)
+        assert usagelog.of_period(ledger, vm.id, start) == Counters((script.now - start).days * GB, 0)
     once = snapshot(console)
     console.done("import-bwmon", script.uri)
     assert snapshot(console) == once

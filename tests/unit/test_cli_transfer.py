@@ -17,7 +17,7 @@ from tests.support.books import add_vm, start_vif
 from tests.support.clock import utc
 from tests.support.console import Console, StandIn
 from xenbw.accounting import Pending, Share
-from xenbw.ledger import outbox, schema, unmetered
+from xenbw.ledger import blocklog, outbox, schema, unmetered, usagelog, vmlog
 from xenbw.ledger.ledger import Alive
 from xenbw.ledger.unmetered import Unmetered
 from xenbw.model import Amounts, Cause, Counters, Mark
@@ -44,13 +44,13 @@ def console(tmp_path: Path) -> Console:
         portion = (binding.id, share.period_start, Counters(*raw))
         pending = Pending(((binding.id, counted, mark, NOW),), ((vm_id, share),), (portion,))
         unmetered.keep(ledger, binding.boot_id, {vm_id: Unmetered(False, "its vif 1 is in driver domain 5")})
-        ledger.commit(pending, Alive(NOW, 1000.25, binding.boot_id))
+        usagelog.commit(ledger, pending, Alive(NOW, 1000.25, binding.boot_id))
         for minute in range(5000):
-            ledger.add_readings([(binding.id, raw, raw)], NOW + timedelta(minutes=minute))
-        ledger.block(vm_id, Cause.ADMIN, "abuse", NOW, None)
+            usagelog.add_readings(ledger, [(binding.id, raw, raw)], NOW + timedelta(minutes=minute))
+        blocklog.block(ledger, vm_id, Cause.ADMIN, "abuse", NOW, None)
         ledger.record(NOW, "note", "seen")
         outbox.queue(ledger, NOW, "subject", "two\nlines")
-        ledger.retire(add_vm(ledger, "gone", NOW), NOW)
+        vmlog.retire(ledger, add_vm(ledger, "gone", NOW), NOW)
     return console
 
 

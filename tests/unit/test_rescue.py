@@ -12,7 +12,7 @@ from tests.support.books import BOOT, add_vm, start_vif
 from tests.support.clock import utc
 from tests.support.damage import spoil
 from xenbw.accounting import Pending, Share
-from xenbw.ledger import portions, rescue, schema
+from xenbw.ledger import blocklog, eventlog, portions, rescue, schema, usagelog
 from xenbw.ledger.ledger import Alive, Ledger, LedgerError, to_text
 from xenbw.model import ZERO, Cause, Counters
 from xenbw.report.explanation import UNKNOWN, explain
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "ledger.db"
     with closing(Ledger.open(path, create=True)) as ledger:
         vm_id = add_vm(ledger, "web1", NOW, limit_bytes=1000, reset_day=7)
-        ledger.block(vm_id, Cause.QUOTA, "over", NOW, None)
+        blocklog.block(ledger, vm_id, Cause.QUOTA, "over", NOW, None)
     return path
 
 
@@ -44,7 +44,7 @@ def test_one_found_damaged_in_use_is_set_aside_at_the_next_start_and_carried_ove
         assert vm is not None
         assert (vm.limit_bytes, vm.reset_day) == (1000, 7)
         assert vm.id in ledger.active_blocks()
-        assert any("set aside" in text for _, _, text in ledger.events(5))
+        assert any("set aside" in text for _, _, text in eventlog.newest(ledger, 5))
     assert path.with_name("ledger.db.damaged-20260320T120000Z").exists()
     with closing(rescue.open_or_replace(path, path.with_name("over"), utc("2026-03-21"))):
         pass
@@ -57,11 +57,11 @@ def test_usage_that_was_carried_over_is_explained_as_that_of_no_interface_known_
         binding = start_vif(ledger, "web1", NOW, domid=1)
         amount = Counters(10, 1)
         pending = Pending((), ((binding.vm_id, Share(march, NOW, *amount, 0)),), ((binding.id, march, amount),))
-        ledger.commit(pending, Alive(NOW, 1.0, BOOT))
+        usagelog.commit(ledger, pending, Alive(NOW, 1.0, BOOT))
     rescue.mark(path)
     with closing(rescue.open_or_replace(path, path.with_name("over"), NOW)) as ledger:
         lives = portions.lives(ledger, binding.vm_id, march)
-        (line,) = explain(lives, ledger.usage_in(binding.vm_id, march), ZERO)
+        (line,) = explain(lives, usagelog.of_period(ledger, binding.vm_id, march), ZERO)
     assert (line.usage, line.why) == (amount, UNKNOWN)
 
 
@@ -100,7 +100,7 @@ def test_of_an_older_ledger_that_is_damaged_before_its_upgrade_all_is_carried_th
         assert {vms[id_].name for id_ in ledger.active_blocks()} == {"vm07", "vm08"}
         if table != "vm":
             assert {(vm.limit_bytes, vm.reset_day) for vm in vms.values()} == {(5000, 7)}
-        used = {vm.name: ledger.usage_in(id_, utc("2026-03-01")).in_bytes for id_, vm in vms.items()}
+        used = {vm.name: usagelog.of_period(ledger, id_, utc("2026-03-01")).in_bytes for id_, vm in vms.items()}
         assert used == {f"vm{number:02}": 0 if table == "usage" else 1000 + number for number in range(50)}
 
 

@@ -20,7 +20,7 @@ from xenbw.enforce.protect import Protected, last_known
 from xenbw.enforce.reconcile import Guard
 from xenbw.errors import MeterError
 from xenbw.judge.roster import Roster
-from xenbw.ledger import digests, kept, rescue
+from xenbw.ledger import digests, kept, prune, rescue, usagelog
 from xenbw.ledger.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
 from xenbw.ledger.timeline import timeline
 from xenbw.meters.counters import KernelMeter, XentopMeter
@@ -293,13 +293,15 @@ class Work:
             self._sweep(moment)
         self._census.ask(moment.at, everyone=names)
         if self._sample_timer.due(elapsed):
-            self._ledger.add_readings(self._tally.readings(), moment.at)
+            usagelog.add_readings(self._ledger, self._tally.readings(), moment.at)
         if self._protect_timer.due(elapsed):
             self._refresh_protected()
         if self._prune_timer.due(elapsed) and moment.trusted:
             keep = self.settings.ledger
-            self._ledger.prune(
-                moment.at - timedelta(days=keep.keep_readings), moment.at - timedelta(days=keep.keep_history)
+            prune.prune(
+                self._ledger,
+                moment.at - timedelta(days=keep.keep_readings),
+                moment.at - timedelta(days=keep.keep_history),
             )
             self._fold()
 
@@ -404,7 +406,7 @@ class Work:
         for vm_id, entry in self._roster.entries.items():
             start = entry.period.start
             if vm_id in refiled or not self._tally.stands_in(vm_id, start):
-                self._tally.open_period(vm_id, start, self._ledger.usage_in(vm_id, start))
+                self._tally.open_period(vm_id, start, usagelog.of_period(self._ledger, vm_id, start))
 
     def on_rules(self) -> None:
         """Somebody changed the host's nft rules: ours may be among them."""
@@ -454,7 +456,7 @@ class Work:
         moment = self._moment
         alive = Alive(moment.at, self._tick.elapsed, self._boot_id)
         try:
-            self._ledger.commit(self._tally.pending(), alive, heirs=heirs)
+            usagelog.commit(self._ledger, self._tally.pending(), alive, heirs=heirs)
         except LedgerError as error:
             self._ledger_failed(error)
             return False

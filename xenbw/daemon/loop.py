@@ -23,7 +23,7 @@ from xenbw.clock import Clock, SystemClock, Timedated, boot_id
 from xenbw.config import Settings
 from xenbw.daemon.cycle import Work
 from xenbw.errors import XenbwError
-from xenbw.ledger import rescue
+from xenbw.ledger import rescue, vmlog
 from xenbw.ledger.ledger import CorruptLedgerError
 from xenbw.nft.netlink import RuleWatch
 from xenbw.rundir.control import Answer, Server, socket_path
@@ -73,7 +73,7 @@ class Daemon:
         ledger = rescue.open_or_replace(
             settings.ledger.path, settings.daemon.run_dir / "over", clock.tick().wall, self._ask_for_time
         )
-        self._ask_for_more_time(ledger.count_vms())
+        self._ask_for_more_time(vmlog.count(ledger))
         self._lookup = Lookup()
         self._watcher, self._rules = Watcher(), RuleWatch()
         self._work = Work(

@@ -25,7 +25,7 @@ from xenbw.enforce import desired
 from xenbw.enforce.desired import Holder, Plan
 from xenbw.errors import XenbwError
 from xenbw.judge.roster import Roster
-from xenbw.ledger import outbox
+from xenbw.ledger import blocklog, outbox, viflog
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.ledger.outbox import Channel
 from xenbw.model import ZERO, Address, Binding, Block, Cause, Counters, Entry, Network
@@ -134,9 +134,9 @@ class Guard:
         since = vm.state_since if standing.state is vm.state else at
         self._ledger.set_vm(vm.id, state=standing.state, state_reason=standing.reason, state_since=since)
         if standing.block is not None:
-            self._ledger.block(vm.id, standing.block, standing.reason, at, until)
+            blocklog.block(self._ledger, vm.id, standing.block, standing.reason, at, until)
         elif block is not None:
-            self._ledger.lift(vm.id, at, why_released(block, standing, at))
+            blocklog.lift(self._ledger, vm.id, at, why_released(block, standing, at))
 
     def _announce(self, told: Announcement, vm_id: int, at: datetime) -> None:
         self._ledger.record(at, told.kind, told.text, vm_id)
@@ -149,7 +149,7 @@ class Guard:
         # Asked once for all the VMs of a judgement: on the first of a month that may be every one.
         if self._addresses is None:
             self._addresses = {}
-            for binding in self._ledger.latest_bindings():
+            for binding in viflog.latest(self._ledger):
                 self._addresses.setdefault(binding.vm_id, set()).update(binding.ips)
         addresses = self._addresses.get(entry.vm.id, set()).union(entry.vm.ips)
         ordered = sorted(addresses, key=lambda address: (address.version, int(address)))
@@ -173,7 +173,7 @@ class Guard:
         changes: list[str] = []
         # What a hook has done after the ledger was read would be undone by what was reckoned from it.
         with self._turn():
-            blocks, latest = {**self._unrecorded, **self._ledger.active_blocks()}, self._ledger.latest_bindings()
+            blocks, latest = {**self._unrecorded, **self._ledger.active_blocks()}, viflog.latest(self._ledger)
             started = pending.started(pending.folder(self.settings.daemon.run_dir))
             arrived = self._arrived(roster, blocks, latest, started)
             self.allow = exceptions(roster, self.settings)

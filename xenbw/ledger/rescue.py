@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from xenbw.ledger import kept, sound
+from xenbw.ledger import check, kept, sound
 from xenbw.ledger.ledger import CorruptLedgerError, Ledger, to_text
 from xenbw.ledger.sieve import Sieve, reading_anything, shapes
 from xenbw.ledger.sift import sift
@@ -76,7 +76,7 @@ def _open(path: Path, sieve: Sieve, on_progress: Callable[[], None]) -> Ledger:
     suspect = _suspect(path).exists()
     try:
         ledger.lend(lambda db: sift(db, sieve, math.inf if suspect else _CHECK))
-        ledger.check(math.inf if suspect else _CHECK)
+        check.check(ledger, math.inf if suspect else _CHECK)
         if suspect and not sieve.aside:
             raise CorruptLedgerError(f"{path}: the ledger was found damaged while in use", "it is set aside")
     except BaseException:

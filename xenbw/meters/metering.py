@@ -13,6 +13,7 @@ from datetime import datetime
 from xenbw.accounting import PeriodOf, Tally
 from xenbw.allow import Exceptions
 from xenbw.errors import MeterError
+from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger
 from xenbw.meters.counters import KernelMeter, Meter
 from xenbw.meters.nft import NftMeter
@@ -100,7 +101,7 @@ class Metering:
         self._adopt(vm_ids)
         live = self._ledger.live_bindings()
         ended = {id_: one for id_, one in self._tally.tracked.items() if id_ not in live and one.vm_id in vm_ids}
-        ended_at = self._ledger.ends_of(ended)
+        ended_at = viflog.ends(self._ledger, ended)
         for id_, reading in self.meter.last(ended.values()).items():
             # Hooks write down what the clock says, which may be anything.
             until = min(max(ended_at.get(id_, at), ended[id_].last_at), at)
@@ -125,7 +126,7 @@ class Metering:
             return
         lives = self.meter.lives()
         lives -= {one.key for one in self._tally.tracked.values()} | self._ended
-        for binding in self._ledger.ended_bindings(self._boot_id, [ifindex for _, _, ifindex in lives]):
+        for binding in viflog.ended(self._ledger, self._boot_id, [ifindex for _, _, ifindex in lives]):
             if binding.key in lives and binding.vm_id in vm_ids:
                 self._tally.follow(binding, binding.started_at)
 
@@ -152,7 +153,7 @@ class Metering:
         lives = {life for life in self.meter.lives() if life[2] not in there}
         lives -= {one.key for one in self._tally.tracked.values()} | self._ended
         bound = [*self._ledger.live_bindings().values()]
-        bound += self._ledger.ended_bindings(self._boot_id, [ifindex for _, _, ifindex in lives])
+        bound += viflog.ended(self._ledger, self._boot_id, [ifindex for _, _, ifindex in lives])
         return lives - {binding.key for binding in bound}
 
     def sweep(self) -> dict[Life, Counters]:

@@ -166,13 +166,3 @@ def _check(name: str, kind: str, value: object) -> None:
     is_time = isinstance(value, str) and (name in _TIMES or name.endswith("_at"))
     if is_time and to_text(datetime.fromisoformat(str(value))) != value:
         raise ValueError(f"{name}: {value!r} is not a time as the ledger writes it")
-
-
-def credit(ledger: Ledger, vm_id: int, period_start: datetime, hour: datetime, in_bytes: int) -> None:
-    """Add usage that another program counted to one of the VM's hours, as bytes to the VM."""
-    with ledger.transaction() as db:
-        db.execute(
-            "INSERT INTO usage (vm_id, period_start, hour, in_bytes, out_bytes, rev) VALUES (?, ?, ?, ?, 0, ?)"
-            " ON CONFLICT DO UPDATE SET in_bytes = in_bytes + excluded.in_bytes, rev = excluded.rev",
-            (vm_id, to_text(period_start), to_text(hour), in_bytes, ledger.rev),
-        )

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from xenbw.accounting import Tally
-from xenbw.ledger import bindings
+from xenbw.ledger import bindings, viflog
+from xenbw.ledger.bindings import NewBinding
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import ZERO, Binding, Counters, Kind, Life
 from xenbw.rundir import pending
@@ -160,32 +161,37 @@ class Census:
 
     def _take(self, call: Mapping[str, str]) -> None:
         at = datetime.fromisoformat(call["at"])
-        vif = {
-            "boot_id": call["boot_id"],
-            "domid": int(call["domid"]),
-            "devid": int(call["devid"]),
-            "kind": call["kind"],
-        }
         if call["starts"] == "1":
-            known = self._ledger.ended_bindings(call["boot_id"], [int(call["ifindex"])])
-            binding_id = self._ledger.bind(
-                at=at,
+            known = viflog.ended(self._ledger, call["boot_id"], [int(call["ifindex"])])
+            new = NewBinding(
                 name=call["name"],
+                boot_id=call["boot_id"],
+                domid=int(call["domid"]),
+                devid=int(call["devid"]),
+                kind=call["kind"],
                 ifindex=int(call["ifindex"]),
                 interface=call["interface"],
                 mac=call["mac"] or None,
                 ips=call["ips"],
                 bridge=call["bridge"] or None,
                 own=bindings.COUNTED if call.get("covered") == "1" else None,
-                **vif,
             )
+            binding_id = viflog.bind(self._ledger, at, new)
             # Told late: it may have gone meanwhile.
             if call["boot_id"] != self._boot_id or int(call["ifindex"]) not in interfaces.present(self._sysfs):
-                self._ledger.end_binding(binding_id, at, "vanished")
+                viflog.end(self._ledger, binding_id, at, "vanished")
                 if self.orphans is not None and call.get("begun") == "1" and not known:
                     self.orphans.broken_off(call, at)
         else:
-            self._ledger.unbind(at=at, reason="offline", **vif)
+            viflog.unbind(
+                self._ledger,
+                at,
+                "offline",
+                boot_id=call["boot_id"],
+                domid=int(call["domid"]),
+                devid=int(call["devid"]),
+                kind=call["kind"],
+            )
             if self.orphans is not None and call.get("unannounced") == "1":
                 self.orphans.take(call, at)
 
@@ -225,17 +231,17 @@ class Census:
 
     def _unrecorded(self, vif: Vif) -> bool:
         """Whether bytes passed an interface of which no hook has told. Nothing passes one whose script failed."""
-        told = self._ledger.live_on(self._boot_id, vif.ifindex) or self._ledger.ended_bindings(
-            self._boot_id, [vif.ifindex]
+        told = viflog.live_on(self._ledger, self._boot_id, vif.ifindex) or viflog.ended(
+            self._ledger, self._boot_id, [vif.ifindex]
         )
         return not told and self._passed(vif.life)
 
     def _end(self, ifindex: int, at: datetime, reason: str) -> bool:
         ended = [b for b in self.live.values() if (b.boot_id, b.ifindex) == (self._boot_id, ifindex)]
         # A hook may have bound it a moment ago, and nobody will say again that it has gone.
-        ended = ended or self._ledger.live_on(self._boot_id, ifindex)
+        ended = ended or viflog.live_on(self._ledger, self._boot_id, ifindex)
         for binding in ended:
-            self._ledger.end_binding(binding.id, at, reason)
+            viflog.end(self._ledger, binding.id, at, reason)
             self.live.pop(binding.id, None)
             if binding.id in self._tally.tracked:
                 # Its name may be the next one's already: what our own counters still have goes by the ifindex.
@@ -250,7 +256,7 @@ class Census:
             bridge = interfaces.bridge_of(interface, self._sysfs) or binding.bridge
             if (binding.interface, binding.bridge) == (name, bridge):
                 return False
-            self._ledger.rename_interface(binding.id, name, bridge)
+            viflog.rename(self._ledger, binding.id, name, bridge)
             return True
         if waiting is not None:
             waiting.vif = replace(waiting.vif, interface=name)
@@ -272,7 +278,7 @@ class Census:
         changed = False
         for binding in list(self.live.values()):
             if binding.boot_id != self._boot_id:
-                self._ledger.end_binding(binding.id, since, "host rebooted")
+                viflog.end(self._ledger, binding.id, since, "host rebooted")
                 changed = True
             elif binding.ifindex not in present:
                 changed = self._go(binding.ifindex, at) or changed
@@ -364,9 +370,8 @@ class Census:
         return True
 
     def _write(self, vif: Vif, facts: VifFacts, at: datetime, since: datetime, baseline: Counters) -> None:
-        self._ledger.bind(
-            at=at,
-            name=facts.name,
+        new = NewBinding(
+            name=str(facts.name),
             boot_id=self._boot_id,
             domid=vif.domid,
             devid=vif.devid,
@@ -376,9 +381,10 @@ class Census:
             mac=facts.mac,
             ips=" ".join(addresses.parse(facts.ips)[0]),
             bridge=vif.bridge or facts.bridge,
-            baseline=tuple(baseline),
+            baseline=baseline,
             since=since.isoformat(timespec="microseconds"),
         )
+        viflog.bind(self._ledger, at, new)
 
 
 def _by_vif(entries: Iterable[tuple[int, int, _T]]) -> dict[tuple[int, int], list[_T]]:

@@ -9,6 +9,8 @@ from contextlib import suppress
 from datetime import datetime
 
 from xenbw.errors import MeterError
+from xenbw.ledger import viflog
+from xenbw.ledger.bindings import NewBinding
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Amounts, Binding, Counters, Kind, Life
 from xenbw.units import format_size
@@ -70,13 +72,12 @@ class Orphans:
             self._tell(f"vif{domid}.{devid} came and went, no hook told whose it was: {size} charged to nobody", at)
 
     def _bindings(self, domid: int) -> list[Binding]:
-        return self._ledger.bindings_of_domain(self._boot_id, domid)
+        return viflog.of_domain(self._ledger, self._boot_id, domid)
 
     def _bind(self, life: Life, name: str, kind: str, at: datetime, ips: str) -> None:
         domid, devid, ifindex = life
         interface = f"vif{domid}.{devid}"
-        binding_id = self._ledger.bind(
-            at=at,
+        new = NewBinding(
             name=name,
             boot_id=self._boot_id,
             domid=domid,
@@ -84,11 +85,10 @@ class Orphans:
             kind=kind,
             ifindex=ifindex,
             interface=interface,
-            mac=None,
             ips=ips,
-            bridge=None,
         )
-        self._ledger.end_binding(binding_id, at, "vanished")
+        binding_id = viflog.bind(self._ledger, at, new)
+        viflog.end(self._ledger, binding_id, at, "vanished")
         log.info("%s: charged to %s after its end; no hook announced it", interface, name)
 
     def _tell_uncounted(self, call: Mapping[str, str], at: datetime) -> None:
