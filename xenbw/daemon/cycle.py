@@ -33,6 +33,7 @@ from xenbw.tell import news
 from xenbw.tell.complaints import Complaints
 from xenbw.units import format_time
 from xenbw.vifs import interfaces
+from xenbw.vifs.calls import Calls
 from xenbw.vifs.census import Census
 from xenbw.vifs.orphans import Orphans
 from xenbw.vifs.udev import Event
@@ -91,7 +92,7 @@ class Work:
         self._metering = Metering(ledger, self._tally, boot_id, nft)
         self._census = Census(ledger, lookup, self._tally, boot_id, self._metering.passed, sysfs)
         self._orphans = Orphans(ledger, boot_id, self._metering.unclaimed, self._metering.counts)
-        self._census.orphans = self._orphans
+        self._calls = Calls(ledger, boot_id, self._orphans, sysfs)
         self._roster = Roster(ledger, settings)
         self._guard = Guard(ledger, settings, [Iptables(4), Iptables(6)])
         self._latches = Latches(nft, boot_id, str(settings.daemon.run_dir))
@@ -154,7 +155,7 @@ class Work:
         moment, alive = self._now(), self._alive
         booted_at = moment.at - timedelta(seconds=self._tick.elapsed)
         since = max(alive.at, min(booted_at, moment.at)) if alive else moment.at
-        self._census.take_spool(self._pending_folder)
+        self._calls.take(self._pending_folder)
         refiled = self._roster.load(moment)
         self._census.load(self._roster.entries, alive.at if alive else None)
         if alive is not None and alive.boot_id == self._boot_id:
@@ -357,7 +358,7 @@ class Work:
             self._missed = True
 
     def _take_spool(self) -> None:
-        self._settle(lambda: self._census.take_spool(self._pending_folder) > 0)
+        self._settle(lambda: self._calls.take(self._pending_folder) > 0)
 
     def sync(self) -> list[str]:
         """There is news in the ledger, by a hook, the CLI or ourselves: take it over, judge and enforce. Returns what

@@ -126,16 +126,17 @@ class Metering:
             return
         lives = self.meter.lives()
         lives -= {one.key for one in self._tally.tracked.values()} | self._ended
-        for binding in viflog.ended(self._ledger, self._boot_id, [ifindex for _, _, ifindex in lives]):
+        for binding in viflog.ended(self._ledger, self._boot_id, [life.ifindex for life in lives]):
             if binding.key in lives and binding.vm_id in vm_ids:
                 self._tally.follow(binding, binding.started_at)
 
     def busy(self) -> set[int]:
         """The ifindexes of interfaces that are there, are followed, or have counters that nobody has taken away yet: of
         their bindings not every byte need be in the ledger. Raises MeterError."""
-        found = {ifindex for ifindex, _ in socket.if_nameindex()} | {one.key[2] for one in self._tally.tracked.values()}
+        found = {ifindex for ifindex, _ in socket.if_nameindex()}
+        found |= {one.key.ifindex for one in self._tally.tracked.values()}
         if isinstance(self.meter, NftMeter):
-            found |= {ifindex for _, _, ifindex in self.meter.lives()}
+            found |= {life.ifindex for life in self.meter.lives()}
         return found
 
     def release(self) -> None:
@@ -150,10 +151,10 @@ class Metering:
         if not isinstance(self.meter, NftMeter):
             return set()
         there = {ifindex for ifindex, _ in socket.if_nameindex()}
-        lives = {life for life in self.meter.lives() if life[2] not in there}
+        lives = {life for life in self.meter.lives() if life.ifindex not in there}
         lives -= {one.key for one in self._tally.tracked.values()} | self._ended
         bound = [*self._ledger.live_bindings().values()]
-        bound += viflog.ended(self._ledger, self._boot_id, [ifindex for _, _, ifindex in lives])
+        bound += viflog.ended(self._ledger, self._boot_id, [life.ifindex for life in lives])
         return lives - {binding.key for binding in bound}
 
     def sweep(self) -> dict[Life, Counters]:

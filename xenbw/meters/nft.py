@@ -48,9 +48,9 @@ class NftMeter:
         return {id_: Reading(None, own) for id_, own in found.items() if own is not None}
 
     def lives(self) -> set[Life]:
-        """(domid, devid, ifindex) of every interface that has counters of ours, gone or not."""
+        """Every interface that has counters of ours, gone or not."""
         lives = (nft.life_of(name.removesuffix("-in")) for name in self._table.counters() if name.endswith("-in"))
-        return {life for life in lives if life is not None}
+        return {Life(*life) for life in lives if life is not None}
 
     def counted(self, lives: Iterable[Life]) -> dict[Life, Amounts]:
         """What our counters of interfaces say, which may be gone; of those that have any."""
