@@ -261,3 +261,7 @@ class Entry:
     enforced: bool
     period: Period
     elsewhere: Counters = ZERO  # usage on other hosts in this period, as far as the book told
+
+    def used(self, here: Counters) -> Counters:
+        """The VM's usage on all hosts in this period, of which `here` is on this one."""
+        return here.plus(self.elsewhere)

@@ -177,7 +177,7 @@ class Work:
         for that: it ends with his period, as it would have."""
         for vm_id in self._ledger.kept.keys() & self._roster.entries.keys():
             entry = self._roster.entries[vm_id]
-            used = self._tally.usage.get(vm_id, ZERO).plus(entry.elsewhere)
+            used = entry.used(self._tally.usage.get(vm_id, ZERO))
             vm = replace(entry.vm, blocked_reason=None)
             if quota.stand(vm, entry.allowance, entry.enforced, used, entry.period).block is Cause.QUOTA:
                 self._ledger.set_vm(vm_id, blocked_reason=None)
@@ -254,7 +254,7 @@ class Work:
         if vm_id not in self._ceilings:
             return True
         count, ceiling = self._ceilings[vm_id]
-        used = self._tally.usage[vm_id].plus(self._roster.entries[vm_id].elsewhere)
+        used = self._roster.entries[vm_id].used(self._tally.usage[vm_id])
         return quota.used_bytes(count, used) >= ceiling
 
     def _judge(self, vm_ids: Iterable[int], moment: Moment) -> list[str]:

@@ -90,7 +90,7 @@ class Guard:
         changed, self.failure, self._addresses = False, None, None
         for vm_id in vm_ids:
             entry = roster.entries[vm_id]
-            used = usage.get(vm_id, ZERO).plus(entry.elsewhere)
+            used = entry.used(usage.get(vm_id, ZERO))
             standing = quota.stand(entry.vm, entry.allowance, entry.enforced, used, entry.period)
             block = blocks.get(vm_id)
             cause, until = (block.cause, block.until) if block else (None, None)
