@@ -55,7 +55,8 @@ class Dom0:
 
     def start(self) -> tuple[Work, Ledger]:
         """The daemon starts, and looks twice."""
-        ledger = rescue.open_or_replace(self.path, self.over, self.clock.wall)
+        over = overfile.read(str(self.over))
+        ledger = rescue.open_or_replace(self.path, over.blocked if over else None, self.clock.wall)
         lookup = self._stack.enter_context(closing(Lookup(str(self.folder / "no-xenstored"))))
         work = Work(
             self.settings,

@@ -252,7 +252,7 @@ def test_the_daemon_does_not_take_an_older_ledger_without_room_for_a_damaged_one
 ) -> None:
     monkeypatch.setattr(backup, "_SPARE", 2**62)
     with pytest.raises(LedgerError, match="no room"):
-        rescue.open_or_replace(path, path.with_name("over"), NOW)
+        rescue.open_or_replace(path, None, NOW)
     assert files(path) == {"ledger.db"}
 
 

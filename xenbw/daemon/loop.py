@@ -26,6 +26,7 @@ from xenbw.errors import XenbwError
 from xenbw.ledger import rescue, vmlog
 from xenbw.ledger.ledger import CorruptLedgerError
 from xenbw.nft.netlink import RuleWatch
+from xenbw.rundir import overfile
 from xenbw.rundir.control import Answer, Server, socket_path
 from xenbw.runner import run
 from xenbw.tell import carriers
@@ -70,8 +71,9 @@ class Daemon:
         # Two daemons on one ledger would count every byte twice, and two in one folder undo each other's blocks.
         self._run_lock = _only_one(settings.daemon.run_dir / "xenbwd.lock")
         self._ledger_lock = _only_one(settings.ledger.path.with_name(f"{settings.ledger.path.name}.lock"))
+        over = overfile.read(str(settings.daemon.run_dir / "over"))
         ledger = rescue.open_or_replace(
-            settings.ledger.path, settings.daemon.run_dir / "over", clock.tick().wall, self._ask_for_time
+            settings.ledger.path, over.blocked if over else None, clock.tick().wall, self._ask_for_time
         )
         self._ask_for_more_time(vmlog.count(ledger))
         self._lookup = Lookup()
