@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from xenbw.errors import MeterError, XenbwError
-from xenbw.model import Counters, Reading
+from xenbw.model import Counters, Life, Reading
 from xenbw.runner import Runner
 from xenbw.xen import xentop
 
@@ -20,12 +20,12 @@ _STALE = 10.0
 
 
 class Metered(Protocol):
-    """What a meter is asked for: a binding, which life of which vif it is (domid, devid, ifindex), and its name now."""
+    """What a meter is asked for: a binding, which life of which vif it is, and the interface's name now."""
 
     @property
     def binding_id(self) -> int: ...
     @property
-    def key(self) -> tuple[int, int, int]: ...
+    def key(self) -> Life: ...
     @property
     def interface(self) -> str: ...
 
