@@ -20,6 +20,7 @@ from xenbw.daemon.cycle import Work
 from xenbw.ledger.ledger import Ledger
 from xenbw.meters.counters import KernelMeter
 from xenbw.meters.nft import NftMeter
+from xenbw.model import Life
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import RuleWatch, hand_to_nft
 from xenbw.nft.tables import Tables
@@ -37,7 +38,7 @@ class _Wanted(NamedTuple):
     """What a meter is asked for."""
 
     binding_id: int
-    key: tuple[int, int, int]
+    key: Life
     interface: str
 
 

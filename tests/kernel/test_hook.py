@@ -24,6 +24,7 @@ from xenbw.enforce.desired import Present
 from xenbw.enforce.reconcile import Reconciler
 from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
+from xenbw.ledger import blocklog, viflog
 from xenbw.ledger.ledger import Ledger, to_text
 from xenbw.model import Binding, Cause, Kind
 
@@ -40,7 +41,7 @@ def blocked_vm(host: Host, name: str) -> None:
     ledger = host.ledger()
     vm = ledger.vm_named(name)
     assert vm is not None
-    ledger.block(vm.id, Cause.QUOTA, "over its allowance", vm.found_at, None)
+    blocklog.block(ledger, vm.id, Cause.QUOTA, "over its allowance", vm.found_at, None)
 
 
 def pending(host: Host) -> list[Path]:
@@ -105,7 +106,7 @@ def test_the_end_of_the_vif_ends_the_binding(host: Host) -> None:
     host.ledger()
     guest = host.start("web1")
     guest.stop()
-    (binding,) = host.ledger().latest_bindings()
+    (binding,) = viflog.latest(host.ledger())
     assert binding.ended_at is not None
     assert binding.ended_at > binding.started_at
     assert binding.end_reason == "offline"

@@ -14,7 +14,7 @@ from xenbw import config
 from xenbw.clock import boot_id
 from xenbw.daemon.cycle import Work
 from xenbw.enforce.reconcile import Reconciler
-from xenbw.ledger import portions
+from xenbw.ledger import eventlog, portions, usagelog
 from xenbw.model import Counters, State
 from xenbw.nft.netlink import RuleWatch
 from xenbw.runner import run
@@ -76,7 +76,7 @@ class Daemon:
     def periods(self) -> dict[datetime, tuple[Counters, int]]:
         vm = self.host.ledger().vm_named("web1")
         assert vm is not None
-        return {start: (usage, divided) for start, usage, divided in self.host.ledger().history(vm.id)}
+        return {start: (usage, divided) for start, usage, divided in usagelog.periods(self.host.ledger(), vm.id)}
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_blocked_vm_is_released_when_its_new_period_begins(daemon: Daemon, clo
     daemon.cycle(days=1)
     assert daemon.state is State.OK
     assert guest.reaches("10.50.0.2")
-    assert any("a new period began" in text for _, _, text in daemon.host.ledger().events(3))
+    assert any("a new period began" in text for _, _, text in eventlog.newest(daemon.host.ledger(), 3))
 
 
 def test_who_goes_over_is_so_in_the_ledger_too_when_the_daemon_is_killed_while_it_blocks(

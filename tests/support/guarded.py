@@ -16,7 +16,7 @@ from xenbw.enforce.reconcile import Reconciler
 from xenbw.errors import XenbwError
 from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
-from xenbw.ledger import outbox
+from xenbw.ledger import eventlog, outbox
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Address, Counters
 from xenbw.rundir import overfile
@@ -91,7 +91,7 @@ class Host:
         self.usage.clear()
 
     def events(self) -> list[str]:
-        return [kind for _, kind, _ in reversed(self.ledger.events(100))]
+        return [kind for _, kind, _ in reversed(eventlog.newest(self.ledger, 100))]
 
     def mails(self) -> list[str]:
         return [

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.console import CAPTURES, Console, StandIn
+from xenbw.ledger import eventlog
 from xenbw.model import VM, Action, Count
 
 WEB1 = """\
@@ -282,7 +283,7 @@ def test_a_change_is_an_event(console: Console) -> None:
     console.done("addvm", "web1", "--limit", "500GB")
     console.done("addvm", "web1", "--limit", "1TB")
     with console.ledger() as ledger:
-        ((_, kind, text),) = ledger.events(1)
+        ((_, kind, text),) = eventlog.newest(ledger, 1)
     assert (kind, text) == ("changed", "web1: limit 500 GB -> 1.00 TB")
 
 

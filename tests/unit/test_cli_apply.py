@@ -22,6 +22,7 @@ from xenbw.blocks.block import Outcome, Wanted
 from xenbw.cli.apply import apply
 from xenbw.cli.command import Context
 from xenbw.clock import Moment, SystemClock, boot_id
+from xenbw.ledger import blocklog, usagelog
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import Cause, State
 from xenbw.rundir.control import socket_path
@@ -104,7 +105,7 @@ def test_without_a_daemon_a_period_that_ended_is_judged_as_ended_and_left_for_th
     old = datetime(2020, 1, 1, tzinfo=UTC)
     ledger.set_vm(vm.id, added_at=old, period_start=old, period_rule="1@UTC")
     ledger.set_vm(vm.id, limit_bytes=1)
-    ledger.block(vm.id, Cause.QUOTA, "over in its last period", old, datetime(2020, 2, 1, tzinfo=UTC))
+    blocklog.block(ledger, vm.id, Cause.QUOTA, "over in its last period", old, datetime(2020, 2, 1, tzinfo=UTC))
     apply(ledger, context, lambda _: [])
     assert vm.id not in ledger.active_blocks()
     assert console.vm("web2").period_start == old
@@ -112,7 +113,7 @@ def test_without_a_daemon_a_period_that_ended_is_judged_as_ended_and_left_for_th
 
 def test_while_the_clock_is_not_trusted_time_goes_on_from_the_last_commit(ledger: Ledger, context: Context) -> None:
     committed = datetime(2026, 11, 20, tzinfo=UTC)
-    ledger.commit(Pending((), ()), Alive(committed, 1000.0, boot_id()))
+    usagelog.commit(ledger, Pending((), ()), Alive(committed, 1000.0, boot_id()))
     after_a_jump = HandClock(datetime(2031, 1, 1, tzinfo=UTC), 1060.0)
     patient = replace(context.settings, period=replace(context.settings.period, clock_wait=900))
     moment = Context(patient, answering("no"), after_a_jump).moment(ledger)
@@ -121,7 +122,7 @@ def test_while_the_clock_is_not_trusted_time_goes_on_from_the_last_commit(ledger
 
 def test_a_clock_that_was_set_is_believed_where_it_is_synchronised(ledger: Ledger, context: Context) -> None:
     committed, now = datetime(2026, 11, 20, tzinfo=UTC), datetime(2026, 11, 24, tzinfo=UTC)
-    ledger.commit(Pending((), ()), Alive(committed, 1000.0, boot_id()))
+    usagelog.commit(ledger, Pending((), ()), Alive(committed, 1000.0, boot_id()))
     patient = replace(context.settings, period=replace(context.settings.period, clock_wait=900))
     moment = Context(patient, answering("yes"), HandClock(now, 1060.0)).moment(ledger)
     assert moment == Moment(now, trusted=True)

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.support.console import Console, StandIn
+from xenbw.ledger import usagelog
 from xenbw.model import Cause, State
 from xenbw.quota import period_at
 
@@ -104,7 +105,7 @@ def test_rmvm_retires_the_row_and_a_later_vm_of_that_name_starts_clean(console: 
     assert console.done("rmvm", "web1", "--yes") == "web1: removed\n"
     with console.ledger() as ledger:
         assert ledger.vm_named("web1") is None
-        assert len(ledger.history(old)) == 1
+        assert len(usagelog.periods(ledger, old)) == 1
     console.run("addvm", "web1", "--limit", "1GB")
     assert console.vm("web1").id != old
     assert '"used_bytes": 0' in console.done("show", "web1", "--json")

@@ -14,7 +14,7 @@ from xenbw import config
 from xenbw.accounting import Pending, Share, hour_of
 from xenbw.clock import Moment, boot_id
 from xenbw.judge.roster import Roster
-from xenbw.ledger import digests
+from xenbw.ledger import digests, shared, usagelog, viflog
 from xenbw.ledger.ledger import Alive
 from xenbw.model import Amounts, Counters, Mark
 
@@ -31,7 +31,7 @@ def counts(console: Console, name: str, binding_id: int, amounts: Amounts, *, by
         mark = Mark(amounts.everything, amounts if by_nft else None)
         share = Share(start, hour_of(now), *amounts.usage, 0)
         pending = Pending(((binding_id, amounts, mark, now),), ((vm_id, share),), ((binding_id, start, amounts.usage),))
-        ledger.commit(pending, Alive(now, time.clock_gettime(time.CLOCK_BOOTTIME), boot_id()))
+        usagelog.commit(ledger, pending, Alive(now, time.clock_gettime(time.CLOCK_BOOTTIME), boot_id()))
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def lives(console: Console, daemon: StandIn) -> list[int]:
     first = console.runs("web1", "vif7.0")
     counts(console, "web1", first, Amounts(1_000, 200), by_nft=False)
     with console.ledger() as ledger:
-        ledger.end_binding(first, datetime.now(UTC), "offline")
+        viflog.end(ledger, first, datetime.now(UTC), "offline")
     second = console.runs("web1", "vif8.0")
     counts(console, "web1", second, Amounts(1_234_567, 89, 60, 5, 7))
     return [first, second]
@@ -77,7 +77,7 @@ def test_earlier_lives_are_one_line_and_the_total_stays_what_it_was(console: Con
     with console.ledger() as ledger:
         for number in range(3):
             ended = console.runs("web1", f"vif{number + 20}.0")
-            ledger.end_binding(ended, datetime.now(UTC), "offline")
+            viflog.end(ledger, ended, datetime.now(UTC), "offline")
         assert digests.fold(ledger, boot_id(), lambda: (), keep=1) == 3
     rows = table(console)
     assert [word for word in rows[1] if word != "UTC"] == ["(3", "lives)", "offline", "1,000", "200", "0", "0"]
@@ -103,7 +103,7 @@ def test_what_no_interface_counted_is_told_with_the_reason(console: Console, liv
         vm = ledger.vm_named("web1")
         assert vm is not None
         assert vm.period_start is not None
-        ledger.set_elsewhere(vm.id, vm.period_start, Counters(70, 0))
+        shared.set_elsewhere(ledger, vm.id, vm.period_start, Counters(70, 0))
     assert table(console)[-1] == ["TOTAL", "1,240,637", "295"]
     said = console.done("explain", "web1")
     assert "\n5,000 in and 6 out: not of an interface known here: taken over, or counted before version 0.2.0" in said

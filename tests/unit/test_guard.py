@@ -16,7 +16,7 @@ from tests.support.guarded import END, IP, IP6, NOW, Host, MethodStandIn
 from xenbw.blocks.link import Link
 from xenbw.config import DaemonSection, EnforceSection, MailSection, Settings
 from xenbw.enforce.reconcile import Reconciler
-from xenbw.ledger import outbox
+from xenbw.ledger import blocklog, outbox, viflog
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.model import Action, Cause, Counters, State
 from xenbw.vifs import interfaces
@@ -114,7 +114,7 @@ def test_a_new_period_releases_with_an_event(host: Host) -> None:
     assert host.judge()
     assert host.ledger.active_blocks() == {}
     assert host.events() == ["null-routed", "released"]
-    assert host.ledger.blocks_of(host.web1)[0].lift_reason == "a new period began"
+    assert blocklog.of_vm(host.ledger, host.web1)[0].lift_reason == "a new period began"
 
 
 def test_a_raised_allowance_releases_at_once(host: Host) -> None:
@@ -122,14 +122,14 @@ def test_a_raised_allowance_releases_at_once(host: Host) -> None:
     host.ledger.set_vm(host.web1, limit_bytes=2000)
     assert host.judge()
     assert host.events() == ["null-routed", "released"]
-    assert host.ledger.blocks_of(host.web1)[0].lift_reason == "its allowance covers its usage again"
+    assert blocklog.of_vm(host.ledger, host.web1)[0].lift_reason == "its allowance covers its usage again"
 
 
 def test_a_policy_that_only_warns_from_now_on_releases_and_says_why(host: Host) -> None:
     host.judge(1001)
     host.ledger.set_vm(host.web1, action=Action.WARN)
     assert host.judge()
-    assert host.ledger.blocks_of(host.web1)[0].lift_reason == "its allowance no longer blocks it"
+    assert blocklog.of_vm(host.ledger, host.web1)[0].lift_reason == "its allowance no longer blocks it"
     assert vm_of(host.ledger, host.web1).state_reason.endswith("its policy is only to warn")
 
 
@@ -277,7 +277,7 @@ def test_addresses_that_the_admin_gave_are_blocked_with_those_that_are_known(hos
 def test_a_vm_that_went_down_stays_blocked(host: Host) -> None:
     host.judge(1001)
     (binding,) = host.ledger.live_bindings().values()
-    host.ledger.end_binding(binding.id, NOW, "vanished")
+    viflog.end(host.ledger, binding.id, NOW, "vanished")
     host.enforce()
     assert set(host.method.asked[-1]) == {IP, IP6}
 
@@ -285,7 +285,7 @@ def test_a_vm_that_went_down_stays_blocked(host: Host) -> None:
 def test_an_address_that_went_to_another_vm_is_free_at_its_start(host: Host) -> None:
     host.judge(1001)
     (binding,) = host.ledger.live_bindings().values()
-    host.ledger.end_binding(binding.id, NOW, "vanished")
+    viflog.end(host.ledger, binding.id, NOW, "vanished")
     start_vif(host.ledger, "heir", NOW + timedelta(hours=1), domid=2, ips=str(IP))
     host.judge(1001)
     host.enforce()

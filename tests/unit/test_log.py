@@ -20,6 +20,7 @@ from tests.support.guarded import Host as Guarded
 from tests.support.pace import until
 from xenbw.config import DaemonSection, LedgerSection, Settings
 from xenbw.daemon.cycle import Work
+from xenbw.ledger import eventlog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Action, Counters
 from xenbw.runner import Result
@@ -147,7 +148,7 @@ def told(host: Guarded) -> list[tuple[int, str]]:
 
 
 def newest(host: Guarded) -> str:
-    ((_, _, text),) = host.ledger.events(1)
+    ((_, _, text),) = eventlog.newest(host.ledger, 1)
     return text
 
 

@@ -28,7 +28,7 @@ from tests.support.program import script, sendmail
 from xenbw import config
 from xenbw.config import CommandSection, DaemonSection, LedgerSection, MailSection, Settings
 from xenbw.errors import UsageError
-from xenbw.ledger import outbox
+from xenbw.ledger import eventlog, outbox
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.outbox import Channel
 from xenbw.model import Counters
@@ -256,7 +256,7 @@ def test_the_pause_doubles_to_an_hour_and_after_a_week_the_message_is_given_up_w
         pauses.append((clock.wall - before) // timedelta(minutes=1))
     assert pauses[:8] == [1, 2, 4, 8, 16, 32, 60, 60]
     assert timedelta(days=7) <= clock.wall - AT < timedelta(days=7, hours=1)
-    ((_, kind, text),) = ledger.events(10)
+    ((_, kind, text),) = eventlog.newest(ledger, 10)
     assert kind == "command-failed"
     assert text == f"command 'over' was given up: {settings.command.run[0]} ended with status 1"
 

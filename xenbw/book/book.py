@@ -159,6 +159,13 @@ class Book:
         change = {"retired_at": at, "edited_at": at, "edited_by": self._host}
         self._update({"_id": name, "edited_at": {"$not": {"$gt": at}}}, {"$set": change})
 
+    def aggregate(self, collection: str, pipeline: list[dict[str, Any]]) -> list[Document]:
+        """The rows that an aggregation pipeline makes of a collection. Raises BookError."""
+        try:
+            return list(self._database.get_collection(collection).aggregate(pipeline, allowDiskUse=True))
+        except PyMongoError as error:
+            raise self._failed(error) from None
+
     def elsewhere(self, periods: Mapping[str, datetime], now: datetime) -> tuple[dict[str, Counters], list[str]]:
         """What other hosts counted for these VMs in these periods, and what of it is not believed. Raises BookError."""
         wanted = {
@@ -168,12 +175,8 @@ class Book:
             "start": {"$in": sorted(set(periods.values()))},
             "removed_at": None,
         }
-        try:
-            usage = self._database.usage
-            rows = list(usage.aggregate(foreign.by_host(wanted, now), allowDiskUse=True))
-            faults = foreign.named(list(usage.aggregate(foreign.left_out(wanted, now))))
-        except PyMongoError as error:
-            raise self._failed(error) from None
+        rows = self.aggregate("usage", foreign.by_host(wanted, now))
+        faults = foreign.named(self.aggregate("usage", foreign.left_out(wanted, now)))
         found: dict[str, Counters] = {}
         for row in rows:
             vm, start, host = (row["_id"][key] for key in ("vm", "start", "host"))

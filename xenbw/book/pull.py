@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from xenbw import checks
 from xenbw.book import policy
 from xenbw.errors import UsageError
+from xenbw.ledger import shared
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import to_column
 from xenbw.model import VM, ZERO, Counters
@@ -42,11 +43,11 @@ def pull(ledger: Ledger, shelf: Shelf, now: datetime) -> list[str]:
 
     Raises BookError, LedgerError.
     """
-    for vm_id, (name, at) in ledger.retired().items():
+    for vm_id, (name, at) in shared.removed(ledger).items():
         shelf.retire(name, at)
         ledger.set_vm(vm_id, book_base=None)
     vms = ledger.vms()
-    documents, bases = shelf.policies([vm.name for vm in vms.values()]), ledger.bases()
+    documents, bases = shelf.policies([vm.name for vm in vms.values()]), shared.bases(ledger)
     faults: list[str] = []
     for vm in vms.values():
         document = documents.get(vm.name)
@@ -162,12 +163,12 @@ def _shown(value: Any) -> str:
 
 
 def _count_elsewhere(ledger: Ledger, shelf: Shelf, now: datetime) -> list[str]:
-    known, vms = ledger.elsewhere(), ledger.vms()
+    known, vms = shared.elsewhere(ledger), ledger.vms()
     periods = {vm.name: vm.period_start for vm in vms.values() if vm.period_start is not None}
     found, faults = shelf.elsewhere(periods, now)
     for vm in vms.values():
         used = found.get(vm.name, ZERO)
         # Nothing is worth a row only where there was something.
         if vm.period_start and known.get(vm.id, (vm.period_start, ZERO)) != (vm.period_start, used):
-            ledger.set_elsewhere(vm.id, vm.period_start, used)
+            shared.set_elsewhere(ledger, vm.id, vm.period_start, used)
     return faults

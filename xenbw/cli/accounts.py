@@ -41,7 +41,7 @@ def accounts(ledger: Ledger, vms: Roster) -> dict[int, Account]:
     unseen = {id_: one for id_, one in unmetered.known(ledger, here).items() if not (one.wholly and id_ in running)}
     found = {}
     for vm_id, entry in vms.entries.items():
-        used = usage.get(vm_id, ZERO).plus(entry.elsewhere)
+        used = entry.used(usage.get(vm_id, ZERO))
         standing = quota.stand(entry.vm, entry.allowance, entry.enforced, used, entry.period)
         if vm_id in unseen:
             standing = quota.as_seen(standing, unseen[vm_id].reason, wholly=unseen[vm_id].wholly)

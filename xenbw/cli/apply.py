@@ -17,6 +17,7 @@ from xenbw.enforce.reconcile import Reconciler
 from xenbw.errors import XenbwError
 from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
+from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Address, Network
 from xenbw.nft.chains import Chains
@@ -55,7 +56,7 @@ def protected(ledger: Ledger | None, context: Context) -> frozenset[Network]:
 
 def null_routes(ledger: Ledger, vms: Roster, context: Context) -> dict[Address, str]:
     """The null routes that the ledger asks for, address -> name of the VM, in the order of addresses."""
-    plan = desired.plan(holders(vms, ledger.active_blocks(), ledger.latest_bindings()), protected(ledger, context))
+    plan = desired.plan(holders(vms, ledger.active_blocks(), viflog.latest(ledger)), protected(ledger, context))
     routes = plan.null_routes
     return {address: routes[address] for address in sorted(routes, key=lambda known: (known.version, int(known)))}
 

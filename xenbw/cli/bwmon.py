@@ -21,10 +21,10 @@ from xenbw.cli.terms import Terms
 from xenbw.cli.transfer import refuse_beside_daemon
 from xenbw.errors import UsageError
 from xenbw.judge.roster import allowance_of
+from xenbw.ledger import usagelog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, Count, Period
 from xenbw.report.table import Column, local_time, render
-from xenbw.transfer.transfer import credit
 from xenbw.units import format_size
 from xenbw.xen import domaincfg
 
@@ -162,7 +162,7 @@ def _terms(its: Watched, before: VM | None, overwrite: bool, look: Callable[[], 
 def _missing(its: Watched, ledger: Ledger | None, before: VM | None, since: datetime, hour: datetime) -> int:
     """What the script has counted and the ledger has not. What the ledger has of the period until the last measurement,
     metered here or taken over before, is in the script's sum too."""
-    hours = ledger.hours(before.id, since) if ledger and before else []
+    hours = usagelog.hours(ledger, before.id, since) if ledger and before else []
     return max(0, its.used_bytes - sum(sum(usage) for at, usage in hours if at <= hour))
 
 
@@ -174,7 +174,7 @@ def _do(step: _Step, ledger: Ledger, context: Context) -> None:
     if step.terms:
         ledger.set_vm(vm.id, added_at=vm.added_at or at, **step.terms)
     if step.missing:
-        credit(ledger, vm.id, step.since, step.hour, step.missing)
+        usagelog.credit(ledger, vm.id, step.since, step.hour, step.missing)
     limit, missing = format_size(step.watched.limit_bytes or 0), format_size(step.missing)
     what = f"limit {limit}, {missing} of usage" if step.terms else f"{missing} of usage"
     ledger.record(at, "added", f"{step.name}: taken over from xen-bandwidth-monitor: {what}", vm.id)

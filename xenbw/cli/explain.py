@@ -13,6 +13,7 @@ from xenbw.cli.auditing import look
 from xenbw.cli.command import Command, Context
 from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import say, warn
+from xenbw.ledger import eventlog
 from xenbw.ledger.digests import KEPT
 from xenbw.model import Amounts, Counters, Digest
 from xenbw.report.account import Account
@@ -58,7 +59,7 @@ def run(options: Namespace, context: Context) -> int:
             account = accounts(ledger, vms)[vm.id]
             elsewhere = vms.entries[vm.id].elsewhere
             lines = explain(vms.lives(vm.id), vms.usage()[vm.id], elsewhere, vms.earlier(vm.id))
-            gaps = ledger.events_since("meter-gap", account.period.start)
+            gaps = eventlog.of_kind(ledger, "meter-gap", account.period.start)
             found = _Explained(account, lines, [gap for gap in gaps if _concerns(gap[0], lines)])
         audit = look(ledger, vm, context) if options.audit else None
     if options.json:

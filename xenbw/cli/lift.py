@@ -27,7 +27,8 @@ def run(options: Namespace, context: Context) -> int:
     with context.ledger() as ledger:
         vm = find(ledger, options.name)
         vms = roster(ledger, context)
-        entry, usage = vms.entries[vm.id], vms.usage().get(vm.id, ZERO).plus(vms.entries[vm.id].elsewhere)
+        entry = vms.entries[vm.id]
+        usage = entry.used(vms.usage().get(vm.id, ZERO))
         standing = quota.stand(vm, entry.allowance, entry.enforced, usage, entry.period)
         columns: dict[str, object] = {}
         if standing.block is Cause.ADMIN:

@@ -10,6 +10,7 @@ from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import attended, confirm, say, stopped
 from xenbw.clock import boot_id
 from xenbw.errors import UsageError
+from xenbw.ledger import vmlog
 from xenbw.text import printable
 
 
@@ -30,7 +31,7 @@ def run(options: Namespace, context: Context) -> int:
         at = context.moment(ledger).at
         with ledger.transaction():
             ledger.record(at, "removed", f"{vm.name} removed by the admin", vm.id)
-            ledger.retire(vm.id, at)
+            vmlog.retire(ledger, vm.id, at)
         still = "; it runs, and goes on being metered as a VM that nobody added" if running else ""
         say(printable(f"{vm.name}: removed{still}"))
         apply(ledger, context)

@@ -13,6 +13,7 @@ from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import say, warn
 from xenbw.cli.terms import reached
 from xenbw.config import Settings
+from xenbw.ledger import blocklog, usagelog, viflog
 from xenbw.model import Binding, Block, Digest
 from xenbw.quota import used_bytes
 from xenbw.report.account import Account
@@ -41,9 +42,9 @@ def run(options: Namespace, context: Context) -> int:
         vm = find(ledger, options.name)
         vms = roster(ledger, context)
         account = accounts(ledger, vms)[vm.id]
-        blocks = ledger.blocks_of(vm.id)
-        bindings = ledger.bindings_of(vm.id, account.period.start)
-        history, earlier = ledger.history(vm.id), vms.earlier(vm.id)
+        blocks = blocklog.of_vm(ledger, vm.id)
+        bindings = viflog.of_vm(ledger, vm.id, account.period.start)
+        history, earlier = usagelog.periods(ledger, vm.id), vms.earlier(vm.id)
     if options.json:
         say(dump(detail(account, blocks, bindings, history, earlier)))
     else:

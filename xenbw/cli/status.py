@@ -17,7 +17,7 @@ from xenbw.doctor import last
 from xenbw.doctor.finding import Level
 from xenbw.doctor.last import Last
 from xenbw.errors import XenbwError
-from xenbw.ledger import outbox
+from xenbw.ledger import eventlog, outbox
 from xenbw.ledger.outbox import Channel, Waiting
 from xenbw.model import Address
 from xenbw.report.document import Document, dump
@@ -73,7 +73,7 @@ def _read(context: Context) -> _Books:
         states = Counter(account.standing.state.value for account in found)
         unmetered = {account.vm.name: account.standing.reason for account in found if account.unmetered}
         routes, waiting = null_routes(ledger, vms, context), outbox.waiting_by_channel(ledger)
-        return _Books(states, unmetered, routes, waiting, ledger.events(_EVENTS))
+        return _Books(states, unmetered, routes, waiting, eventlog.newest(ledger, _EVENTS))
 
 
 def _size(path: Path) -> int | None:

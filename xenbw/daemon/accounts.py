@@ -11,7 +11,7 @@ from xenbw.accounting import Tally
 from xenbw.daemon.now import Now
 from xenbw.errors import MeterError
 from xenbw.judge.roster import Roster
-from xenbw.ledger import rescue
+from xenbw.ledger import rescue, usagelog
 from xenbw.ledger.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
 from xenbw.meters.metering import Metering
 from xenbw.model import Count
@@ -90,7 +90,7 @@ class Accounts:
         if vm_id not in self._ceilings:
             return True
         count, ceiling = self._ceilings[vm_id]
-        used = self._tally.usage[vm_id].plus(self._roster.entries[vm_id].elsewhere)
+        used = self._roster.entries[vm_id].used(self._tally.usage[vm_id])
         return quota.used_bytes(count, used) >= ceiling
 
     def judged(self, vm_ids: Iterable[int]) -> None:
@@ -132,14 +132,14 @@ class Accounts:
         for vm_id, entry in self._roster.entries.items():
             start = entry.period.start
             if vm_id in refiled or not self._tally.stands_in(vm_id, start):
-                self._tally.open_period(vm_id, start, self._ledger.usage_in(vm_id, start))
+                self._tally.open_period(vm_id, start, usagelog.of_period(self._ledger, vm_id, start))
 
     def commit(self, *, heirs: bool = False, durable: bool = True) -> bool:
         """Write what was counted to the ledger; durable: and wait until the disk has it. Whether that worked; if not,
         it is kept and written the next time."""
         alive = Alive(self._now.moment.at, self._now.tick.elapsed, self._boot_id)
         try:
-            self._ledger.commit(self._tally.pending(), alive, heirs=heirs)
+            usagelog.commit(self._ledger, self._tally.pending(), alive, heirs=heirs)
         except LedgerError as error:
             self.failed(error)
             return False

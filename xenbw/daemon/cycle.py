@@ -33,6 +33,7 @@ from xenbw.rundir import pending
 from xenbw.runner import Runner
 from xenbw.tell.complaints import Complaints
 from xenbw.vifs import interfaces
+from xenbw.vifs.calls import Calls
 from xenbw.vifs.census import Census
 from xenbw.vifs.orphans import Orphans
 from xenbw.vifs.udev import Event
@@ -69,7 +70,7 @@ class Work:
         self._metering = Metering(ledger, tally, boot_id, self._chains)
         self._census = Census(ledger, lookup, tally, boot_id, self._metering.passed, sysfs)
         orphans = Orphans(ledger, boot_id, self._metering.unclaimed, self._metering.counts)
-        self._census.orphans = orphans
+        self._calls = Calls(ledger, boot_id, orphans, sysfs)
         self._roster = Roster(ledger, settings)
         self._judge = Judge(ledger, settings)
         means = blocks.Means(self._tables, self._chains, str(settings.daemon.run_dir))
@@ -124,7 +125,7 @@ class Work:
         """Find out what came and went while no daemon ran, and count from where the last one stopped."""
         moment, alive = self._now.look(), self._accounts.alive
         since = max(alive.at, min(self._now.booted_at, moment.at)) if alive else moment.at
-        self._census.take_spool(self._pending_folder)
+        self._calls.take(self._pending_folder)
         refiled = self._roster.load(moment)
         self._census.load(self._roster.entries, alive.at if alive else None)
         if alive is not None and alive.boot_id == self._boot_id:
@@ -203,7 +204,7 @@ class Work:
 
     def _take_pending(self) -> bool:
         try:
-            return self._census.take_spool(self._pending_folder) > 0
+            return self._calls.take(self._pending_folder) > 0
         except LedgerError:
             self._housekeeping.hasten()
             raise

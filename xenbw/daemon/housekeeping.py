@@ -12,7 +12,7 @@ from xenbw.daemon.accounts import Accounts
 from xenbw.daemon.now import Now
 from xenbw.enforce.protect import Protected
 from xenbw.errors import MeterError
-from xenbw.ledger import digests
+from xenbw.ledger import digests, prune, usagelog
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.meters.metering import Metering
 from xenbw.rundir import pending
@@ -112,7 +112,7 @@ class Housekeeping:
         return changed
 
     def _sample(self) -> None:
-        self._ledger.add_readings(self._tally.readings(), self._now.moment.at)
+        usagelog.add_readings(self._ledger, self._tally.readings(), self._now.moment.at)
 
     def _protect(self) -> None:
         """Find out which addresses are never to be blocked, in a thread: the resolver may take its time."""
@@ -131,7 +131,7 @@ class Housekeeping:
         if not self._now.moment.trusted:
             return
         at, keep = self._now.moment.at, self.settings.ledger
-        self._ledger.prune(at - timedelta(days=keep.keep_readings), at - timedelta(days=keep.keep_history))
+        prune.prune(self._ledger, at - timedelta(days=keep.keep_readings), at - timedelta(days=keep.keep_history))
         try:
             if self._accounts.commit():
                 digests.fold(self._ledger, self._boot_id, self._metering.busy)

@@ -23,9 +23,10 @@ from xenbw.clock import Clock, SystemClock, Timedated, boot_id
 from xenbw.config import Settings
 from xenbw.daemon.cycle import Work
 from xenbw.errors import XenbwError
-from xenbw.ledger import rescue
+from xenbw.ledger import rescue, vmlog
 from xenbw.ledger.ledger import CorruptLedgerError
 from xenbw.nft.netlink import RuleWatch
+from xenbw.rundir import overfile
 from xenbw.rundir.control import Answer, Server, socket_path
 from xenbw.runner import run
 from xenbw.tell import carriers
@@ -70,10 +71,11 @@ class Daemon:
         # Two daemons on one ledger would count every byte twice, and two in one folder undo each other's blocks.
         self._run_lock = _only_one(settings.daemon.run_dir / "xenbwd.lock")
         self._ledger_lock = _only_one(settings.ledger.path.with_name(f"{settings.ledger.path.name}.lock"))
+        over = overfile.read(str(settings.daemon.run_dir / "over"))
         ledger = rescue.open_or_replace(
-            settings.ledger.path, settings.daemon.run_dir / "over", clock.tick().wall, self._ask_for_time
+            settings.ledger.path, over.blocked if over else None, clock.tick().wall, self._ask_for_time
         )
-        self._ask_for_more_time(ledger.count_vms())
+        self._ask_for_more_time(vmlog.count(ledger))
         self._lookup = Lookup()
         self._watcher, self._rules = Watcher(), RuleWatch()
         self._work = Work(

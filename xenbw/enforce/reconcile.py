@@ -21,6 +21,7 @@ from xenbw.enforce.desired import Plan, Present
 from xenbw.errors import XenbwError
 from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
+from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.model import Address, Binding, Block, Network
 from xenbw.nft.chains import Port
@@ -61,7 +62,7 @@ class Reconciler:
         not be done is in `problems`. Raises LedgerError."""
         # A hook that changes null routes after the ledger was read would have its change undone by this one.
         with self._turn():
-            blocks, latest = {**self._judge.unrecorded, **self._ledger.active_blocks()}, self._ledger.latest_bindings()
+            blocks, latest = {**self._judge.unrecorded, **self._ledger.active_blocks()}, viflog.latest(self._ledger)
             started = pending.started(pending.folder(self.settings.daemon.run_dir))
             holders = desired.holders(roster, blocks, latest, self._arrived(roster, blocks, latest, started))
             plan = desired.plan(holders, self.protect)

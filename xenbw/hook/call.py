@@ -137,8 +137,7 @@ class _Facts:
         db.execute("BEGIN IMMEDIATE")
         rev = bindings.next_rev(db)
         if self.starts:
-            bindings.bind(
-                db,
+            new = bindings.NewBinding(
                 name=self.name,
                 boot_id=self.boot_id,
                 domid=call.domid,
@@ -149,10 +148,9 @@ class _Facts:
                 mac=self.mac,
                 ips=" ".join(self.ips),
                 bridge=call.bridge,
-                at=self.at,
-                rev=rev,
                 own=bindings.COUNTED if self.covered else None,
             )
+            bindings.bind(db, new, at=self.at, rev=rev)
         else:
             bindings.unbind(
                 db,

@@ -13,7 +13,7 @@ from xenbw import quota
 from xenbw.clock import Moment
 from xenbw.config import Settings
 from xenbw.judge.roster import Roster
-from xenbw.ledger import outbox
+from xenbw.ledger import blocklog, outbox, viflog
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.ledger.outbox import Channel
 from xenbw.model import ZERO, Address, Block, Cause, Counters, Entry
@@ -46,7 +46,7 @@ class Judge:
         changed, self.failure, self._addresses = False, None, None
         for vm_id in vm_ids:
             entry = roster.entries[vm_id]
-            used = usage.get(vm_id, ZERO).plus(entry.elsewhere)
+            used = entry.used(usage.get(vm_id, ZERO))
             standing = quota.stand(entry.vm, entry.allowance, entry.enforced, used, entry.period)
             block = blocks.get(vm_id)
             cause, until = (block.cause, block.until) if block else (None, None)
@@ -90,9 +90,9 @@ class Judge:
         since = vm.state_since if standing.state is vm.state else at
         self._ledger.set_vm(vm.id, state=standing.state, state_reason=standing.reason, state_since=since)
         if standing.block is not None:
-            self._ledger.block(vm.id, standing.block, standing.reason, at, until)
+            blocklog.block(self._ledger, vm.id, standing.block, standing.reason, at, until)
         elif block is not None:
-            self._ledger.lift(vm.id, at, why_released(block, standing, at))
+            blocklog.lift(self._ledger, vm.id, at, why_released(block, standing, at))
 
     def announce(self, told: Announcement, vm_id: int, at: datetime) -> None:
         self._ledger.record(at, told.kind, told.text, vm_id)
@@ -105,7 +105,7 @@ class Judge:
         # Asked once for all the VMs of a judgement: on the first of a month that may be every one.
         if self._addresses is None:
             self._addresses = {}
-            for binding in self._ledger.latest_bindings():
+            for binding in viflog.latest(self._ledger):
                 self._addresses.setdefault(binding.vm_id, set()).update(binding.ips)
         addresses = self._addresses.get(entry.vm.id, set()).union(entry.vm.ips)
         ordered = sorted(addresses, key=lambda address: (address.version, int(address)))
@@ -138,7 +138,7 @@ def settle_kept(ledger: Ledger, roster: Roster, usage: Mapping[int, Counters]) -
     has, is blocked for its usage from now on: its block ends with its period, as it would have. Raises LedgerError."""
     for vm_id in ledger.kept.keys() & roster.entries.keys():
         entry = roster.entries[vm_id]
-        used = usage.get(vm_id, ZERO).plus(entry.elsewhere)
+        used = entry.used(usage.get(vm_id, ZERO))
         vm = replace(entry.vm, blocked_reason=None)
         if quota.stand(vm, entry.allowance, entry.enforced, used, entry.period).block is Cause.QUOTA:
             ledger.set_vm(vm_id, blocked_reason=None)

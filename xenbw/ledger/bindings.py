@@ -39,68 +39,82 @@ def meet(db: sqlite3.Connection, name: str, at: str, rev: int) -> int:
     return int(row[0])
 
 
-def bind(
-    db: sqlite3.Connection,
-    *,
-    name: str,
-    boot_id: str,
-    domid: int,
-    devid: int,
-    kind: str,
-    ifindex: int,
-    interface: str,
-    mac: str | None,
-    ips: str,
-    bridge: str | None,
-    at: str,
-    rev: int,
-    baseline: tuple[int, int] = (0, 0),
-    since: str | None = None,
-    own: str | None = None,
-) -> int:
-    """Record that this interface belongs to that VM, and return the binding's id. Saying it twice changes nothing.
+class NewBinding:
+    """An interface that belongs to a VM from now on.
 
-    An interface known under another VM's name (renamed with `xl rename`) ends that binding and goes on under the new
-    one from the same counters. ips are separated by spaces. baseline: raw bytes (in, out) not to be charged. since: the
-    earliest moment at which its bytes can have passed, where that is not `at`. own: COUNTED, if our own counters stood
-    before its first byte.
+    name: the VM's. ips: its addresses, separated by spaces. baseline: raw bytes (in, out) that are not charged. since:
+    the earliest moment at which its bytes can have passed, if that is not the moment of the binding. own: COUNTED if
+    our counters stood on the interface before its first byte.
     """
-    vm_id = meet(db, name, at, rev)
+
+    __slots__ = (
+        *("name", "boot_id", "domid", "devid", "kind", "ifindex", "interface"),
+        *("mac", "ips", "bridge", "baseline", "since", "own"),
+    )
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        boot_id: str,
+        domid: int,
+        devid: int,
+        kind: str,
+        ifindex: int,
+        interface: str,
+        mac: str | None = None,
+        ips: str = "",
+        bridge: str | None = None,
+        baseline: tuple[int, int] = (0, 0),
+        since: str | None = None,
+        own: str | None = None,
+    ) -> None:
+        self.name, self.boot_id, self.domid, self.devid, self.kind = name, boot_id, domid, devid, kind
+        self.ifindex, self.interface, self.mac, self.ips, self.bridge = ifindex, interface, mac, ips, bridge
+        self.baseline, self.since, self.own = baseline, since, own
+
+
+def bind(db: sqlite3.Connection, new: NewBinding, *, at: str, rev: int) -> int:
+    """Record that an interface belongs to a VM. Returns the binding's id. Repeating it changes nothing.
+
+    If the interface is bound to another VM (`xl rename`), that binding ends, and the new one goes on from the same
+    counters.
+    """
+    vm_id = meet(db, new.name, at, rev)
     known = db.execute(
         "SELECT id, vm_id FROM binding WHERE boot_id = ? AND ifindex = ? AND ended_at IS NULL",
-        (boot_id, ifindex),
+        (new.boot_id, new.ifindex),
     ).fetchone()
     if known is not None and known[1] == vm_id:
         db.execute(
             "UPDATE binding SET interface = ?, mac = coalesce(?, mac), bridge = coalesce(?, bridge),"
             " ips = CASE ? WHEN '' THEN ips ELSE ? END, rev = ? WHERE id = ?",
-            (interface, mac, bridge, ips, ips, rev, known[0]),
+            (new.interface, new.mac, new.bridge, new.ips, new.ips, rev, known[0]),
         )
         return int(known[0])
     if known is not None:
         _end(db, known[0], at, "renamed", rev)
-    # Whatever ended it, an interface that is bound again goes on from where it was last read: it is the same device.
+    # An interface that was bound before is the same device: its counters go on from their last reading.
     before = db.execute(
         "SELECT id, last_in, last_out FROM binding WHERE boot_id = ? AND ifindex = ? ORDER BY id DESC LIMIT 1",
-        (boot_id, ifindex),
+        (new.boot_id, new.ifindex),
     ).fetchone()
-    if before is not None:
-        baseline = (before[1], before[2])
-    facts = (vm_id, boot_id, domid, devid, kind, ifindex, interface, mac, ips, bridge, at, since or at)
+    baseline = new.baseline if before is None else (before[1], before[2])
+    vif = (new.boot_id, new.domid, new.devid, new.kind, new.ifindex, new.interface, new.mac, new.ips, new.bridge)
     row = db.execute(
         "INSERT INTO binding (vm_id, boot_id, domid, devid, kind, ifindex, interface, mac, ips, bridge, started_at,"
         " last_at, last_in, last_out, rev) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-        (*facts, *baseline, rev),
+        (vm_id, *vif, at, new.since or at, *baseline, rev),
     ).fetchone()
-    # A hook may come upon a ledger that an upgrade has yet to reach: then the kernel's counters tell.
+    # During an upgrade the hook may find a ledger without the column: then the kernel's counters are the measure.
     if db.execute("PRAGMA user_version").fetchone()[0] >= _OWN_SINCE:
         if before is not None:
             db.execute(
                 "UPDATE binding SET own_last = (SELECT own_last FROM binding WHERE id = ?) WHERE id = ?",
                 (before[0], row[0]),
             )
-        elif own is not None:
-            db.execute("UPDATE binding SET own_last = ? WHERE id = ?", (own, row[0]))
+        elif new.own is not None:
+            db.execute("UPDATE binding SET own_last = ? WHERE id = ?", (new.own, row[0]))
     return int(row[0])
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from xenbw.ledger import portions
-from xenbw.ledger.file import LedgerFile
+from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import digest_of, to_text
 from xenbw.model import Amounts, Digest
 
@@ -39,7 +39,7 @@ class _Key:
     end_reason: str
 
 
-def fold(ledger: LedgerFile, boot_id: str, busy: Callable[[], Collection[int]], keep: int = KEPT) -> int:
+def fold(ledger: Ledger, boot_id: str, busy: Callable[[], Collection[int]], keep: int = KEPT) -> int:
     """Fold some of the lives beyond the latest `keep` of each VM and month, the oldest first. Returns how many.
 
     busy(): the ifindexes of this boot whose lives may not be accounted for to the end; asked only where there is
@@ -61,7 +61,7 @@ def fold(ledger: LedgerFile, boot_id: str, busy: Callable[[], Collection[int]], 
     return len(ids)
 
 
-def _over(ledger: LedgerFile, keep: int) -> list[tuple[int, str, int]]:
+def _over(ledger: Ledger, keep: int) -> list[tuple[int, str, int]]:
     """(id, boot_id, ifindex) of lives that need no row of their own any more."""
     found: list[tuple[int, str, int]] = []
     for vm_id, month, count in ledger.rows(
@@ -83,7 +83,7 @@ def _over(ledger: LedgerFile, keep: int) -> list[tuple[int, str, int]]:
     return found
 
 
-def _readings_of(ledger: LedgerFile, ids: Collection[int]) -> list[tuple[str, int]]:
+def _readings_of(ledger: Ledger, ids: Collection[int]) -> list[tuple[str, int]]:
     """The (at, binding_id) of their readings: from one moment to the next, since those of an interface lie apart."""
     rows = ledger.rows(
         "WITH RECURSIVE moment (at) AS (SELECT min(at) FROM reading UNION ALL"
@@ -177,14 +177,15 @@ def refile(db: sqlite3.Connection, vm_id: int, start: datetime, rev: int) -> Non
         _add(db, _Key(vm_id, str(to_text(start)), row["end_reason"]), digest_of(row), rev)
 
 
-def of_period(ledger: LedgerFile, vm_id: int, start: datetime, *, refiled: bool = False) -> list[Digest]:
+def of_period(ledger: Ledger, vm_id: int, start: datetime, *, refiled: bool = False) -> list[Digest]:
     """The VM's digests of lives that lie in the period from `start` on, or counted something in it, the earliest first.
     refiled: as `refile` would have it, where nobody has done that yet. Raises LedgerError."""
     counted = f"(period_start = :start OR {portions.SINCE})" if refiled else "period_start = :start"
-    rows = ledger.rows_named(
+    rows = ledger.rows(
         f"SELECT * FROM digest WHERE vm_id = :vm AND {counted}"  # noqa: S608 (texts of the store)
         " AND (ended_at > :start AND lives > 0 OR in_bytes + out_bytes > 0) ORDER BY id",
-        {"vm": vm_id, **portions.times(start)},
+        vm=vm_id,
+        **portions.times(start),
     )
     found: dict[str, Digest] = {}
     for row in rows:

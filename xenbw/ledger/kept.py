@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from xenbw.ledger import blocklog
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.sieve import Sieve
 from xenbw.model import Cause, State
@@ -38,9 +39,9 @@ def keep(ledger: Ledger, sieve: Sieve, listed: Mapping[str, Iterable[str]], now:
 def _block(ledger: Ledger, vm_id: int, now: datetime) -> None:
     if ledger.vms()[vm_id].blocked_reason is None:
         ledger.set_vm(vm_id, blocked_reason=REASON)
-        ledger.block(vm_id, Cause.ADMIN, REASON, now, None)
+        blocklog.block(ledger, vm_id, Cause.ADMIN, REASON, now, None)
     elif vm_id not in ledger.active_blocks():
-        ledger.block(vm_id, Cause.ADMIN, ledger.vms()[vm_id].blocked_reason or REASON, now, None)
+        blocklog.block(ledger, vm_id, Cause.ADMIN, ledger.vms()[vm_id].blocked_reason or REASON, now, None)
 
 
 def _released(ledger: Ledger, name: str) -> bool:

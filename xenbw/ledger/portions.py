@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from xenbw.accounting import HOUR, hour_of
-from xenbw.ledger.file import LedgerFile
+from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import binding_of, to_text
 from xenbw.model import Binding, Counters
 
@@ -67,22 +67,23 @@ def refile_all(db: sqlite3.Connection, vm_id: int, before: datetime, start: date
     db.execute(f"DELETE FROM binding_usage WHERE {own}", values)  # noqa: S608 (a text of this function)
 
 
-def lives(ledger: LedgerFile, vm_id: int, start: datetime, *, refiled: bool = False) -> list[tuple[Binding, Counters]]:
+def lives(ledger: Ledger, vm_id: int, start: datetime, *, refiled: bool = False) -> list[tuple[Binding, Counters]]:
     """The VM's bindings that lived in the period from `start` on or counted something in it, oldest first, each with
     what that was. refiled: as `refile` would have it, where nobody has done that yet. Raises LedgerError."""
     counted = f"(period_start = :start OR {SINCE})" if refiled else "period_start = :start"
-    rows = ledger.rows_named(
+    rows = ledger.rows(
         "SELECT binding.*, coalesce(sum(binding_usage.in_bytes), 0) AS portion_in,"  # noqa: S608 (texts of this module)
         " coalesce(sum(binding_usage.out_bytes), 0) AS portion_out"
         f" FROM binding LEFT JOIN binding_usage ON binding_id = binding.id AND {counted}"
         " WHERE vm_id = :vm GROUP BY binding.id"
         " HAVING ended_at IS NULL OR ended_at > :start OR portion_in + portion_out > 0 ORDER BY started_at, binding.id",
-        {"vm": vm_id, **times(start)},
+        vm=vm_id,
+        **times(start),
     )
     return [(binding_of(row), Counters(row["portion_in"], row["portion_out"])) for row in rows]
 
 
-def passed(ledger: LedgerFile, vm_id: int, boot_id: str) -> list[tuple[Binding, Counters]]:
+def passed(ledger: Ledger, vm_id: int, boot_id: str) -> list[tuple[Binding, Counters]]:
     """The VM's live bindings of this boot, each with all that was ever counted on its interface: usage, floods and what
     was refused, also of a binding before this one. Raises LedgerError."""
     # A cross join is done in the order in which it is written: SQLite would begin with all bindings of the boot.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xenbw.ledger.file import LedgerFile
+from xenbw.ledger.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Starts:
     by_name: dict[str, int]
 
 
-def since(ledger: LedgerFile, binding_id: int) -> Starts:
+def since(ledger: Ledger, binding_id: int) -> Starts:
     """What began after that binding, however soon it ended. Raises LedgerError."""
     rows = ledger.rows(
         "SELECT name, max(times), max(newest) FROM"
@@ -27,6 +27,6 @@ def since(ledger: LedgerFile, binding_id: int) -> Starts:
     return Starts(max((row[2] for row in rows), default=binding_id), {row[0]: row[1] for row in rows})
 
 
-def newest(ledger: LedgerFile) -> int:
+def newest(ledger: Ledger) -> int:
     """The last binding's id; 0 where there is none. Raises LedgerError."""
     return int(ledger.rows("SELECT coalesce(max(id), 0) FROM binding")[0][0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xenbw.ledger.file import LedgerFile
+from xenbw.ledger.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Unmetered:
     reason: str
 
 
-def keep(ledger: LedgerFile, boot_id: str, found: Mapping[int, Unmetered]) -> None:
+def keep(ledger: Ledger, boot_id: str, found: Mapping[int, Unmetered]) -> None:
     """Put what was found, by VM id, in place of what was known. Raises LedgerError."""
     with ledger.transaction() as db:
         db.execute("DELETE FROM unmetered")
@@ -26,7 +26,7 @@ def keep(ledger: LedgerFile, boot_id: str, found: Mapping[int, Unmetered]) -> No
         )
 
 
-def known(ledger: LedgerFile, boot_id: str) -> dict[int, Unmetered]:
+def known(ledger: Ledger, boot_id: str) -> dict[int, Unmetered]:
     """What was last found in this boot, by VM id. Of one before it no domain is left. Raises LedgerError."""
     rows = ledger.rows("SELECT vm_id, wholly, reason FROM unmetered WHERE boot_id = ?", boot_id)
     return {row["vm_id"]: Unmetered(bool(row["wholly"]), row["reason"]) for row in rows}

@@ -20,12 +20,12 @@ _STALE = 10.0
 
 
 class Metered(Protocol):
-    """What a meter is asked for: a binding, which life of which vif it is (domid, devid, ifindex), and its name now."""
+    """What a meter is asked for: a binding, which life of which vif it is, and the interface's name now."""
 
     @property
     def binding_id(self) -> int: ...
     @property
-    def key(self) -> tuple[int, int, int]: ...
+    def key(self) -> Life: ...
     @property
     def interface(self) -> str: ...
 

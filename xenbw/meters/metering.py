@@ -12,6 +12,7 @@ from datetime import datetime
 
 from xenbw.accounting import PeriodOf, Tally
 from xenbw.errors import MeterError
+from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger
 from xenbw.meters.counters import KernelMeter, Meter
 from xenbw.model import Amounts, Counters, Life
@@ -96,7 +97,7 @@ class Metering:
         self._adopt(vm_ids)
         live = self._ledger.live_bindings()
         ended = {id_: one for id_, one in self._tally.tracked.items() if id_ not in live and one.vm_id in vm_ids}
-        ended_at = self._ledger.ends_of(ended)
+        ended_at = viflog.ends(self._ledger, ended)
         for id_, reading in self.meter.last(ended.values()).items():
             # Hooks write down what the clock says, which may be anything.
             until = min(max(ended_at.get(id_, at), ended[id_].last_at), at)
@@ -119,15 +120,16 @@ class Metering:
         """Follow bindings of these VMs that ended while nobody read their counters."""
         lives = self.meter.lives()
         lives -= {one.key for one in self._tally.tracked.values()} | self._ended
-        for binding in self._ledger.ended_bindings(self._boot_id, [ifindex for _, _, ifindex in lives]):
+        for binding in viflog.ended(self._ledger, self._boot_id, [life.ifindex for life in lives]):
             if binding.key in lives and binding.vm_id in vm_ids:
                 self._tally.follow(binding, binding.started_at)
 
     def busy(self) -> set[int]:
         """The ifindexes of interfaces that are there, are followed, or have counters that nobody has taken away yet: of
         their bindings not every byte need be in the ledger. Raises MeterError."""
-        found = {ifindex for ifindex, _ in socket.if_nameindex()} | {one.key[2] for one in self._tally.tracked.values()}
-        return found | {ifindex for _, _, ifindex in self.meter.lives()}
+        there = {ifindex for ifindex, _ in socket.if_nameindex()}
+        followed = {one.key.ifindex for one in self._tally.tracked.values()}
+        return there | followed | {life.ifindex for life in self.meter.lives()}
 
     def release(self) -> None:
         """What ended is accounted for, and in the ledger: take its counters away."""
@@ -142,10 +144,10 @@ class Metering:
         """Interfaces that came and went without ever being somebody's, and have counters of ours. Raises
         MeterError."""
         there = {ifindex for ifindex, _ in socket.if_nameindex()}
-        lives = {life for life in self.meter.lives() if life[2] not in there}
+        lives = {life for life in self.meter.lives() if life.ifindex not in there}
         lives -= {one.key for one in self._tally.tracked.values()} | self._ended
         bound = [*self._ledger.live_bindings().values()]
-        bound += self._ledger.ended_bindings(self._boot_id, [ifindex for _, _, ifindex in lives])
+        bound += viflog.ended(self._ledger, self._boot_id, [life.ifindex for life in lives])
         return lives - {binding.key for binding in bound}
 
     def sweep(self) -> dict[Life, Counters]:

@@ -53,7 +53,7 @@ class NftMeter(Meter):
 
     def lives(self) -> set[Life]:
         lives = (nft.life_of(name.removesuffix("-in")) for name in self._table.counters() if name.endswith("-in"))
-        return {life for life in lives if life is not None}
+        return {Life(*life) for life in lives if life is not None}
 
     def counted(self, lives: Collection[Life]) -> dict[Life, Amounts]:
         counted = self._table.counters()

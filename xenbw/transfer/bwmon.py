@@ -17,13 +17,13 @@ from typing import Any
 
 import bson
 import pymongo
+from bson import json_util
 from bson.codec_options import CodecOptions
 from bson.errors import BSONError
 from pymongo.errors import ConfigurationError, PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from xenbw.errors import XenbwError
-from xenbw.transfer import extended
 
 GIGABYTE = 2**30
 DATABASE = "bwmon"  # its mongoid.yml
@@ -31,6 +31,7 @@ DATABASE = "bwmon"  # its mongoid.yml
 _MACHINES, _MEASUREMENTS = "virtual_machines", "bandwidth_measurements"
 _PATIENCE_MS = 5_000
 _LARGEST = 2**63 - 1
+_EXTENDED_JSON = json_util.JSONOptions(tz_aware=True)
 
 
 Month = tuple[int, int]
@@ -94,13 +95,25 @@ def _stored(folder: Path, collection: str) -> Iterator[Mapping[str, Any]]:
                 yield from bson.decode_file_iter(stream, CodecOptions(tz_aware=True))
             else:
                 for line in stream:
-                    yield extended.loads(line.decode("utf-8"))
+                    yield _document(line.decode("utf-8"))
     except OSError as error:
         raise XenbwError(
             f"{path}: {error.strerror}", f"name a folder with {collection}.bson (mongodump) or .json (mongoexport)"
         ) from None
     except (BSONError, ValueError) as error:
         raise XenbwError(f"{path}: {error}", "dump it again; nothing was taken over") from None
+
+
+def _document(line: str) -> dict[str, Any]:
+    """The document on a line of MongoDB's Extended JSON. Raises ValueError for anything else."""
+    try:
+        found = json_util.loads(line, json_options=_EXTENDED_JSON)
+    except (BSONError, LookupError, ArithmeticError, AttributeError, TypeError, RecursionError) as error:
+        # What the versions of json_util raise for {"$date": "never"} and the like.
+        raise ValueError(f"not Extended JSON: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise ValueError("not one document a line")
+    return found
 
 
 class _Counted:

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from xenbw.accounting import Tally
-from xenbw.ledger import bindings
+from xenbw.ledger import viflog
+from xenbw.ledger.bindings import NewBinding
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import ZERO, Binding, Counters, Kind, Life
-from xenbw.rundir import pending
-from xenbw.text import AWAY, INCOMING
-from xenbw.vifs import calls, interfaces
+from xenbw.text import INCOMING
+from xenbw.vifs import interfaces
 from xenbw.vifs.churn import Churn
 from xenbw.vifs.interfaces import Vif
-from xenbw.vifs.orphans import Orphans
+from xenbw.vifs.naming import Naming
 from xenbw.vifs.outsiders import Outsiders
 from xenbw.vifs.udev import BackendEvent, Event, NetEvent, Overflow
-from xenbw.xen import addresses, identity
+from xenbw.xen import addresses
 from xenbw.xen.xenstore import Answer, Lookup, Survey, VifFacts
 
 log = logging.getLogger(__name__)
@@ -30,9 +30,6 @@ _T = TypeVar("_T")
 
 # libxl gives a hotplug script 40 s (libxl_internal.h, LIBXL_HOTPLUG_TIMEOUT); one that never reports is not waited for.
 _SCRIPT_LIMIT = timedelta(seconds=40)
-# How long a domain is taken to be one that is being received. Its vifs come when all of it is there, and the two hosts
-# have only two words to exchange by then (xl_migrate.c, migrate_receive).
-_HANDOVER = timedelta(seconds=60)
 # How long a new vif's domain is asked for its name each second: toolstacks rename domains, if they do, as these start.
 _NEW = timedelta(seconds=10)
 
@@ -71,11 +68,8 @@ class Census:
         self._names: dict[int, str] = {}
         self._by_ifindex: dict[int, Binding] = {}
         self._waiting: dict[int, _Waiting] = {}
-        # By ifindex: since when a domain has had a name as one that is being received, and whose own name that is.
-        self._received: dict[int, datetime] = {}
-        self._own_name: set[int] = set()
+        self._naming = Naming()
         self._floor: datetime | None = None
-        self.orphans: Orphans | None = None
 
     @property
     def waiting(self) -> Collection[int]:
@@ -88,11 +82,7 @@ class Census:
         return [
             binding
             for ifindex, binding in self._by_ifindex.items()
-            if at - binding.started_at < _NEW
-            or (
-                ifindex not in self._own_name
-                and (ifindex in self._received or self._names.get(binding.vm_id, "").endswith(INCOMING))
-            )
+            if at - binding.started_at < _NEW or self._naming.may_change(ifindex, self._names.get(binding.vm_id, ""))
         ]
 
     @property
@@ -143,52 +133,6 @@ class Census:
                 return self._names[binding.vm_id], binding.ifindex
         return None
 
-    def take_spool(self, folder: Path) -> int:
-        """Record what hooks could not write into the ledger themselves; returns how many calls that were."""
-        files = pending.files(folder)
-        for path in files:
-            try:
-                call = calls.recordable(path)
-            except FileNotFoundError:
-                continue  # somebody took it away after we had seen it
-            except (OSError, ValueError, KeyError) as error:
-                log.error("%s: not understood (%r), moved to %s", path, error, pending.set_aside(path).parent)
-            else:
-                self._take(call)
-                path.unlink(missing_ok=True)
-        return len(files)
-
-    def _take(self, call: Mapping[str, str]) -> None:
-        at = datetime.fromisoformat(call["at"])
-        vif = {
-            "boot_id": call["boot_id"],
-            "domid": int(call["domid"]),
-            "devid": int(call["devid"]),
-            "kind": call["kind"],
-        }
-        if call["starts"] == "1":
-            known = self._ledger.ended_bindings(call["boot_id"], [int(call["ifindex"])])
-            binding_id = self._ledger.bind(
-                at=at,
-                name=call["name"],
-                ifindex=int(call["ifindex"]),
-                interface=call["interface"],
-                mac=call["mac"] or None,
-                ips=call["ips"],
-                bridge=call["bridge"] or None,
-                own=bindings.COUNTED if call.get("covered") == "1" else None,
-                **vif,
-            )
-            # Told late: it may have gone meanwhile.
-            if call["boot_id"] != self._boot_id or int(call["ifindex"]) not in interfaces.present(self._sysfs):
-                self._ledger.end_binding(binding_id, at, "vanished")
-                if self.orphans is not None and call.get("begun") == "1" and not known:
-                    self.orphans.broken_off(call, at)
-        else:
-            self._ledger.unbind(at=at, reason="offline", **vif)
-            if self.orphans is not None and call.get("unannounced") == "1":
-                self.orphans.take(call, at)
-
     # what the kernel tells
 
     def see(self, events: Iterable[Event], at: datetime, baseline: Callable[[], Mapping[str, Counters]]) -> bool:
@@ -219,23 +163,22 @@ class Census:
             facts = replace(facts, name=called) if called.endswith(INCOMING) else facts
             self._write(waiting.vif, facts, waiting.seen_at, waiting.since, waiting.baseline)
         self._waiting.pop(ifindex, None)
-        self._received.pop(ifindex, None)
-        self._own_name.discard(ifindex)
+        self._naming.forget(ifindex)
         return self._end(ifindex, at, "vanished")
 
     def _unrecorded(self, vif: Vif) -> bool:
         """Whether bytes passed an interface of which no hook has told. Nothing passes one whose script failed."""
-        told = self._ledger.live_on(self._boot_id, vif.ifindex) or self._ledger.ended_bindings(
-            self._boot_id, [vif.ifindex]
+        told = viflog.live_on(self._ledger, self._boot_id, vif.ifindex) or viflog.ended(
+            self._ledger, self._boot_id, [vif.ifindex]
         )
         return not told and self._passed(vif.life)
 
     def _end(self, ifindex: int, at: datetime, reason: str) -> bool:
         ended = [b for b in self.live.values() if (b.boot_id, b.ifindex) == (self._boot_id, ifindex)]
         # A hook may have bound it a moment ago, and nobody will say again that it has gone.
-        ended = ended or self._ledger.live_on(self._boot_id, ifindex)
+        ended = ended or viflog.live_on(self._ledger, self._boot_id, ifindex)
         for binding in ended:
-            self._ledger.end_binding(binding.id, at, reason)
+            viflog.end(self._ledger, binding.id, at, reason)
             self.live.pop(binding.id, None)
             if binding.id in self._tally.tracked:
                 # Its name may be the next one's already: what our own counters still have goes by the ifindex.
@@ -250,7 +193,7 @@ class Census:
             bridge = interfaces.bridge_of(interface, self._sysfs) or binding.bridge
             if (binding.interface, binding.bridge) == (name, bridge):
                 return False
-            self._ledger.rename_interface(binding.id, name, bridge)
+            viflog.rename(self._ledger, binding.id, name, bridge)
             return True
         if waiting is not None:
             waiting.vif = replace(waiting.vif, interface=name)
@@ -272,7 +215,7 @@ class Census:
         changed = False
         for binding in list(self.live.values()):
             if binding.boot_id != self._boot_id:
-                self._ledger.end_binding(binding.id, since, "host rebooted")
+                viflog.end(self._ledger, binding.id, since, "host rebooted")
                 changed = True
             elif binding.ifindex not in present:
                 changed = self._go(binding.ifindex, at) or changed
@@ -319,27 +262,11 @@ class Census:
                 changed = self._update(binding, answer.facts, at) or changed
         return changed
 
-    def _whose(self, ifindex: int, facts: VifFacts, present: str | None, at: datetime) -> str | None:
-        """The VM's name; None while that cannot be told. present: the VM that the interface is bound to."""
-        called = facts.called or str(facts.name)
-        if called.endswith(INCOMING):
-            since = self._received.setdefault(ifindex, at)
-            if facts.runs or at - since >= _HANDOVER:
-                self._own_name.add(ifindex)
-                return called
-            return present if present in {called, facts.name} else None
-        self._received.pop(ifindex, None)
-        self._own_name.discard(ifindex)
-        # What the toolstack renames for its own purposes stays whose it was.
-        if present is not None and identity.former(called) == present:
-            return present
-        return called if called.endswith(AWAY) else facts.name
-
     def _bind(self, waiting: _Waiting, facts: VifFacts, at: datetime) -> bool:
         # Before its script is done the vif may still be renamed, and the hook will announce it.
         if waiting.vif.ifindex not in self._waiting:
             return False
-        name = self._whose(waiting.vif.ifindex, facts, None, at)
+        name = self._naming.whose(waiting.vif.ifindex, facts, None, at)
         if name is None or (facts.hotplug_status != "connected" and at - waiting.seen_at < _SCRIPT_LIMIT):
             waiting.facts = facts
             return False
@@ -353,7 +280,7 @@ class Census:
 
     def _update(self, binding: Binding, facts: VifFacts, at: datetime) -> bool:
         before = self._names.get(binding.vm_id)
-        name = self._whose(binding.ifindex, facts, before, at)
+        name = self._naming.whose(binding.ifindex, facts, before, at)
         ips = addresses.parse(facts.ips)[0]
         if name is None or (name == before and (not ips or set(ips) == {str(ip) for ip in binding.ips})):
             return False
@@ -364,9 +291,8 @@ class Census:
         return True
 
     def _write(self, vif: Vif, facts: VifFacts, at: datetime, since: datetime, baseline: Counters) -> None:
-        self._ledger.bind(
-            at=at,
-            name=facts.name,
+        new = NewBinding(
+            name=str(facts.name),
             boot_id=self._boot_id,
             domid=vif.domid,
             devid=vif.devid,
@@ -376,9 +302,10 @@ class Census:
             mac=facts.mac,
             ips=" ".join(addresses.parse(facts.ips)[0]),
             bridge=vif.bridge or facts.bridge,
-            baseline=tuple(baseline),
+            baseline=baseline,
             since=since.isoformat(timespec="microseconds"),
         )
+        viflog.bind(self._ledger, at, new)
 
 
 def _by_vif(entries: Iterable[tuple[int, int, _T]]) -> dict[tuple[int, int], list[_T]]:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from xenbw.model import Kind
+from xenbw.model import Kind, Life
 from xenbw.text import decode
 
 SYSFS = Path("/sys/class/net")
@@ -29,9 +29,8 @@ class Vif:
     by_name: bool
 
     @property
-    def life(self) -> tuple[int, int, int]:
-        """(domid, devid, ifindex)."""
-        return self.domid, self.devid, self.ifindex
+    def life(self) -> Life:
+        return Life(self.domid, self.devid, self.ifindex)
 
 
 def shown(interface: str) -> str:
