@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,33 @@ def test_a_part_of_a_list_with_nothing_in_it_is_an_error_and_not_asked_for_again
 def broken_for_the_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XENSTORED_PATH", str(tmp_path / "socket"))
     return tmp_path / "socket"
+
+
+@pytest.fixture
+def crowded(broken_for_the_hook: Path) -> Iterator[socket.socket]:
+    """A xenstored that is still to accept as many connections as its backlog holds."""
+    with (
+        socket.socket(socket.AF_UNIX) as listener,
+        socket.socket(socket.AF_UNIX) as one,
+        socket.socket(socket.AF_UNIX) as two,
+    ):
+        listener.bind(str(broken_for_the_hook))
+        listener.listen(1)
+        one.connect(str(broken_for_the_hook))
+        two.connect(str(broken_for_the_hook))
+        yield listener
+
+
+def test_the_hook_waits_for_its_turn_to_be_accepted(crowded: socket.socket) -> None:
+    threading.Timer(0.1, crowded.accept).start()
+    Store(busy(1)).close()
+
+
+def test_the_hook_waits_no_longer_to_be_accepted_than_it_may(crowded: socket.socket) -> None:
+    began = time.monotonic()
+    with pytest.raises(BlockingIOError):
+        Store(0.2)
+    assert 0.15 < time.monotonic() - began < busy(1)
 
 
 def test_the_hook_takes_what_is_refused_as_absent(broken_for_the_hook: Path) -> None:

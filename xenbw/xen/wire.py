@@ -27,6 +27,7 @@ _ERROR = 16
 _HEADER = 16  # type, req_id, tx_id, len: four 32-bit words in the machine's byte order
 _PAYLOAD_MAX = 4096  # xs_wire.h, XENSTORE_PAYLOAD_MAX
 _NUL = b"\0"
+_RETRY = 0.002
 
 
 class RefusedError(OSError):
@@ -49,13 +50,12 @@ class Wire:
     was asked. The connection is closed by every error but RefusedError, and each later call fails.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, deadline: float = 0.0) -> None:
+        """Connect; where too many others wait for xenstored to accept them, try again until the deadline."""
         self._stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         self._requests = 0
         try:
-            # xenstored listens with a backlog of 1: a blocking connect would wait as long as xenstored hangs.
-            self._stream.setblocking(False)
-            self._stream.connect(path)
+            _connect(self._stream, path, deadline)
         except OSError:
             self._stream.close()
             raise
@@ -149,7 +149,8 @@ class Store:
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
-        self._wire = Wire(socket_path())
+        # The hooks of a guest's vifs run at the same time, and its other hotplug scripts ask xenstored too.
+        self._wire = Wire(socket_path(), time.monotonic() + patience)
 
     def close(self) -> None:
         """Close the connection."""
@@ -168,6 +169,20 @@ class Store:
             return ask(path, time.monotonic() + self._patience)
         except RefusedError:
             return None
+
+
+def _connect(stream: _socket.socket, path: str, deadline: float) -> None:
+    """xenstored listens with a backlog of 1, and a blocking connect waits for it as long as xenstored hangs."""
+    stream.setblocking(False)
+    while True:
+        try:
+            stream.connect(path)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_RETRY)
+        else:
+            return
 
 
 def _header(operation: int, number: int, length: int) -> bytes:
