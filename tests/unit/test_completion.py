@@ -1,4 +1,4 @@
-"""etc/completion/xenbw in a real bash: it offers what the parsers understand, and names so that they arrive whole."""
+"""The completion in a real bash: it offers what the parsers understand, and names so that they arrive whole."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ import pytest
 from tests.support import commandline
 from tests.support.console import REPO, Console
 from tests.support.pace import busy
+from xenbw.cli import completion
 from xenbw.cli.main import addvm_parser, parser
 
-COMPLETION = REPO / "etc/completion/xenbw"
+SCRIPT = completion.script()
 # Each begins with two letters that no other one begins with.
 ODD_NAMES = (
     "sp ace:col",
@@ -68,7 +69,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Console:
 
 # The function as bash calls it, but for compopt, which tells what it was asked for.
 DRIVER = """
-source "$1"
+eval "$1"
 COMP_LINE=$2 COMP_POINT=${#2} COMP_WORDBREAKS=$' \\t\\n"\\'><=;|&(:' COMPREPLY=(none yet)
 compopt() { [ "$*" = '-o default' ] && printf 'a file\\0'; }
 set -u
@@ -80,7 +81,7 @@ _xenbw "${2%% *}"
 def offers(console: Console, line: str, **env: str) -> set[str]:
     """What is offered with the cursor at the end of this line; "a file" for readline's own completion of files."""
     done = subprocess.run(
-        ["bash", "-c", DRIVER, "bash", COMPLETION, line],
+        ["bash", "-c", DRIVER, "bash", SCRIPT, line],
         capture_output=True,
         check=False,
         stdin=subprocess.DEVNULL,
@@ -209,7 +210,8 @@ class Prompt:
     """An interactive bash on a terminal, without anybody's settings, that knows only this completion."""
 
     def __init__(self, console: Console) -> None:
-        self._told = console.root / "told"
+        self._told, self._completion = console.root / "told", console.root / "completion"
+        self._completion.write_text(SCRIPT)
         self._remember(console)
         self._mine, theirs = os.openpty()
         self._shell = subprocess.Popen(
@@ -244,7 +246,7 @@ class Prompt:
     def __enter__(self) -> Self:
         # The function hides the program from whoever types, and not from the completion, which runs it by `timeout`.
         keep = 'xenbw() { printf "%s\\0" "$@" >"$TOLD.new"; mv "$TOLD.new" "$TOLD"; }'
-        self.enter(f"source {shlex.quote(str(COMPLETION))}; {keep}; xenbw ready")
+        self.enter(f"source {shlex.quote(str(self._completion))}; {keep}; xenbw ready")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -310,6 +312,22 @@ def test_files_are_completed_by_readline(prompt: Prompt, console: Console) -> No
     assert not (console.root / "a").exists()
 
 
-def test_the_file_sources_without_a_word_in_a_shell_with_nounset() -> None:
-    done = subprocess.run(["bash", "-uc", f"source {COMPLETION}"], capture_output=True, check=False)
+def test_the_script_is_read_without_a_word_in_a_shell_with_nounset() -> None:
+    done = subprocess.run(["bash", "-uc", SCRIPT], capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_shellcheck_has_nothing_to_say_about_the_script() -> None:
+    done = subprocess.run(["shellcheck", "-"], input=SCRIPT, capture_output=True, text=True, check=False)
+    assert done.stdout + done.stderr == ""
+
+
+# As in a package build: Python's own modules, no time zones, and none of the libraries that xenbw runs with.
+BUILD = ["/usr/bin/env", "-i", "PYTHONTZPATH=", f"PYTHONPATH={REPO}", "LC_ALL=C", "/usr/bin/python3", "-S", "-B"]
+
+
+@pytest.mark.parametrize("seed", ["0", "1"])
+def test_a_package_build_makes_the_same_bytes_with_python_s_own_modules_alone(seed: str) -> None:
+    argv = [*BUILD[:2], f"PYTHONHASHSEED={seed}", *BUILD[2:], "-m", "xenbw.cli.completion"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"{SCRIPT}\n", "")

@@ -14,7 +14,8 @@ import pytest
 
 from tests.support.pace import busy
 from tests.support.xenstored import Xenstored
-from xenbw.xen.xenstore import Answer, Lookup, StoreError, VifFacts, XenStore, default_socket
+from xenbw.xen.wire import socket_path
+from xenbw.xen.xenstore import Answer, Lookup, StoreError, VifFacts, XenStore
 
 CAPTURES = Path(__file__).parents[1] / "data" / "xen-4.17"
 WEB1 = {
@@ -171,9 +172,9 @@ def test_a_hung_xenstored_with_a_full_backlog_is_an_error_at_once(tmp_path: Path
 
 def test_the_socket_is_where_xenstored_path_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XENSTORED_PATH", "/elsewhere/socket")
-    assert default_socket() == "/elsewhere/socket"
+    assert socket_path() == "/elsewhere/socket"
     monkeypatch.delenv("XENSTORED_PATH")
-    assert default_socket() == "/run/xenstored/socket"
+    assert socket_path() == "/run/xenstored/socket"
 
 
 def test_a_lookup_wakes_the_selector_with_its_answer(lookup: Lookup) -> None:

@@ -74,7 +74,7 @@ class _Facts:
     def __init__(self, call: HotplugCall) -> None:
         self.call = call
         backend = f"/local/domain/0/backend/vif/{call.domid}/{call.devid}"
-        store = wire.Wire(_STORE_PATIENCE)
+        store = wire.Store(_STORE_PATIENCE)
         mac, ip = store.read(f"{backend}/mac"), store.read(f"{backend}/ip")
         self.failed = store.read(f"{backend}/hotplug-error") is not None  # its script, and with it the domain's start
         name = store.read(f"/local/domain/{identity.served(store, call.domid)}/name")

@@ -7,14 +7,11 @@ crashed ones beside VMs. xenstore has each name whole, and says whose a domain i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from xenbw.text import base_name
 from xenbw.xen import identity
 from xenbw.xen.toolstack import Domain
-
-if TYPE_CHECKING:
-    from xenbw.xen.xenstore import XenStore
+from xenbw.xen.xenstore import StoreError, XenStore
 
 _CONNECTED = "4"  # xen/include/public/io/xenbus.h, XenbusStateConnected
 
@@ -22,9 +19,6 @@ _CONNECTED = "4"  # xen/include/public/io/xenbus.h, XenbusStateConnected
 def of(listed: Iterable[Domain], *, xend: bool) -> list[str]:
     """The VMs' names, in the order listed; of a migration to this very host, one twice. xend: it was xm that listed.
     Where xenstore does not answer, the list has to do."""
-    # pyxs takes its time to import, and only what lists domains needs it.
-    from xenbw.xen.xenstore import StoreError, XenStore
-
     listed = list(listed)
     try:
         with XenStore() as store:

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from xenbw.xen import identity
-from xenbw.xen.connection import Connection, StoreError, default_socket
+from xenbw.xen.connection import Connection, StoreError
 from xenbw.xen.survey import Outside, survey
+from xenbw.xen.wire import socket_path
 
-__all__ = ["Answer", "Lookup", "StoreError", "Survey", "VifFacts", "XenStore", "default_socket"]
+__all__ = ["Answer", "Lookup", "StoreError", "Survey", "VifFacts", "XenStore"]
 
 _CONNECTED = "4"  # xen/include/public/io/xenbus.h, XenbusStateConnected
 
@@ -53,7 +54,7 @@ class XenStore:
 
     def __init__(self, path: str | None = None, *, timeout: float = 5.0) -> None:
         self._timeout = timeout
-        self._connection = Connection(path or default_socket())
+        self._connection = Connection(path or socket_path())
 
     def __enter__(self) -> Self:
         return self
