@@ -50,7 +50,9 @@ def _fill(console: Console) -> None:
             (vm_id, Share(entry.period.start, hour_of(now), vm_id * _GB, _GB, 0))
             for vm_id, entry in roster.entries.items()
         ]
-        usagelog.commit(ledger, Pending((), tuple(shares)), Alive(now, time.clock_gettime(time.CLOCK_BOOTTIME), boot_id()))
+        usagelog.commit(
+            ledger, Pending((), tuple(shares)), Alive(now, time.clock_gettime(time.CLOCK_BOOTTIME), boot_id())
+        )
 
 
 def _in_turns(console: Console, *commands: Sequence[str]) -> list[list[float]]:
