@@ -93,7 +93,7 @@ def stand(vm: VM, allowance: Allowance, enforced: bool, usage: Counters, period:
     if not enforced:
         return Standing(State.OVER, f"{verdict.reason}; nobody added this VM, so it is only metered", verdict, None)
     if allowance.action is Action.WARN:
-        return Standing(State.OVER, f"{verdict.reason}; its policy is only to warn", verdict, None)
+        return Standing(State.OVER, f"{verdict.reason}; its action is only to warn", verdict, None)
     return Standing(State.OVER, verdict.reason, verdict, Cause.QUOTA)
 
 
