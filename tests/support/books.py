@@ -1,4 +1,4 @@
-"""A ledger with VMs and interfaces in it, for tests that begin there."""
+"""A ledger with VMs and interfaces, as a start for tests."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ BOOT = "5c1b9a52-2f0e-4d0e-9f57-0c5b7e1c9a11"
 
 
 def add_vm(ledger: Ledger, name: str, at: datetime, **facts: object) -> int:
-    """A VM that the admin added, with what he set for it."""
+    """A VM that the admin added, with its settings."""
     vm_id = ledger.meet(name, at).id
     ledger.set_vm(vm_id, added_at=at, **facts)
     return vm_id
 
 
 def start_vif(ledger: Ledger, name: str, at: datetime, *, domid: int, devid: int = 0, **facts: Any) -> Binding:
-    """An interface of the VM came up, as the hook records it; its ifindex follows from domid and devid."""
+    """Record a new interface of the VM, as the hook does; its ifindex follows from domid and devid."""
     known = {"boot_id": BOOT, "kind": "vif", "mac": None, "ips": "", "bridge": None, **facts}
     ifindex, interface = 100 * domid + devid, f"vif{domid}.{devid}"
     binding_id = ledger.bind(
@@ -35,5 +35,5 @@ def vm_of(ledger: Ledger, vm_id: int) -> VM:
 
 
 def open_ledger(folder: Path, patience: float = 0.0) -> Ledger:
-    """A ledger of its own in that folder, begun there if need be."""
+    """A new connection to the ledger in that folder, which is created if necessary."""
     return Ledger.open(folder / "ledger.db", create=True, patience=patience)
