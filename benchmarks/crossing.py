@@ -34,7 +34,7 @@ def measure() -> list[Figure]:
         seconds = [_cross(rig, rig.start(f"guest{n}")) for n in range(_GUESTS)]
     peer = ("the meter's interval", _INTERVAL)
     return [
-        Figure("from the allowance used up to the first rejected packet, median", statistics.median(seconds), "s", _TARGET, peer),
+        Figure("allowance used up to first packet rejected, median", statistics.median(seconds), "s", _TARGET, peer),
         Figure(f"the same, worst of {_GUESTS}", max(seconds), "s", _TARGET, peer),
     ]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.support.dom0 import BRIDGE, Dom0
-from tests.support.host import HOOK, REPO, until
+from tests.support.host import HOOK, REPO
 from tests.support.netns import Namespace
+from tests.support.pace import until
 from xenbw.clock import boot_id
 from xenbw.errors import XenbwError
 from xenbw.ledger.ledger import Ledger

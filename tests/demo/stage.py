@@ -19,8 +19,8 @@ class Stage:
         """Print what is real in the demo and what is simulated."""
         print(
             "This is a dom0 in miniature: real bridge, interfaces, traffic, iptables and Debian's own vif-bridge, in\n"
-            "network namespaces. Only Xen is simulated: guests are namespaces, xenstore is a stand-in. The demo changes\n"
-            f"nothing on this machine; the ledger is {host.ledger_path}."
+            "network namespaces. Only Xen is simulated: guests are namespaces, xenstore is a stand-in. The demo\n"
+            f"changes nothing on this machine; the ledger is {host.ledger_path}."
         )
 
     def step(self, title: str) -> None:
