@@ -12,7 +12,7 @@ from benchmarks.figure import Figure
 from benchmarks.rig import Rig
 from tests.support.dom0 import OUTSIDE_ADDRESSES
 from tests.support.guest import Guest
-from tests.support.host import until
+from tests.support.pace import until
 
 _GUESTS = 10
 _TARGET = 2.0

@@ -14,7 +14,7 @@ from benchmarks.rig import Rig
 from benchmarks.vnstat import INTERVAL, VnStat
 from tests.support.dom0 import BRIDGE
 from tests.support.guest import Card, Guest
-from tests.support.host import until
+from tests.support.pace import until
 from xenbw.model import Counters
 
 _GUESTS = 15

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.figure import Figure
 from benchmarks.rig import PYTHON, Rig, vm_name
-from tests.support.host import until
+from tests.support.pace import until
 
 _TARGET = 45.0
 _CYCLES = 12
