@@ -1,1 +1,2 @@
-"""What xenbw costs, measured against what is there anyway. Prints figures; asserts nothing, for machines differ."""
+"""Measure what xenbw costs, beside a peer on the same machine. This prints figures and asserts nothing: machines
+differ."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`, as root: one row for each figure."""
+"""`python -m benchmarks [NAME ...]`, as root: print one row for each figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Small UDP packets as fast as one core sends them: the kernel takes them from a ring that it shares with us."""
+"""Send small UDP packets as fast as one core can: the kernel takes them from a ring that it shares with this
+process."""
 
 from __future__ import annotations
 
@@ -15,19 +16,19 @@ _SOL_PACKET = 263
 _PACKET_VERSION, _PACKET_TX_RING = 10, 13
 _TPACKET_V2 = 1
 _SEND_REQUEST = 1  # TP_STATUS_SEND_REQUEST
-_HEADER = struct.Struct("=IIIHHIIHHI")  # struct tpacket2_hdr; what is sent follows it
+_HEADER = struct.Struct("=IIIHHIIHHI")  # struct tpacket2_hdr; the packet follows it
 
 _SLOT = 128
 _PAGE = mmap.PAGESIZE
 _PAGES = 8
-_PAYLOAD = 18  # the least that fills an Ethernet frame
+_PAYLOAD = 18  # the smallest payload that fills an Ethernet frame
 
 BATCH = _PAGES * _PAGE // _SLOT
 """How many packets one call of `send` sends."""
 
 
 class Blaster:
-    """Sends copies of one frame from a device. `send` returns when the last of its batch has left."""
+    """Sends copies of one frame from a device. `send` returns when the last packet of its batch has left."""
 
     def __init__(self, place: Namespace, device: str, what: bytes) -> None:
         slot = _HEADER.pack(_SEND_REQUEST, len(what), 0, 0, 0, 0, 0, 0, 0, 0) + what

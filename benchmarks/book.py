@@ -1,4 +1,4 @@
-"""The book: a day's backlog replayed, what keeping up costs, and whether a dead book slows the loop."""
+"""The book: pushing a day's backlog, the cost of keeping up, and whether a dead book slows the loop."""
 
 from __future__ import annotations
 

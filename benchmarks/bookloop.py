@@ -1,4 +1,4 @@
-"""Rounds of the daemon's work, run inside a rig by benchmarks.book: `without` a book, or with a `dead` one."""
+"""Rounds of the daemon's work, run inside a rig by benchmarks.book: `without` a book, or with a `dead` book."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROUNDS = 200
 
 
 def main(how: str) -> None:
-    """Prints the wall time of rounds, in seconds, as JSON; `dead` has a thread that cannot reach its book beside."""
+    """Print the wall time of rounds, in seconds, as JSON; with `dead` a thread also tries to reach a dead book."""
     settings = replace(Settings(), ledger=LedgerSection(commit=0.0), mongodb=MongodbSection(uri=_DEAD))
     ledger, lookup = Ledger.open(settings.ledger.path), Lookup()
     work = Work(settings, ledger, lookup, SystemClock(), Timedated(run).vouches, boot_id(), run, RuleWatch().apply)

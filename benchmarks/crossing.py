@@ -1,4 +1,4 @@
-"""How long a VM that passes its allowance still gets packets through, at default settings, on a host of 1000 VMs."""
+"""How long a VM that goes over its allowance still gets packets through, at default settings, on a host of 1000 VMs."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ _SILENCE = 0.3
 def measure() -> list[Figure]:
     with Rig() as rig:
         with rig.namespace.entered():
-            # Without br_netfilter no null route holds for a bridged guest.
+            # Without br_netfilter a null route does not stop a bridged guest.
             Path("/proc/sys/net/bridge/bridge-nf-call-iptables").write_text("1")
         rig.grow(1000)
         rig.start_daemon()
         seconds = [_cross(rig, rig.start(f"guest{n}")) for n in range(_GUESTS)]
     peer = ("the meter's interval", _INTERVAL)
     return [
-        Figure("allowance crossed to first packet rejected, median", statistics.median(seconds), "s", _TARGET, peer),
+        Figure("allowance used up to first packet rejected, median", statistics.median(seconds), "s", _TARGET, peer),
         Figure(f"the same, worst of {_GUESTS}", max(seconds), "s", _TARGET, peer),
     ]
 
 
 def _cross(rig: Rig, guest: Guest) -> float:
-    """Let the guest send until nothing arrives any more. Returns the seconds from the packet that made its allowance
-    full to the first that was rejected."""
+    """Let the guest send until nothing arrives any more. Returns the seconds from the packet that used up its allowance
+    to the first one that was rejected."""
     rig.allow(guest.name, _LIMIT)
     if not until(lambda: bool(rig.ask("status")["interfaces"] >= rig.fleet + len(rig.guests))):
         raise RuntimeError(f"xenbwd does not count {guest.name}")
-    time.sleep(_INTERVAL * (1 + random.random()))  # anywhere in the daemon's round
+    time.sleep(_INTERVAL * (1 + random.random()))  # at a random point of the daemon's round
     sent, arrived = _send_until_silence(rig, guest)
     full = -(-_LIMIT // _FRAME) - 1
     return sent[arrived] - sent[full]
 
 
 def _send_until_silence(rig: Rig, guest: Guest) -> tuple[list[float], int]:
-    """When each packet was sent, and how many of them arrived: all of the first and none of the rest."""
+    """When each packet was sent, and how many of them arrived: the first ones, and none of the rest."""
     with rig.outside.entered():
         receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with guest.namespace.entered():

@@ -1,4 +1,4 @@
-"""The processor time of a round of the daemon's work (read, account, judge, commit) in which every vif has changed."""
+"""The processor time of a round of the daemon's work (read, credit, judge, commit) in which every vif has changed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Samples = dict[str, list[float]]
 
 
 class _Wanted(NamedTuple):
-    """What a meter is asked for."""
+    """The reading that a meter is asked for."""
 
     binding_id: int
     key: Life
@@ -48,7 +48,7 @@ def measure() -> list[Figure]:
     with Rig() as small, Rig() as large:
         small.grow(1000)
         large.grow(2000)
-        for _ in range(_TURNS):  # in turns, so that a machine that is busy for a while does not favour one of them
+        for _ in range(_TURNS):  # take turns, so that a machine that is busy for a while does not favour one of them
             _run_inside(small, thousand)
             _run_inside(large, two_thousand)
     medians = [{name: milliseconds(seconds) for name, seconds in each.items()} for each in (thousand, two_thousand)]
@@ -60,27 +60,27 @@ def measure() -> list[Figure]:
     growth_of_reading = medians[1]["read"] / medians[0]["read"]
     return [
         Figure("cycle, 1000 vifs changed, CPU", medians[0]["cycle"], "ms", 30, reading[0]),
-        Figure("  the same, as the whole of a second's work", medians[0]["cycle"], "ms", 2 * meter[1], meter),
-        Figure("  the same, beside a script's way to the counters", medians[0]["cycle"], "ms", None, tool),
-        Figure("  the same, beside the netlink dump alone", medians[0]["cycle"], "ms", None, table),
+        Figure("  the same, as all work of one second", medians[0]["cycle"], "ms", 2 * meter[1], meter),
+        Figure("  the same, compared with what a script would run", medians[0]["cycle"], "ms", None, tool),
+        Figure("  the same, compared with the netlink dump alone", medians[0]["cycle"], "ms", None, table),
         Figure("reading the nft meter, 1000 vifs, CPU", medians[0]["meter"], "ms", 25, table),
         Figure("cycle, 2000 vifs changed, CPU", medians[1]["cycle"], "ms", None, reading[1]),
         Figure("growth from 1000 to 2000 vifs", growth, "x", 2.2, ("that of the bare read", growth_of_reading)),
         Figure("cycle, 1000 vifs idle, CPU", medians[0]["idle"], "ms", None, reading[0]),
-        Figure("what is due each minute, 1000 vifs, CPU", medians[0]["minute"], "ms", None, reading[0]),
-        Figure("taking over a hook's news, 1000 vifs, CPU", medians[0]["sync"], "ms", None, reading[0]),
+        Figure("the work of each minute, 1000 vifs, CPU", medians[0]["minute"], "ms", None, reading[0]),
+        Figure("handling a hook's message, 1000 vifs, CPU", medians[0]["sync"], "ms", None, reading[0]),
     ]
 
 
 def _run_inside(rig: Rig, samples: Samples) -> None:
-    """The work looks at /proc and /sys of its own namespaces: so it is done by a process that lives in them."""
+    """Do the work in a process inside the namespaces, because it reads their /proc and /sys."""
     done = rig.run([PYTHON, "-m", "benchmarks.cycle"], env=INSIDE, timeout=300, check=True)
     for name, seconds in json.loads(done.stdout).items():
         samples.setdefault(name, []).extend(seconds)
 
 
 def _inside() -> None:
-    """Prints samples, seconds of processor time, as JSON."""
+    """Print samples, seconds of processor time, as JSON."""
     settings = replace(Settings(), ledger=LedgerSection(commit=0.0))
     ledger, lookup = Ledger.open(settings.ledger.path), Lookup()
     work = Work(settings, ledger, lookup, SystemClock(), Timedated(run).vouches, boot_id(), run, RuleWatch().apply)
@@ -117,7 +117,7 @@ def _inside() -> None:
 
 
 def _hear(work: Work, lookup: Lookup, count: int) -> None:
-    """Take in that many answers of xenstore; what its thread does meanwhile would be counted with the rest."""
+    """Take in that many answers of xenstore first, or the work of its thread would be measured too."""
     while count > 0:
         answers = lookup.answers()
         work.on_answers(answers)
@@ -134,7 +134,7 @@ def _list_counters() -> None:
 
 
 def _cpu(call: Callable[[], object]) -> float:
-    """The processor time of a call in seconds, that of every thread and of commands that ended included."""
+    """The processor time of a call in seconds, including all threads and commands that ended."""
     begin = _spent()
     call()
     return _spent() - begin

@@ -1,5 +1,5 @@
-"""Bytes lost when guests end: 50 ends of guests with traffic right up to each, by xenbw's meter and by vnStat's, beside
-what a capture on the guests' own cards saw."""
+"""Bytes lost when guests end, 50 times with traffic right up to the end: by xenbw's meter and vnStat's, compared with a
+capture on the guests' own cards."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from xenbw.model import Counters
 
 _GUESTS = 15
 _ROUNDS = 50
-_ROUND = 0.8  # seconds, of which ending and starting a guest takes a third
-_BURST = 7000  # bytes of each guest in each direction, and of each round
+_ROUND = 0.8  # seconds; ending and starting a guest takes a third of it
+_BURST = 7000  # bytes of each guest, in each direction, in each round
 _EVER = datetime.min.replace(tzinfo=UTC)
 _ENDS = (Guest.destroy, Guest.stop, Guest.reboot)
 
 
 def measure() -> list[Figure]:
     with Rig() as rig:
-        rig.hook_env["XENBW_HOOK_TIMEOUT"] = "30"  # a busy machine must not leave the first packets to another meter
+        rig.hook_env["XENBW_HOOK_TIMEOUT"] = "30"  # a hook that times out would miss the first packets
         rig.start_daemon()
         peer = VnStat(rig)
         begin = time.monotonic()
@@ -50,8 +50,8 @@ def measure() -> list[Figure]:
 
 
 def _live_and_die(rig: Rig) -> Counters:
-    """Let guests live side by side, each with traffic all the time, and one after the other end with traffic right up
-    to it, and start anew; then let all end. Returns what passed their cards."""
+    """Let guests live side by side, each with traffic all the time. One after the other ends with traffic right up to
+    its end, and starts again; then all end. Returns the bytes that passed their cards."""
     guests = [_weighed(rig, n) for n in range(1, _GUESTS + 1)]
     total = Counters(0, 0)
     for guest, end, _ in zip(cycle(guests), cycle(_ENDS), range(_ROUNDS), strict=False):
@@ -75,20 +75,20 @@ def _talk(guest: Guest) -> None:
 
 
 def _end(rig: Rig, guest: Guest, end: Callable[[Guest], None]) -> Counters:
-    """End a guest right after its last packet. Returns what passed its card in this life."""
+    """End a guest right after its last packet. Returns the bytes that passed its card in this life."""
     scales = guest.scales
     if scales is None:
         raise RuntimeError(f"{guest.name} is not weighed")
     _talk(guest)
     if end is not Guest.destroy:
-        # Else dom0's own multicasts would count that still go to a card which the guest has just taken down.
+        # Otherwise dom0's own multicasts to a card that the guest has just set down would count.
         rig.namespace.ip(f"link set {guest.interface} down")
     end(guest)
     return scales.total()
 
 
 def _weighed(rig: Rig, n: int) -> Guest:
-    """A guest with a capture on its card from its first packet on."""
+    """A guest with a capture on its card from the first packet on."""
     card = Card(0, f"00:16:3e:50:00:{n:02x}", (f"10.50.0.{10 + n}",), (), BRIDGE, None, "vif-bridge")
     guest = Guest(rig, f"web{n}", str(uuid.uuid4()), [card])
     guest.weighed = True
@@ -97,7 +97,8 @@ def _weighed(rig: Rig, n: int) -> Guest:
 
 
 def _counted(rig: Rig) -> int:
-    """What xenbw counted of all guests, floods among it as the capture has them, when the last is accounted for."""
+    """The bytes that xenbw counted of all guests, floods included as in the capture, once the last guest is
+    credited."""
     if not until(lambda: not rig.ledger.live_bindings()):
         raise RuntimeError("xenbwd does not settle")
     rig.ask("commit")

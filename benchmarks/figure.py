@@ -1,4 +1,4 @@
-"""One measured figure, and the table it is printed in."""
+"""One measured figure, and the table that prints it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """A measurement in `unit`. limit: the target, at most that much, or None where there is none to meet.
-    peer: what it is compared to, measured in the same run and unit, as (words, value)."""
+    """A measurement in `unit`. limit: the target, at most that much, or None without a target. peer: a measurement of
+    the same run and unit to compare with, as (words, value)."""
 
     what: str
     value: float
@@ -19,7 +19,7 @@ class Figure:
     peer: tuple[str, float] | None = None
 
     def row(self) -> tuple[str, str, str, str, str]:
-        """what, measured, target, whether it is met, ratio to the peer."""
+        """The figure, the measurement, the target and whether it is met, the ratio to the peer."""
         target = "" if self.limit is None else f"<= {self.limit:.4g} {self.unit}"
         met = "" if self.limit is None else "met" if self.value <= self.limit else "MISSED"
         ratio = ""

@@ -19,7 +19,7 @@ _STAMP = 'echo "$EPOCHREALTIME" >> {path}\n'
 
 @dataclass
 class _Boots:
-    """Seconds for each start of a guest: in the hook, and in vif-bridge apart from it."""
+    """Seconds for each start of a guest: in the hook, and in vif-bridge without the hook."""
 
     hook: list[float] = field(default_factory=list)
     script: list[float] = field(default_factory=list)
@@ -59,7 +59,7 @@ class _Stopwatch(Rig):
             hook.chmod(0o755)
 
     def boots(self, name: str) -> _Boots:
-        """Start a guest of that name again and again."""
+        """Start a guest of that name several times."""
         boots, entering = _Boots(), self._entering()
         guest = self.start(name)
         for _ in range(_STARTS):
@@ -73,12 +73,12 @@ class _Stopwatch(Rig):
         return boots
 
     def _entering(self) -> float:
-        """Seconds that it takes to start anything in the rig, which no script on a real dom0 pays for."""
+        """Seconds to start any program in the rig, a cost that scripts on a real dom0 do not have."""
         return statistics.median(_timed(lambda: self.namespace.run(["true"], check=True)))
 
 
 def _python(code: str) -> float:
-    """The median time in milliseconds of a Python started as the hook is, which runs this code."""
+    """The median time in milliseconds of a Python that starts like the hook and runs this code."""
     argv = [PYTHON, "-IS", "-c", f"import sys; sys.path.append({str(REPO)!r}); {code}"]
     return milliseconds(_timed(lambda: subprocess.run(argv, check=True)))
 

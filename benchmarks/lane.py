@@ -1,4 +1,4 @@
-"""Two guests on a bridge and nothing else, for measuring what one packet between them costs."""
+"""Two guests on a bridge and nothing else, to measure the cost of one packet between them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.netns import Namespace
 from xenbw.nft.chains import Port
 
 _NANOSECONDS = 1e9
-_NOBODY = "10.9.0.77"  # the guest at the other end drops what is for an address that is not its own
+_NOBODY = "10.9.0.77"  # the guest at the other end drops packets for this foreign address
 
 
 class Lane:
@@ -62,18 +62,18 @@ class Lane:
         self._blaster = self._exit.enter_context(Blaster(self._guests[0], "eth0", there))
         self._await_forwarding()
         with Blaster(self._guests[1], "eth0", back) as other:
-            other.send()  # by which the bridge learns where the second guest is
+            other.send()  # the bridge learns where the second guest is
 
     def _namespace(self) -> Namespace:
         place = Namespace()
         self._exit.callback(place.close)
         with place.entered():
-            # What IPv6 says by itself when a card comes up would be measured as well.
+            # IPv6's own packets when a card comes up would be measured too.
             Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
         return place
 
     def _await_forwarding(self) -> None:
-        """The kernel looks at links that came up once a second at most (linux net/core/link_watch.c)."""
+        """Wait for the link: the kernel looks at new links at most once a second (linux net/core/link_watch.c)."""
         limit = time.monotonic() + 10
         while time.monotonic() < limit:
             before = self._arrived()
@@ -84,13 +84,13 @@ class Lane:
         raise RuntimeError("the bridge does not forward")
 
     def filter_bridged(self, *, on: bool) -> None:
-        """Let iptables see what passes the bridge, as with br_netfilter loaded, or not, as without."""
+        """Set whether iptables sees the bridge's packets, as with br_netfilter loaded or not."""
         with self.dom0.entered():
             Path("/proc/sys/net/bridge/bridge-nf-call-iptables").write_text(str(int(on)))
 
     def run(self, batches: int) -> float:
-        """Send that many batches from the first guest to the second. Returns the nanoseconds that one packet took,
-        from the first guest's card to the second's IP stack."""
+        """Send that many batches from the first guest to the second. Returns the nanoseconds of one packet, from the
+        first guest's card to the second's IP stack."""
         before, begin = self._arrived(), time.perf_counter()
         for _ in range(batches):
             self._blaster.send()
@@ -108,7 +108,7 @@ class Lane:
 
 
 def addresses(count: int) -> Iterable[str]:
-    """So many addresses that neither guest has."""
+    """That many addresses that neither guest has."""
     return (f"10.60.{n >> 8}.{n & 255}" for n in range(count))
 
 

@@ -1,4 +1,4 @@
-"""The memory of xenbwd on a host of 1000 running VMs: resident set, with the libraries it shares with others."""
+"""The memory of xenbwd on a host of 1000 running VMs: resident set, including shared libraries."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def measure() -> list[Figure]:
 
 
 def _let_work(rig: Rig) -> None:
-    """As many of the daemon's rounds, at its default interval of a second, each with something to count for each VM."""
+    """Wait for _CYCLES rounds of the daemon, one per second by default, with traffic of each VM in each round."""
     for _ in range(_CYCLES):
         rig.send_to_all()
         time.sleep(1)

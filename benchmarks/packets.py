@@ -1,4 +1,4 @@
-"""What the meter, and the seals, latches and null routes of others cost one packet between two guests on a bridge."""
+"""The cost of meter, seals, latches and null routes per packet between two guests on a bridge."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from xenbw.nft.netlink import hand_to_nft
 from xenbw.nft.pipe import feed
 from xenbw.nft.tables import Tables
 
-_BATCHES = 50  # of 256 packets: some 40 ms of a bare bridge
+_BATCHES = 50  # of 256 packets: about 40 ms on a bare bridge
 _TURNS = 25
 
-# What the null routes would be with their addresses in a set, of nft(8) or of ipset(8), or divided among chains.
+# The null routes as they would be with their addresses in a set of nft(8) or ipset(8), or spread over several chains.
 _NFT_SET = """
 table ip prototype {{
     set blocked {{ type ipv4_addr; elements = {{ {elements} }} }}
@@ -47,7 +47,7 @@ _PLAIN = "add table netdev prototype\n"
 
 @dataclass(frozen=True)
 class _Case:
-    """What is done to a lane before it is measured. others: how many more interfaces it has."""
+    """How a lane is prepared before it is measured. others: how many more interfaces it has."""
 
     prepare: Callable[[Lane], None]
     others: int = 0
@@ -81,13 +81,13 @@ def measure() -> list[Figure]:
 
 
 def _figures(cost: dict[str, float]) -> list[Figure]:
-    """cost: nanoseconds a packet, by lane."""
+    """cost: nanoseconds per packet, by lane."""
 
     def figure(what: str, lane: str, peer: str) -> Figure:
         return Figure(what, cost[lane], "ns", None, (peer, cost[peer]))
 
     return [
-        figure("a packet over a bare bridge, once more", "bare again", "bare"),
+        figure("a packet over a bare bridge, measured again", "bare again", "bare"),
         figure("with both guests metered", "metered", "bare"),
         figure("  the same", "metered", "a bare counter in the same places"),
         figure("  and 1000 other vifs metered", "1000 others metered", "metered"),
@@ -106,8 +106,8 @@ def _figures(cost: dict[str, float]) -> list[Figure]:
 
 
 def _medians(lanes: dict[str, Lane]) -> dict[str, float]:
-    """In turns, so that a machine that is busy for a while does not favour one of them; on one core, which is then all
-    that moves a packet."""
+    """Measure in turns, so that a machine that is busy for a while does not favour one lane; on one core, so that no
+    other core moves packets."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
     rounds: dict[str, list[float]] = {name: [] for name in lanes}
@@ -121,17 +121,17 @@ def _medians(lanes: dict[str, Lane]) -> dict[str, float]:
 
 
 def _cover(lane: Lane) -> None:
-    """Put the meter on both guests and the others."""
+    """Add the meter to both guests and the others."""
     _keep(lane, lane.others)
 
 
 def _cover_and_seal(lane: Lane) -> None:
-    """Likewise, with the others sealed."""
+    """Add the meter, and seal the others."""
     _keep(lane, [port._replace(sealed=True) for port in lane.others])
 
 
 def _cover_and_latch(lane: Lane, count: int) -> None:
-    """Put the meter on both guests, with others latched whose numbers no guest here has."""
+    """Add the meter to both guests, and latch others with domids that no guest here has."""
     _cover(lane)
     _feed(lane, ["nft", "-f", "-"], latch_text.foundation(()) + latch_text.fasten(range(20_000, 20_000 + count)))
 
@@ -163,7 +163,7 @@ def _ipset(lane: Lane, count: int) -> None:
 
 
 def _tree(lane: Lane, count: int) -> None:
-    """The null routes divided by the last bits of their addresses, for which iptables takes a mask."""
+    """The null routes spread over chains by the last bits of their addresses, which iptables matches with a mask."""
     lane.filter_bridged(on=True)
     lines = ["*filter", ":XENBW - [0:0]"]
     for side, way in product("sd", range(_WAYS)):

@@ -28,7 +28,7 @@ INSIDE = {"PYTHONPATH": str(REPO)}
 
 
 class Rig(Dom0):
-    """A Dom0 whose /var/lib/xenbw is `state`, on this machine's disk. fleet: how many guests it has."""
+    """A Dom0 whose /var/lib/xenbw is `state`, on this machine's disk. fleet: the number of its guests."""
 
     def __init__(self) -> None:
         super().__init__([HOOK])
@@ -41,7 +41,7 @@ class Rig(Dom0):
         self._exit.callback(self._peers.close)
         for namespace in (self.namespace, self._peers):
             with namespace.entered():
-                # A thousand interfaces looking for neighbours and routers would drown what is measured.
+                # A thousand interfaces that look for neighbours and routers would drown the measurement.
                 Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
         self.ledger = Ledger.open(self.state / "ledger.db", create=True)
         self._exit.callback(self.ledger.close)
@@ -58,8 +58,8 @@ class Rig(Dom0):
         """
 
     def grow(self, count: int) -> None:
-        """Let the fleet be that many running VMs, each with a vif (a veth pair named as one), a binding in the ledger,
-        an allowance out of reach, and what libxl leaves in xenstore."""
+        """Make the fleet that many running VMs, each with a vif (a veth pair with such a name), a binding in the
+        ledger, an allowance that it never reaches, and libxl's entries in xenstore."""
         domids = range(self.fleet + 1, count + 1)
         self.namespace.ip(
             *(f"link add vif{n}.0 type veth peer name eth{n} netns {self._peers.path}" for n in domids),
@@ -92,11 +92,11 @@ class Rig(Dom0):
         self.take_domid(count)
 
     def block(self, name: str) -> None:
-        """As `xenbw block` does; a running daemon finds it in the ledger at its next round."""
+        """Block a VM as `xenbw block` does; a running daemon finds the block in the ledger at its next round."""
         self._set(name, blocked_reason="for the measurement")
 
     def allow(self, name: str, limit_bytes: int) -> None:
-        """As `xenbw addvm` does, likewise."""
+        """Set a VM's allowance as `xenbw addvm` does; a running daemon finds it in the same way."""
         self._set(name, limit_bytes=limit_bytes)
 
     def _set(self, name: str, **values: object) -> None:
@@ -104,15 +104,15 @@ class Rig(Dom0):
         self.ledger.set_vm(self.ledger.meet(name, now).id, added_at=now, **values)
 
     def send_to_all(self, size: int = 1000) -> None:
-        """One frame of that size to every guest of the fleet."""
+        """Send one frame of that size to every guest of the fleet."""
         with self.namespace.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
             for n in range(1, self.fleet + 1):
-                # A sealed one takes nothing, which the sender is told as ENOBUFS.
+                # A sealed interface accepts nothing, which the sender sees as ENOBUFS.
                 with contextlib.suppress(OSError):
                     sender.sendto(bytes(size), (f"vif{n}.0", 0))
 
     def start_daemon(self) -> int:
-        """Start xenbwd as its unit does and wait until it counts the whole fleet; its process id."""
+        """Start xenbwd as its unit does and wait until it counts the whole fleet. Returns its process id."""
         log = self.directory / "xenbwd.log"
         given = re.findall(r"^Environment=(\w+)=(\S+)$", _UNIT.read_text(), re.MULTILINE)
         process = self.popen([PYTHON, "-m", "xenbw.daemon"], output=log, env={**INSIDE, **dict(given)})
@@ -122,7 +122,7 @@ class Rig(Dom0):
         return process.pid
 
     def ask(self, op: str) -> dict[str, Any]:
-        """Ask the daemon, over the socket in the /run that only it and its like can see."""
+        """Ask the daemon over its socket, which exists only in the namespace's own /run."""
         return control.ask(Path(f"/proc/{self._daemon}/root/run/xenbw"), op, timeout=10)
 
     def _counts_all(self) -> bool:

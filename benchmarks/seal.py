@@ -1,4 +1,4 @@
-"""How long it takes to block and to release 1000 VMs at once, a vif and an IPv4 address each, and where it goes."""
+"""How long it takes to block and release 1000 VMs at once, each with a vif and an IPv4 address, and by which steps."""
 
 from __future__ import annotations
 
@@ -48,34 +48,34 @@ def measure() -> list[Figure]:
     return [
         Figure(f"sealing {_COUNT} vifs at once", took["seal"], "ms", _TARGET, elements),
         *_parts(took, "seal"),
-        Figure("opening them again", took["open"], "ms", _TARGET, elements),
+        Figure("unsealing them", took["open"], "ms", _TARGET, elements),
         *_parts(took, "open"),
         Figure(f"null-routing {_COUNT} addresses", took["block"], "ms", _TARGET, restored),
-        Figure("  the same when they stand", took["again"], "ms", None, restored),
+        Figure("  the same when they are in place", took["again"], "ms", None, restored),
         Figure("  releasing them", took["release"], "ms", _TARGET, restored),
         Figure(f"sealing and null-routing {_COUNT} at once", took["both"], "ms", _TARGET),
         Figure("  releasing them", took["both released"], "ms", _TARGET),
-        Figure(f"latching {_COUNT} domains, which comes after that", took["latch"], "ms", _TARGET),
-        Figure("  the same when they are", took["latched"], "ms"),
-        Figure("  one more domain, upon those", took["one latched"], "ms"),
-        Figure("  letting go of them", took["unlatch"], "ms", _TARGET),
-        Figure(f"{_COUNT} VMs judged, recorded, told and blocked", took["daemon blocks"], "ms"),
-        Figure("  released likewise", took["daemon releases"], "ms"),
+        Figure(f"latching {_COUNT} domains, which comes after the block", took["latch"], "ms", _TARGET),
+        Figure("  the same when they are latched", took["latched"], "ms"),
+        Figure("  one more domain", took["one latched"], "ms"),
+        Figure("  unlatching them", took["unlatch"], "ms", _TARGET),
+        Figure(f"{_COUNT} VMs judged, recorded, announced and blocked", took["daemon blocks"], "ms"),
+        Figure("  released in the same way", took["daemon releases"], "ms"),
     ]
 
 
 def _parts(took: Mapping[str, float], what: str) -> list[Figure]:
     words = {
         "look": "a look at the table",
-        "own": "our processor time for text",
+        "own": "xenbw's processor time for the batch's text",
         "user": "nft's processor time",
-        "kernel": "the kernel's for nft",
+        "kernel": "the kernel's processor time for nft",
     }
     return [Figure(f"  {said}", took[f"{what}: {part}"], "ms") for part, said in words.items()]
 
 
 class _Nft:
-    """nft as the daemon has it. user, kernel: processor time of its last batch, seconds."""
+    """nft as the daemon uses it. user, kernel: processor time of its last batch, seconds."""
 
     def __init__(self) -> None:
         self._rules = RuleWatch()
@@ -90,7 +90,7 @@ class _Nft:
 
 
 def _inside() -> None:
-    """Prints samples, seconds, as JSON."""
+    """Print samples, in seconds, as JSON."""
     samples: Samples = {}
     method, batches = Iptables(4), _Nft()
     tables = Tables(batches.apply)
@@ -128,7 +128,7 @@ def _seal(samples: Samples, chains: Chains, batches: _Nft) -> None:
 
 
 def _keep(samples: Samples, what: str, chains: Chains, batches: _Nft, ports: list[Port]) -> None:
-    """Let the chains of all these be what they should, as the daemon does, which has looked since their last change."""
+    """Bring the chains of all ports to the wanted state, as the daemon does after a look since their last change."""
     chains.look()
     begin = time.perf_counter()
     view = chains.look()
@@ -149,7 +149,7 @@ def _keep(samples: Samples, what: str, chains: Chains, batches: _Nft, ports: lis
 
 
 def _both(samples: Samples, chains: Chains, method: Iptables) -> None:
-    """The seals and the null routes of all, as the guard puts them there."""
+    """The seals and the null routes of all VMs, as the daemon sets them."""
     ports, addresses = _ports(), _addresses()
 
     def enforce(*, blocked: bool) -> None:
@@ -166,7 +166,7 @@ def _latch(samples: Samples, tables: Tables) -> None:
     def keep(latched: Iterable[int]) -> bool:
         return not latch.apply(Wanted(domids={domid: f"fleet{domid:04}" for domid in latched})).problems
 
-    # As /run is on a host: in memory.
+    # In memory, as /run is on a host.
     with TemporaryDirectory(dir="/dev/shm") as run_dir:
         latch = Latch(tables, run_dir)
         everybody = range(1, _COUNT + 2)
@@ -183,7 +183,7 @@ def _latch(samples: Samples, tables: Tables) -> None:
 def _null_route(samples: Samples, method: Iptables) -> None:
     addresses = _addresses()
     text = restore.chain_text(4, {str(address): name for address, name in addresses.items()}, jumps_exist=True)
-    method.apply(Wanted({}))  # what is done but once is not measured
+    method.apply(Wanted({}))  # do the work that is needed only once before the measurement
     for _ in range(_ROUNDS):
         _time(samples, "block", lambda: method.apply(Wanted(addresses)))
         _time(samples, "again", lambda: method.apply(Wanted(addresses)))
@@ -192,7 +192,7 @@ def _null_route(samples: Samples, method: Iptables) -> None:
 
 
 def _daemon(samples: Samples) -> None:
-    """The same as the daemon does it, from the ledger's word that all are blocked: judged, recorded, told, blocked."""
+    """The same as the daemon does it, once the ledger says that all are blocked: judge, record, announce, block."""
     settings = replace(Settings(), ledger=LedgerSection(commit=0.0))
     ledger, lookup = Ledger.open(settings.ledger.path), Lookup()
     work = Work(settings, ledger, lookup, SystemClock(), Timedated(run).vouches, boot_id(), run, RuleWatch().apply)

@@ -1,4 +1,4 @@
-"""vnStat 2 in the rig: what admins meter interfaces with today, at the shortest intervals that it takes."""
+"""vnStat 2 in the rig, a common way to meter interfaces today, at the shortest intervals that it accepts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BootVariation 0
 
 
 class VnStat:
-    """vnstatd in the rig, with a database of its own, from its construction on."""
+    """Runs vnstatd in the rig, with its own database, from its construction on."""
 
     def __init__(self, rig: Rig) -> None:
         self._rig, folder = rig, rig.directory / "vnstat"
@@ -35,13 +35,13 @@ class VnStat:
         self._daemon = rig.popen(argv, output=folder / "log")
 
     def stop(self) -> None:
-        """End it, by which it writes what it has."""
+        """End vnstatd, which then writes its counts."""
         self._daemon.send_signal(signal.SIGTERM)
         if self._daemon.wait(timeout=20) != 0:
             raise RuntimeError("vnstatd failed")
 
     def counted(self) -> Counters:
-        """What it counted on all vifs."""
+        """The bytes that vnStat counted on all vifs."""
         done = self._rig.run(["vnstat", "--config", str(self._config), "--json"], check=True)
         totals = [
             interface["traffic"]["total"]

@@ -1,6 +1,6 @@
-"""What blocked VMs may reach all the same: their resolver, and the panel that tells why.
+"""The addresses that blocked VMs may still reach, such as a resolver and the panel that says why they are blocked.
 
-The hook uses this at each boot of a VM, so it imports next to nothing.
+The hook uses this module at each boot of a VM, so it imports next to nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 
 class Exceptions:
-    """Networks as text. common: for every VM but those in `own`, which have theirs instead, be it nothing. VMs are
-    known by their names or by their ids, as it suits whoever asks."""
+    """The networks that VMs may reach while they are blocked, as text.
+
+    own: lists of single VMs, possibly empty, by VM name or VM id as the caller chooses. common: the list of all others.
+    """
 
     __slots__ = ("common", "own")
 
@@ -22,7 +24,7 @@ class Exceptions:
         self.own: dict[Any, list[str]] = {vm: list(networks) for vm, networks in (own or {}).items()}
 
     def of(self, vm: Any) -> tuple[str, ...]:
-        """What this VM may reach."""
+        """The networks that this VM may reach."""
         return tuple(self.own.get(vm, self.common))
 
     def __bool__(self) -> bool:

@@ -1,5 +1,5 @@
-"""What values xenbw.toml may have. A check returns the value as the program uses it, or raises UsageError with what is
-allowed."""
+"""Checks of the values in xenbw.toml. A check returns the value in the type that the program uses, or raises a
+UsageError that says which values are allowed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from zoneinfo import ZoneInfo, available_timezones
 from xenbw.errors import UsageError
 from xenbw.units import parse_size
 
-# RFC 5322's dot-atoms, alone or after a name for people; "root" is for the mail server to complete.
+# RFC 5322's dot-atoms, alone or after a display name. The mail server completes a user without a domain, like "root".
 MAIL_ADDRESS = re.compile(
     r"""(?:(?P<display>[^<>"\\]*)<)?(?P<user>[\w!#$%&'*+/=?^`{|}~.-]+)(?:@(?P<domain>[A-Za-z0-9.-]+))?(?(display)>)""",
     re.ASCII,
 )
 
 
-# Generous for a person who writes them, and nothing that a program made by mistake can stall the daemon with.
+# Large enough for a person, and small enough that a value which a program wrote by mistake cannot stall the daemon.
 LONGEST_TEXT, LONGEST_REASON, LONGEST_LIST = 4096, 500, 256
 
 
@@ -33,7 +33,7 @@ def text(value: Any) -> str:
 
 
 def reason(value: str) -> str:
-    """Why a VM is blocked, as every screen, mail and host of the fleet shows it."""
+    """The reason why a VM is blocked, which every screen, mail and host of the fleet shows."""
     if len(value) > LONGEST_REASON:
         raise UsageError(f"a reason of {len(value):,} letters", f"at most {LONGEST_REASON}")
     return value
@@ -143,7 +143,7 @@ def arguments(value: Any) -> tuple[str, ...]:
 
 def networks(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
     kind = 'a list of addresses or networks like ["192.0.2.1", "2001:db8::/64"]'
-    # ipaddress takes any text for an IPv6 zone, and keeps it.
+    # Refuse IPv6 zones: ipaddress accepts any text as a zone, and keeps it.
     zoned = any("%" in text(item) for item in _several(value, kind))
     try:
         if not zoned:
@@ -154,7 +154,7 @@ def networks(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
 
 
 def some_networks(value: Any) -> tuple[IPv4Network | IPv6Network, ...]:
-    """Networks, but not all there is."""
+    """Networks, but not 0.0.0.0/0 or ::/0."""
     found = networks(value)
     if not all(network.prefixlen for network in found):
         raise UsageError("networks, but not all of a family")

@@ -1,5 +1,5 @@
-"""Time: one door to the system's clocks, a timeline that a jumping wall clock cannot bend, and systemd-timedated, which
-knows whether the clock is synchronised, by whatever time service the host has."""
+"""Time: the system's clocks, a timeline that ignores jumps of the wall clock, and systemd-timedated, which knows
+whether the clock is synchronised, whichever time service the host uses."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from typing import Protocol
 
 from xenbw.runner import CommandError, Runner
 
-# Kernel and clock agree to well under a second; a larger difference means that somebody set the clock.
+# The wall clock and the time since boot drift apart by well under a second; a difference of this size means that
+# somebody set the clock.
 JUMP = timedelta(seconds=60)
 
-# It answers from the kernel's own state (adjtimex, maxerror below 16 s: ntp_synced() in systemd's time-util.c), so for
-# chrony, ntpd and timesyncd alike. Who asks needs no adjtimex, which ProtectClock= takes away.
+# timedated answers from the kernel's own state (adjtimex, maxerror below 16 s: ntp_synced() in systemd's time-util.c),
+# so this works with chrony, ntpd and timesyncd. The daemon cannot call adjtimex itself: ProtectClock= forbids it.
 _QUESTION = ("timedatectl", "show", "--property=NTPSynchronized", "--value")
 
-# D-Bus gives up after 25 s by itself.
+# Longer than D-Bus itself waits, which is 25 s.
 _LIMIT = 30.0
 _PAUSE = 10.0
 
 
 @dataclass(frozen=True)
 class Tick:
-    """What the clocks say at one moment: wall time, and seconds since boot (suspend included)."""
+    """The clocks at one moment: wall time, and seconds since boot (suspend included)."""
 
     wall: datetime
     elapsed: float
 
 
 class Clock(Protocol):
-    """Where ticks come from; tests pass their own."""
+    """The source of ticks; tests pass their own."""
 
     def tick(self) -> Tick: ...
 
@@ -48,49 +49,49 @@ class SystemClock:
 
 
 Witness = Callable[[float, float], bool]
-"""witness(since, now) -> whether the wall clock was found synchronised by a question put at `since` or later. Both are
-seconds since boot. Called at each tick while the clock is in doubt, and at no other time."""
+"""witness(since, now) -> whether a query at `since` or later found the wall clock synchronised. Both are seconds since
+boot. It is called at each tick while the clock is doubted, and at no other time."""
 
 
 def boot_id() -> str:
-    """The kernel's name for this boot (random(4))."""
+    """The kernel's id of this boot (random(4))."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A time to account by. trusted False: the wall clock may be wrong, so no period opens and no block lifts."""
+    """A time for accounting. If trusted is False the wall clock may be wrong, so no period begins and no block ends."""
 
     at: datetime
     trusted: bool
 
 
 def set_by(before: datetime, earlier: Tick, now: datetime, tick: Tick) -> timedelta:
-    """By how much the clock was set between two moments: what is between them beside the seconds that passed. Nothing
-    for what a clock may be off."""
+    """By how much the clock was set between two moments: the time between them minus the seconds that really passed.
+    A difference of up to JUMP is drift and counts as zero."""
     drift = (now - before) - timedelta(seconds=tick.elapsed - earlier.elapsed)
     return drift if abs(drift) > JUMP else timedelta()
 
 
 class Trust(Enum):
-    """Why the wall clock is believed, or that it is not."""
+    """Whether the wall clock is trusted, and why."""
 
     DOUBTED = "doubted"
-    SYNCHRONISED = "synchronised"  # the witness vouched for it
-    UNCHALLENGED = "unchallenged"  # it ran evenly for as long as is waited
+    SYNCHRONISED = "synchronised"  # the witness confirmed it
+    UNCHALLENGED = "unchallenged"  # it ran without a jump for the whole wait
 
 
 class Timeline:
-    """Moments from ticks. A clock that jumped, or may never have been right since boot, is in doubt: it is believed
-    once the witness calls it synchronised, or after `wait` seconds without another jump; until then time goes on from
-    the last good moment.
+    """Turns ticks into moments. The wall clock is doubted after boot and after a jump. It is trusted again once the
+    witness calls it synchronised, or after `wait` seconds without another jump; until then time goes on from the last
+    good moment.
 
     `last` is the tick at which the ledger was last committed in this boot, or None.
     """
 
     def __init__(self, known: datetime | None, last: Tick | None, wait: float, witness: Witness) -> None:
         self._known, self._last, self._wait, self._witness = known, last, wait, witness
-        self._doubted_at = 0.0  # seconds since boot: at boot the clock is whatever the battery kept
+        self._doubted_at = 0.0  # seconds since boot: at boot the clock comes from the battery
         self.trust = Trust.DOUBTED
 
     def moment(self, tick: Tick) -> Moment:
@@ -117,7 +118,7 @@ class Timeline:
 
 
 def synchronised(run: Runner, timeout: float = _LIMIT) -> bool:
-    """Whether the clock is synchronised; False where nobody answers: no timedated, no D-Bus, or neither in `timeout`
+    """Whether the clock is synchronised; False if timedated or D-Bus is missing or does not answer in `timeout`
     seconds."""
     try:
         answer = run(_QUESTION, timeout=timeout)
@@ -127,8 +128,8 @@ def synchronised(run: Runner, timeout: float = _LIMIT) -> bool:
 
 
 class Timedated:
-    """A witness that lets nobody wait: it asks in a thread, one question at a time, ten seconds from
-    one to the next, and has the answer at some later tick."""
+    """A witness that never blocks its caller: it asks in a thread, at most one question every ten seconds, and knows
+    the answer at a later tick."""
 
     def __init__(self, run: Runner) -> None:
         self._run = run
@@ -137,7 +138,7 @@ class Timedated:
         self._asking: threading.Thread | None = None
 
     def vouches(self, since: float, now: float) -> bool:
-        """Whether a question that was put at `since` or later was answered with yes; asks another where it is time."""
+        """Whether timedated answered yes to a question asked at `since` or later; asks again when it is time."""
         if self._asking is not None and self._asking.is_alive():
             return False
         if self._vouched and self._asked_at >= since:

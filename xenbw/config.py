@@ -1,4 +1,5 @@
-"""xenbw.toml -> Settings. Every key has a default; an unknown key or a bad value is an error saying what is allowed."""
+"""Read xenbw.toml into Settings. Every key has a default; the error for an unknown key or a bad value says what is
+allowed."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from xenbw.model import Action, Allowance, Count
 
 DEFAULT_PATH = Path("/etc/xenbw/xenbw.toml")
 
-_SHOWN = 200  # letters of a value that is wrong
+_SHOWN = 200  # how many letters of a wrong value the error shows
 
 
 def _key(check: Callable[[Any], Any], default: Any) -> Any:
@@ -91,7 +92,7 @@ class EnforceSection:
 
     @property
     def exceptions(self) -> tuple[str, ...]:
-        """What blocked VMs may reach all the same, as text."""
+        """The networks that blocked VMs may reach, as text."""
         return tuple(str(network) for network in self.allow)
 
 
@@ -115,7 +116,7 @@ class CommandSection:
 
 @dataclass(frozen=True)
 class Settings:
-    """The whole configuration, checked. Sections and keys are named as in the file."""
+    """The whole configuration, checked. Sections and keys have the names of the file."""
 
     host: HostSection = field(default_factory=HostSection)
     toolstack: ToolstackSection = field(default_factory=ToolstackSection)
@@ -135,12 +136,12 @@ class Settings:
 
     @property
     def helpers(self) -> tuple[str, ...]:
-        """The hosts that xenbw itself talks to, beside the book's."""
+        """The hosts that xenbw itself talks to, besides the MongoDB servers."""
         return (self.mail.host,) if self.mail.to and not self.mail.sendmail else ()
 
     @property
     def default_allowance(self) -> Allowance:
-        """What holds for a VM that sets nothing of its own."""
+        """The allowance of a VM that has no settings of its own."""
         chosen = self.default
         return Allowance(chosen.limit, Count(chosen.count), chosen.warn, Action(chosen.action), self.period.reset_day)
 
@@ -167,7 +168,7 @@ def _kind(section: Field[Any]) -> type[Any]:
 
 
 def _merge(paths: list[Path]) -> dict[str, dict[str, tuple[Path, Any]]]:
-    """Keys with the file that set them last; later files win key by key."""
+    """Each key's value and the file that set it last; the last file that sets a key wins."""
     merged: dict[str, dict[str, tuple[Path, Any]]] = {}
     sections = {item.name: item for item in fields(Settings)}
     for path in paths:
@@ -175,7 +176,7 @@ def _merge(paths: list[Path]) -> dict[str, dict[str, tuple[Path, Any]]]:
             document = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise XenbwError(f"{path}: {error.strerror}", "name another file with --config or XENBW_CONFIG") from None
-        except (ValueError, RecursionError) as error:  # also numbers of more digits than Python takes
+        except (ValueError, RecursionError) as error:  # ValueError also for numbers of more digits than Python accepts
             raise UsageError(f"{path}: {error}", "correct the line; nothing was changed") from None
         for name, table in document.items():
             if name not in sections:
@@ -186,9 +187,9 @@ def _merge(paths: list[Path]) -> dict[str, dict[str, tuple[Path, Any]]]:
 
 
 def load(path: Path | None = None) -> Settings:
-    """Settings from `path`, else $XENBW_CONFIG, else /etc/xenbw/xenbw.toml where it exists, and from *.toml in the
-    folder <file>.d in the order of their names. Raises UsageError with file, section, key and what is allowed;
-    XenbwError when a named file cannot be read."""
+    """Settings from `path`, else $XENBW_CONFIG, else /etc/xenbw/xenbw.toml if it exists, and from *.toml in the folder
+    <file>.d in the order of their names. Raises a UsageError with file, section, key and the allowed values, or a
+    XenbwError if a named file cannot be read."""
     named = path or (Path(os.environ["XENBW_CONFIG"]) if os.environ.get("XENBW_CONFIG") else None)
     main = named or DEFAULT_PATH
     folder = main.with_name(main.name + ".d")

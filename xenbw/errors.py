@@ -1,4 +1,4 @@
-"""What goes wrong, said for the admin: one line that says what happened and what to do next."""
+"""Errors for the admin: each is one line that says what happened and what to do next."""
 
 
 class XenbwError(Exception):
@@ -16,10 +16,10 @@ class XenbwError(Exception):
 
 
 class UsageError(XenbwError):
-    """The request itself cannot be understood: a bad option, size, day or config value."""
+    """The request itself is wrong: a bad option, size, day or config value."""
 
     exit_code = 2
 
 
 class MeterError(XenbwError):
-    """The meter cannot be read now."""
+    """The meter cannot be read at the moment."""

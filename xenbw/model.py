@@ -1,4 +1,4 @@
-"""The values everyone shares. Frozen; bytes are integers, times are aware UTC datetimes."""
+"""The values that all modules share. They are frozen; bytes are integers, times are aware UTC datetimes."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Count(StrEnum):
 
 
 class Action(StrEnum):
-    """What happens to a VM that passes its allowance."""
+    """What happens to a VM that goes over its allowance."""
 
     BLOCK = "block"
     WARN = "warn"
 
 
 class State(StrEnum):
-    """Where a VM stands, as every screen shows it."""
+    """The state of a VM, as every screen shows it."""
 
     OK = "ok"
     WARNED = "warned"
@@ -56,14 +56,14 @@ class Cause(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a guest's interface is: its netback vif, or the tap QEMU gives an HVM guest beside it."""
+    """The kind of a guest's interface: its netback vif, or the tap that QEMU adds for an HVM guest."""
 
     VIF = "vif"
     EMU = "emu"
 
 
 class Counters(NamedTuple):
-    """Bytes to the guest and from it. What dom0 sends on a vif (tx) goes in; what it receives (rx) came out."""
+    """Bytes to the guest (in; a vif's tx in dom0) and from it (out; a vif's rx)."""
 
     in_bytes: int
     out_bytes: int
@@ -76,8 +76,8 @@ ZERO = Counters(0, 0)
 
 
 class Amounts(NamedTuple):
-    """What our own counters on an interface say: bytes to the guest and from it that are its usage, frames that were
-    flooded to it though not for it, and what a block refused."""
+    """xenbw's own counters on an interface: usage to the guest and from it, bytes of frames for others that a bridge
+    flooded to it, and bytes that a block refused."""
 
     in_bytes: int
     out_bytes: int
@@ -91,7 +91,7 @@ class Amounts(NamedTuple):
 
     @property
     def everything(self) -> Counters:
-        """Whatever passed or was refused, as the kernel's counters of the interface see it."""
+        """All bytes, passed or refused, as the kernel counts them on the interface."""
         return Counters(
             self.in_bytes + self.flood_bytes + self.refused_in_bytes, self.out_bytes + self.refused_out_bytes
         )
@@ -100,7 +100,7 @@ class Amounts(NamedTuple):
         return Amounts(*(one + another for one, another in zip(self, other, strict=True)))
 
     def since(self, earlier: Amounts) -> Amounts | None:
-        """What was counted since then, or None if the counters began anew."""
+        """What was counted since `earlier`, or None if the counters started again."""
         grown = [now - before for now, before in zip(self, earlier, strict=True)]
         return None if min(grown) < 0 else Amounts(*grown)
 
@@ -109,17 +109,18 @@ NOTHING = Amounts(0, 0)
 
 
 class Reading(NamedTuple):
-    """One look at an interface: the kernel's raw counters (None: it is gone) and our own in nft (None: it has none)."""
+    """One look at an interface: the kernel's raw counters (None: the interface is gone) and xenbw's own in nft (None:
+    it has none)."""
 
     kernel: Counters | None
     own: Amounts | None = None
 
 
 class Mark(NamedTuple):
-    """Up to where an interface has been accounted for.
+    """An interface's counters at the last reading that was credited.
 
-    kernel: its raw counters then. own: ours then, None where they did not count. ahead: by how much the kernel's are
-    ahead of ours when nothing is under way between the two, which bridges a loss of ours.
+    kernel: its raw counters. own: xenbw's own counters, None if there were none. ahead: how far the kernel's counters
+    are ahead of xenbw's when no frame is in between, which bridges a loss of xenbw's counters.
     """
 
     kernel: Counters
@@ -132,7 +133,7 @@ UNREAD = Mark(ZERO)
 
 @dataclass(frozen=True)
 class Period:
-    """One billing month: start belongs to it, end to the next."""
+    """One billing month: start belongs to it, end to the next period."""
 
     start: datetime
     end: datetime
@@ -140,7 +141,7 @@ class Period:
 
 @dataclass(frozen=True)
 class Allowance:
-    """What a VM may use in a period and how that is held. limit_bytes None: unlimited."""
+    """How much a VM may use in a period, and what happens when it uses more. limit_bytes None: unlimited."""
 
     limit_bytes: int | None = None
     count: Count = Count.TOTAL
@@ -151,12 +152,12 @@ class Allowance:
 
 @dataclass(frozen=True)
 class VM:
-    """A row of its own with an allowance; found by its name as `xl list` prints it.
+    """A VM with its settings; its name is the one that `xl list` prints.
 
-    added_at None: nobody added it, it was found running; fields left None follow the config's [default].
-    allow: what it may reach while it is blocked; None follows [enforce] allow.
-    period_rule says by which reset day and zone period_start was reckoned, so that a change of rule is told
-    from the passing of time.
+    added_at None: nobody added the VM, it was found running. For settings that are None the config's [default] applies.
+    allow: the networks that it may reach while it is blocked; for None [enforce] allow applies.
+    period_rule: the reset day and zone from which period_start was computed, so that a changed rule is distinguished
+    from the start of a new period.
     """
 
     id: int
@@ -185,8 +186,8 @@ class VM:
 class Binding:
     """One life of one interface of a VM.
 
-    mark: its counters at last_at, from which the next reading is reckoned; counted: what has been credited, and what
-    was counted beside it.
+    mark: its counters at last_at, with which the next reading is compared. counted: the credited usage, and the flood
+    and refused bytes.
     (boot_id, ifindex) is its identity; interface is only its present name.
     """
 
@@ -215,10 +216,10 @@ class Binding:
 
 @dataclass(frozen=True)
 class Digest:
-    """Earlier lives of a VM's interfaces that are told together.
+    """Earlier lives of a VM's interfaces, summed up.
 
-    started_at: when the first of them began; ended_at: when the last one ended; counted: their usage in a period, and
-    what was counted beside it in these lives.
+    started_at: when the first life began. ended_at: when the last one ended. counted: their usage in a period, and the
+    flood and refused bytes of these lives.
     """
 
     lives: int
@@ -244,7 +245,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the allowance says of the usage, with the reason in words."""
+    """The usage compared with the allowance, with the reason in words."""
 
     state: State
     used_bytes: int
@@ -254,13 +255,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Entry:
-    """One VM. enforced: whether going over its allowance may block it."""
+    """One VM with its allowance and period. enforced: whether going over the allowance may block it."""
 
     vm: VM
     allowance: Allowance
     enforced: bool
     period: Period
-    elsewhere: Counters = ZERO  # usage on other hosts in this period, as far as the book told
+    elsewhere: Counters = ZERO  # usage on other hosts in this period, as far as the book reports it
 
     def used(self, here: Counters) -> Counters:
         """The VM's usage on all hosts in this period, of which `here` is on this one."""

@@ -1,4 +1,4 @@
-"""Periods and verdicts: pure functions of values."""
+"""Compute periods and verdicts. All functions are pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from xenbw.units import format_size
 def _boundary(year: int, month: int, reset_day: int, zone: ZoneInfo) -> datetime:
     """Midnight of the reset day in its zone, as UTC; the 31st of a short month is that month's last day.
 
-    A midnight that daylight saving skips becomes the first instant after the gap; of one that comes twice, the first
-    counts (PEP 495, fold=0).
+    If daylight saving skips this midnight, the result is the first instant after the gap; if it comes twice, the first
+    one counts (PEP 495, fold=0).
     """
     day = min(reset_day, monthrange(year, month)[1])
     return datetime(year, month, day, tzinfo=zone).astimezone(UTC)
@@ -34,7 +34,7 @@ def period_at(moment: datetime, reset_day: int, zone: ZoneInfo) -> Period:
 
 
 def used_bytes(count: Count, usage: Counters) -> int:
-    """What of the usage an allowance counts."""
+    """The part of the usage that an allowance counts."""
     match count:
         case Count.TOTAL:
             return usage.in_bytes + usage.out_bytes
@@ -55,7 +55,7 @@ _COUNTED = {
 
 
 def judge(allowance: Allowance, usage: Counters) -> Verdict:
-    """ok, warned or over (or unlimited), and why. A VM is over once it has used *more* than its allowance."""
+    """Whether the usage is ok, warned, over or unlimited, and why. Over means *more* than the allowance."""
     used, limit = used_bytes(allowance.count, usage), allowance.limit_bytes
     if limit is None:
         return Verdict(State.UNLIMITED, used, None, "no allowance is set")
@@ -69,7 +69,7 @@ def judge(allowance: Allowance, usage: Counters) -> Verdict:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a VM stands: the verdict, seen together with what the admin decided. block: why it must be blocked."""
+    """The state of a VM: the verdict combined with the admin's decisions. block: why it must be blocked, or None."""
 
     state: State
     reason: str
@@ -78,10 +78,10 @@ class Standing:
 
 
 def stand(vm: VM, allowance: Allowance, enforced: bool, usage: Counters, period: Period) -> Standing:
-    """A VM's standing. enforced False: its allowance only meters it.
+    """A VM's standing. enforced False: going over the allowance does not block it.
 
-    A lift holds for the period it was given in; it is compared with that period and not with a clock, so that a wrong
-    clock ends no lift and no block.
+    A lift is valid for the period in which it was given. It is compared with the period and not with the clock, so that
+    a wrong clock ends no lift and no block.
     """
     verdict = judge(allowance, usage)
     if vm.blocked_reason is not None:
@@ -93,20 +93,20 @@ def stand(vm: VM, allowance: Allowance, enforced: bool, usage: Counters, period:
     if not enforced:
         return Standing(State.OVER, f"{verdict.reason}; nobody added this VM, so it is only metered", verdict, None)
     if allowance.action is Action.WARN:
-        return Standing(State.OVER, f"{verdict.reason}; its policy is only to warn", verdict, None)
+        return Standing(State.OVER, f"{verdict.reason}; its action is only to warn", verdict, None)
     return Standing(State.OVER, verdict.reason, verdict, Cause.QUOTA)
 
 
 def as_seen(standing: Standing, unseen: str, *, wholly: bool) -> Standing:
-    """A running VM's standing as it is shown where this dom0 does not see its traffic, for the reason `unseen`, or not
-    all of it. A block and what led to it are shown as they are; nobody is judged by this."""
+    """The standing to show for a running VM whose traffic this dom0 does not see, wholly or in part, for the reason
+    `unseen`. A block or an exceeded allowance is still shown; this changes no verdict."""
     if wholly and standing.state in (State.OK, State.WARNED, State.UNLIMITED):
         return replace(standing, state=State.UNMETERED, reason=unseen)
     return replace(standing, reason=f"{standing.reason}; not metered: {unseen}")
 
 
 def ceiling(allowance: Allowance, state: State) -> float:
-    """The used bytes from which the state may no longer hold: below it there is nothing to judge."""
+    """The used bytes at which the state may change: below them the VM need not be judged."""
     if allowance.limit_bytes is None:
         return float("inf")
     if state is State.OK:

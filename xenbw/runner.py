@@ -1,4 +1,4 @@
-"""Running other people's commands: one door, passed in wherever a command is needed, so tests can stand in it."""
+"""Run commands of other packages. Callers get `run` as an argument, so that tests can replace it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xenbw.errors import XenbwError
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished command left: its exit status and its output as bytes (names may hold anything)."""
+    """The result of a finished command: its exit status and its output as bytes, because names may hold any byte."""
 
     status: int
     stdout: bytes
@@ -24,7 +24,7 @@ class CommandError(XenbwError):
 
 
 Runner = Callable[..., Result]
-"""run(argv, *, input=b"", timeout=seconds) -> Result. Raises CommandError when there is no result to speak of."""
+"""run(argv, *, input=b"", timeout=seconds) -> Result. Raises CommandError if there is no result."""
 
 
 def run(argv: Sequence[str], *, input: bytes = b"", timeout: float = 10.0) -> Result:

@@ -1,9 +1,10 @@
-"""Names and other texts that come from guests: one spelling, whichever tool or file told them, and fit to be shown."""
+"""Names and other texts from guests: one spelling, whichever tool or file they come from, and safe to print."""
 
 from __future__ import annotations
 
-# What xl calls a domain that it receives, until it may run (tools/xl/xl_vmcontrol.c, create_domain; xl_migrate.c,
-# migrate_receive: it gets its name first and is unpaused then), and one that the other host has (migrate_domain).
+# xl appends INCOMING to the name of a domain that it receives, until the domain may run (tools/xl/xl_vmcontrol.c,
+# create_domain; xl_migrate.c, migrate_receive: it renames the domain and then unpauses it), and AWAY to the name of a
+# domain that has moved to the other host (migrate_domain).
 INCOMING, AWAY = "--incoming", "--migratedaway"
 
 
@@ -13,7 +14,7 @@ def decode(raw: bytes) -> str:
 
 
 def base_name(name: str) -> str:
-    """`name` without the one suffix that xl appends while a domain migrates. A VM may have such a name as its own: see
+    """`name` without the suffix that xl appends while a domain migrates. A VM's own name may also end like that: see
     xen/identity.py."""
     for suffix in (INCOMING, AWAY):
         if name.endswith(suffix):
@@ -22,8 +23,8 @@ def base_name(name: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""`text` on one line, with what is not printable (control and format characters, line breaks, lone surrogates)
-    as escapes like \x1b."""
+    r"""`text` on one line; characters that are not printable (control and format characters, line breaks, lone
+    surrogates) become escapes like \x1b."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in text

@@ -1,4 +1,4 @@
-"""Sizes and times as an admin writes and reads them. Bytes are integers everywhere else."""
+"""Convert sizes and times to and from the text that an admin writes and reads."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _FACTORS = {
     "TIB": 2**40,
 }
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", re.ASCII)
-# SQLite's and BSON's integers end here; a limit beyond 9.2 exabytes is a typing error anyway.
+# The largest integer of SQLite and BSON; a limit beyond 9.2 exabytes is a typing error anyway.
 _LARGEST = 2**63 - 1
 
 
 def parse_size(text: str | int | float) -> int:
-    """Bytes from "500GB", "1.5 TiB" or a bare number of GB (as the 2014 tool's prompt took it).
+    """Bytes from "500GB", "1.5 TiB" or a bare number of GB (as the 2014 tool's prompt accepted it).
 
     Raises UsageError for anything else, for less than one byte, and for more than 2^63 - 1.
     """
@@ -53,5 +53,5 @@ def format_size(size: int) -> str:
 
 
 def format_time(moment: datetime) -> str:
-    """RFC 3339 in UTC to the second, as every file, JSON document and the book carries it."""
+    """RFC 3339 in UTC to the second, the form in every file and JSON document."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

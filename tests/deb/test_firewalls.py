@@ -166,7 +166,7 @@ def test_netfilter_persistent_saves_nothing_of_ours_with_debian_s_own_iptables(
 ) -> None:
     beside.do("netfilter-persistent save")
     assert not any("XENBW" in path.read_text() for path in SAVED)
-    assert saved_rules(host) == ["PASS  saved rules: no saved firewall names our chains"]
+    assert saved_rules(host) == ["PASS  saved rules: no saved firewall names xenbw's chains"]
 
 
 @with_netfilter_persistent
@@ -175,9 +175,9 @@ def test_doctor_names_each_file_in_which_netfilter_persistent_has_saved_our_chai
     beside: Firewall, host: Machine, variant: str
 ) -> None:
     beside.do("netfilter-persistent save")
-    why = "restored, it blocks who was blocked when it was saved, until xenbwd puts that right"
+    why = "if restored, it blocks the VMs that were blocked when it was saved, until xenbwd corrects that"
     assert saved_rules(host) == [
-        f"WARN  saved rules: {path} names the chain of our null routes: {why}" for path in SAVED
+        f"WARN  saved rules: {path} names the chain of xenbw's null routes: {why}" for path in SAVED
     ]
     # As it says there. What is left is a file all the same.
     for path in SAVED:

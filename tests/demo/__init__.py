@@ -1,1 +1,1 @@
-"""`make demo`: a dom0 in miniature plays the whole story, and every claim it prints is checked."""
+"""`make demo`: play the whole story on a dom0 in miniature, and check every claim that is printed."""

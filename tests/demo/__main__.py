@@ -38,12 +38,12 @@ def main() -> int:
 
 
 def start(stage: Stage, host: Host) -> tuple[Guest, Guest]:
-    stage.step("Two VMs start; Xen's own vif-bridge runs the hook, the admin gives them allowances")
+    stage.step("Two VMs start. Xen's own vif-bridge runs the hook, and the admin gives the VMs allowances")
     config(host, "web1", "00:16:3e:50:01:00", "10.50.0.11", "fd50::11")
     config(host, "db1", "00:16:3e:50:02:00", "10.50.0.12")
     web1 = host.start("web1", ("10.50.0.11", "fd50::11"))
     db1 = host.start("db1", ("10.50.0.12",))
-    stage.claim("vif-bridge ended well for both", all(r.returncode == 0 for g in (web1, db1) for r in g.scripts))
+    stage.claim("vif-bridge succeeded for both VMs", all(r.returncode == 0 for g in (web1, db1) for r in g.scripts))
     stage.screen(host, "xl", "list")
     stage.screen(host, "xenbw-addvm", "web1", "--limit", "20MB", "--reset-day", "15")
     stage.screen(host, "xenbw-addvm", "db1", "--limit", "500GB", "--count", "out")
@@ -57,7 +57,7 @@ def config(host: Host, name: str, mac: str, *ips: str) -> None:
 
 
 def traffic(stage: Stage, host: Host, web1: Guest, db1: Guest) -> None:
-    stage.step("Traffic flows and is metered to the byte")
+    stage.step("Traffic flows, and xenbw meters it to the byte")
     web1.receive(8 * MB)
     web1.send(2 * MB, to=db1)
     counted = until(lambda: host.usage("web1") == web1.counters())
@@ -70,38 +70,38 @@ def traffic(stage: Stage, host: Host, web1: Guest, db1: Guest) -> None:
 def warning(stage: Stage, host: Host, web1: Guest) -> None:
     stage.step("web1 passes 80 % of its allowance")
     web1.receive(7 * MB)
-    stage.claim("it is warned, and nothing is blocked", until(lambda: host.show("web1")["state"] == "warned"))
-    stage.claim("its ping to the outside is answered", web1.ping("10.50.0.2", timeout=1))
+    stage.claim("xenbw warns, and blocks nothing", until(lambda: host.show("web1")["state"] == "warned"))
+    stage.claim("web1's ping to the outside is answered", web1.ping("10.50.0.2", timeout=1))
 
 
 def over(stage: Stage, host: Host, web1: Guest, db1: Guest) -> None:
-    stage.step("web1 goes over: it is null-routed")
+    stage.step("web1 goes over its allowance and is null-routed")
     crossing = time.monotonic()
     web1.receive(5 * MB)
     blocked = until(lambda: host.blocked("10.50.0.11"))
-    stage.claim(f"the null routes stand {time.monotonic() - crossing:.1f} s after its last traffic began", blocked)
+    stage.claim(f"the null routes are in place {time.monotonic() - crossing:.1f} s after this traffic began", blocked)
     silent = not any(web1.ping(to, timeout=0.2) for to in ("10.50.0.1", "10.50.0.2", db1.address()))
-    stage.claim("its ping to dom0, to the outside and to db1 is answered no more", silent)
-    stage.claim("nor is its IPv6 ping", not web1.ping("fd50::2", timeout=0.2))
+    stage.claim("web1's pings to dom0, to the outside and to db1 are no longer answered", silent)
+    stage.claim("its IPv6 ping is not answered either", not web1.ping("fd50::2", timeout=0.2))
     stage.claim("db1 is not affected", db1.ping("10.50.0.2"))
     stage.screen(host, "iptables-legacy", "-S", "XENBW")
     stage.screen(host, "xenbw", "list")
 
 
 def restart(stage: Stage, host: Host, web1: Guest) -> None:
-    stage.step("web1 is restarted: a new domid, a new interface, and still no packet gets through")
+    stage.step("web1 restarts with a new domid and a new vif, and still no packet gets through")
     before = web1.domid
     with Capture(host.outside) as wire:
         web1.reboot()
         web1.send(MB, timeout=0.1)
         web1.ping("10.50.0.2", count=3, timeout=0.1)
         packets = wire.sources().count(IPv4Address("10.50.0.11"))
-    stage.say(f"domain {before} is now domain {web1.domid}; it sent for all it was worth")
-    stage.claim(f"a capture outside saw {packets} packets of it", packets == 0)
+    stage.say(f"domain {before} is now domain {web1.domid}; it sent as much as it could")
+    stage.claim(f"a capture outside saw {packets} packets from web1", packets == 0)
 
 
 def dead_daemon(stage: Stage, host: Host, web1: Guest) -> None:
-    stage.step("The same with the daemon killed and the firewall flushed: the hook alone keeps it out")
+    stage.step("The daemon is killed, the firewall is flushed, web1 restarts: the hook alone blocks it")
     host.kill_daemon()
     web1.stop()
     host.run(["iptables-legacy", "-F"], check=True)
@@ -109,26 +109,26 @@ def dead_daemon(stage: Stage, host: Host, web1: Guest) -> None:
         web1.start()
         web1.ping("10.50.0.2", count=3, timeout=0.1)
         packets = wire.sources().count(IPv4Address("10.50.0.11"))
-    stage.claim(f"a capture outside saw {packets} packets of it", packets == 0)
+    stage.claim(f"a capture outside saw {packets} packets from web1", packets == 0)
     host.start_daemon()
 
 
 def raised(stage: Stage, host: Host, web1: Guest) -> None:
-    stage.step("The customer buys more: the allowance is raised")
+    stage.step("The customer buys more, and the admin raises the allowance")
     stage.screen(host, "xenbw-addvm", "web1", "--limit", "1TB")
     stage.claim("web1 is released at once", web1.ping("10.50.0.2", timeout=1))
-    stage.claim("and no rule is left behind", not any("XENBW" in rule for rule in host.rules()))
+    stage.claim("no iptables rule is left", not any("XENBW" in rule for rule in host.rules()))
     stage.screen(host, "xenbw", "show", "web1")
 
 
 def reassigned(stage: Stage, host: Host, web1: Guest) -> None:
-    stage.step("web1 is blocked by hand and shut down; its address goes to a new VM")
+    stage.step("The admin blocks web1 and shuts it down, and a new VM gets its address")
     stage.screen(host, "xenbw", "block", "web1", "--reason", "unpaid")
     web1.stop()
-    stage.claim("the address stays blocked while nobody else has it", host.blocked("10.50.0.11"))
+    stage.claim("the address stays blocked while no other VM has it", host.blocked("10.50.0.11"))
     shop = host.start("shop", ("10.50.0.11",))
     stage.claim("the new VM has a network from its first packet", shop.ping("10.50.0.2", timeout=1))
-    stage.claim("the address is not blocked for it", not host.blocked("10.50.0.11"))
+    stage.claim("the address is no longer blocked", not host.blocked("10.50.0.11"))
     stage.screen(host, "xenbw", "list")
     stage.screen(host, "xenbw", "status")
 

@@ -1,4 +1,4 @@
-"""What the demo prints: steps, what an admin types and sees, and claims, each checked."""
+"""Print the demo: its steps, the admin's commands with their output, and claims, each of which is checked."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from tests.support.host import Host
 
 
 class Stage:
-    """Prints as it goes; remembers whether a claim was false."""
+    """Prints the demo while it runs, and remembers whether a claim was false."""
 
     def __init__(self) -> None:
         self._steps = self._claims = self._false = 0
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
     def show_host(self, host: Host) -> None:
-        """Say what is real here and what is not."""
+        """Print what is real in the demo and what is simulated."""
         print(
-            "A dom0 in miniature: real bridge, interfaces, traffic, iptables and Debian's own vif-bridge, in network\n"
-            "namespaces. Only the hypervisor is played: guests are namespaces, xenstore a stand-in. Nothing on this\n"
-            f"machine is touched; the ledger is {host.ledger_path}."
+            "This is a dom0 in miniature: real bridge, interfaces, traffic, iptables and Debian's own vif-bridge, in\n"
+            "network namespaces. Only Xen is simulated: guests are namespaces, xenstore is a stand-in. The demo\n"
+            f"changes nothing on this machine; the ledger is {host.ledger_path}."
         )
 
     def step(self, title: str) -> None:
@@ -31,13 +31,13 @@ class Stage:
         print(f"   {text}")
 
     def claim(self, text: str, true: bool) -> None:
-        """State something that was just checked."""
+        """Print a claim that was just checked."""
         self._claims += 1
         self._false += not true
-        print(f"   {self._paint('✓', '32') if true else self._paint('✗ NOT SO:', '31')} {text}")
+        print(f"   {self._paint('✓', '32') if true else self._paint('✗ FALSE:', '31')} {text}")
 
     def screen(self, host: Host, *argv: str) -> None:
-        """Type a command in dom0 and show what it prints."""
+        """Run a command in dom0 and print it with its output."""
         print(f"   {self._paint(f'dom0# {chr(32).join(argv)}', '36')}")
         if argv[0] == "xenbw-addvm":
             done = host.xenbw("addvm", *argv[1:])
@@ -49,11 +49,11 @@ class Stage:
             print(f"   {line}".rstrip())
 
     def close(self, seconds: float) -> int:
-        """The closing line; the exit status."""
+        """Print the last line. Returns the exit status."""
         if self._false:
             print(f"\n{self._false} of {self._claims} claims were false.")
             return 1
-        print(f"\nAll {self._claims} claims held; {seconds:.0f} s.")
+        print(f"\nAll {self._claims} claims are true; the demo took {seconds:.0f} s.")
         return 0
 
     def _paint(self, text: str, code: str) -> str:

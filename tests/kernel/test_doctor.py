@@ -74,7 +74,7 @@ def test_the_exit_status_and_the_last_line_tell_whether_anything_failed(running:
     (running.etc / "scripts/vif-post.d/xenbw.hook").chmod(0o644)
     done = doctor(running)
     assert done.returncode == 1
-    assert f"FAIL  hook: {HOOK} is not executable: Xen passes it over\n      fix: chmod 755 {HOOK}\n" in done.stdout
+    assert f"FAIL  hook: {HOOK} is not executable: Xen skips it\n      fix: chmod 755 {HOOK}\n" in done.stdout
     assert done.stdout.splitlines()[-1].endswith(" 1 FAIL")
     assert "1 FAIL" in running.xenbw("status").stdout
     assert json.loads(running.xenbw("status", "--json").stdout)["doctor"]["fail"] == 1

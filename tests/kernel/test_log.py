@@ -64,7 +64,7 @@ def test_a_reload_puts_the_blocks_back_at_once_with_one_line(quiet: Host) -> Non
     sighup(quiet)
     assert quiet.blocked(guest.address())
     assert lines(quiet)[len(before) :] == [
-        "null routes put back, somebody else changes the firewall: iptables: chain XENBW made;"
+        "null routes restored, another program changes the firewall: iptables: chain XENBW made;"
         f" iptables: src {guest.address()} blocked; iptables: jump in INPUT put first; 2 more",
         "configuration read again",
     ]

@@ -1,4 +1,4 @@
-"""A ledger that traffic fills, its thread for the book, and whether both say the same."""
+"""A ledger filled with traffic, and its thread for the book; it can check that book and ledger agree."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ MARCH = utc("2026-03-01")
 
 
 def settings_of(ledger: Path, uri: str, host: str = "dom0-a", **section: Any) -> Settings:
-    """The configuration of a dom0. `section` are more of the keys of [mongodb]."""
-    # The server drops samples that have expired, by its own clock.
+    """The configuration of a dom0. `section`: more keys of [mongodb]."""
+    # Use a large keep_samples: the server deletes expired samples by its own clock.
     book = MongodbSection(**{"uri": uri, "database": KEEPER.database, "keep_samples": 3650, **section})
     return Settings(mongodb=book, ledger=LedgerSection(path=ledger), host=HostSection(name=host))
 
 
 class Books:
-    """Some VMs, web0, web1 and so on, with a vif each, on a dom0; `live` lets time and traffic pass, `sync.push()`
-    brings it to the book. `section` are more of the keys of [mongodb]."""
+    """A dom0 with VMs web0, web1 and so on, with one vif each. `live` lets time and traffic pass, `sync.push()` pushes
+    it to the book. `section`: more keys of [mongodb]."""
 
     def __init__(self, folder: Path, uri: str, host: str = "dom0-a", *, vifs: int = 10, **section: Any) -> None:
         self.ledger = open_ledger(folder, patience=5)
@@ -42,7 +42,7 @@ class Books:
         self.sync = Sync(self.settings, self.clock)
 
     def live(self, minutes: int) -> None:
-        """That many minutes of traffic pass: a sample and a commit each."""
+        """Let `minutes` of traffic pass, with a sample and a commit each minute."""
         for _ in range(minutes):
             self.clock.go(minutes=1)
             self.total += 1
@@ -60,7 +60,7 @@ class Books:
             usagelog.add_readings(self.ledger, [(b.id, raw, raw) for b in self.bindings], at)
 
     def come_and_go(self, vm: int, times: int) -> None:
-        """A VM of that place has so many more lives of a vif, five seconds each, in which nothing passes."""
+        """Add more lives of a vif to the VM at that index: five seconds each, without traffic."""
         for _ in range(times):
             (known,) = self.ledger.rows("SELECT count(*) FROM binding")[0]
             binding = start_vif(self.ledger, f"web{vm}", self.clock.wall, domid=1000 + known, ips="192.0.2.7")
@@ -68,7 +68,7 @@ class Books:
             viflog.end(self.ledger, binding.id, self.clock.wall, "offline")
 
     def agrees(self, database: Any) -> bool:
-        """Whether the book has what the ledger has, record by record."""
+        """Whether the book has the same records as the ledger."""
         hours = {
             (row["vm"], row["start"]): (row["in_bytes"], row["out_bytes"])
             for row in database.usage.find({"span": "hour"})

@@ -1,4 +1,4 @@
-"""A ledger with VMs and interfaces in it, for tests that begin there."""
+"""A ledger with VMs and interfaces, as a start for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BOOT = "5c1b9a52-2f0e-4d0e-9f57-0c5b7e1c9a11"
 
 
 def add_vm(ledger: Ledger, name: str, at: datetime, **facts: object) -> int:
-    """A VM that the admin added, with what he set for it."""
+    """A VM that the admin added, with its settings."""
     vm_id = ledger.meet(name, at).id
     ledger.set_vm(vm_id, added_at=at, **facts)
     return vm_id
@@ -41,5 +41,5 @@ def vm_of(ledger: Ledger, vm_id: int) -> VM:
 
 
 def open_ledger(folder: Path, patience: float = 0.0) -> Ledger:
-    """A ledger of its own in that folder, begun there if need be."""
+    """A new connection to the ledger in that folder, which is created if necessary."""
     return Ledger.open(folder / "ledger.db", create=True, patience=patience)

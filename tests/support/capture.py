@@ -1,4 +1,4 @@
-"""What arrives on a wire: every IP packet, with the source address it claims."""
+"""Capture the IP packets on a wire with the source addresses that they claim."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
 
 
 class Capture:
-    """Listens in a namespace on one interface from `with` on."""
+    """Captures on one interface in a namespace, from `with` on."""
 
     def __init__(self, namespace: Namespace, interface: str = "eth0") -> None:
         with namespace.entered():
@@ -28,7 +28,7 @@ class Capture:
         self._socket.close()
 
     def sources(self) -> list[IPv4Address | IPv6Address]:
-        """The source addresses of the IP packets that have come since the last call."""
+        """The source addresses of the IP packets captured since the last call."""
         found: list[IPv4Address | IPv6Address] = []
         while True:
             try:

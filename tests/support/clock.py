@@ -10,7 +10,7 @@ from xenbw.runner import Result, Runner
 
 
 class HandClock:
-    """Stands still until it is told to go on."""
+    """Stands still until a test moves it."""
 
     def __init__(self, wall: datetime, elapsed: float = 1000.0, *, synced: bool = True) -> None:
         self.wall, self.elapsed, self.synced = wall, elapsed, synced
@@ -19,17 +19,17 @@ class HandClock:
         return Tick(self.wall, self.elapsed)
 
     def vouches(self, _since: float, _now: float) -> bool:
-        """The witness: asked whether the clock is synchronised, it answers at once."""
+        """The witness: it says at once whether the clock is synchronised."""
         return self.synced
 
     def go(self, **by: float) -> None:
-        """Time passes: go(minutes=5)."""
+        """Let time pass: go(minutes=5)."""
         self.wall += timedelta(**by)
         self.elapsed += timedelta(**by).total_seconds()
 
 
 def answering(word: str) -> Runner:
-    """A runner whose timedatectl says that word when it is asked whether the clock is synchronised."""
+    """A runner whose timedatectl answers with `word` when asked whether the clock is synchronised."""
 
     def run(argv: Sequence[str], *, timeout: float) -> Result:
         assert argv == ("timedatectl", "show", "--property=NTPSynchronized", "--value")

@@ -1,4 +1,4 @@
-"""What the parsers of xenbw, xenbw-addvm and xenbwd understand, for comparing with what is written about it."""
+"""The commands and options of the parsers of xenbw, xenbw-addvm and xenbwd, to compare the documentation with."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def options(program: ArgumentParser) -> list[Action]:
 
 
 def positionals(program: ArgumentParser) -> list[Action]:
-    """The arguments that are no options; a command with its own arguments is none."""
+    """The positional arguments; a command with arguments of its own is not one."""
     return [action for action in program._actions if not action.option_strings and action.metavar != "COMMAND"]
 
 
 def long_name(option: Action) -> str:
-    """The option's name as one writes it in full."""
+    """The option's long name."""
     return next(name for name in option.option_strings if name.startswith("--"))
 
 
@@ -34,7 +34,7 @@ def long_names(program: ArgumentParser) -> set[str]:
 
 
 def value(action: Action) -> str:
-    """What stands for the value: "SIZE", "in|out", "ADDR ..."; "" for an option that takes none."""
+    """The placeholder of the value: "SIZE", "in|out", "ADDR ..."; "" for an option without a value."""
     if action.nargs == 0:
         return ""
     word = "|".join(action.choices) if action.choices else str(action.metavar)

@@ -30,7 +30,7 @@ from xenbw.rundir.control import Server
 REPO = Path(__file__).parents[2]
 CAPTURES = REPO / "tests/data/xen-4.17"
 GUESTS = CAPTURES / "03-many-vifname-longname-oddname/xl-list.txt"
-"""web1, customer-42.example.org_web+db, ren and "sp ace:col" run."""
+"""The VMs web1, customer-42.example.org_web+db, ren and "sp ace:col" run."""
 
 
 class Console:
@@ -51,7 +51,7 @@ class Console:
         self.lists(GUESTS)
 
     def lists(self, output: Path) -> None:
-        """From now on `xl list` prints what is in this file."""
+        """Let `xl list` print the content of this file from now on."""
         self.script("xl", f"[ \"$*\" = list ] && exec cat '{output}'\nexit 64\n")
 
     def script(self, name: str, body: str) -> None:
@@ -66,7 +66,8 @@ class Console:
         return {**os.environ, "PATH": search, "XENBW_CONFIG": str(self.config), "PYTHONPATH": str(REPO)}
 
     def run_as(self, user: int, *words: str) -> subprocess.CompletedProcess[str]:
-        """The same as another user, who may not enter this source tree: from a copy of it, with Debian's Python."""
+        """Run the command as another user, who may not enter this source tree: from a copy of it, with Debian's
+        Python."""
         lib = self.root / "python"
         if not lib.exists():
             shutil.copytree(REPO / "xenbw", lib / "xenbw", ignore=shutil.ignore_patterns("__pycache__"))
@@ -86,7 +87,7 @@ class Console:
         )
 
     def run(self, *words: str | bytes, wrap: tuple[str, ...] = (), **options: Any) -> subprocess.CompletedProcess[str]:
-        """`xenbw words…`, off a terminal; `wrap` is a command that runs it."""
+        """Run `xenbw words…` without a terminal; `wrap` is a command that runs it."""
         return subprocess.run(
             [*wrap, sys.executable, "-m", "xenbw.cli.main", *words],
             capture_output=True,
@@ -99,7 +100,7 @@ class Console:
         )
 
     def done(self, *words: str) -> str:
-        """What `xenbw words…` prints; it must succeed and complain of nothing."""
+        """The output of `xenbw words…`, which must succeed without a complaint."""
         result = self.run(*words)
         assert (result.returncode, result.stderr) == (0, ""), result
         return result.stdout
@@ -119,7 +120,7 @@ class Console:
             return vm
 
     def runs(self, name: str, interface: str = "vif7.0", ips: str = "") -> int:
-        """The VM starts with one vif; returns the binding's id."""
+        """Start the VM with one vif; returns the binding's id."""
         with self.ledger() as ledger:
             new = NewBinding(
                 name=name,
@@ -136,7 +137,7 @@ class Console:
             return viflog.bind(ledger, datetime.now(UTC), new)
 
     def uses(self, name: str, in_bytes: int, out_bytes: int) -> None:
-        """The VM's traffic now, as the daemon commits it."""
+        """Commit new traffic of the VM, as the daemon does."""
         now = datetime.now(UTC)
         with self.ledger() as ledger:
             roster = Roster(ledger, config.load(self.config))
@@ -147,7 +148,8 @@ class Console:
 
 
 class StandIn:
-    """The daemon's control socket with the daemon's judge behind it, and no kernel: nothing is really blocked."""
+    """The daemon's control socket with the daemon's judge behind it, but without a kernel: nothing is really
+    blocked."""
 
     def __init__(self, console: Console) -> None:
         self.asked: list[str] = []
@@ -188,12 +190,12 @@ class StandIn:
             Judge(ledger, settings).judge(roster, usagelog.present(ledger), list(roster.entries), moment)
 
 
-# A shell that starts the tests in the background lets them, and all they start, ignore Ctrl-C.
+# A shell that starts the tests in the background makes them, and their children, ignore Ctrl-C.
 _HEEDING_CTRL_C = ("env", "--default-signal=INT")
 
 
 class Terminal:
-    """`xenbw words…` with a real pseudo-terminal as its controlling one."""
+    """Runs `xenbw words…` with a real pseudo-terminal as its controlling terminal."""
 
     def __init__(self, console: Console, *words: str) -> None:
         self._mine, theirs = os.openpty()
@@ -208,21 +210,21 @@ class Terminal:
         os.close(theirs)
 
     def expect(self, text: str) -> str:
-        """Wait until the terminal shows this; returns everything up to it since the last time."""
+        """Wait until the terminal shows this text; returns all output up to it since the last call."""
         while text not in self._seen:
             assert self._read(), f"the program ended; it showed {self._seen!r}"
         before, _, self._seen = self._seen.partition(text)
         return before + text
 
     def type(self, keys: str) -> None:
-        """Press keys, once the program waits for them: a Ctrl-C between its question and its read would be lost."""
+        """Press keys when the program waits for them: a Ctrl-C between its question and its read would be lost."""
         state = Path(f"/proc/{self._process.pid}/stat")
         while state.read_text().rpartition(")")[2].split()[0] not in "SZ":
             time.sleep(0.001)
         os.write(self._mine, keys.encode())
 
     def end(self) -> tuple[int, str]:
-        """The exit status, and what else was shown."""
+        """The exit status, and the rest of the output."""
         while self._read():
             pass
         status = self._process.wait(10)
@@ -230,7 +232,8 @@ class Terminal:
         return status, self._seen
 
     def _read(self) -> bool:
-        """Take in what the program shows next; False once it has ended. One that shows nothing more is killed."""
+        """Read the program's next output; False once the program has ended. A program that prints nothing more is
+        killed."""
         if not select.select([self._mine], [], [], 10)[0]:
             self._process.kill()
             raise AssertionError(f"nothing more is shown after {self._seen!r}")

@@ -1,4 +1,4 @@
-"""VMs that are over their allowance and never stop sending, on a host whose rules others change."""
+"""VMs that are over their allowance and send all the time, on a host where other programs change the rules."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _OURS = re.compile(r"^table (?:netdev|bridge|inet|arp) xenbw \{\n.*?^\}\n", re.M
 
 
 class Contest:
-    """The host with three such VMs, and what is heard of them.
+    """The host with three such VMs, and the traffic of theirs that arrives.
 
-    "web1" on the bridge and "web2" behind a vif of its own send frames of a kind that no IP firewall sees: their seals
-    alone hold these. "idle" has never run, and somebody outside who has taken its addresses talks to dom0 and to a VM,
-    and dom0 talks to him: its null routes alone hold that.
+    "web1" on the bridge and "web2" behind a routed vif send frames that no IP firewall sees: only their seals stop
+    these. "idle" has never run. A host outside uses its addresses to talk to dom0 and to a VM, and dom0 talks to that
+    host: only the null routes stop that.
     """
 
     blocked = ("idle", "web1", "web2")
@@ -68,7 +68,7 @@ class Contest:
         index = host.run(["cat", f"/sys/class/net/{routed.interface}/ifindex"]).stdout.strip()
         self._words = f"vif={nft.key(routed.domid, 0, int(index))} index={index}"
         self._by_seal = [keep(Ear(host.outside)), keep(Ear(host.namespace, None, _KIND))]
-        # By way of INPUT, of OUTPUT and of FORWARD.
+        # These hear the traffic that has passed INPUT, OUTPUT and FORWARD.
         self._door = keep(Door(host.namespace, _PORT))
         self._by_null_route = [keep(Ear(host.outside)), keep(Ear(neighbour.namespace))]
         outside = mac_of(host.outside, "eth0")
@@ -101,39 +101,39 @@ class Contest:
                     send()
 
     def act(self, script: str, command: str) -> list[str]:
-        """Somebody runs a script; returns the rules that are theirs right after it."""
+        """Run a script of another program; returns that program's rules right after it."""
         script = f"{self._words} iptables={command}\n{script}\n"
         return _theirs(self._host.run(["sh", "-c", f"{{ {script} }} >/dev/null 2>&1\n{_DUMP}"]).stdout)
 
     def theirs(self) -> list[str]:
-        """The rules that are not ours, in their order."""
+        """The rules that are not xenbw's, in their order."""
         return _theirs(self._host.run(["sh", "-c", _DUMP]).stdout)
 
     def sealed(self) -> bool:
-        """Whether our table in nft is as it was in the beginning."""
+        """Whether xenbw's table in nft is as it was at the start."""
         return self.seals() == self._whole[0]
 
     def routed(self) -> bool:
-        """Whether our rules in the legacy tables are as they were in the beginning."""
+        """Whether xenbw's rules in the legacy tables are as they were at the start."""
         return self.null_routes() == self._whole[1]
 
     def by_seal(self) -> list[float]:
-        """When something came through that only a seal holds, since the last call (as time.time() counts)."""
+        """The times (as time.time()) at which traffic that only a seal stops came through, since the last call."""
         return [one.at for ear in self._by_seal for one in ear.heard() if one.frame[14:].startswith(_MARK)]
 
     def by_null_route(self) -> list[float]:
-        """When something came through that only a null route holds, since the last call."""
+        """The times at which traffic that only a null route stops came through, since the last call."""
         through = [one.at for ear in self._by_null_route for one in ear.heard() if one.frame[42:].startswith(_MARK)]
         return [one.at for one in self._door.heard()] + through
 
     def seals(self) -> list[str]:
-        """Our table in nft but for its counters' values, each thing of it as one word."""
+        """xenbw's table in nft without the values of its counters, each object as one word."""
         listed = self._host.run(["nft", "-j", "-s", "list", "table", "netdev", nft.TABLE]).stdout
         places: dict[str, int] = {}
         return sorted(_word(thing, places) for thing in (json.loads(listed)["nftables"] if listed else []))
 
     def null_routes(self) -> list[list[str]]:
-        """Our chain and the first rule of those it is hooked into, for both families."""
+        """xenbw's chain, and the first rule of each chain that jumps to it, for both families."""
         rules = [self._host.rules(version) for version in (4, 6)]
         ours = [sorted(rule for rule in listed if rule.startswith(f"-A {CHAIN}")) for listed in rules]
         first = [
@@ -145,7 +145,7 @@ class Contest:
 
 
 def _word(thing: dict[str, Any], places: dict[str, int]) -> str:
-    """A thing of nft without its number in the kernel and what it counted; a rule with its place in the chain."""
+    """An nft object without its kernel handle and counts; a rule with its position in the chain."""
     ((kind, what),) = thing.items()
     for passing in ("handle", "bytes", "packets"):
         what.pop(passing, None)

@@ -1,4 +1,4 @@
-"""Damage to a ledger: pages that cannot be read, and values that cannot be."""
+"""Damage a ledger: make pages unreadable, and write impossible values."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ GARBAGE = (
 
 
 def garble(path: Path, table: str, column: str, value: object, chance: random.Random) -> bool:
-    """Put a value into that column of some row, whatever the schema says; bytes as text that is no UTF-8. Whether
-    SQLite can hold it there."""
+    """Write a value into that column of some row, whatever the schema says; bytes become text that is not UTF-8.
+    Returns whether SQLite can hold the value there."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         keys = [row[0] for row in db.execute("SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", (table,))]
         rows = db.execute(f"SELECT {', '.join(keys)} FROM {table}").fetchall()  # noqa: S608 (names of the schema)
         (schema,) = db.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
     where = " AND ".join(f"{key} = ?" for key in keys)
     place = "CAST(? AS TEXT)" if isinstance(value, bytes) else "?"
-    # A disk knows no constraints.
+    # Damage on a disk ignores constraints.
     _define(path, table, schema.replace(" NOT NULL", ""))
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
@@ -53,7 +53,7 @@ def _define(path: Path, table: str, schema: str) -> None:
 
 
 def columns(path: Path) -> list[tuple[str, str]]:
-    """(table, column) of everything in the ledger."""
+    """(table, column) of all columns in the ledger."""
     with closing(sqlite3.connect(path)) as db:
         return db.execute(
             "SELECT t.name, c.name FROM sqlite_schema AS t, pragma_table_info(t.name) AS c WHERE t.type = 'table'"

@@ -1,7 +1,7 @@
 """A dom0 in miniature: a namespace with a bridge and a world outside, Debian's own vif scripts, real xenstore tools.
 
-Only the hypervisor is missing: xenstored is played by tests.support.xenstored, netback by veth pairs, xl by a script
-that lists. Nothing outside the namespaces is touched and everything is gone when the context ends, or the process.
+Only Xen is missing: tests.support.xenstored stands in for xenstored, veth pairs for netback, and a script that lists
+domains for xl. Nothing outside the namespaces is touched, and everything vanishes with the context or the process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OUTSIDE_ADDRESSES = {4: "10.50.0.2", 6: "fd50::2"}
 
 _SCRIPTS = Path("/etc/xen/scripts")
 _SCRIPT_SECONDS = 40  # LIBXL_HOTPLUG_TIMEOUT
-# What xl gives a script on Debian 12, as captured there.
+# The environment that xl gives a script on Debian 12, as captured there.
 _SCRIPT_PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/xen-4.17/bin"
 
 # The format of tools/xl/xl_list.c. Only numbers are domains: Debian's vif-bridge writes the MTU of a renamed vif to
@@ -150,7 +150,8 @@ class Dom0:
             Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
     def _capture(self) -> None:
-        """Keep the last packets on all interfaces of dom0: two files of 4 MB at most, the headers of each packet."""
+        """Capture the last packets on all interfaces of dom0: two files of at most 4 MB, with the headers of each
+        packet."""
         if self.on_failure is not None:
             argv = ["tcpdump", "-n", "-U", "-Z", "root", "-i", "any", "-s", "128", "-C", "4", "-W", "2"]
             self.namespace.popen([*argv, "-w", str(self.directory / "capture")], output=Path("/dev/null"))
@@ -170,10 +171,10 @@ class Dom0:
         received: bool = False,
     ) -> Guest:
         """Create and start a guest, as `xl create` does; ScriptError when a vif script fails. received: as
-        `xl migrate-receive` does it.
+        `xl migrate-receive` does.
 
-        `ips` (default: the next of 10.50.0.11, .12, …) are dealt to the vifs in turn; `config_ips` is what the config
-        says of them (default: the same; () for a config without `ip=`). `vifname` and `mac` are the first vif's.
+        `ips` (default: the next of 10.50.0.11, .12, …) are given to the vifs in turn; `config_ips` are the addresses in
+        the config (default: the same; () for a config without `ip=`). `vifname` and `mac` are the first vif's.
         """
         self._started += 1
         own = tuple(ips) if ips is not None else (f"10.50.0.{10 + self._started}",)
@@ -251,7 +252,7 @@ class Dom0:
         raise ValueError(f"{who!r} is not outside, dom0 or a guest")
 
     def take_domid(self, domid: int | None) -> int:
-        """The next domid, or the one that is asked for; Xen counts on from the largest."""
+        """The next domid, or the one that the caller asks for; Xen counts on from the largest."""
         taken = self._next_domid if domid is None else domid
         self._next_domid = max(self._next_domid, taken + 1)
         return taken
@@ -261,6 +262,6 @@ class Dom0:
         return {**os.environ, "PATH": path, "XENSTORED_PATH": str(self.store.path), **(env or {})}
 
     def _drop_guests(self) -> None:
-        """Let the running guests vanish without their scripts: the whole dom0 goes."""
+        """Let the running guests vanish without their scripts, because the whole dom0 ends."""
         for guest in self.guests:
             guest.namespace.close()

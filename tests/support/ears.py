@@ -1,4 +1,4 @@
-"""What arrives where guests are not to be heard: every frame whole, with the moment of its arrival."""
+"""Capture whole frames, with the time of their arrival, at places that blocked guests must not reach."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Heard(NamedTuple):
 
 
 class Ear:
-    """Hears in a namespace from now on: all that comes to one interface, whoever it is for.
+    """Captures from now on, in a namespace, all frames that come to one interface, whatever their destination.
 
-    With a kind (an ethertype) instead of an interface, it hears what the machine itself takes in of that kind on any of
-    them: what a firewall or a bridge took away before is not heard, while on an interface everything is heard first.
+    With a kind (an ethertype) instead of an interface, it captures the frames of that kind that the machine itself
+    accepts on any interface, after firewalls and bridges; on an interface it captures all frames before these.
     """
 
     def __init__(self, place: Namespace, interface: str | None = "eth0", kind: int = _EVERY_KIND) -> None:
@@ -51,12 +51,12 @@ class Ear:
         self._socket.close()
 
     def heard(self) -> list[Heard]:
-        """What has come since the last call."""
+        """The frames since the last call."""
         return [one for one, (_, _, kind, *_) in _taken(self._socket) if kind != socket.PACKET_OUTGOING]
 
 
 class Door:
-    """A UDP port of a machine, from now on: what comes to it has passed the machine's firewall."""
+    """Listens on a UDP port of a machine from now on: datagrams that arrive here have passed the machine's firewall."""
 
     def __init__(self, place: Namespace, port: int) -> None:
         with place.entered():
@@ -71,12 +71,12 @@ class Door:
         self._socket.close()
 
     def heard(self) -> list[Heard]:
-        """What has come since the last call: its payload in place of a frame."""
+        """The datagrams since the last call, with the payload as the frame."""
         return [one for one, _ in _taken(self._socket)]
 
 
 def _taken(ear: socket.socket) -> Iterator[tuple[Heard, Any]]:
-    """What waits in a socket, and from where it came."""
+    """The frames that wait in a socket, with their origin."""
     while True:
         try:
             frame, notes, _, origin = ear.recvmsg(1 << 17, 64)

@@ -1,13 +1,13 @@
-"""How much the long tests try: a share of their cases in `make test`, all of them in `make full`."""
+"""How many cases the long tests try: some in `make test`, all in `make full`."""
 
 from __future__ import annotations
 
 import os
 
-# The one switch.
+# The only switch between the two.
 THOROUGH = os.environ.get("XENBW_THOROUGH") == "1"
 
 
 def cases(some: int, every: int) -> int:
-    """`every` in a thorough run, else `some`: for a number of examples, or for the stride through all places."""
+    """`every` in a thorough run, else `some`: a number of examples, or the step from one place to the next."""
     return every if THOROUGH else some

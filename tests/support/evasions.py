@@ -1,4 +1,4 @@
-"""Ways round a block or a meter that a guest may try. To try one more, add it to EVASIONS."""
+"""Ways in which a guest may try to get round a block or a meter. To try one more, add it to EVASIONS."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def _packets(make: Callable[[Intruder], Iterable[bytes]]) -> Act:
 
 
 def _from(source: Callable[[Intruder], str]) -> Evasion:
-    """Datagrams under another IPv4 address."""
+    """Datagrams with another IPv4 source address."""
     return Evasion(_packets(lambda me: [ip4(source(me), me.addresses["outside"], udp(me.mark))]), routed=True)
 
 
 def _as(sender: Callable[[Intruder], str], arrives: str = "anywhere") -> Evasion:
-    """Datagrams under another MAC."""
+    """Datagrams from another MAC."""
 
     def make(me: Intruder) -> list[bytes]:
         packet = ip4(me.ip, me.addresses["outside"], udp(me.mark))
@@ -61,7 +61,7 @@ def _tunnel(protocol: int, wrap: Callable[[bytes], bytes] = bytes) -> Evasion:
 
 
 def _kind(kind: int, head: bytes = b"") -> Evasion:
-    """Frames that no IP firewall looks into."""
+    """Frames that IP firewalls ignore."""
     make: Callable[[Intruder], list[bytes]] = lambda me: [  # noqa: E731
         me.frame(head + ip4(me.ip, me.addresses["outside"], udp(me.mark)), kind, to=to)
         for to in ("outside", "neighbour", "dom0", "everybody")
@@ -74,7 +74,7 @@ def _to(mac: str, kind: int = 0x88B5, arrives: str = "anywhere", head: bytes = b
 
 
 def _claim(whose: str) -> Evasion:
-    """ARP replies to everybody that an address of somebody else is here."""
+    """ARP replies to everybody that claim somebody else's address."""
     make: Callable[[Intruder], list[bytes]] = lambda me: [  # noqa: E731
         arp_reply(me.mac, me.mac, me.addresses[whose], BROADCAST, me.addresses[whose]) + me.mark
     ]
@@ -88,7 +88,7 @@ def _arp_flood(me: Intruder) -> list[bytes]:
 
 
 def _link_local(mac: str) -> str:
-    """The address that a card gives itself (RFC 4291, appendix A)."""
+    """The link-local address of a network card (RFC 4291, appendix A)."""
     first, *others = mac_bytes(mac)
     return "fe80::" + bytes([first ^ 2, *others[:2], 0xFF, 0xFE, *others[2:]]).hex(":", 2).replace(":0", ":")
 
@@ -112,7 +112,7 @@ def _mapped(me: Intruder) -> list[bytes]:
 
 
 def _other_address(me: Intruder) -> None:
-    # In this order: with its first address of a network a card loses the others of it.
+    # Keep this order: a card that loses its first address of a network also loses the others of that network.
     me.guest.namespace.ip(f"addr del {me.ip}/24 dev eth0", "addr add 10.50.0.99/24 dev eth0")
     me.talk(me.addresses["outside"])
     me.guest.namespace.ip("addr del 10.50.0.99/24 dev eth0", f"addr add {me.ip}/24 dev eth0")
@@ -145,7 +145,7 @@ def _jumbo(me: Intruder) -> None:
 
 
 def _discover(me: Intruder) -> list[bytes]:
-    """DHCP's first word (RFC 2131)."""
+    """DHCP's first message (RFC 2131)."""
     ask = bytes([1, 1, 6, 0]) + bytes(24) + mac_bytes(me.mac) + bytes(202) + bytes.fromhex("63825363350101ff")
     return [me.frame(ip4("0.0.0.0", "255.255.255.255", udp(ask + me.mark, 68, 67)), to="everybody")]
 
@@ -195,7 +195,7 @@ EVASIONS: dict[str, Evasion] = {
     "802.3 with a length": _kind(0x0100, bytes.fromhex("aaaa03000000")),
     "runts": Evasion(_frames(_runts)),
     "jumbo frames": Evasion(_jumbo, "dom0"),
-    # to many
+    # broadcast and multicast
     "STP": _to("01:80:c2:00:00:00", 0x0026, head=_BPDU[2:]),
     "pause frames": _to("01:80:c2:00:00:01", 0x8808, "nowhere"),
     "LLDP": _to("01:80:c2:00:00:0e", 0x88CC, "dom0"),
@@ -205,7 +205,7 @@ EVASIONS: dict[str, Evasion] = {
     ),
     "broadcast": _to(BROADCAST),
     "a DHCP discover": Evasion(_frames(_discover), routed=True),
-    # IPv4 in other clothes
+    # unusual IPv4 packets
     "fragments": Evasion(
         _packets(lambda me: fragments(me.ip, me.addresses["outside"], udp(me.mark + bytes(64)), 40)), routed=True
     ),

@@ -1,4 +1,4 @@
-"""What tells why a test failed: the state of its miniature dom0, in a folder for each failure."""
+"""Evidence for a failed test: the state of its miniature dom0, in a folder for each failure."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _MOST_BYTES = 50_000_000
 
 
 def folder_of(test: str) -> Path:
-    """Where the evidence of a test is kept. test: its node id."""
+    """The folder with the evidence of a test. test: its node id."""
     return FOLDER / re.sub(r"[^A-Za-z0-9._-]+", "-", test.removeprefix("tests/"))[:150]
 
 
 def current_test() -> str:
-    """The node id of the test that runs now."""
+    """The node id of the running test."""
     return os.environ.get("PYTEST_CURRENT_TEST", "unknown").rpartition(" ")[0]
 
 
 def keep(dom0: Dom0) -> None:
-    """Write down the state of a dom0: logs, ledger, files in its run directory, firewall, links, xenstore, capture."""
+    """Save the state of a dom0: logs, ledger, files in its run directory, firewall, links, xenstore, capture."""
     folder = folder_of(current_test()) / dom0.directory.name
     folder.mkdir(parents=True, exist_ok=True)
     for name, argv in _COMMANDS.items():
@@ -47,7 +47,7 @@ def keep(dom0: Dom0) -> None:
 
 
 def _too_special(directory: str, names: list[str]) -> set[str]:
-    """Names in a directory that are no files or folders, or too large to keep."""
+    """Names in a directory that are neither files nor folders, or too large to keep."""
     left = set()
     for name in names:
         path = Path(directory) / name

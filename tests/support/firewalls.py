@@ -1,4 +1,4 @@
-"""What others do to the rules of a host: programs and admins, each act as the shell script that it comes to.
+"""Changes that other programs and admins make to the rules of a host, each as a shell script.
 
 `$iptables` is the command they use: of IPv4 or IPv6, legacy or nft. `$vif` is the key of an interface of ours in nft,
 `$index` its number. An act that finds nothing to act upon leaves it at that.
@@ -15,7 +15,7 @@ for iptables in iptables-legacy ip6tables-legacy iptables-nft; do
     $iptables-save >/run/saved.$iptables
 done
 """
-"""What there is of others before anything of ours is: rules, and a copy of them on disk."""
+"""The rules of other programs before xenbw adds its own, and a copy of them on disk."""
 
 IPTABLES: dict[str, str] = {
     "docker starts": """
@@ -101,5 +101,5 @@ MISLED: dict[str, str] = {
         nft "add element netdev xenbw out { $index : \\"$vif-in\\" }" """,
     "an interface counts for nothing when it is refused": "nft delete element netdev xenbw refused-out { $index }",
 }
-"""What no program does to our table by accident: as many rules and chains as before, that say something else; and maps
-that lead to no counter, or to another one."""
+"""Changes of xenbw's table that no program makes by accident: the same number of rules and chains, with another
+meaning; and maps that lead to no counter, or to the wrong one."""

@@ -1,4 +1,4 @@
-"""Frames as no well-behaved guest sends them."""
+"""Frames that no well-behaved guest sends."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def mac_bytes(mac: str) -> bytes:
 
 
 def frame(to: str, sender: str, payload: bytes, kind: int = 0x88B5) -> bytes:
-    """An Ethernet frame; its kind is one for local experiments unless it is given."""
+    """An Ethernet frame; its default ethertype is one for local experiments."""
     return mac_bytes(to) + mac_bytes(sender) + kind.to_bytes(2, "big") + payload
 
 
 def arp_reply(sender: str, claimed: str, ip: str, to: str, to_ip: str) -> bytes:
-    """A frame from `sender` that says: `ip` is at `claimed`."""
+    """A frame from `sender` that claims: `ip` is at `claimed`."""
     head = bytes.fromhex("0001080006040002")
     body = mac_bytes(claimed) + socket.inet_aton(ip) + mac_bytes(to) + socket.inet_aton(to_ip)
     return frame(to, sender, head + body, 0x0806)
@@ -45,7 +45,7 @@ def _checksum(data: bytes) -> int:
 
 
 def send_frames(place: Namespace, device: str, frames: Sequence[bytes]) -> None:
-    """Put frames on a device as they are."""
+    """Send frames on a device unchanged."""
     with place.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
         sender.bind((device, 0))
         for one in frames:

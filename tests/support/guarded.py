@@ -1,4 +1,4 @@
-"""A host whose one VM is judged and held to its allowance, with a stand-in where the kernel would be."""
+"""A host with one VM that is judged and held to its allowance, with a stand-in for the kernel."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _ordered(wanted: Wanted) -> list[tuple[Address, str]]:
 
 @dataclass
 class Host:
-    """A host with one VM, web1, that has 1000 bytes in March; time and usage are the test's."""
+    """A host with one VM, web1, with 1000 bytes in March; the test sets time and usage."""
 
     ledger: Ledger
     settings: Settings
@@ -76,7 +76,7 @@ class Host:
         return Moment(self.at, True)
 
     def judge(self, used: int | None = None) -> bool:
-        """web1 has used so much in all; the admin may have changed the ledger meanwhile."""
+        """Set the total usage of web1; the admin may have changed the ledger in the meantime."""
         if used is not None:
             self.usage[self.web1] = Counters(used, 0)
         self.roster.load(self.moment)

@@ -38,7 +38,7 @@ class ScriptResult:
 
 
 class ScriptError(Exception):
-    """A vif script failed at the start of a guest, which xl answers by destroying the guest."""
+    """A vif script failed at the start of a guest; xl then destroys the guest."""
 
     def __init__(self, results: list[ScriptResult]) -> None:
         super().__init__(results)
@@ -47,7 +47,7 @@ class ScriptError(Exception):
 
 @dataclass(frozen=True)
 class Card:
-    """A network card as the guest's config describes it. `ips` are the guest's own, `config_ips` what `ip=` says."""
+    """A network card in the guest's config. `ips`: the guest's own addresses; `config_ips`: the addresses in `ip=`."""
 
     devid: int
     mac: str
@@ -85,7 +85,7 @@ class Guest:
 
     @property
     def namespace(self) -> Namespace:
-        """Where the running guest's cards eth0, eth1, … and its processes are."""
+        """The namespace of the running guest's cards eth0, eth1, … and its processes."""
         if self._namespace is None:
             raise RuntimeError(f"{self.name} is not running")
         return self._namespace
@@ -96,7 +96,7 @@ class Guest:
         return self.interfaces[0]
 
     def start(self, domid: int | None = None) -> None:
-        """Start (again) under a new domid; ScriptError when a vif script fails, and then nothing of it is left."""
+        """Start (again) under a new domid; ScriptError when a vif script fails, which leaves nothing of the guest."""
         self.domid = self._dom0.take_domid(domid)
         self._namespace = Namespace()
         self._dom0.guests.append(self)
@@ -114,8 +114,8 @@ class Guest:
         for card in self.cards:
             self._connect(card)
         if self.weighed:
-            # The second of its MLD reports. One that it sends just as dom0 takes the vif down is captured on its card
-            # and comes nowhere.
+            # Wait for the second MLD report: if it is sent just as dom0 takes the vif down, it is captured on the card
+            # but arrives nowhere.
             time.sleep(_REPORTED)
 
     def stop(self) -> None:
@@ -154,14 +154,15 @@ class Guest:
         self._dom0.store.write_all({f"/local/domain/{self.domid}/name": name, f"/vm/{self.uuid}/name": name})
 
     def preserve(self, stamp: str = "-20260801T0840Z") -> None:
-        """It crashed, and is kept (libxl_domain.c, libxl_domain_preserve): the hypervisor's uuid stays the old one."""
+        """Crash, and be kept (libxl_domain.c, libxl_domain_preserve): the hypervisor's uuid stays the old one."""
         new = f"/vm/{uuid4()}"
         self.rename(self.name + stamp)
         self._dom0.store.write_all({f"/local/domain/{self.domid}/vm": new, f"{new}/uuid": new.removeprefix("/vm/")})
         self.namespace.ip(*(f"link set eth{card.devid} down" for card in self.cards))
 
     def attach(self, *ips: str) -> Card:
-        """A card is attached to the running guest, which has it up at once; its script has yet to run. Returns it."""
+        """Attach a card to the running guest, which sets it up at once; its script has not run yet. Returns the
+        card."""
         first, devid = self.cards[0], len(self.cards)
         card = replace(first, devid=devid, mac=f"{first.mac[:-2]}{devid:02x}", ips=ips, config_ips=ips, vifname=None)
         self._plug(card)
@@ -174,7 +175,8 @@ class Guest:
         self.scripts.append(self._dom0.run_script("online", self.domid, card))
 
     def rename_vif(self, interface: str, devid: int = 0) -> None:
-        """Rename the running guest's vif in dom0, as an admin may; kernels before 6.2 rename only what is down."""
+        """Rename the running guest's vif in dom0, as an admin may; kernels before 6.2 rename only links that are
+        down."""
         old, self.interfaces[devid] = self.interfaces[devid], interface
         up = self._dom0.run(["ip", "link", "show", "up", "dev", old]).stdout != ""
         again = [f"link set {interface} up"] if up else []
@@ -186,22 +188,22 @@ class Guest:
         return f" {count} received" in self.namespace.run(argv).stdout
 
     def reaches(self, address: str) -> bool:
-        """Whether one echo request is answered: at once on an idle machine, a moment after its link came up."""
+        """Whether one echo request is answered: at once on an idle machine, a moment after the card's link came up."""
         return until(lambda: self.ping(address, timeout=2), 1)
 
     def send(self, size: int, to: Guest | str = "outside", *, version: int = 4, timeout: float = 0.3) -> int:
-        """Send `size` bytes of UDP payload to "outside", "dom0" or another guest; how many arrived there."""
+        """Send `size` bytes of UDP payload to "outside", "dom0" or another guest. Returns how many arrived there."""
         target, address = self._dom0.peer(to, version)
         return transfer(self.namespace, target, address, size, timeout)
 
     def receive(self, size: int, sender: Guest | str = "outside", *, version: int = 4, timeout: float = 0.3) -> int:
-        """Let "outside", "dom0" or another guest send `size` bytes of UDP payload; how many arrived here."""
+        """Let "outside", "dom0" or another guest send `size` bytes of UDP payload. Returns how many arrived here."""
         source, _ = self._dom0.peer(sender, version)
         return transfer(source, self.namespace, self.address(version), size, timeout)
 
     def counters(self, devid: int = 0) -> Counters:
-        """What the guest's own card counted in this life, as netback's side of it is seen: what comes from the guest
-        without its Ethernet headers."""
+        """The bytes that the guest's own card counted in this life, as netback counts them: bytes from the guest
+        without their Ethernet headers."""
         fields = self._statistics(devid)
         return Counters(in_bytes=fields[0], out_bytes=fields[8] - ETH_HLEN * fields[9])
 
@@ -223,17 +225,17 @@ class Guest:
         return f"/local/domain/0/backend/vif/{self.domid}/{card.devid}"
 
     def _plug(self, card: Card) -> None:
-        """What libxl and then netback do for a vif before its script runs."""
+        """Do what libxl and then netback do for a vif before its script runs."""
         interface = self.interfaces[card.devid] = f"vif{self.domid}.{card.devid}"
         self._dom0.store.write_all(self._vif_nodes(card))
         peer = f"peer name eth{card.devid} address {card.mac} netns {self.namespace.path}"
-        # A bridge port has nothing to say for itself. What it said (MLD) just as a test takes it down would have passed
-        # our counters, and never come to the guest.
+        # Switch off IPv6 on the bridge port: an MLD report, sent just as a test takes the port down, would pass xenbw's
+        # counters and never reach the guest.
         mute = [f"link set {interface} addrgenmode none"] if card.script == "vif-bridge" else []
         self._dom0.namespace.ip(f"link add {interface} type veth {peer}", *mute)
 
     def _follow_renames(self) -> None:
-        """The scripts rename a vif to its vifname, unless they fail before."""
+        """Update the vifs' names: the scripts rename a vif to its vifname, unless they fail before."""
         with self._dom0.namespace.entered():
             present = {name for _, name in socket.if_nameindex()}
         for card in self.cards:
@@ -241,7 +243,7 @@ class Guest:
                 self.interfaces[card.devid] = card.vifname
 
     def _connect(self, card: Card) -> None:
-        """What the guest does once its vif is connected: addresses and default routes."""
+        """Do what the guest does once its vif is connected: set addresses and default routes."""
         device = f"eth{card.devid}"
         gateways = sorted({_gateway(card, ip) for ip in card.ips})
         self.namespace.ip(
@@ -258,8 +260,8 @@ class Guest:
         )
 
     def _await_forwarding(self, interface: str) -> None:
-        """The kernel looks at links that came up once a second at most (linux net/core/link_watch.c); until then the
-        bridge keeps the port closed. One that a hook took down stays closed."""
+        """Wait for the link. The kernel looks at new links at most once a second (linux net/core/link_watch.c); until
+        then the bridge keeps the port closed. A port that a hook set down stays closed."""
         device = f"/sys/class/net/{interface}"
         state, up = f"{device}/brport/state", f"$(($(cat {device}/flags) & 1))"
         done = f"[ ! -e {state} ] || [ {up} = 0 ] || [ $(cat {state}) = 3 ]"
@@ -267,7 +269,7 @@ class Guest:
         self._dom0.run(["sh", "-c", loop])
 
     def _run_scripts(self, command: str) -> list[ScriptResult]:
-        """All vifs' scripts at once, as libxl runs them."""
+        """Run the scripts of all vifs at the same time, as libxl does."""
         run = partial(self._dom0.run_script, command, self.domid, received=self.received and command == "online")
         with ThreadPoolExecutor() as pool:
             results = list(pool.map(run, self.cards))
@@ -323,9 +325,9 @@ def _gateway(card: Card, ip: str) -> str:
 
 
 def agree(usage: Counters, counted: Counters) -> bool:
-    """Whether usage of which the kernel's counters bridged some is what the guest counted: veth, unlike netback, counts
-    the Ethernet headers of what comes from the guest."""
+    """Whether usage that the kernel's counters partly bridged matches the guest's count: veth, unlike netback, counts
+    the Ethernet headers of frames from the guest."""
     headers = usage.out_bytes - counted.out_bytes
-    # The test's own traffic comes in packets of well over a hundred bytes.
+    # Packets of the test's own traffic have well over a hundred bytes.
     most = max(3000, counted.out_bytes // 10)
     return usage.in_bytes == counted.in_bytes and 0 <= headers < most and headers % ETH_HLEN == 0

@@ -1,4 +1,4 @@
-"""A miniature dom0 with xenbw in it: hook, daemon and command line of this source tree, as a package would bring."""
+"""A miniature dom0 with xenbw installed: hook, daemon and command line of this source tree, as from a package."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ HOOK = REPO / "hooks" / "vif-post.d" / "xenbw.hook"
 
 
 class Host(Dom0):
-    """A Dom0 that meters. `config` is TOML that comes on top of what moves its files into its own directory."""
+    """A Dom0 that meters. `config`: TOML that is added to the settings which move xenbw's files into its own
+    directory."""
 
     def __init__(self, config: str = "", hooks: Iterable[Path] = (HOOK,)) -> None:
         super().__init__(hooks)
         self._config = config
         self.daemon: subprocess.Popen[bytes] | None = None
-        self.started: list[str] = []  # what the daemon told systemd until it was ready
+        self.started: list[str] = []  # the daemon's messages to systemd until it was ready
         self._ledger: Ledger | None = None
 
     def __enter__(self) -> Self:
@@ -44,7 +45,8 @@ class Host(Dom0):
             "XENBW_CONFIG": str(self.config),
             "XENBW_HOOK": str(REPO / "hooks" / "vif-hook"),
             "XENBW_LIB": str(REPO),
-            # A hook that gave up on a busy machine, as it would after two seconds, leaves less than tests look for.
+            # Give the hook more time: if it gave up after two seconds on a busy machine, it would leave too little for
+            # the tests.
             "XENBW_HOOK_TIMEOUT": "30",
         }
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -53,10 +55,10 @@ class Host(Dom0):
         return self
 
     def configure(self, config: str) -> None:
-        """Write xenbw.toml; the daemon takes it over at its next start or SIGHUP."""
+        """Write xenbw.toml; the daemon reads it at its next start or SIGHUP."""
         self.config.write_text(
             f'[daemon]\nrun_dir = "{self.run_dir}"\n[ledger]\npath = "{self.ledger_path}"\n'
-            # The clock of a machine that booted a moment ago is believed all the same.
+            # Trust the clock even if this machine booted a moment ago.
             "commit = 1.0\n[enforce]\ninterval = 1\n[period]\nclock_wait = 0\n"
         )
         own = self.directory / "xenbw.toml.d" / "own.toml"
@@ -64,16 +66,17 @@ class Host(Dom0):
         own.write_text(config)
 
     def start_daemon(self) -> None:
-        """Start xenbwd and wait until it has told systemd that it is ready, and has settled what it found."""
+        """Start xenbwd and wait until it has told systemd that it is ready and has finished its first look at the
+        host."""
         env = {"PYTHONPATH": str(REPO), "NOTIFY_SOCKET": str(self.directory / "notify")}
         argv = [sys.executable, "-m", "xenbw.daemon", "--config", str(self.config)]
         self.daemon = self.popen(argv, output=self.log, env=env)
         self.started = self.notified("READY=1")
-        # It answers once it has looked at the whole host.
+        # It answers after it has looked at the whole host.
         self.ask("status")
 
     def notified(self, word: str, timeout: float = busy(15)) -> list[str]:
-        """Wait for a word of the daemon to systemd; returns all of its words until then."""
+        """Wait for a message of the daemon to systemd; returns all messages up to it."""
         heard: list[str] = []
         self._notify.settimeout(timeout)
         while word not in heard:
@@ -81,13 +84,13 @@ class Host(Dom0):
         return heard
 
     def kill_daemon(self) -> None:
-        """kill -9."""
+        """Kill the daemon with SIGKILL."""
         assert self.daemon is not None
         self.daemon.kill()
         self.daemon.wait()
 
     def stop_daemon(self) -> int:
-        """SIGTERM, as systemctl stop does; its exit status."""
+        """Stop the daemon with SIGTERM, as systemctl stop does. Returns its exit status."""
         assert self.daemon is not None
         self.daemon.terminate()
         return self.daemon.wait(timeout=busy(20))
@@ -111,12 +114,12 @@ class Host(Dom0):
         return self._ledger
 
     def add(self, name: str, **values: object) -> None:
-        """Give a VM an allowance by writing it into the ledger, without the daemon's help."""
+        """Give a VM an allowance by writing it into the ledger, without the daemon."""
         ledger, now = self.ledger(), datetime.now(UTC)
         ledger.set_vm(ledger.meet(name, now).id, added_at=now, **values)
 
     def quiet(self, guest: Guest) -> Counters:
-        """Let nothing pass to or from a guest any more, and return what it counted in this life."""
+        """Stop all traffic to and from a guest, and return the bytes that it counted in this life."""
         self.namespace.ip(*(f"link set {interface} down" for interface in guest.interfaces.values()))
         total = Counters(0, 0)
         for devid in guest.interfaces:
@@ -128,11 +131,11 @@ class Host(Dom0):
         return self.run(["ip", "link", "show", "up", "dev", guest.interface]).stdout != ""
 
     def raise_links(self, guest: Guest) -> None:
-        """Somebody in dom0 sets the guest's interfaces up, whoever took them down."""
+        """Set the guest's interfaces up in dom0, as some other program may, whoever set them down."""
         self.namespace.ip(*(f"link set {interface} up" for interface in guest.interfaces.values()))
 
     def usage(self, name: str) -> Counters:
-        """A VM's usage of the present period, after all that was counted has been written."""
+        """A VM's usage of the present period, after all counted bytes have been written."""
         self.ask("commit")
         ledger = self.ledger()
         vm = ledger.vm_named(name)

@@ -1,4 +1,4 @@
-"""A guest seen as an attacker: what it sends by hand, and who hears it."""
+"""A guest as an attacker: the frames that it sends, and the places where they arrive."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.host import Host
 from tests.support.netns import Namespace
 from tests.support.pace import until, within
 
-# What dom0 itself may take in from a guest, in linux/if_ether.h: IPv4, ARP, IPv6, two VLAN tags, MPLS, PPPoE's two, a
-# kind for experiments, LLDP, and what has a length in place of a kind (ETH_P_802_2).
+# The ethertypes that dom0 itself may accept from a guest, in linux/if_ether.h: IPv4, ARP, IPv6, two VLAN tags, MPLS,
+# PPPoE's two, one for experiments, LLDP, and frames with a length instead of a type (ETH_P_802_2).
 KINDS = (0x0800, 0x0806, 0x86DD, 0x8100, 0x88A8, 0x8847, 0x8863, 0x8864, 0x88B5, 0x88CC, 0x0004)
 _TIMES = 5  # how often each frame is sent
 
@@ -65,15 +65,15 @@ class Intruder:
     def __exit__(self, *_: object) -> None:
         self._exit.close()
 
-    # what it does
+    # sending
 
     def frame(self, payload: bytes, kind: int = 0x0800, *, to: str = "outside", sender: str | None = None) -> bytes:
-        """A frame to one of the others, or to a MAC; with another sender's MAC if one is given."""
+        """A frame to one of the others, or to a MAC; optionally from another sender's MAC."""
         return frame(self.macs.get(to, to), sender or self.mac, payload, kind)
 
     def send(self, frames: Iterable[bytes], card: str = "eth0") -> None:
-        """Put frames on a card as they are, again and again; one that the card refuses, as for want of a carrier, leads
-        nowhere."""
+        """Send frames on a card unchanged, several times; a frame that the card refuses, such as without a carrier, is
+        skipped."""
         with self.guest.namespace.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
             sender.bind((card, 0))
             for one in list(frames) * _TIMES:
@@ -81,7 +81,7 @@ class Intruder:
                     sender.send(one)
 
     def talk(self, address: str) -> None:
-        """Send datagrams as programs do, with whatever address, MAC and way the guest has."""
+        """Send datagrams as programs do, with the address, MAC and route that the guest has."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with self.guest.namespace.entered(), socket.socket(family, socket.SOCK_DGRAM) as sender:
             for _ in range(_TIMES):
@@ -89,16 +89,17 @@ class Intruder:
                     sender.sendto(self.mark, (address, 9))
 
     def await_link(self) -> None:
-        """Wait until the card's link lets frames pass, unless dom0 keeps it down. The kernel looks at links that came
-        up once a second at most (linux net/core/link_watch.c)."""
+        """Wait until the card's link lets frames pass, unless dom0 keeps it down. The kernel looks at new links at most
+        once a second (linux net/core/link_watch.c)."""
         interface = self.guest.interface
         if self.host.run(["ip", "link", "show", "up", "dev", interface]).stdout:
             within(lambda: _open(self.host, interface), 3)
 
-    # what becomes of it
+    # what arrives
 
     def reached(self) -> dict[str, int]:
-        """Who heard how many frames of it since the last call; not who heard none."""
+        """How many frames of the guest each place has heard since the last call; places that heard none are left
+        out."""
         found = {}
         for who, ears in self._ears.items():
             count = sum(self._mine(one.frame) for ear in ears for one in ear.heard())
@@ -107,11 +108,12 @@ class Intruder:
         return found
 
     def heard(self) -> int:
-        """How many frames have come to its own card since the last call, whoever they were for."""
+        """How many frames have come to the guest's own card since the last call, whatever their destination."""
         return len(self._own.heard())
 
     def address(self) -> None:
-        """The others send to it, to its alias, to a MAC that nobody has, to many and to each other."""
+        """Let the others send to the guest, to its alias, to an unknown MAC, to broadcast and multicast and to each
+        other."""
         for place, device, mac in (
             (self.host.outside, "eth0", mac_of(self.host.outside, "eth0")),
             (self.neighbour.namespace, "eth0", self.neighbour.cards[0].mac),
@@ -141,7 +143,7 @@ def mac_of(place: Namespace, device: str) -> str:
 
 
 def force_up(host: Host, guest: Guest) -> None:
-    """Set the guest's vif up in dom0 whatever xenbw made of it, and wait until its link lets frames pass."""
+    """Set the guest's vif up in dom0, whatever xenbw did to it, and wait until its link lets frames pass."""
     host.namespace.ip(*(f"link set {interface} up" for interface in guest.interfaces.values()))
     assert until(lambda: all(_open(host, interface) for interface in guest.interfaces.values()))
 

@@ -1,4 +1,4 @@
-"""Death at any line: what a power cut or kill -9 may leave behind."""
+"""Kill a process at any line: what a power cut or kill -9 may leave behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType, ModuleType
 
 
 class _Killer:
-    """Kills its own process with SIGKILL at the n-th line that it runs in these modules."""
+    """Kills its own process with SIGKILL at the n-th line that runs in these modules."""
 
     def __init__(self, at: int, modules: Iterable[ModuleType]) -> None:
         self._left, self._files = at, frozenset(module.__file__ for module in modules)
@@ -27,7 +27,8 @@ class _Killer:
 
 
 def killed_at(line: int, modules: Iterable[ModuleType], work: Callable[[], object]) -> bool:
-    """Work in a process that dies at the line of that number which it runs in these modules; whether it came so far."""
+    """Do the work in a process that dies at the n-th line (n is `line`) that runs in these modules. Returns whether it
+    got that far."""
     child = os.fork()
     if child == 0:
         with suppress(BaseException):

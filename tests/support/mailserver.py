@@ -1,4 +1,5 @@
-"""A real SMTP server (aiosmtpd) that keeps what it is sent, or refuses it as told; and certificates made by openssl."""
+"""A real SMTP server (aiosmtpd) that keeps the mails it gets, or refuses them if told; and certificates from
+openssl."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 @dataclass
 class Mailbox:
-    """What arrived, and how the server answers. `arrived` is set at each message."""
+    """The mails that arrived, and how the server answers. `arrived` is set at each message."""
 
     letters: list[bytes] = field(default_factory=list)
     senders: list[str | None] = field(default_factory=list)
@@ -58,11 +59,11 @@ class Mailbox:
         return self.at_quit
 
     def read(self, number: int = -1) -> EmailMessage:
-        """A message that arrived, as a mail reader parses it."""
+        """A mail that arrived, parsed as by a mail reader."""
         return BytesParser(EmailMessage, policy=policy.default).parsebytes(self.letters[number])
 
     def text(self, number: int = -1) -> str:
-        """Its text, with the line ends of this system."""
+        """The mail's text, with the line ends of this system."""
         content = self.read(number).get_content()
         assert isinstance(content, str)
         return content.replace("\r\n", "\n")
@@ -83,7 +84,7 @@ def serve(
     login: tuple[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[int]:
-    """The server, on its port, in a thread of its own."""
+    """Runs the server on its port, in a thread."""
 
     def check(_server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, data: object) -> AuthResult:
         assert isinstance(data, LoginPassword)
@@ -108,7 +109,7 @@ def serve(
 
 
 def make_authority(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """A certificate for localhost that is its own authority: (the file to trust, the server's side)."""
+    """A self-signed certificate for localhost: (the file to trust, the server's file)."""
     certificate, key = folder / "ca.pem", folder / "key.pem"
     options = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]

@@ -1,4 +1,4 @@
-"""Who may connect to a test's mongod, and how: logins, and a small authority's certificates."""
+"""Access to a test's mongod: logins, and the certificates of a small authority."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KEEPER = User("xenbw", "p@ss/w:rd?100%", "xenbw")  # readWrite on its database a
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM files: whom to trust; the server's certificate with its key; a client's, which the server insists on."""
+    """PEM files: the authority, the server's certificate with its key, and a client's, which the server requires."""
 
     authority: Path
     server: Path
@@ -66,7 +66,7 @@ class Access:
         return cls(key_file, Certificates.make(folder) if tls else None)
 
     def server_options(self) -> list[str]:
-        """What mongod is started with."""
+        """The arguments that start mongod."""
         options = ["--keyFile", str(self.key_file)] if self.key_file else []
         if self.certificates:
             options += ["--tlsMode", "requireTLS", "--tlsCAFile", str(self.certificates.authority)]
@@ -74,7 +74,7 @@ class Access:
         return options
 
     def uri(self, hosts: Sequence[str], user: User | None, **options: str) -> str:
-        """How `user` reaches the servers; without a user, nobody logs in."""
+        """How `user` connects to the servers; without a user there is no login."""
         login = ""
         if user and self.key_file:
             login = f"{quote_plus(user.name)}:{quote_plus(user.password)}@"

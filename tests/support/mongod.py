@@ -30,7 +30,7 @@ _PARAMETERS = {
     "enableTestCommands": "1",  # configureFailPoint
     "ttlMonitorSleepSecs": "1",
     "diagnosticDataCollectionEnabled": "false",
-    # A primary that is stopped waits this long for a successor; 15 s if not told.
+    # A primary that is stopped waits this long for a successor; the default is 15 s.
     "shutdownTimeoutMillisForSignaledShutdown": "100",
 }
 # Below Linux's ephemeral ports (32768 and up), where a client that connects to a dead server's port may be given that
@@ -53,7 +53,7 @@ class Mongod:
     def __init__(self, access: Access = OPEN, *, replica_set: str | None = None, disk: SmallDisk | None = None) -> None:
         self._access = access
         self._replica_set = replica_set
-        self._exit = contextlib.ExitStack()  # in the end clients go first: closing one on a dead server takes seconds
+        self._exit = contextlib.ExitStack()  # closes clients first: closing one on a dead server takes seconds
         self._directory = Path(self._exit.enter_context(tempfile.TemporaryDirectory(prefix="xenbw-mongod-")))
         self.log = self._directory / "log"
         self._data = (disk.path if disk else self._directory) / "db"
@@ -77,12 +77,12 @@ class Mongod:
 
     @property
     def uri(self) -> str:
-        """For [mongodb] uri: this server alone, as KEEPER where it asks for a login."""
+        """The value of [mongodb] uri: this server alone, as KEEPER if it asks for a login."""
         return self._access.uri([self.host], KEEPER, directConnection="true")
 
     @property
     def running(self) -> bool:
-        """Whether its process is there, hung ones included."""
+        """Whether its process exists, even if it hangs."""
         return self._process is not None and self._process.poll() is None
 
     def client(self, **options: Any) -> MongoClient[dict[str, Any]]:
@@ -90,11 +90,11 @@ class Mongod:
         return self._connect(self.uri, options)
 
     def admin(self, **options: Any) -> MongoClient[dict[str, Any]]:
-        """A client that may do everything; closed with the server. `options` are MongoClient's."""
+        """A client that may do everything; it is closed with the server. `options` are MongoClient's."""
         return self._connect(self._access.uri([self.host], ADMIN, directConnection="true"), options)
 
     def start(self) -> None:
-        """Start it, on the data it has, and wait until it answers (not for an election); raises MongodError."""
+        """Start it on its present data, and wait until it answers (not for an election); raises MongodError."""
         self.launch()
         self.await_ready()
         if self._new and not self._replica_set:
@@ -102,7 +102,7 @@ class Mongod:
         self._new = False
 
     def launch(self) -> None:
-        """Start it and do not wait."""
+        """Start it without waiting."""
         argv = [str(_MONGOD), *_OPTIONS, "--port", self.host.partition(":")[2], "--dbpath", str(self._data)]
         for name, value in _PARAMETERS.items():
             argv += ["--setParameter", f"{name}={value}"]
@@ -119,7 +119,7 @@ class Mongod:
             )
 
     def await_ready(self, seconds: float = 30) -> None:
-        """Wait until it takes connections, which a mongod does last; raises MongodError."""
+        """Wait until it accepts connections, which a mongod does last; raises MongodError."""
         limit = time.monotonic() + seconds
         while not self._listens():
             if not self.running or time.monotonic() > limit:
@@ -127,14 +127,14 @@ class Mongod:
             time.sleep(0.01)
 
     def kill(self) -> None:
-        """kill -9; nothing when it is dead already."""
+        """Kill it with SIGKILL, unless it is dead already."""
         self.untouched = False
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def stop(self) -> int:
-        """SIGTERM, as systemctl stop does, also to a hung one; its exit status."""
+        """Stop it with SIGTERM, as systemctl stop does, even if it hangs. Returns its exit status."""
         assert self._process is not None
         self.untouched = False
         self._process.terminate()
@@ -142,14 +142,14 @@ class Mongod:
         return self._process.wait(timeout=30)
 
     def hang(self) -> None:
-        """Let it keep its connections and take new ones (the kernel does), and answer nothing."""
+        """Make it hang: it keeps its connections and accepts new ones (the kernel does), but answers nothing."""
         assert self._process is not None
         self.untouched = False
         self._process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # all its threads, not only the first
 
     def resume(self) -> None:
-        """Let it go on where it hung; nothing when it does not."""
+        """Let a hung mongod go on; does nothing if it does not hang."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
 
@@ -189,14 +189,14 @@ class Mongod:
         self._fail_point(mode="off")
 
     def renew(self) -> None:
-        """Close its clients and drop every database but its own: it is as it was when it was started."""
+        """Close its clients and drop every database but its own, so that it is as after its start."""
         self._clients.close()
         with connect(self._access.uri([self.host], ADMIN, directConnection="true")) as client:
             for name in set(client.list_database_names()) - {"admin", "config", "local"}:
                 client.drop_database(name)
 
     def close(self) -> None:
-        """End it and forget its data."""
+        """End it and delete its data."""
         self.resume()
         self._exit.close()
 

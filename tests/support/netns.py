@@ -1,4 +1,4 @@
-"""Network namespaces without names: held by a file descriptor of this process, gone when it is, however it ends."""
+"""Network namespaces without names: a file descriptor of this process holds them, so they vanish with the process."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Namespace:
 
     @property
     def path(self) -> str:
-        """What `ip link … netns` takes for this namespace."""
+        """The namespace's path, as an argument of `ip link … netns`."""
         return f"/proc/{os.getpid()}/fd/{self._net}"
 
     @property
     def root(self) -> Path:
-        """The namespace's own file tree, with its mounts, seen from outside."""
+        """The namespace's own file tree, with its mounts, as a path from outside."""
         return Path(f"/proc/{os.getpid()}/fd/{self._root}")
 
     @property
@@ -65,7 +65,8 @@ class Namespace:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """This thread in the namespace's network (not its mounts): sockets and children made here belong there."""
+        """Put this thread into the namespace's network (not its mounts): sockets and children made here belong
+        there."""
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             _check(_libc.setns(self._net, _CLONE_NEWNET))
@@ -108,7 +109,7 @@ class Namespace:
         return process
 
     def ip(self, *commands: str) -> None:
-        """Carry out ip(8) commands, in one process."""
+        """Run ip(8) commands in one process."""
         self.run(["ip", "-batch", "-"], text_input="\n".join(commands), check=True)
 
     def pids(self) -> list[int]:
@@ -121,7 +122,7 @@ class Namespace:
         return found
 
     def close(self) -> None:
-        """End what runs in the namespace and let go of it."""
+        """End the processes in the namespace and release it."""
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -142,7 +143,7 @@ class Namespace:
 
 
 def _in_thread(work: Callable[[], None]) -> None:
-    """Do `work` in a thread that ends with it: a thread may leave namespaces without moving the process."""
+    """Do `work` in a thread of its own: a thread may change namespaces without moving the process."""
     failures: list[BaseException] = []
 
     def guarded() -> None:

@@ -21,7 +21,7 @@ def make_schema1(path: Path) -> Path:
 
 
 def rows(path: Path) -> Rows:
-    """Everything in it, by table and column."""
+    """All rows, by table and column."""
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
         db.row_factory = sqlite3.Row
         tables = [row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
@@ -29,20 +29,20 @@ def rows(path: Path) -> Rows:
 
 
 def version(path: Path) -> int:
-    """The schema that its file says it has."""
+    """The schema number in its file."""
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
         number: int = db.execute("PRAGMA user_version").fetchone()[0]
         return number
 
 
 def sound(path: Path) -> bool:
-    """Whether SQLite finds no damage in it."""
+    """Whether SQLite finds it undamaged."""
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
         return bool(db.execute("PRAGMA integrity_check").fetchone()[0] == "ok")
 
 
 def narrowed(whole: Rows, to: Rows) -> Rows:
-    """The rows with only those columns that the others have."""
+    """The rows, with only the columns that the other rows have too."""
     return {
         table: [{key: row[key] for key in to[table][0]} for row in found]
         for table, found in whole.items()

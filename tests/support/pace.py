@@ -1,4 +1,4 @@
-"""Time on a busy machine. A test says what takes how long on an idle one; what is asserted has more room."""
+"""Time limits on a busy machine. A test gives the time on an idle machine; the real limit is longer."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import TypeVar
 _T = TypeVar("_T")
 _POLL = 0.02
 
-# The one factor: two cores on which ten programs want to run.
+# The factor: two cores on which ten programs want to run.
 BUSY = 6.0
 
 
 def busy(seconds: float) -> float:
-    """What so many seconds of an idle machine may take on a busy one."""
+    """How many seconds a busy machine may need for so many seconds of an idle one."""
     return seconds * BUSY
 
 
 def until(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    """Wait until a condition holds; whether it came to hold in time. seconds: on an idle machine."""
+    """Wait until a condition holds. Returns whether it did in time. seconds: on an idle machine."""
     return within(condition, busy(seconds))
 
 
 def within(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until a condition holds, for so many seconds on any machine: for what may well never come to hold."""
+    """Wait until a condition holds, for so many seconds on any machine: for conditions that may never hold."""
     limit = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > limit:
@@ -34,8 +34,7 @@ def within(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def at_last(read: Callable[[], _T], expected: _T, seconds: float = 10) -> _T:
-    """Wait until what is read is as expected; what it then is, or, when the time is up, still is. seconds: on an idle
-    machine."""
+    """Wait until a read value is as expected. Returns the last value. seconds: on an idle machine."""
     limit = time.monotonic() + busy(seconds)
     while (found := read()) != expected and time.monotonic() < limit:
         time.sleep(_POLL)

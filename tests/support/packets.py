@@ -1,4 +1,4 @@
-"""IP packets as no well-behaved guest sends them: bytes, to be put into a frame."""
+"""IP packets that no well-behaved guest sends, as bytes to be put into a frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/mongodb.md as a program: its tables, and its mongosh statements run through pymongo."""
+"""Run docs/mongodb.md as a program: read its tables, and run its mongosh statements through pymongo."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WORDS = (
 
 
 def block(words: str, language: str = "js") -> str:
-    """The first code of that language after these words."""
+    """The first code block of that language after these words."""
     text = PAGE.read_text(encoding="utf-8")
     found = re.search(rf"```{language}\n(.*?)```", text[text.index(words) :], re.S)
     assert found, words
@@ -32,7 +32,7 @@ def block(words: str, language: str = "js") -> str:
 
 
 def section(title: str) -> str:
-    """What stands under a heading, up to the next one."""
+    """The text under a heading, up to the next one."""
     text = PAGE.read_text(encoding="utf-8")
     found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#)", text, re.S | re.M)
     assert found, title
@@ -40,13 +40,13 @@ def section(title: str) -> str:
 
 
 def table(title: str) -> dict[str, str]:
-    """The first column of a section's tables -> the second."""
+    """A section's tables as first column -> second column."""
     rows = re.findall(r"^\| (.+?) \| (.*?) \|", section(title), re.M)
     return {name: kind for names, kind in rows for name in re.findall(r"`(\w+)`", names)}
 
 
 def run(words: str, database: Any) -> Any:
-    """Do what stands after these words; the last statement's answer."""
+    """Run the statements after these words. Returns the last statement's answer."""
     answer = None
     for statement in re.split(r"\n(?=db\.)", block(words).strip()):
         found = _STATEMENT.fullmatch(statement)

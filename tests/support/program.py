@@ -1,4 +1,4 @@
-"""Small real programs for tests that hand messages to somebody else's."""
+"""Small real programs for tests that hand messages to other programs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from pathlib import Path
 
 
 def script(path: Path, *lines: str) -> Path:
-    """A shell script that may be executed."""
+    """An executable shell script."""
     path.write_text("\n".join(("#!/bin/sh", *lines, "")), encoding="utf-8")
     path.chmod(0o755)
     return path
 
 
 def sendmail(folder: Path, *before: str) -> Path:
-    """A program that takes what it is called with, as a mail system's sendmail does, and keeps it: the arguments in
-    <n>.args, one a line, the letter in <n>.letter, numbered from 1. before: lines of shell to run first."""
+    """A program that accepts mail like a mail system's sendmail, and keeps it: the arguments in <n>.args, one per line,
+    the mail in <n>.letter, numbered from 1. before: lines of shell to run first."""
     return script(
         folder / "sendmail",
         *before,

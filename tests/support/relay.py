@@ -1,4 +1,4 @@
-"""A unix socket that leads to a TCP port of this namespace: how a program in another one reaches a server here."""
+"""A unix socket that leads to a TCP port of this namespace, so that a program in another one reaches a server here."""
 
 from __future__ import annotations
 

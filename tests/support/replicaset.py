@@ -15,8 +15,8 @@ from tests.support.mongod import Mongod, MongodError
 
 _NAME = "rs0"
 _SETTINGS = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200}
-# A member that found a source of its data unfit tries it again after a minute (MongoDB's SyncSourceResolver);
-# with two members left, all waits for that.
+# A member that found a source of its data unfit tries it again after a minute (MongoDB's SyncSourceResolver); with two
+# members left, everything waits for that.
 _PATIENCE = 90  # seconds
 _PROBE = {"serverSelectionTimeoutMS": 500, "connectTimeoutMS": 500, "socketTimeoutMS": 500}
 
@@ -45,28 +45,28 @@ class ReplicaSet:
 
     @property
     def uri(self) -> str:
-        """For [mongodb] uri: all members, as KEEPER where they ask for a login."""
+        """The value of [mongodb] uri: all members, as KEEPER if they ask for a login."""
         return self._access.uri([node.host for node in self.nodes], KEEPER, replicaSet=_NAME)
 
     def client(self, **options: Any) -> MongoClient[dict[str, Any]]:
-        """A client with the rights of `uri`; closed with the set. `options` are MongoClient's."""
+        """A client with the rights of `uri`; it is closed with the set. `options` are MongoClient's."""
         client = connect(self.uri, **{"serverSelectionTimeoutMS": 5000, **options})
         self._clients.callback(client.close)
         return client
 
     @property
     def primary(self) -> Mongod:
-        """The member that takes writes; waits for an election to end, raises MongodError when none does."""
+        """The member that accepts writes; waits for an election to end, raises MongodError when none does."""
         return self._await(self._elected, "has no primary")
 
     def kill_primary(self) -> Mongod:
-        """kill -9 to the member that takes writes; returns it, for its `start`."""
+        """Kill the member that accepts writes with SIGKILL; returns it, for its `start`."""
         victim = self.primary
         victim.kill()
         return victim
 
     def await_whole(self) -> None:
-        """Wait until every member is primary or has all that the primary has; raises MongodError."""
+        """Wait until every member is primary or has all of the primary's data; raises MongodError."""
         primary = self._await_useful()
         everywhere = {"w": len(self.nodes), "wtimeout": _PATIENCE * 1000}
         with connect(self._access.uri([primary.host], ADMIN, directConnection="true")) as client:
@@ -75,7 +75,7 @@ class ReplicaSet:
             raise MongodError(f"the replica set is not in step: {answer['writeConcernError']}")
 
     def mend(self) -> None:
-        """Heal, resume and start what a test left otherwise, and close the set's clients; the data stay."""
+        """Heal, resume and start all members after a test, and close the set's clients; the data stay."""
         for node in self.nodes:
             node.resume()
             if not node.running:
@@ -94,7 +94,7 @@ class ReplicaSet:
         self._found()
 
     def close(self) -> None:
-        """End all members and forget their data."""
+        """End all members and delete their data."""
         for node in self.nodes:
             node.resume()  # or closing a client would wait for the hung one
         self._exit.close()
@@ -119,11 +119,11 @@ class ReplicaSet:
     def _elected(self) -> Mongod | None:
         hellos = self._hellos().items()
         primaries = [(hello["electionId"], node) for node, hello in hellos if hello.get("isWritablePrimary")]
-        # One that hung through an election may still believe in itself: the last election counts.
+        # A member that hung through an election may still think that it is primary: the last election counts.
         return max(primaries, key=lambda elected: elected[0])[1] if primaries else None
 
     def _hellos(self) -> dict[Mongod, dict[str, Any]]:
-        """What each member says of itself; nothing when it is dead or hung."""
+        """Each member's own status; empty when it is dead or hung."""
         return {node: self._hello(node) for node in self.nodes}
 
     def _hello(self, node: Mongod) -> dict[str, Any]:

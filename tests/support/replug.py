@@ -1,4 +1,4 @@
-"""A card that is taken from a running guest and given back, as `xl network-detach` and `network-attach` do."""
+"""Take a card from a running guest and give it back, as `xl network-detach` and `network-attach` do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.support.pace import within
 
 
 def replug(host: Host, guest: Guest) -> None:
-    """Take the guest's first card away and give it back: the same domid, devid and MAC, and a new interface."""
+    """Detach and attach the guest's first card: the same domid, devid and MAC, and a new interface."""
     card, interface = guest.cards[0], guest.interface
     backend = f"/local/domain/0/backend/vif/{guest.domid}/{card.devid}"
     frontend = f"/local/domain/{guest.domid}/device/vif/{card.devid}"
@@ -29,5 +29,5 @@ def replug(host: Host, guest: Guest) -> None:
     guest.scripts.append(host.run_script("online", guest.domid, card))
     device = f"eth{card.devid}"
     guest.namespace.ip(f"link set {device} up", *(f"addr add {ip}/24 dev {device}" for ip in card.ips))
-    # Whatever becomes of the link: one that a hook took down stays down.
+    # Wait a moment for the link, but do not require it: a link that a hook set down stays down.
     within(lambda: host.run(["cat", f"/sys/class/net/{interface}/brport/state"]).stdout == "3\n", 1.2)

@@ -1,4 +1,4 @@
-"""A capture that weighs what passes a guest's card."""
+"""A capture that adds up the bytes that pass a guest's card."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _ROOM = 64 << 20
 
 
 class Scales:
-    """Weighs what passes a guest's card from now on, as netback's side of it is seen: what comes from the guest without
-    its Ethernet headers."""
+    """Adds up the bytes that pass a guest's card from now on, as netback counts them: bytes from the guest without
+    their Ethernet headers."""
 
     def __init__(self, place: Namespace, device: str = "eth0") -> None:
         self._place, self._device = place, device
@@ -35,14 +35,14 @@ class Scales:
         self._socket.close()
 
     def total(self) -> Counters:
-        """All that has passed; also after the card has gone."""
+        """The bytes that have passed; it works even after the card has gone."""
         while True:
             try:
                 data, (_, _, kind, *_) = self._socket.recvfrom(1 << 17)
             except BlockingIOError:
                 break
             except OSError:
-                continue  # told once, before what was captured: the card is down, or gone
+                continue  # reported once, before the captured frames: the card is down, or gone
             if kind == socket.PACKET_OUTGOING:
                 self._total = self._total.plus(Counters(0, len(data) - _ETH_HLEN))
             else:

@@ -1,4 +1,4 @@
-"""A file system that can run full: a tmpfs mounted nowhere, held by a file descriptor, gone when this process is."""
+"""A file system that can run full: an unmounted tmpfs that a file descriptor of this process holds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class SmallDisk:
-    """`size` bytes of disk at `path`, which any process of the same user can use while this one lives. Needs root."""
+    """`size` bytes of disk at `path`, which any process of the same user can use while this process lives. Needs
+    root."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -39,7 +40,7 @@ class SmallDisk:
         os.close(self._mount)
 
     def fill(self, *, leave: int = 0) -> None:
-        """Take all space but `leave` bytes; what others wrote stays."""
+        """Take all space except `leave` bytes; files of other processes stay."""
         free = os.statvfs(self.path)
         remaining = free.f_bavail * free.f_frsize - leave
         with self._filler.open("ab", buffering=0) as filler:
@@ -52,7 +53,7 @@ class SmallDisk:
                     return
 
     def free(self) -> None:
-        """Give back what `fill` took."""
+        """Release the space that `fill` took."""
         self._filler.unlink()
 
     @property

@@ -1,4 +1,4 @@
-"""What stories begin with: a VM that has used more than it may."""
+"""The start of many stories: a VM that has used more than its allowance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def overdrawn(host: Host, name: str = "web1", **start: object) -> Guest:
     guest = host.start(name, **start)  # type: ignore[arg-type]
     host.add(name, limit_bytes=LIMIT)
     host.ask("sync")
-    # Its neighbours are known to it then: what waits for an answer to ARP is a few packets, and the rest is dropped.
+    # Now it knows its neighbours: while ARP is unanswered only a few packets wait, and the others are dropped.
     assert guest.reaches("10.50.0.2")
     guest.send(LIMIT)
     assert until(lambda: host.blocked(guest.address()))

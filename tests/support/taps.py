@@ -1,4 +1,4 @@
-"""An HVM guest's emulated card: a tap device, which this process holds open in the place of QEMU's side of it."""
+"""An HVM guest's emulated card: a tap device, which this process holds open in place of QEMU."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _OUTSIDE = OUTSIDE_ADDRESSES[4]
 
 
 class Tap:
-    """A tap, there for as long as it is open. counted: what was written to it and read from it, as dom0 counts that:
-    what comes from the guest without its Ethernet headers."""
+    """A tap device that exists while it is open. counted: the bytes written to it and read from it, as dom0 counts
+    them: bytes from the guest without their Ethernet headers."""
 
     def __init__(self, place: Namespace, interface: str) -> None:
         with place.entered():
@@ -37,7 +37,7 @@ class Tap:
         self.counted = ZERO
 
     def write(self, frames: Iterable[bytes]) -> None:
-        """Frames from the guest. A tap that is down takes none, which QEMU goes over as well (net/tap.c)."""
+        """Send frames from the guest. A tap that is down accepts none, which QEMU ignores too (net/tap.c)."""
         for one in frames:
             try:
                 os.write(self._file, one)
@@ -48,7 +48,7 @@ class Tap:
                 self.counted = self.counted.plus(Counters(0, len(one) - ETH_HLEN))
 
     def read(self) -> list[bytes]:
-        """The frames to the guest that have come since the last call."""
+        """The frames to the guest since the last call."""
         found: list[bytes] = []
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -57,7 +57,8 @@ class Tap:
         return found
 
     def close(self) -> None:
-        """The kernel takes the device away before this returns. What still lay in it has been counted in dom0."""
+        """Close the tap; the kernel removes the device before this returns. dom0 has counted the frames that were still
+        in it."""
         if self._file >= 0:
             self.read()
             os.close(self._file)
@@ -103,14 +104,14 @@ class Hvm:
         return frame(self.guest.cards[0].mac, self._outside, bytes(FRAME - ETH_HLEN))
 
     def total(self) -> Counters:
-        """What has passed both cards in this life."""
+        """The bytes that have passed both cards in this life."""
         self.tap.read()
         return self.guest.counters().plus(self.tap.counted)
 
     def restart(self) -> None:
-        """Shut down and start, under a new domid."""
+        """Shut down and start again, under a new domid."""
         self.tap.close()
-        # libxl calls it after the vif's; it is called before here, because xenstore has to know the vif still.
+        # libxl calls this script after the vif's; here it runs before, because xenstore must still have the vif.
         self._run_script("remove")
         self.guest.stop()
         domid = self._host.take_domid(None)
@@ -119,23 +120,23 @@ class Hvm:
         self._add()
 
     def replug(self) -> None:
-        """The card's tap goes and comes again, on the bridge and up, and no script is run for it."""
+        """Remove the card's tap and add it again, on the bridge and up, without running a script."""
         self.tap.close()
         self.tap = Tap(self._host.namespace, self.interface)
         self._host.namespace.ip(f"link set {self.interface} master {BRIDGE} up")
 
     def _open(self, domid: int) -> Tap:
-        """QEMU has the tap before libxl comes to the cards."""
+        """Create the tap, as QEMU does before libxl handles the cards."""
         return Tap(self._host.namespace, f"vif{domid}.0-emu")
 
     def _add(self) -> None:
         _silence(self.guest.namespace)
         self._run_script("add")
-        # The bridge has to know where the host outside is, or frames for it go to every card.
+        # Let the bridge learn where the host outside is, or it floods frames for that host to every card.
         assert self._host.run(["ping", "-n", "-q", "-c", "1", _OUTSIDE]).returncode == 0
         self._outside = self._host.run(["ip", "-br", "neigh", "show", _OUTSIDE], check=True).stdout.split()[2]
         state = f"/sys/class/net/{self.interface}/brport/state"
-        # Whatever becomes of the link: one that a hook took down stays down.
+        # Wait a moment for the link, but do not require it: a link that a hook set down stays down.
         within(lambda: self._host.run(["cat", state]).stdout == "3\n", 1.2)
 
     def _run_script(self, command: str) -> None:

@@ -6,8 +6,8 @@ import socket
 
 from tests.support.netns import Namespace
 
-_DATAGRAM = 1400  # with its headers below every MTU in play
-_BATCH = 32  # what an unread socket certainly holds
+_DATAGRAM = 1400  # fits with its headers into every MTU used here
+_BATCH = 32  # an unread socket holds at least so many
 
 
 def transfer(source: Namespace, target: Namespace, address: str, size: int, timeout: float) -> int:
@@ -40,7 +40,7 @@ def _send(sender: socket.socket, size: int, destination: tuple[str, int]) -> Non
         try:
             sender.sendto(bytes(min(size - offset, _DATAGRAM)), destination)
         except OSError:
-            return  # the sender's own firewall or routes refuse it: then nothing goes out
+            return  # the sender's own firewall or routes refuse it, so nothing leaves
 
 
 def _receive(receiver: socket.socket, expected: int) -> int:

@@ -48,7 +48,7 @@ class Op(IntEnum):
 
 @dataclass(frozen=True)
 class Watch:
-    """A client's watch; `path` is absolute, `prefix` is what its events are told without (a relative watch)."""
+    """A client's watch; `path` is absolute, `prefix` is left out of its events (a relative watch)."""
 
     path: bytes
     token: bytes
@@ -98,11 +98,11 @@ class Xenstored(socketserver.ThreadingUnixStreamServer):
         self.answering.set()
 
     def hang(self) -> None:
-        """From now on accept connections and requests and answer none."""
+        """Accept connections and requests from now on, but answer none."""
         self.answering.clear()
 
     def resume(self) -> None:
-        """Answer again, what was asked while hung first."""
+        """Answer again, beginning with the requests that came while hung."""
         self.answering.set()
 
     def read(self, path: str) -> str | None:
@@ -135,7 +135,7 @@ class Xenstored(socketserver.ThreadingUnixStreamServer):
             self.fire()
 
     def fire(self) -> None:
-        """Tell every watching client what the tree's latest changes touched."""
+        """Send every watching client events for the tree's latest changes."""
         touched, self.tree.touched = self.tree.touched, []
         for changed in touched:
             for connection in list(self.connections):
@@ -178,7 +178,7 @@ class _Connection(socketserver.BaseRequestHandler):
         try:
             self.request.shutdown(socket.SHUT_RDWR)
         except OSError:
-            return  # the client was faster
+            return  # the client closed it first
 
     def notify(self, changed: bytes) -> None:
         for watch in self.watches:
@@ -198,7 +198,7 @@ class _Connection(socketserver.BaseRequestHandler):
             return
         self._send(op, req_id, tx_id, answer)
         if op == Op.WATCH:
-            watch = self.watches[-1]  # every new watch fires once at once
+            watch = self.watches[-1]  # every new watch fires at once
             self._send(Op.WATCH_EVENT, 0, 0, watch.path.removeprefix(watch.prefix) + b"\0" + watch.token + b"\0")
         self.server.fire()
 
@@ -233,7 +233,7 @@ class _Connection(socketserver.BaseRequestHandler):
         listed, offset = self._directory(tx_id, payload) + b"\0", int(payload.split(b"\0")[1])
         generation = b"%d\0" % self._tree(tx_id).generation
         part = listed[offset : offset + _PAYLOAD_MAX - len(generation)]
-        # Whole names only; what is left of the list after the last one is its end.
+        # Return whole names only; an empty name marks the end of the list.
         return generation + (part if offset + len(part) == len(listed) else part[: part.rindex(b"\0") + 1])
 
     def _read(self, tx_id: int, payload: bytes) -> bytes:

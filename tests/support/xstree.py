@@ -1,4 +1,4 @@
-"""The tree inside the xenstored stand-in: nodes with values and permissions, and what each change touched."""
+"""The tree inside the xenstored stand-in: nodes with values and permissions, and the paths that each change touched."""
 
 from __future__ import annotations
 

@@ -214,7 +214,7 @@ def test_a_saved_nft_ruleset_would_leave_no_firewall_at_boot() -> None:
 
 def test_a_saved_latch_holds_until_the_daemon_runs() -> None:
     (finding,) = saved.judge([Saved(Path("/etc/nftables.d/bridge"), Kind.LATCH)], to_nft=True)
-    assert (finding.level, "until xenbwd puts that right" in finding.text) == (Level.WARN, True)
+    assert (finding.level, "until xenbwd corrects that" in finding.text) == (Level.WARN, True)
 
 
 def test_saved_null_routes_are_worst_where_nobody_takes_them_away_again() -> None:

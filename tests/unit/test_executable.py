@@ -86,7 +86,7 @@ def test_a_script_whose_interpreter_is_not_there_says_so(tmp_path: Path) -> None
 def test_a_file_that_may_not_be_executed_says_so(tmp_path: Path) -> None:
     program = script(tmp_path / "p", "exit 0")
     program.chmod(0o644)
-    with failing(f"{program}: may not be executed (chmod +x makes a program of it)"):
+    with failing(f"{program}: not executable (run chmod +x on it)"):
         executable.run([str(program)], TEXT, 5)
 
 

@@ -77,8 +77,8 @@ def test_a_drift_is_told_as_a_part_of_what_the_others_have(drifted: int, of: int
     [
         (Counters(3, 7), Kind.VIF, "netback cleared its counters"),
         (Counters(90, 1005), Kind.VIF, "netback dropped frames"),
-        (Counters(105, 1024), Kind.EMU, "14 bytes of header"),
-        (Counters(500, 1005), Kind.VIF, "before xenbw was first here"),
+        (Counters(105, 1024), Kind.EMU, "14-byte header"),
+        (Counters(500, 1005), Kind.VIF, "before xenbw first ran here"),
         (Counters(105, 900), Kind.VIF, "unknown"),
         (None, Kind.VIF, "no interface of that name"),
     ],

@@ -130,7 +130,7 @@ def test_a_policy_that_only_warns_from_now_on_releases_and_says_why(host: Host) 
     host.ledger.set_vm(host.web1, action=Action.WARN)
     assert host.judge()
     assert blocklog.of_vm(host.ledger, host.web1)[0].lift_reason == "its allowance no longer blocks it"
-    assert vm_of(host.ledger, host.web1).state_reason.endswith("its policy is only to warn")
+    assert vm_of(host.ledger, host.web1).state_reason.endswith("its action is only to warn")
 
 
 def test_a_lift_holds_to_the_end_of_the_period_and_not_beyond(host: Host) -> None:

@@ -31,7 +31,7 @@ from xenbw.xen.xenstore import Lookup
 
 HOSTILE = 'evil\n<0>web2 null-routed: "forged"\x1b[2J\u202e'
 SHOWN = 'evil\\n<0>web2 null-routed: "forged"\\x1b[2J\\u202e'
-PUT_BACK = "null routes put back, somebody else changes the firewall: "
+PUT_BACK = "null routes restored, another program changes the firewall: "
 
 
 class Stderr:
@@ -333,7 +333,7 @@ def test_a_clock_that_was_set_is_one_line_and_one_when_it_is_trusted_again(
     for _ in range(5):
         cycle(work, clock)
     said = journal.lines()
-    assert said[0].startswith("<4>the clock was set: no period opens and no block lifts by itself until")
+    assert said[0].startswith("<4>the clock was set: no period begins and no block ends by itself until")
     assert said[1:] == ["<6>the clock is trusted: it is synchronised"]
     assert work.status().document()["clock"] == "synchronised"
 

@@ -41,7 +41,7 @@ def test_a_null_route_is_told_with_its_reason_its_end_and_how_to_release_it() ->
     assert body == (
         "web1 was null-routed: used 501 GB of 500 GB (in and out together): over its allowance by 1.00 GB.\n"
         "\n"
-        "It stays so until 2026-04-15 00:00 CEST, when its next period begins, or until its allowance is raised.\n"
+        "It stays blocked until 2026-04-15 00:00 CEST, when its next period begins, or until its allowance is raised.\n"
         "\n"
         "To release it now: xenbw lift web1\n"
         "\n"
@@ -54,14 +54,14 @@ def test_a_null_route_is_told_with_its_reason_its_end_and_how_to_release_it() ->
 
 
 def test_a_block_by_the_admin_has_no_end() -> None:
-    assert "It stays so until it is lifted." in message.null_routed(CASE, None)[1]
+    assert "It stays blocked until it is lifted." in message.null_routed(CASE, None)[1]
 
 
 def test_a_release_says_why_and_where_the_vm_stands_now() -> None:
     case = replace(CASE, reason="no allowance is set")
     body = message.released(case, "its allowance covers its usage again")[1]
     assert "web1 is no longer blocked: its allowance covers its usage again." in body
-    assert "Where it stands now: no allowance is set." in body
+    assert "Its state now: no allowance is set." in body
 
 
 def test_addresses_that_nobody_knows_are_said_to_be_unknown() -> None:

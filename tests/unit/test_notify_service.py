@@ -435,7 +435,7 @@ def test_what_was_delivered_while_the_ledger_could_not_be_written_is_not_deliver
     with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert run.stderr is not None
-        assert run.stderr.readline().startswith("delivered, but not noted yet:")
+        assert run.stderr.readline().startswith("delivered, but not yet marked in the ledger:")
         # A second run, as systemd would start one at the daemon's next ring, waits for the first.
         again = start(configure(settings, tmp_path))
         time.sleep(1)

@@ -1,4 +1,4 @@
-"""What `xenbw doctor` looks at: a module per topic, which gathers facts at its edge and judges them without I/O.
+"""The checks of `xenbw doctor`: one module per topic, which first gathers facts and then judges them without I/O.
 
-`examination` is the list of topics; `rig`, `wire` and `proof` send real packets. Called by the CLI only.
+`examination` is the list of topics; `rig`, `wire` and `proof` send real packets. Only the CLI calls this room.
 """

@@ -1,4 +1,4 @@
-"""The bridges that guests are on: what floods to guests, and whether iptables sees what they forward."""
+"""Check the guests' bridges: whether iptables sees the frames that they forward, and whether they flood to guests."""
 
 from __future__ import annotations
 
@@ -27,52 +27,53 @@ def filtering(host: Host) -> Iterator[Finding]:
 
 
 def flooding(host: Host) -> Iterator[Finding]:
-    """Who gets frames that are not for it."""
+    """Which guests get frames that are for others."""
     meter = host.status.get("meter")
     if meter is not None:
         yield from judge_flooding(_flooded(host), meter)
 
 
 def shaping(host: Host) -> Iterator[Finding]:
-    """Who shapes guests in a way that hides their packets from us."""
+    """Whether tc shapes guests in a way that hides their packets from xenbw."""
     yield from judge_shaping(_redirected(host))
 
 
 def judge_filtering(filtered: Mapping[int, bool], *, seals: bool) -> list[Finding]:
     """filtered: by IP version, whether iptables sees what bridges forward. seals: whether interfaces can be sealed."""
     if all(filtered.values()):
-        return [good(_TOPIC, "iptables sees what bridges forward: null routes hold there, beside the seal")]
+        return [good(_TOPIC, "iptables sees what bridges forward: null routes hold there, besides the seal")]
     blind = " and ".join(f"IPv{version}" for version, seen in filtered.items() if not seen)
-    said = f"iptables does not see {blind} that bridges forward (br_netfilter is off): a null route does not stop it"
+    text = f"iptables does not see {blind} that bridges forward (br_netfilter is off): a null route does not stop it"
     if seals:
-        return [good(_TOPIC, f"{said}; the seal does")]
+        return [good(_TOPIC, f"{text}; the seal does")]
     fix = "modprobe br_netfilter, and sysctl net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1"
-    return [bad(_TOPIC, f"{said}, and there is no seal here", fix)]
+    return [bad(_TOPIC, f"{text}, and there is no seal here", fix)]
 
 
 def judge_flooding(flooded: Collection[str], meter: str) -> list[Finding]:
     """flooded: guests' interfaces that get the frames for addresses the bridge does not know."""
     if not flooded:
         return []
-    said = f"{len(flooded)} guests' interfaces get frames for addresses that the bridge does not know"
+    text = f"{len(flooded)} guests' interfaces get frames for addresses that the bridge does not know"
     if meter == "nft":
-        return [good(_TOPIC, f"{said}; they are no usage, and counted apart")]
+        return [good(_TOPIC, f"{text}; these are counted separately and are not usage")]
     fix = f"bridge link set dev {shlex.quote(min(flooded))} flood off, for each of them"
-    return [doubt(_TOPIC, f"{said}: with the {meter} meter one guest can use up another's allowance", fix)]
+    return [doubt(_TOPIC, f"{text}: with the {meter} meter one guest can use up another's allowance", fix)]
 
 
 def judge_shaping(redirected: Collection[str]) -> list[Finding]:
-    """redirected: guests' interfaces whose packets tc(8) sends elsewhere as they come in. That is ahead of nft's hook,
-    and they do not come back to it (linux net/core/dev.c, __netif_receive_skb_core: sch_handle_ingress, skip_classify).
+    """redirected: guests' interfaces whose packets tc(8) redirects at ingress. tc comes before nft's hook, and
+    redirected packets do not return to that hook (linux net/core/dev.c, __netif_receive_skb_core: sch_handle_ingress,
+    skip_classify).
     """
     if not redirected:
         return []
     return [
         bad(
             "meter",
-            f"tc redirects what comes from {', '.join(sorted(redirected))} before nft sees it: what these guests send"
-            " is not metered, and where their seal does not take the link down it does not stop it",
-            'set [meter] source = "kernel", or police on ingress instead of redirecting to an ifb device',
+            f"tc redirects what comes from {', '.join(sorted(redirected))} before nft sees it: the traffic from these"
+            " guests is not metered, and a seal stops it only if it also sets the link down",
+            'set [meter] source = "kernel", or use a tc policer at ingress instead of redirecting to an ifb device',
         )
     ]
 
@@ -98,7 +99,7 @@ def _redirected(host: Host) -> list[str]:
 
 
 def redirects(filter_: Mapping[str, Any]) -> bool:
-    """Whether one of tc's filters, as tc -json shows it, sends packets to another interface instead."""
+    """Whether a tc filter, as tc -json shows it, redirects packets to another interface."""
     actions = filter_.get("options", {}).get("actions", ())
     return any(_REDIRECTED in str(action.get("mirred_action")) for action in actions)
 

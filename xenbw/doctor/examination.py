@@ -1,4 +1,4 @@
-"""The list of what is looked at, in the order in which it is told."""
+"""The list of checks, in the order in which they are printed."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _TOPICS: tuple[tuple[str, _Look], ...] = (
 
 
 def examine(host: Host, bridge: str | None) -> Generator[Finding, None, None]:
-    """Every finding. Packets are sent on a bridge of its own, and on `bridge` where one is named."""
+    """Every finding. Test packets are sent on a bridge in a namespace, and on `bridge` if one is named."""
     for topic, look in (*_TOPICS, ("packets", _own), *([("packets", _on(bridge))] if bridge else [])):
         yield from _guarded(topic, look, host)
 
 
 def _guarded(topic: str, look: _Look, host: Host) -> Iterator[Finding]:
-    """What cannot be looked at is a finding of its own, and the rest is looked at all the same."""
+    """A check that fails with an error becomes a finding, so that the other checks still run."""
     try:
         yield from look(host)
     except XenbwError as error:
-        yield bad(topic, error.message, error.hint or "xenbw status may tell more")
+        yield bad(topic, error.message, error.hint or "xenbw status may show more")
     except OSError as error:
-        yield bad(topic, f"{error.filename or 'the system'}: {error.strerror}", "journalctl -k may tell more")
+        yield bad(topic, f"{error.filename or 'the system'}: {error.strerror}", "journalctl -k may show more")
 
 
 def _own(host: Host) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""What doctor found: a line, how bad it is, and what to do about it."""
+"""A finding of doctor: a line of text, how bad it is, and what to do about it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """PASS works; WARN works, but not for ever or not as well as it could; FAIL does not hold what it promises."""
+    """PASS: works. WARN: works, but may stop working or could work better. FAIL: a promise of xenbw does not hold."""
 
     PASS = "PASS"  # noqa: S105 (no password)
     WARN = "WARN"
@@ -20,8 +20,8 @@ _ORDER = list(Level)
 
 @dataclass(frozen=True)
 class Finding:
-    """One line. text may hold names of VMs and words of other programs: printable() before a terminal sees it. fix:
-    what to do, "" where nothing is to be done."""
+    """One line. text may hold names of VMs and messages of other programs: call printable() before showing it. fix:
+    what to do, "" if nothing."""
 
     level: Level
     topic: str
@@ -42,5 +42,5 @@ def bad(topic: str, text: str, fix: str) -> Finding:
 
 
 def worst(findings: Iterable[Finding]) -> Level:
-    """The level of the worst of them; PASS of none."""
+    """The level of the worst finding; PASS if there is none."""
     return max((finding.level for finding in findings), key=_ORDER.index, default=Level.PASS)

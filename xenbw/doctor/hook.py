@@ -1,4 +1,4 @@
-"""Whether the hook is in place, and whether the vif scripts of running VMs call it."""
+"""Check whether the hook is installed, and whether the vif scripts of running VMs call it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LARGEST = 1 << 20
 
 @dataclass(frozen=True)
 class HookFacts:
-    """whole: whether the hook is as its package brought it; None where no package did."""
+    """whole: whether the hook is unchanged since its package installed it; None if no package did."""
 
     path: Path
     there: bool
@@ -39,8 +39,8 @@ class HookFacts:
 
 @dataclass(frozen=True)
 class ScriptFacts:
-    """A vif script in use. calls: whether it calls the hooks; None where it cannot be read. vifs: the interfaces that
-    it set up, with their VMs' names."""
+    """A vif script in use. calls: whether it calls the hooks; None if it cannot be read. vifs: the interfaces that it
+    set up, with their VMs' names."""
 
     path: str
     calls: bool | None
@@ -57,22 +57,22 @@ def scripts(host: Host) -> Iterator[Finding]:
     try:
         used = _scripts(host)
     except StoreError as error:
-        yield doubt("vif scripts", f"not looked at: {error.message}", error.hint or "systemctl status xen.service")
+        yield doubt("vif scripts", f"not checked: {error.message}", error.hint or "systemctl status xen.service")
         return
     yield from judge_scripts(used)
 
 
 def judge(facts: HookFacts) -> list[Finding]:
-    """What there is to say of the hook's own files."""
+    """The findings about the hook's own files."""
     shown = shlex.quote(str(facts.path))
     if not facts.there:
         return [bad(_TOPIC, f"{facts.path} is missing: no VM is blocked or metered from its first packet", _AGAIN)]
     found = []
     if not facts.executable:
-        found.append(bad(_TOPIC, f"{facts.path} is not executable: Xen passes it over", f"chmod 755 {shown}"))
+        found.append(bad(_TOPIC, f"{facts.path} is not executable: Xen skips it", f"chmod 755 {shown}"))
     if facts.whole is False:
         fix = f"rm {shown} && {_AGAIN}"
-        found.append(doubt(_TOPIC, f"{facts.path} is not as the package brought it", fix))
+        found.append(doubt(_TOPIC, f"{facts.path} was changed since the package installed it", fix))
     if not facts.program_works:
         fix = "apt install --reinstall xenbw"
         found.append(bad(_TOPIC, f"{facts.program}, which the hook runs, is missing or not executable", fix))
@@ -80,27 +80,27 @@ def judge(facts: HookFacts) -> list[Finding]:
 
 
 def judge_scripts(scripts: Iterable[ScriptFacts]) -> list[Finding]:
-    """What there is to say of the vif scripts that running VMs were set up by."""
+    """The findings about the vif scripts that set up the running VMs."""
     found, calling = [], 0
     for script in scripts:
         if script.calls:
             calling += len(script.vifs)
             continue
-        of = ", ".join(f"{interface} of {name}" for interface, name in script.vifs)
-        said = "cannot be read" if script.calls is None else "never calls vif-post.d"
+        vifs = ", ".join(f"{interface} of {name}" for interface, name in script.vifs)
+        fault = "cannot be read" if script.calls is None else "never calls vif-post.d"
         found.append(
             doubt(
                 "vif scripts",
-                f"{script.path} {said} ({of}): for up to 1 s after its start a VM that is over is not blocked yet,"
+                f"{script.path} {fault} ({vifs}): for up to 1 s after its start a VM that is over is not blocked yet,"
                 " until xenbwd sees its interface",
-                f"put '{_CALL}' into the script ahead of where it says success, as vif-bridge has it",
+                f"put '{_CALL}' into the script before it reports success, as vif-bridge does",
             )
         )
-    return found or [good("vif scripts", f"those of all {calling} running interfaces call the hook")]
+    return found or [good("vif scripts", f"the scripts of all {calling} running interfaces call the hook")]
 
 
 def calls_hooks(script: Path) -> bool | None:
-    """Whether a vif script, or one beside it that it names, calls the hooks; None where it cannot be read."""
+    """Whether a vif script, or another one in its folder that it runs, calls the hooks; None if it cannot be read."""
     text = _text(script)
     if text is None:
         return None
@@ -126,12 +126,12 @@ def _text(path: Path) -> str | None:
 
 
 def _program() -> Path:
-    # The variable by which the hook itself can be sent elsewhere.
+    # The hook itself reads this variable too.
     return Path(os.environ.get("XENBW_HOOK") or PROGRAM)
 
 
 def gather(hook: Path, program: Path, run: Runner) -> HookFacts:
-    """The facts about the hook there and about the program that it runs."""
+    """The facts about the hook and about the program that it runs."""
     there = hook.is_file()
     return HookFacts(
         hook,
@@ -144,7 +144,7 @@ def gather(hook: Path, program: Path, run: Runner) -> HookFacts:
 
 
 def _whole(hook: Path, run: Runner) -> bool | None:
-    """Whether the file has the sum that dpkg has on record for it; None where it has none."""
+    """Whether the file has the checksum that dpkg recorded for it; None if dpkg has none."""
     try:
         answer = run(["dpkg-query", "--show", "--showformat=${Conffiles}", "xenbw"])
     except CommandError:

@@ -1,4 +1,4 @@
-"""What several topics ask about, looked at once."""
+"""Facts about this host that several topics need, looked up once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from xenbw.xen.xenstore import VifFacts, XenStore
 
 @dataclass(frozen=True)
 class Host:
-    """This host, with the doors to other programs and to the clock."""
+    """This host: its settings, and the ways to run programs and read the clock."""
 
     settings: Settings
     run: Runner
@@ -28,12 +28,12 @@ class Host:
 
     @cached_property
     def daemon(self) -> Answer:
-        """The daemon's own word on how it is. Raises XenbwError where it gives none."""
+        """The daemon's status as it reports it. Raises XenbwError if the daemon does not answer."""
         return control.ask(self.settings.daemon.run_dir, "status")
 
     @property
     def status(self) -> Answer:
-        """The same, or nothing where it gives none."""
+        """The daemon's status, empty if the daemon does not answer."""
         try:
             return self.daemon
         except XenbwError:
@@ -47,7 +47,7 @@ class Host:
 
     @cached_property
     def backends(self) -> Mapping[str, VifFacts]:
-        """What xenstore says of the guests' interfaces, by interface. Raises StoreError."""
+        """What xenstore has about the guests' interfaces, by interface. Raises StoreError."""
         with XenStore() as store:
             found = {vif.interface: store.vif(vif.domid, vif.devid) for vif in self.vifs}
         return {interface: facts for interface, facts in found.items() if facts is not None}

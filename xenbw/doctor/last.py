@@ -1,4 +1,4 @@
-"""The last result of doctor, kept for `xenbw status`."""
+"""The last result of doctor, which `xenbw status` shows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Last:
-    """When doctor last ran to its end, and how many findings of which level it had."""
+    """When doctor last ran to its end, and how many findings of each level it had."""
 
     at: datetime
     counts: Counter[Level]
@@ -30,7 +30,7 @@ def path(run_dir: Path) -> Path:
 
 
 def document(findings: Sequence[Finding], at: datetime) -> Document:
-    """{"generated_at", "worst", "findings": [{"level", "topic", "text", "fix"}]}; a fix there is none of is null."""
+    """{"generated_at", "worst", "findings": [{"level", "topic", "text", "fix"}]}; a missing fix is null."""
     return {
         "generated_at": format_time(at),
         "worst": worst(findings).value,
@@ -38,21 +38,21 @@ def document(findings: Sequence[Finding], at: datetime) -> Document:
     }
 
 
-def keep(run_dir: Path, told: Document) -> None:
-    """Put a result in place of the last one, in one step. Raises OSError."""
+def keep(run_dir: Path, result: Document) -> None:
+    """Replace the last result atomically. Raises OSError."""
     run_dir.mkdir(parents=True, exist_ok=True)
     fresh = run_dir / f"doctor.json.{os.getpid()}"
-    # It names VMs: root's eyes only.
+    # Only root may read it, because it names VMs.
     with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
-        json.dump(told, file, indent=2)
+        json.dump(result, file, indent=2)
     fresh.replace(path(run_dir))
 
 
 def read(run_dir: Path) -> Last | None:
-    """The last result, or None where there is none that can be read."""
+    """The last result, or None if there is none or it cannot be read."""
     try:
-        told = json.loads(path(run_dir).read_text(encoding="ascii"))
-        at = datetime.fromisoformat(told["generated_at"])
-        return Last(at, Counter(Level(finding["level"]) for finding in told["findings"]))
+        result = json.loads(path(run_dir).read_text(encoding="ascii"))
+        at = datetime.fromisoformat(result["generated_at"])
+        return Last(at, Counter(Level(finding["level"]) for finding in result["findings"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

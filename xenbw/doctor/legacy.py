@@ -1,4 +1,4 @@
-"""The legacy iptables' filter table, as iptables-legacy-save tells it, and which of its rules let pass what a null
+"""Check the legacy iptables' filter table, as iptables-legacy-save prints it: which rules let packets pass that a null
 route would stop."""
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from xenbw.runner import Runner
 
 _TOPIC = "firewall"
 _ASKED = {4: "iptables-legacy-save", 6: "ip6tables-legacy-save"}
-# Which tables there are by now. Asking iptables-legacy itself would put them there.
+# The kernel's list of existing tables. Running iptables-legacy itself would create them.
 _KNOWN = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
-# Targets after which the rest of the table does not see the packet, though it goes on (iptables-extensions(8); what
-# a program takes from its queue and accepts goes on behind the table, nf_queue.c in linux).
+# Targets that let a packet go on past the rest of the table (iptables-extensions(8); a packet that a program accepts
+# from its queue goes on behind the table, nf_queue.c in linux).
 _PASSING = frozenset({"ACCEPT", "NFQUEUE", "QUEUE"})
 _LOOPBACK = (("-i", "lo"), ("-o", "lo"))
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule as iptables-save writes it. goes: it does not come back to where it was called from (-g)."""
+    """A rule as iptables-save writes it. goes: it goes to its target without returning (-g)."""
 
     text: str
     words: tuple[str, ...]
@@ -37,14 +37,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Table:
-    """policies: of the built-in chains. rules: of every chain, in order."""
+    """policies: the policies of the built-in chains. rules: the rules of every chain, in order."""
 
     policies: Mapping[str, str]
     rules: Mapping[str, tuple[Rule, ...]]
 
     @property
     def foreign(self) -> list[str]:
-        """The rules that are none of ours."""
+        """The rules that are not xenbw's."""
         return [
             rule.text for chain, rules in self.rules.items() if chain != CHAIN for rule in rules if rule.target != CHAIN
         ]
@@ -55,14 +55,14 @@ def look(host: Host) -> Iterator[Finding]:
     tables = {version: read(version, host.run) for version in (4, 6)}
     found = [finding for version in (4, 6) for finding in judge(version, tables[version])]
     if wanted and not any(CHAIN in table.rules for table in tables.values()):
-        found.append(bad(_TOPIC, "null routes are due, and there are none", "journalctl -u xenbwd says why"))
+        found.append(bad(_TOPIC, "there should be null routes, and there are none", "journalctl -u xenbwd says why"))
     if not found:
-        found.append(good(_TOPIC, "no rule lets pass what a null route would stop"))
+        found.append(good(_TOPIC, "no rule lets packets pass that a null route would stop"))
     yield from found
 
 
 def read(version: int, run: Runner) -> Table:
-    """The table of that IP version; an empty one where none was ever made. Raises CommandError, OSError."""
+    """The table of that IP version; an empty one if it does not exist. Raises CommandError, OSError."""
     known = _KNOWN[version]
     if not known.exists() or "filter" not in known.read_text(encoding="ascii").split():
         return parse("")
@@ -70,7 +70,7 @@ def read(version: int, run: Runner) -> Table:
 
 
 def parse(text: str) -> Table:
-    """The table in what iptables-save prints."""
+    """The table from the output of iptables-save."""
     policies: dict[str, str] = {}
     rules: dict[str, list[Rule]] = {}
     for line in text.splitlines():
@@ -81,12 +81,12 @@ def parse(text: str) -> Table:
                 policies[name] = policy
         elif line.startswith("-A "):
             rules.setdefault(line.split()[1], []).append(_rule(line))
-    return Table(policies, {name: tuple(of) for name, of in rules.items()})
+    return Table(policies, {name: tuple(in_chain) for name, in_chain in rules.items()})
 
 
 def _rule(line: str) -> Rule:
     try:
-        # Between its quotes iptables-save escapes the other kind, too (xtables.c, xtables_save_string).
+        # Between double quotes iptables-save escapes single quotes too (xtables.c, xtables_save_string).
         words = shlex.split(line.replace("\\'", "'"))
     except ValueError:
         words = line.split()
@@ -98,39 +98,39 @@ def _rule(line: str) -> Rule:
 
 
 def judge(version: int, table: Table) -> list[Finding]:
-    """What stands in the way of the null routes in this table; nothing where there are none."""
+    """The findings about rules that bypass the null routes of this table; none if it has no null routes."""
     if CHAIN not in table.rules:
         return []
     save = _ASKED[version].removesuffix("-save")
     strangers = [rule for rule in table.rules[CHAIN] if not _ours(rule)]
-    found = [_shadow(save, rule, f"stands in {CHAIN}") for rule in strangers]
+    found = [_shadow(save, rule, f"is in {CHAIN}") for rule in strangers]
     for chain in HOOKED:
         rules = table.rules.get(chain, ())
         jumps = [at for at, rule in enumerate(rules) if rule.target == CHAIN]
         if not jumps:
-            fix = "systemctl restart xenbwd, and look for what removes it"
+            fix = "systemctl restart xenbwd, and find the program that removes it"
             found.append(bad(_TOPIC, f"{save}: {chain} has lost its jump to {CHAIN}: no null route holds there", fix))
             continue
         ahead = [rule for rule in rules[: jumps[0]] if lets_pass(table, chain, rule)]
-        found += [_shadow(save, rule, f"stands ahead of the null routes in {chain}") for rule in ahead]
+        found += [_shadow(save, rule, f"comes before the null routes in {chain}") for rule in ahead]
         if not ahead and jumps[0] > 0:
-            fix = "systemctl restart xenbwd puts ours first again; look for what puts others there"
-            found.append(doubt(_TOPIC, f"{save}: {chain} has other rules ahead of the null routes", fix))
+            fix = "systemctl restart xenbwd puts the null routes first again; find the program that adds the others"
+            found.append(doubt(_TOPIC, f"{save}: {chain} has other rules before the null routes", fix))
     return found
 
 
 def _ours(rule: Rule) -> bool:
-    """Whether a rule of our chain is a null route, or what [enforce] allow lets past one."""
+    """Whether a rule of chain XENBW is a null route, or an exception of [enforce] allow."""
     return rule.target == "REJECT" or (rule.target == "RETURN" and ALLOWED in rule.words)
 
 
 def _shadow(command: str, rule: Rule, where: str) -> Finding:
-    said = f"{command}: a rule {where} and lets blocked VMs' packets pass: {rule.text}"
-    return bad(_TOPIC, said, f"{command} -D {shlex.join(rule.words[1:])}")
+    text = f"{command}: a rule {where} and lets blocked VMs' packets pass: {rule.text}"
+    return bad(_TOPIC, text, f"{command} -D {shlex.join(rule.words[1:])}")
 
 
 def lets_pass(table: Table, chain: str, rule: Rule) -> bool:
-    """Whether packets of guests can get by this rule of a built-in chain past all that follows it there."""
+    """Whether this rule of a built-in chain lets packets of guests skip all rules after it."""
     if rule.loopback:
         return False
     accepted = table.policies.get(chain) == "ACCEPT"
@@ -140,7 +140,7 @@ def lets_pass(table: Table, chain: str, rule: Rule) -> bool:
 
 
 def _accepts(table: Table, chain: str, above: frozenset[str]) -> bool:
-    """Whether a chain, or one that it calls, can let a packet pass for good."""
+    """Whether a chain, or a chain that it calls, can accept a packet finally."""
     return any(
         not rule.loopback
         and (

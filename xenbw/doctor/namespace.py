@@ -1,4 +1,4 @@
-"""Network namespaces without names: held by a file descriptor of this process, and gone when it is, however it ends."""
+"""Network namespaces without names: a file descriptor of this process holds them, so they vanish with the process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Place(Protocol):
-    """A network in which something can be done."""
+    """A network in which work can be done."""
 
     def do(self, work: Callable[[], _T]) -> _T: ...
 
@@ -29,18 +29,18 @@ class Here:
 
 
 class Namespace:
-    """A network of its own, empty and without IPv6, which would talk unasked. Raises OSError."""
+    """A new empty network, without IPv6, which would send packets by itself. Raises OSError."""
 
     def __init__(self) -> None:
         self._file = _alone(_make)
 
     @property
     def path(self) -> str:
-        """What `ip link ... netns` takes for it."""
+        """The namespace's path, as an argument of `ip link ... netns`."""
         return f"/proc/{os.getpid()}/fd/{self._file}"
 
     def do(self, work: Callable[[], _T]) -> _T:
-        """The result of `work`, done there: its sockets and the commands it starts belong there, and stay there."""
+        """Run `work` in the namespace and return its result. Its sockets and commands stay in the namespace."""
 
         def enter() -> _T:
             _check(_libc.setns(self._file, _CLONE_NEWNET))
@@ -53,7 +53,7 @@ class Namespace:
 
 
 def has_ipv6() -> bool:
-    """Whether the kernel speaks it: some are told not to when they boot (ipv6.disable=1)."""
+    """Whether the kernel has IPv6: ipv6.disable=1 on its command line switches it off."""
     return _NO_IPV6.exists()
 
 
@@ -65,7 +65,7 @@ def _make() -> int:
 
 
 def _alone(work: Callable[[], _T]) -> _T:
-    """Do it in a thread that ends with it: a thread can leave its namespaces, and need not find its way back."""
+    """Do the work in a thread of its own: the thread can change its namespace, and need not return to the old one."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(work).result()
 

@@ -1,4 +1,4 @@
-"""Meter, null route and seal, proven with packets on a rig: what is found out, and what it says."""
+"""Prove meter, null route and seal with packets on a rig, and judge the results."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from xenbw.doctor.namespace import has_ipv6
 from xenbw.doctor.rig import DOM0_ADDRESS, GUEST_ADDRESS, GUEST_MAC, PEER_ADDRESS, PEER_MAC, Rig
 from xenbw.doctor.wire import Card
 
-# The largest with its header: 1280 bytes is what every link carries (RFC 8200).
+# The largest size is 1280 bytes, which every link carries (RFC 8200), and the Ethernet header.
 _FRAMES, _SIZES = 50, (64, 600, 1294)
-_REPORT = "report it: nothing but the kernel or nft itself can be to blame"
+_REPORT = "report this as a bug: on the test network only xenbw, the kernel or nft can cause it"
 
 _LOOKS = 5
 
 
 @dataclass(frozen=True)
 class Metered:
-    """passed: what the guest's own card saw. counted: by our counters, bytes by what they count."""
+    """passed: the bytes that the guest's own card saw. counted: the bytes of each of xenbw's counters."""
 
     passed: Card
     counted: dict[str, int]
@@ -32,8 +32,8 @@ class Metered:
 
 @dataclass(frozen=True)
 class Routed:
-    """How many of three pings were answered: to dom0 and, over the bridge, to a neighbour; before, while and after
-    there was a null route. filtered: whether iptables sees what bridges forward."""
+    """How many of three pings were answered, (by dom0, by a neighbour over the bridge), before, during and after the
+    null route. filtered: whether iptables sees what bridges forward."""
 
     before: tuple[int, int]
     blocked: tuple[int, int]
@@ -43,8 +43,8 @@ class Routed:
 
 @dataclass(frozen=True)
 class Sealed:
-    """Frames that arrived from the guest and at it while it was sealed. after: the smaller of the two numbers when it
-    was not any more."""
+    """How many frames arrived from the guest and at it while it was sealed. after: the smaller of these two numbers
+    after the seal was removed."""
 
     from_guest: int
     to_guest: int
@@ -52,14 +52,14 @@ class Sealed:
 
 
 def of_meter_and_seal(rig: Rig, where: str) -> Iterator[Finding]:
-    """where: what bridge it is. Raises MeterError, OSError."""
+    """where: the bridge's name for the findings. Raises MeterError, OSError."""
     if 0 in _exchange(rig, 64):
-        fix = f"bridge -d link show, and tcpdump on {where}: what keeps frames from a new port?"
-        yield doubt("meter", f"{where}: no frame passes between two ports, so nothing can be tried there", fix)
+        fix = f"find out why a new port gets no frames: bridge -d link show, tcpdump on {where}"
+        yield doubt("meter", f"{where}: no frame passes between two ports, so the test cannot be done there", fix)
         return
     why = rig.cover()
     if why:
-        yield bad("meter", f"{where}: {'; '.join(why)}", "journalctl -k, and nft list ruleset, may tell why")
+        yield bad("meter", f"{where}: {'; '.join(why)}", "journalctl -k, and nft list ruleset, may show why")
         return
     yield judge_meter(_meter(rig), where)
     yield judge_seal(_seal(rig), where)
@@ -86,34 +86,35 @@ def of_null_route(rig: Rig, *, filtered: bool) -> Iterator[Finding]:
 def judge_meter(metered: Metered, where: str) -> Finding:
     passed, counted = metered.passed, metered.counted
     ours = (counted.get("in", 0), counted.get("out", 0))
-    said = f"of {passed.in_bytes:,} bytes to a guest and {passed.out_bytes:,} from it"
+    text = f"of {passed.in_bytes:,} bytes to a guest and {passed.out_bytes:,} from it"
     if ours == (passed.in_bytes, passed.out_bytes) and not counted.get("flood"):
-        return good("meter", f"{where}: {said}, every one was counted")
+        return good("meter", f"{where}: {text}, every one was counted")
     rest = f", and {counted['flood']:,} as flood" if counted.get("flood") else ""
-    return bad("meter", f"{where}: {said}, {ours[0]:,} and {ours[1]:,} were counted{rest}", _REPORT)
+    return bad("meter", f"{where}: {text}, {ours[0]:,} and {ours[1]:,} were counted{rest}", _REPORT)
 
 
 def judge_null_route(routed: Routed) -> Finding:
     topic = "null route"
     if 0 in routed.before:
-        return bad(topic, "no ping was answered before there was one, so it cannot be tried", _REPORT)
+        return bad(topic, "no ping was answered even without a null route, so the test cannot be done", _REPORT)
     to_dom0, to_neighbour = routed.blocked
     if to_dom0 or (to_neighbour and routed.filtered):
         return bad(topic, f"a null-routed address still got {to_dom0 + to_neighbour} answers", _REPORT)
     if 0 in routed.after:
-        return bad(topic, "pings were not answered any more when it was taken away", _REPORT)
+        return bad(topic, "no ping was answered after the null route was removed", _REPORT)
     if to_neighbour:
-        return good(topic, "stops what passes dom0, and without br_netfilter not what a bridge forwards: the seal does")
-    return good(topic, "stops every ping, to dom0 and over the bridge; taken away, pings pass again")
+        text = "stops packets to dom0, but without br_netfilter not those that a bridge forwards: the seal stops those"
+        return good(topic, text)
+    return good(topic, "stops every ping, to dom0 and over the bridge; after its removal pings pass again")
 
 
 def judge_seal(sealed: Sealed, where: str) -> Finding:
     if sealed.from_guest or sealed.to_guest:
-        said = f"{where}: {sealed.from_guest} frames from a sealed guest and {sealed.to_guest} to it got through"
-        return bad("seal", said, _REPORT)
+        text = f"{where}: {sealed.from_guest} frames from a sealed guest and {sealed.to_guest} to it got through"
+        return bad("seal", text, _REPORT)
     if sealed.after == 0:
-        return bad("seal", f"{where}: nothing passed any more when the seal was taken away", _REPORT)
-    return good("seal", f"{where}: stops every frame, both ways; taken away, they pass again")
+        return bad("seal", f"{where}: no frame passed after the seal was removed", _REPORT)
+    return good("seal", f"{where}: stops every frame, both ways; after its removal frames pass again")
 
 
 def _put_seal(rig: Rig, *, sealed: bool) -> None:
@@ -123,7 +124,7 @@ def _put_seal(rig: Rig, *, sealed: bool) -> None:
 
 
 def _exchange(rig: Rig, size: int, seconds: float = wire.SURELY) -> tuple[int, int]:
-    """Send frames of a size both ways; how many arrived at the guest and from it, not waiting longer than that."""
+    """Send frames of a size both ways. Returns how many arrived at the guest and from it within `seconds`."""
     with wire.listen(rig.guest) as guest, wire.listen(rig.peer) as peer:
         wire.send(rig.guest, PEER_MAC, _FRAMES, size)
         wire.send(rig.peer, GUEST_MAC, _FRAMES, size)
@@ -140,7 +141,7 @@ def _meter(rig: Rig) -> Metered:
 
 
 def _weigh(rig: Rig) -> tuple[Card, dict[str, int]]:
-    """What the guest's card and our counters say at one moment: when nothing passed between the two looks."""
+    """The guest's card and xenbw's counters at the same moment, when no frame passed between the two readings."""
     for _ in range(_LOOKS):
         card, counted = wire.card(rig.guest), rig.counted()
         if wire.card(rig.guest) == card:

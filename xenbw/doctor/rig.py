@@ -1,7 +1,7 @@
-"""A throw-away guest and its peer on a bridge, for as long as packets are tried.
+"""A temporary guest and its peer on a bridge, for test packets.
 
-Both are network namespaces of this process, joined to the bridge by veth pairs. The bridge is one in a third such
-namespace, so that nothing there can disturb this host or be left behind; or, where that is asked, one of this host's.
+Both are network namespaces of this process, connected to the bridge by veth pairs. The bridge is in a third such
+namespace, so that the test cannot disturb this host or leave anything behind; or, on request, it is one of this host's.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from xenbw.vifs import interfaces
 
 OWN_BRIDGE = "xenbw-br"
 GUEST, PEER = "xenbw-guest", "xenbw-peer"
-# RFC 5737: for documentation, so nobody's.
+# Addresses for documentation (RFC 5737), which no host uses.
 GUEST_ADDRESS, PEER_ADDRESS, DOM0_ADDRESS = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 GUEST_MAC, PEER_MAC, _DOM0_MAC = "02:78:65:6e:00:01", "02:78:65:6e:00:02", "02:78:65:6e:00:03"
-# As Xen's scripts give it to vifs: a bridge takes the lowest address of its ports for its own.
+# The MAC that Xen's scripts give to vifs: it is high because a bridge takes the lowest address of its ports.
 _PORT_MAC = "fe:ff:ff:ff:ff:ff"
-_DOMID, _DEVID = 0, 0  # dom0's, which has no vif: a key that no guest's interface can have
+_DOMID, _DEVID = 0, 0  # dom0 has no vif, so no guest's interface has this key
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Seconds until a port forwards: a bridge that speaks STP takes 15 to listen and 15 to learn (IEEE 802.1D).
+# Seconds until a port forwards: a bridge with STP listens for 15 s and learns for 15 s (IEEE 802.1D).
 _SOON, _AT_LAST = 10.0, 40.0
 
 
 @dataclass(frozen=True)
 class Rig:
-    """dom0: where the bridge, our chains and the null routes are. port: the guest's interface there."""
+    """dom0: the network with the bridge, xenbw's chains and the null routes. port: the guest's interface in it."""
 
     dom0: Place
     guest: Namespace
@@ -70,7 +70,7 @@ class Rig:
             yield REGISTRY[name].make(Means(tables, Chains(tables), run_dir))
 
     def counted(self) -> dict[str, int]:
-        """What our counters on the guest's interface say: bytes by what they count. Raises MeterError."""
+        """The bytes of each of xenbw's counters on the guest's interface. Raises MeterError."""
         table = Table(TABLE)
         try:
             counters = self.dom0.do(table.counters)
@@ -82,7 +82,7 @@ class Rig:
 
 @contextmanager
 def own(run: Runner) -> Iterator[Rig]:
-    """A rig on a bridge of its own, in a network of its own. Raises XenbwError, OSError."""
+    """A rig on its own bridge, in its own network. Raises XenbwError, OSError."""
     with ExitStack() as leaving:
         dom0 = Namespace()
         leaving.callback(dom0.close)
@@ -97,12 +97,12 @@ def own(run: Runner) -> Iterator[Rig]:
         dom0.do(_filter_as_here(interfaces.bridge_filtered(4)))
         rig = _plug(dom0, OWN_BRIDGE, run, leaving, _SOON)
         _ip(rig.guest, run, f"neigh add {DOM0_ADDRESS} lladdr {_DOM0_MAC} dev {CARD} nud permanent")
-        # On a real bridge the MAC is not told: it would stay in our table, which outlives the interface.
+        # On a host's bridge the MAC is left out, because it would stay in xenbw's table, which outlives the interface.
         yield replace(rig, port=rig.port._replace(mac=GUEST_MAC))
 
 
 def require_bridge(name: str) -> None:
-    """Raises UsageError where `on` cannot use it."""
+    """Raises UsageError unless this host has a Linux bridge of that name."""
     there = {name for _, name in socket.if_nameindex()}
     if name not in there or not (interfaces.SYSFS / name / "bridge").is_dir():
         raise UsageError(f"{name}: no Linux bridge of this host", "ip link show type bridge lists them")
@@ -110,28 +110,28 @@ def require_bridge(name: str) -> None:
 
 @contextmanager
 def on(bridge: str, run: Runner, run_dir: Path) -> Iterator[Rig]:
-    """A rig on a bridge of this host. No frame of it reaches another port, and none of theirs this one; what dom0
-    itself says to many does. Raises XenbwError, OSError."""
+    """A rig on a bridge of this host. No frame passes between the rig and other ports; only dom0's own broadcasts and
+    multicasts reach the rig. Raises XenbwError, OSError."""
     dom0 = Here()
     with ExitStack() as leaving:
         leaving.enter_context(_alone(run_dir))
         leaving.callback(_leave_nothing, run)
-        # What another doctor left that was killed.
+        # Remove the rest of an earlier doctor that was killed.
         _leave_nothing(run)
         yield _plug(dom0, bridge, run, leaving, _AT_LAST)
 
 
 @contextmanager
 def _alone(run_dir: Path) -> Iterator[None]:
-    """One at a time: a lock on a file that none but root can open, and that goes with its process. (Any user could take
-    the name of an abstract socket.) Raises XenbwError, OSError."""
+    """Allow one doctor at a time, by a lock on a file that only root can open; the lock ends with its process. (Any
+    user could take the name of an abstract socket.) Raises XenbwError, OSError."""
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = os.open(run_dir / "doctor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise XenbwError("another xenbw doctor has a bridge of this host in use", "wait until it is done") from None
+            raise XenbwError("another xenbw doctor is using a bridge of this host", "wait until it is done") from None
         yield
     finally:
         os.close(lock)
@@ -139,7 +139,7 @@ def _alone(run_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Nobody's signal keeps this from being done, nor the commands that it starts."""
+    """Ignore signals during this block, in this process and in the commands that it starts."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOPS}
     try:
         yield
@@ -149,7 +149,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def _leave_nothing(run: Runner) -> None:
-    """Take away what a rig on a bridge of this host is made of."""
+    """Remove all parts of a rig on a bridge of this host."""
     with undisturbed():
         present = {name for _, name in socket.if_nameindex()}
         for interface in {GUEST, PEER} & present:
@@ -158,13 +158,13 @@ def _leave_nothing(run: Runner) -> None:
             table = tables.of()
             keys = {name.rpartition("-in")[0] for name in table.counters() if name.endswith("-in")}
             lives = {key: life_of(key) for key in keys}
-            # The daemon tries out whether nft works on the loopback interface, by the same domid.
+            # Keep the loopback interface's counters, by which the daemon tests nft with the same domid.
             ours = [key for key, life in lives.items() if life and life[0] == _DOMID and life[2] != 1]
             Chains(tables).release(ours)
 
 
 def _plug(dom0: Place, bridge: str, run: Runner, leaving: ExitStack, patience: float) -> Rig:
-    """Make guest and peer, and plug them into the bridge."""
+    """Create guest and peer, and connect them to the bridge."""
     guest, peer = Namespace(), Namespace()
     leaving.callback(guest.close)
     leaving.callback(peer.close)
@@ -175,7 +175,7 @@ def _plug(dom0: Place, bridge: str, run: Runner, leaving: ExitStack, patience: f
             run,
             f"link add {name} address {_PORT_MAC} mtu {mtu} type veth peer name {CARD} address {mac} mtu {mtu}"
             f" netns {place.path}",
-            # An interface with an IPv6 address talks unasked.
+            # An interface with an IPv6 address would send packets by itself.
             *([f"link set {name} addrgenmode none"] if has_ipv6() else []),
             f"link set {name} master {bridge}",
             f"link set {name} up",
@@ -191,7 +191,7 @@ def _plug(dom0: Place, bridge: str, run: Runner, leaving: ExitStack, patience: f
     _ip(peer, run, *_lines(PEER_ADDRESS, GUEST_ADDRESS, GUEST_MAC))
     for name in (GUEST, PEER):
         if not until(partial(_forwards, dom0, run, name), patience):
-            raise XenbwError(f"{bridge} does not forward for a new port within {patience:g} s", "does it speak STP?")
+            raise XenbwError(f"{bridge} does not forward for a new port within {patience:g} s", "does it use STP?")
     ifindex = dom0.do(lambda: socket.if_nametoindex(GUEST))
     return Rig(dom0, guest, peer, Port(_DOMID, _DEVID, ifindex, GUEST))
 
@@ -210,7 +210,7 @@ def _forwards(dom0: Place, run: Runner, name: str) -> bool:
 
 
 def _filter_as_here(filtered: bool) -> Callable[[], None]:
-    """Let iptables see what bridges forward, or not, as it is on this host: each network has its own setting."""
+    """Set whether iptables sees what bridges forward, as on this host: each network has its own setting."""
 
     def there() -> None:
         setting = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
@@ -228,4 +228,4 @@ def _batch(place: Place, run: Runner, command: str, *lines: str) -> None:
     text = "\n".join(lines).encode("ascii")
     answer = place.do(lambda: run([command, "-batch", "-"], input=text))
     if answer.status != 0:
-        raise XenbwError(f"the trial network cannot be built: {command}: exit status {answer.status}", lines[0])
+        raise XenbwError(f"the test network cannot be built: {command}: exit status {answer.status}", lines[0])

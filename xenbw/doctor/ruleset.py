@@ -1,4 +1,4 @@
-"""The nftables ruleset: which of it gets packets past ours, and null routes of ours that nobody takes away there."""
+"""Check the nftables ruleset: rules that carry packets past xenbw's, and stray null routes that nothing removes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _OURS_AT = -300
 
 @dataclass(frozen=True)
 class Ruleset:
-    """What matters of it. strays: families in which a chain of our name stands. rules: how many rules the tables of
-    iptables-nft have. flowtables: (family, table, name) of those that work. thieves: (table, chain) of those of the
-    netdev family that take packets away ahead of ours."""
+    """The parts of the ruleset that matter here. strays: families that have a chain XENBW. rules: how many rules the
+    tables of iptables-nft have. flowtables: (family, table, name) of flowtables with devices. thieves: (table, chain)
+    of netdev chains that forward packets before xenbw's chains see them."""
 
     strays: tuple[str, ...]
     rules: int
@@ -41,7 +41,7 @@ def look(host: Host) -> Iterator[Finding]:
 
 
 def read(run: Runner) -> Ruleset:
-    """The ruleset as nft(8) tells it, without the contents of sets. Raises XenbwError."""
+    """The ruleset as nft(8) prints it, without the contents of sets. Raises XenbwError."""
     answer = run(["nft", "--json", "--terse", "list", "ruleset"], timeout=20)
     if answer.status != 0:
         raise XenbwError(f"nft list ruleset: exit status {answer.status}", "run it as root to see why")
@@ -49,7 +49,7 @@ def read(run: Runner) -> Ruleset:
 
 
 def parse(objects: list[dict[str, Any]]) -> Ruleset:
-    """What matters of the objects in nft's JSON (libnftables-json(5))."""
+    """The parts that matter here of nft's JSON (libnftables-json(5))."""
     chains = [entry["chain"] for entry in objects if "chain" in entry]
     rules = [entry["rule"] for entry in objects if "rule" in entry]
     flowtables = [entry["flowtable"] for entry in objects if "flowtable" in entry]
@@ -80,17 +80,18 @@ def _forwards(rule: Mapping[str, Any]) -> bool:
 
 
 def judge(ruleset: Ruleset, foreign: int) -> list[Finding]:
-    """foreign: how many rules others have in the legacy tables."""
+    """foreign: how many rules of other programs the legacy tables have."""
     found = [_stray(family) for family in dict.fromkeys(ruleset.strays)]
     for table, chain in ruleset.thieves:
         fix = f"give that chain a priority above {_OURS_AT}"
-        found.append(bad("firewall", f"nft chain {chain} of table {table} forwards packets before we see them", fix))
+        text = f"nft chain {chain} of table {table} forwards packets before xenbw's chains see them"
+        found.append(bad("firewall", text, fix))
     for family, table, name in ruleset.flowtables:
         found.append(
             doubt(
                 "firewall",
                 f"nft flowtable {name} of table {family} {table} carries connections past FORWARD: a null route does"
-                " not stop those that it carries already; the seal does",
+                " not stop connections that it already carries; the seal does",
                 "keep guests' traffic out of it (a flow statement for other interfaces only)",
             )
         )
@@ -98,13 +99,13 @@ def judge(ruleset: Ruleset, foreign: int) -> list[Finding]:
         found.append(
             doubt(
                 _TOPIC,
-                f"both iptables-nft ({ruleset.rules} rules) and iptables-legacy ({foreign} rules that are not ours)"
-                " are in use: packets have to pass both, and iptables -S shows one of them",
+                f"both iptables-nft ({ruleset.rules} rules) and iptables-legacy ({foreign} rules that are not xenbw's)"
+                " are in use: packets have to pass both, and iptables -S shows only one of them",
                 "move the rules of iptables-legacy over to iptables-nft (iptables-legacy-save shows them)",
             )
         )
     if not any(finding.topic == _TOPIC for finding in found):
-        found.append(good(_TOPIC, "rules of others are in the legacy tables or in those of nft, not in both"))
+        found.append(good(_TOPIC, "the rules of other programs are in the legacy tables or in nft's, not in both"))
     return found
 
 
@@ -113,7 +114,7 @@ def _stray(family: str) -> Finding:
     undo = "; ".join([*(f"{command} -D {chain} -j {CHAIN}" for chain in HOOKED), f"{command} -F {CHAIN}"])
     return bad(
         _TOPIC,
-        f"{command} has a chain {CHAIN}, which xenbw never made there, as a restored file does: what it blocks stays"
-        " blocked after the VM is lifted",
+        f"{command} has a chain {CHAIN}, which xenbw never adds there, but a restored file does: the addresses in it"
+        " stay blocked after the VM is lifted",
         f"{undo}; {command} -X {CHAIN}",
     )

@@ -1,4 +1,4 @@
-"""Saved firewall files that name our chains: what they say is of the day when they were saved."""
+"""Check for saved firewall files that contain xenbw's chains, whose content was right only when they were saved."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _LARGEST = 16 << 20
 
 
 class Kind(Enum):
-    """What of ours a file names."""
+    """Which part of xenbw's rules a file contains."""
 
-    NFT = "the nft table of our counters"
-    LATCH = "an nft table of our latches"
-    CHAIN = "the chain of our null routes"
+    NFT = "the nft table of xenbw's counters"
+    LATCH = "an nft table of xenbw's latches"
+    CHAIN = "the chain of xenbw's null routes"
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Saved:
 
 def look(_host: Host) -> Iterator[Finding]:
     command = shutil.which("iptables-restore")
-    # Debian's alternatives lead to one of two programs (iptables(8), xtables-nft(8)).
+    # Debian's alternatives link it to one of two programs (iptables(8), xtables-nft(8)).
     to_nft = command is None or "legacy" not in Path(command).resolve().name
     yield from judge(search(Path("/")), to_nft=to_nft)
 
 
 def search(root: Path) -> list[Saved]:
-    """The files that name ours. Those that cannot be read are passed over."""
+    """The files that contain rules of xenbw. Files that cannot be read are skipped."""
     found = []
     for place in _PLACES:
         for path in sorted(root.glob(place)):
@@ -85,15 +85,15 @@ def judge(saved: Iterable[Saved], *, to_nft: bool) -> list[Finding]:
     """to_nft: whether iptables-restore writes into nft's tables and not into the legacy ones."""
     found = []
     for one in saved:
-        fix = f"take every line that names it out of {one.path}"
-        said = f"{one.path} names {one.kind.value}"
+        fix = f"delete every line that names it from {one.path}"
+        text = f"{one.path} names {one.kind.value}"
         if one.kind is Kind.NFT:
-            why = "nft refuses the whole file at boot, where those interfaces do not exist yet: no firewall is left"
-            found.append(bad(_TOPIC, f"{said}: {why}", fix))
+            why = "nft refuses the whole file at boot, because those interfaces do not exist yet: no firewall is left"
+            found.append(bad(_TOPIC, f"{text}: {why}", fix))
         elif one.kind is Kind.CHAIN and (to_nft or _FOR_NFT in one.path.as_posix()):
-            why = "restored, its blocks get into the tables of nft, where no lift takes them away"
-            found.append(bad(_TOPIC, f"{said}: {why}", fix))
+            why = "if restored, its blocks get into nft's tables, where no lift removes them"
+            found.append(bad(_TOPIC, f"{text}: {why}", fix))
         else:
-            why = "restored, it blocks who was blocked when it was saved, until xenbwd puts that right"
-            found.append(doubt(_TOPIC, f"{said}: {why}", fix))
-    return found or [good(_TOPIC, "no saved firewall names our chains")]
+            why = "if restored, it blocks the VMs that were blocked when it was saved, until xenbwd corrects that"
+            found.append(doubt(_TOPIC, f"{text}: {why}", fix))
+    return found or [good(_TOPIC, "no saved firewall names xenbw's chains")]

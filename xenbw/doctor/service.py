@@ -1,4 +1,4 @@
-"""The daemon, and where it keeps what it counts: the ledger, and the book where there is one."""
+"""Check the daemon, the ledger, and the book if there is one."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
     from xenbw.book.fleet import HostSeen
 
-# Seconds to look for damage: a quick_check reads some 500 MB a second.
+# Seconds to look for damage: a quick_check reads about 500 MB a second.
 _CHECKING = 5.0
 _WAITING = 5.0
-# A thousand VMs fill some 150 MB in a month.
+# A thousand VMs fill about 150 MB in a month.
 _LITTLE, _TOO_LITTLE = 500_000_000, 20_000_000
 _BEHIND = timedelta(minutes=10)
 
 
 def daemon(host: Host) -> Iterator[Finding]:
-    """Whether xenbwd runs, with which meter, and what it complains of."""
+    """Whether xenbwd runs, with which meter, and which problems it reports."""
     try:
         answer = host.daemon
     except XenbwError as error:
@@ -45,22 +45,22 @@ def daemon(host: Host) -> Iterator[Finding]:
 
 
 def judge_daemon(answer: Answer) -> Iterator[Finding]:
-    yield good("daemon", f"xenbwd runs since {answer.get('started_at')}")
+    yield good("daemon", f"xenbwd has been running since {answer.get('started_at')}")
     if answer.get("version") != __version__:
-        said = f"xenbwd is of version {answer.get('version')}, this is {__version__}"
-        yield doubt("daemon", said, "systemctl restart xenbwd")
+        text = f"xenbwd has version {answer.get('version')}, this program has {__version__}"
+        yield doubt("daemon", text, "systemctl restart xenbwd")
     if reason := answer.get("meter_reason"):
         fix = "see docs/metering.md: only nft counts to the last byte and seals"
-        yield doubt("meter", f"the {answer.get('meter')} meter stands in: {reason}", fix)
+        yield doubt("meter", f"the {answer.get('meter')} meter is used instead of nft: {reason}", fix)
     else:
         yield good("meter", f"{answer.get('meter')}")
     for problem in answer.get("problems", ()):
-        yield doubt("daemon", str(problem), "xenbw status tells whether it lasts")
+        yield doubt("daemon", str(problem), "xenbw status shows whether it lasts")
 
 
 @dataclass(frozen=True)
 class LedgerFacts:
-    """free_bytes: on its file system."""
+    """free_bytes: the free space on the ledger's file system."""
 
     path: Path
     size_bytes: int
@@ -81,18 +81,19 @@ def ledger(host: Host) -> Iterator[Finding]:
 
 
 def judge_ledger(facts: LedgerFacts) -> Finding:
-    said = f"{facts.path} is sound: {format_size(facts.size_bytes)}, {format_size(facts.free_bytes)} free beside it"
-    # An upgrade copies it first.
+    size, free = format_size(facts.size_bytes), format_size(facts.free_bytes)
+    text = f"{facts.path} is sound: {size}, {free} free on its file system"
     fix = f"free some space on the file system of {facts.path.parent}, or lower keep_history"
     if facts.free_bytes < _TOO_LITTLE:
-        return bad("ledger", said, fix)
+        return bad("ledger", text, fix)
+    # An upgrade copies the ledger, so as much space again must be free.
     if facts.free_bytes < max(_LITTLE, facts.size_bytes):
-        return doubt("ledger", said, fix)
-    return good("ledger", said)
+        return doubt("ledger", text, fix)
+    return good("ledger", text)
 
 
 def book(host: Host) -> Iterator[Finding]:
-    """Whether the book is reached within 5 s, and how far behind it is."""
+    """Whether the book answers within 5 s, and how far behind this host is."""
     if host.settings.mongodb.uri:
         asked = _Asked(host.settings)
         asked.start()
@@ -101,7 +102,7 @@ def book(host: Host) -> Iterator[Finding]:
 
 
 class _Asked(threading.Thread):
-    """The book, asked for its hosts. pymongo's own limits add up to more than anybody waits."""
+    """Asks the book for its hosts, in a thread because pymongo's own time limits add up to too long a wait."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(name="book", daemon=True)
@@ -110,7 +111,7 @@ class _Asked(threading.Thread):
         self.problem = XenbwError(f"the book: no answer within {_WAITING:g} s", "see [mongodb], and the server's log")
 
     def run(self) -> None:
-        # pymongo is 28 MB and a tenth of a second: only for who needs it.
+        # Import pymongo only here: it takes 28 MB and a tenth of a second.
         from xenbw.book import fleet
         from xenbw.book.book import Book
 
@@ -122,15 +123,15 @@ class _Asked(threading.Thread):
 
 
 def judge_book(seen: list[HostSeen] | None, problem: XenbwError, name: str, now: datetime) -> Finding:
-    """seen: the hosts in the book, None where it could not be asked, for that problem."""
+    """seen: the hosts in the book, or None if asking it failed with `problem`."""
     if seen is None:
         return bad("book", problem.message, problem.hint or "see [mongodb] in the configuration, and the server's log")
     own = next((host for host in seen if host.name == name), None)
     if own is None or own.seen_at is None:
-        return doubt("book", f"reached, but {name} has never written to it", "systemctl status xenbwd says why")
+        return doubt("book", f"it answers, but {name} has never written to it", "systemctl status xenbwd says why")
     behind = now - own.seen_at
     ago = max(0, round(behind.total_seconds()))
-    said = f"reached; {name} wrote to it {ago} s ago and had {own.backlog or 0:,} records to go"
+    text = f"it answers; {name} wrote to it {ago} s ago and then had {own.backlog or 0:,} more records to push"
     if behind > _BEHIND:
-        return doubt("book", said, "systemctl status xenbwd says why")
-    return good("book", said)
+        return doubt("book", text, "systemctl status xenbwd says why")
+    return good("book", text)

@@ -1,4 +1,4 @@
-"""What the host itself has to bring: Xen, a kernel with the hooks we count at, units that start at boot, a clock."""
+"""Check the host itself: Xen, a kernel with nft's hooks, units that start at boot, a synchronised clock."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from xenbw.xen.xenstore import XenStore
 _XENSTORED = "systemctl status xen.service"
 _SYSTEMD = Path("/run/systemd/system")  # sd_booted(3)
 _PATIENCE = 5.0
-# The first kernel whose nft sees what leaves an interface (linux commit 42df6e1d221d, "Introduce egress hook").
+# The first kernel whose nft sees packets that leave an interface (linux commit 42df6e1d221d, "Introduce egress hook").
 _EGRESS = (5, 16)
 
 
 def xen(host: Host) -> Iterator[Finding]:
-    """The toolstack answers, and so does xenstored."""
+    """Whether the toolstack and xenstored answer."""
     try:
         tools = toolstack.detect(host.settings.toolstack.command, host.run)
         running = toolstack.guests(tools.list(_PATIENCE))
@@ -36,7 +36,8 @@ def xen(host: Host) -> Iterator[Finding]:
         with XenStore(timeout=_PATIENCE) as store:
             answers = store.read("/local/domain/0/name") is not None or bool(store.numbers("/local/domain"))
     except XenbwError as error:
-        yield bad("xen", f"{error.message}: whose interfaces are whose cannot be told", error.hint or _XENSTORED)
+        text = f"{error.message}: xenbw cannot tell which VM an interface belongs to"
+        yield bad("xen", text, error.hint or _XENSTORED)
         return
     if answers:
         yield good("xen", "xenstored answers")
@@ -54,14 +55,14 @@ def judge_kernel(release: str) -> Finding:
         return good("kernel", f"linux {release} lets nft count both ways on an interface")
     return doubt(
         "kernel",
-        f"linux {release} has no egress hook for nft (it came with 5.16): the kernel meter stands in, which misses the"
+        f"linux {release} has no egress hook for nft (it came with 5.16): xenbw uses the kernel meter, which misses the"
         " last bytes of a VM that stops, and no interface can be sealed",
         "boot a newer kernel; until then, modprobe br_netfilter makes null routes hold on bridges",
     )
 
 
 def has_egress_hook(release: str) -> bool:
-    """Whether the kernel of that release has what the nft meter and the seal need."""
+    """Whether the kernel of that release has the hook that the nft meter and the seal need."""
     numbers = re.match(r"(\d+)\.(\d+)", release, re.ASCII)
     return numbers is not None and (int(numbers[1]), int(numbers[2])) >= _EGRESS
 
@@ -75,21 +76,22 @@ def judge_clock(*, synchronised: bool) -> Finding:
         return good("clock", "synchronised")
     return doubt(
         "clock",
-        "not known to be synchronised: periods begin and end by it",
+        "it is not known to be synchronised, and periods begin and end by it",
         "timedatectl set-ntp true, or install chrony; timedatectl shows whether it works",
     )
 
 
 def units(host: Host) -> Iterator[Finding]:
     if not _SYSTEMD.is_dir():
-        yield doubt("units", "this host was not booted by systemd", "see that xenbwd is started at boot, and restarted")
+        fix = "make sure that xenbwd starts at boot, and restarts if it ends"
+        yield doubt("units", "this host was not booted by systemd", fix)
         return
     yield from judge_units({unit: _enabled(unit, host.run) for unit in wanted(host.settings)})
 
 
 def wanted(settings: Settings) -> list[str]:
-    """The units that have to be enabled with this configuration."""
-    # Mail by a program and commands are delivered by a service of their own, which the path unit starts.
+    """The units that must be enabled with this configuration."""
+    # The path unit starts the service that runs sendmail and commands.
     by_program = settings.command.run or (settings.mail.to and settings.mail.sendmail)
     return ["xenbwd.service", *(["xenbw-notify.path"] if by_program else [])]
 
@@ -99,7 +101,7 @@ def judge_units(enabled: Mapping[str, bool]) -> list[Finding]:
     if not missing:
         return [good("units", f"enabled: {', '.join(enabled)}")]
     return [
-        bad("units", f"{unit} is not enabled: it does not come back at a reboot", f"systemctl enable --now {unit}")
+        bad("units", f"{unit} is not enabled: it does not start at boot", f"systemctl enable --now {unit}")
         for unit in missing
     ]
 

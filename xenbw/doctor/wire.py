@@ -1,4 +1,4 @@
-"""Packets of a known size, and what a card has seen of them."""
+"""Send packets of a known size, and read how many bytes a network card has seen."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from typing import NamedTuple
 from xenbw.doctor.namespace import Place
 
 CARD = "eth0"
-_EXPERIMENT = 0x88B5  # IEEE 802: local experimental EtherType 1; no host makes anything of it
+_EXPERIMENT = 0x88B5  # IEEE 802: local experimental EtherType 1, which no host reacts to
 _HEADER = 14  # ETH_HLEN, linux/if_ether.h
 _ECHO = struct.Struct("!BBHHH")
 _REQUEST, _REPLY = 8, 0  # RFC 792
-# Seconds. What is under way arrives in milliseconds, but a host may be busy; for what should not arrive it is in vain.
+# Seconds. Frames arrive in milliseconds, but a host may be busy. IN_VAIN is the wait for frames that should not arrive.
 SURELY, IN_VAIN = 5.0, 1.0
 _PAUSE = 0.01
 
 
 class Card(NamedTuple):
-    """What a card has received and sent since it was made: bytes, those it sent without their Ethernet headers, as dom0
-    counts what comes in."""
+    """The bytes that a card has received and sent; sent bytes without Ethernet headers, as dom0 counts them."""
 
     in_bytes: int
     out_bytes: int
@@ -36,7 +35,7 @@ class Card(NamedTuple):
 
 
 def card(place: Place) -> Card:
-    """The card there."""
+    """The card in that network."""
     text = place.do(lambda: Path("/proc/thread-self/net/dev").read_text(encoding="ascii"))
     (line,) = (line for line in text.splitlines() if line.strip().startswith(f"{CARD}:"))
     fields = [int(field) for field in line.partition(":")[2].split()]
@@ -44,8 +43,8 @@ def card(place: Place) -> Card:
 
 
 def listen(place: Place) -> socket.socket:
-    """Hears the frames of `send` that come to the card there, and no others: a host's bridge has things of its own to
-    say, to every port."""
+    """A socket that receives only the frames of `send` on the card in that network: a host's bridge sends other frames
+    to every port."""
     return place.do(partial(_open, _EXPERIMENT))
 
 
@@ -56,7 +55,7 @@ def _open(protocol: int) -> socket.socket:
 
 
 def heard(stream: socket.socket, count: int, limit: float) -> int:
-    """How many frames came, waiting for so many, and until `limit` by time.monotonic()."""
+    """Wait for `count` frames until `limit` by time.monotonic(). Returns how many came."""
     got = 0
     while got < count and select.select([stream], [], [], max(0.0, limit - time.monotonic()))[0]:
         stream.recv(65536)
@@ -65,7 +64,8 @@ def heard(stream: socket.socket, count: int, limit: float) -> int:
 
 
 def send(source: Place, to: str, count: int, size: int) -> None:
-    """Send that many frames of `size` bytes from the card there to a MAC. No firewall for IP sees them."""
+    """Send `count` frames of `size` bytes from the card in that network to a MAC. They are not IP, so that no IP
+    firewall sees them."""
     with source.do(partial(_open, 0)) as stream:
         own = stream.getsockname()[4]
         header = bytes.fromhex(to.replace(":", "")) + own + struct.pack("!H", _EXPERIMENT)
@@ -74,7 +74,7 @@ def send(source: Place, to: str, count: int, size: int) -> None:
 
 
 def ping(source: Place, address: str, count: int = 3) -> int:
-    """How many of that many echo requests were answered."""
+    """Send `count` echo requests. Returns how many were answered."""
     with source.do(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)) as stream:
         number = os.getpid() & 0xFFFF
         for sequence in range(count):
@@ -94,14 +94,14 @@ def ping(source: Place, address: str, count: int = 3) -> int:
 
 
 def _request(number: int, sequence: int) -> bytes:
-    # RFC 1071: the ones' complement of the sum; there is no data, which would be part of it.
+    # The checksum of RFC 1071: the ones' complement of the sum; there is no data to add.
     total = (_REQUEST << 8) + number + sequence
     total = (total & 0xFFFF) + (total >> 16)
     return _ECHO.pack(_REQUEST, 0, ~total & 0xFFFF, number, sequence)
 
 
 def until(holds: Callable[[], bool], seconds: float) -> bool:
-    """Wait until it holds; whether it came to hold in time."""
+    """Wait until `holds` returns True, at most `seconds`. Returns whether it did."""
     limit = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > limit:

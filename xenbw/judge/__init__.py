@@ -1,3 +1,3 @@
-"""Verdicts: the roster of VMs as they stand, and their standing, recorded. The daemon calls it, and the CLI where no
-daemon runs.
+"""The roster: all VMs of this host with their allowances, present periods and usage. The daemon uses it, and the CLI
+when no daemon runs.
 """

@@ -1,4 +1,4 @@
-"""The VMs this host knows, each with the allowance that holds for it and its present period."""
+"""The VMs that this host knows, each with its allowance and its present period."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xenbw.model import VM, ZERO, Allowance, Binding, Counters, Digest, Entry, P
 
 
 def allowance_of(vm: VM, default: Allowance) -> Allowance:
-    """The VM's own settings over the config's [default]."""
+    """The VM's own settings; the config's [default] supplies the others."""
     return Allowance(
         limit_bytes=None if vm.unlimited else default.limit_bytes if vm.limit_bytes is None else vm.limit_bytes,
         count=vm.count or default.count,
@@ -29,20 +29,21 @@ def allowance_of(vm: VM, default: Allowance) -> Allowance:
 
 @lru_cache(maxsize=1024)
 def _period(start: datetime, reset_day: int, zone: ZoneInfo) -> Period:
-    """The period that starts there; one object for all VMs that share it, which most do."""
+    """The period that begins at `start`; VMs with the same period, which are most of them, share one object."""
     return Period(start, quota.period_at(start, reset_day, zone).end)
 
 
-def _of_period(told: tuple[datetime, Counters] | None, start: datetime) -> Counters:
-    return told[1] if told is not None and told[0] == start else ZERO
+def _usage_if_in(recorded: tuple[datetime, Counters] | None, start: datetime) -> Counters:
+    """The usage of (period start, usage) if it is of the period that begins at `start`, else none."""
+    return recorded[1] if recorded is not None and recorded[0] == start else ZERO
 
 
 class Roster:
     """The ledger's VMs in memory, with their periods.
 
-    A period only ever advances: a clock that goes back re-opens none, and none opens while the clock is not trusted.
-    The daemon records what it reckons. The CLI (record False) only reckons: who writes that a period began must also
-    have divided the bytes that passed since the last one.
+    Periods only advance: a clock that goes back re-opens none, and none begins while the clock is not trusted.
+    The daemon writes new periods into the ledger. The CLI (record False) only computes them: a process that writes
+    that a period began must also split the bytes since the last reading between the two periods.
     """
 
     def __init__(self, ledger: Ledger, settings: Settings, *, record: bool = True) -> None:
@@ -51,8 +52,8 @@ class Roster:
         self.entries: dict[int, Entry] = {}
 
     def load(self, moment: Moment) -> set[int]:
-        """Read the VMs anew; a VM without a period gets one, and a changed reset day or zone is applied to the usage
-        of the hours it concerns. Returns the ids of those VMs."""
+        """Read the VMs again. A VM without a period gets one; after a change of reset day or zone, the usage of the
+        hours concerned moves to the right period. Returns the ids of these VMs."""
         zone, default = self.settings.period.timezone, self.settings.default_allowance
         entries, reckoned, elsewhere = {}, set(), shared.elsewhere(self._ledger)
         for vm in self._ledger.vms().values():
@@ -61,9 +62,11 @@ class Roster:
             start = vm.period_start
             if start is None or (vm.period_rule != rule and moment.trusted):
                 start = quota.period_at(moment.at, allowance.reset_day, zone).start
-                # A period reckoned by a clock that may be wrong has no rule yet, and is reckoned anew by a good one.
+                # A period computed while the clock was doubted has no rule yet, and is computed again with a trusted
+                # clock.
                 before = vm.period_start
-                # No doubt lasts for a whole period: the clock by which that one was reckoned was wrong by more.
+                # The clock is never doubted for a whole period. So if the old period had already ended, its clock
+                # was wrong.
                 if (
                     self._record
                     and before
@@ -79,14 +82,14 @@ class Roster:
                 allowance,
                 vm.added_at is not None or self.settings.default.enforce,
                 _period(start, allowance.reset_day, zone),
-                _of_period(elsewhere.get(vm.id), start),
+                _usage_if_in(elsewhere.get(vm.id), start),
             )
         self.entries, self._reckoned = entries, set() if self._record else reckoned
         return reckoned
 
     def period_of(self, trusted: bool) -> PeriodOf:
-        """In which period bytes count that passed at some moment: never before the present one, and not after it
-        while the clock is not trusted."""
+        """A function that gives the period for bytes of a moment: never a period before the present one, and none
+        after it while the clock is not trusted."""
         entries, zone = self.entries, self.settings.period.timezone
 
         def period_of(vm_id: int, moment: datetime) -> Period:
@@ -98,7 +101,7 @@ class Roster:
         return period_of
 
     def roll(self, moment: Moment) -> list[int]:
-        """Open the period that contains this moment for every VM whose last one ended; returns those VMs' ids."""
+        """Begin the period that contains this moment for every VM whose last period ended; returns their ids."""
         if not moment.trusted:
             return []
         rolled = {}
@@ -115,7 +118,7 @@ class Roster:
         return list(rolled)
 
     def usage(self) -> dict[int, Counters]:
-        """Each VM's usage on this host in its period as it is reckoned here, from the ledger."""
+        """Each VM's usage on this host in the period that this roster has for it, from the ledger."""
         recorded, vms = usagelog.present(self._ledger), self._ledger.vms()
         found = {}
         for vm_id, entry in self.entries.items():
@@ -129,11 +132,11 @@ class Roster:
         return found
 
     def earlier(self, vm_id: int) -> list[Digest]:
-        """What is told together of the VM's earlier lives in its period as it is reckoned here."""
+        """The VM's earlier lives in the period that this roster has for it, summed up."""
         start = self.entries[vm_id].period.start
         return digests.of_period(self._ledger, vm_id, start, refiled=vm_id in self._reckoned)
 
     def lives(self, vm_id: int) -> list[tuple[Binding, Counters]]:
-        """The VM's bindings of its period as it is reckoned here, oldest first, with what of its usage each counted."""
+        """The VM's bindings in the period that this roster has for it, oldest first, each with the usage it counted."""
         start = self.entries[vm_id].period.start
         return portions.lives(self._ledger, vm_id, start, refiled=vm_id in self._reckoned)

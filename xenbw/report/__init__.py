@@ -1,5 +1,5 @@
-"""How numbers leave the program: values in, text or JSON documents out. Nothing here opens a file or a ledger.
+"""Show numbers: turn values into text or JSON documents. Nothing here opens a file or a ledger.
 
-account.py is the value, explanation.py its parts, audit.py how they compare with what others counted; table.py draws
-for people, document.py for programs. Called by the CLI.
+account.py has a VM's numbers, explanation.py the parts of its usage, audit.py the comparison with other counters;
+table.py prints for people, document.py for programs. Called by the CLI.
 """

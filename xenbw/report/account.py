@@ -1,4 +1,4 @@
-"""One VM as every listing shows it: its row, its present period, its usage and what they come to."""
+"""One VM as every listing shows it: its settings, its present period, its usage and its state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xenbw.quota import Standing
 
 @dataclass(frozen=True)
 class Account:
-    """A VM with the allowance that holds for it and its usage in its present period."""
+    """A VM with its allowance and its usage in its present period."""
 
     vm: VM
     allowance: Allowance
@@ -21,16 +21,16 @@ class Account:
 
     @property
     def unmetered(self) -> bool:
-        """Whether nothing of its present traffic is seen here, so that its usage says little."""
+        """Whether this dom0 sees none of the VM's present traffic, so that its usage says little."""
         return self.standing.state is State.UNMETERED
 
     @property
     def used_bytes(self) -> int:
-        """What of the usage the allowance counts."""
+        """The part of the usage that the allowance counts."""
         return self.standing.verdict.used_bytes
 
     @property
     def percent(self) -> float | None:
-        """used of the limit, with one decimal; None where there is no limit."""
+        """used_bytes in percent of the limit, with one decimal; None without a limit."""
         limit = self.allowance.limit_bytes
         return None if limit is None else round(self.used_bytes * 100 / limit, 1)

@@ -1,7 +1,7 @@
-"""Our numbers beside independent ones: what passed an interface in its life, by us, by the kernel and by xentop.
+"""Compare xenbw's numbers with independent ones: all bytes of an interface's life, by xenbw, the kernel and xentop.
 
-Nothing stands still for it. So ours are taken twice, before and after the others; only what lies outside of the two is
-drift.
+Traffic goes on meanwhile. So xenbw's numbers are read twice, before and after the others; only numbers outside of these
+two are drift.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from xenbw.model import Binding, Counters, Kind
 
 @dataclass(frozen=True)
 class Audited:
-    """A live interface. before, after: all that we counted on it (usage, floods and what was refused), before and after
-    the others were asked; None is what these could not tell."""
+    """A live interface. before, after: all bytes that xenbw counted on it (usage, flood and refused), before and after
+    the other counters were read. kernel, xentop: None if they have no number for it."""
 
     binding: Binding
     before: Counters
@@ -25,8 +25,8 @@ class Audited:
 
 @dataclass(frozen=True)
 class Audit:
-    """apart: seconds between the two looks at ours. stale: why ours may be older than that. no_xentop: why there is
-    nothing by xentop."""
+    """apart: seconds between the two readings of xenbw's counters. stale: why xenbw's numbers may be older than that.
+    no_xentop: why there are no numbers of xentop."""
 
     interfaces: tuple[Audited, ...]
     apart: float
@@ -35,7 +35,7 @@ class Audit:
 
 
 def drift(audited: Audited, other: Counters) -> Counters:
-    """By how much the other counters have more than we ever counted, or less, as a negative number."""
+    """How much more the other counters have than xenbw counted; negative if they have less."""
     return Counters(
         *(
             max(0, counted - after) + min(0, counted - before)
@@ -45,16 +45,16 @@ def drift(audited: Audited, other: Counters) -> Counters:
 
 
 def percent(drifted: int, other: int) -> float:
-    """The drift as a part of what the other counters have, with three decimals."""
+    """The drift in percent of the other counter, with three decimals."""
     return round(100 * drifted / other, 3) if other else 100.0 if drifted else 0.0
 
 
 def reason(audited: Audited) -> str:
-    """What the kernel's counters are known to differ by, where they do so this way; "" where they agree.
+    """The known reason for a difference from the kernel's counters, or "unknown"; "" if they agree.
 
     linux drivers/net/xen-netback/interface.c: its counters are sums over its queues, which go when the guest's frontend
-    does, and what it drops for want of room was already seen by our egress hook. drivers/net/tun.c counts what comes
-    from QEMU with its Ethernet header, which is gone where our ingress hook sees it.
+    disconnects; frames that it drops for want of room have already passed xenbw's egress hook. drivers/net/tun.c counts
+    frames from QEMU with their Ethernet header, which is removed before xenbw's ingress hook.
     """
     if audited.kernel is None:
         return "the kernel has no interface of that name any more"
@@ -62,9 +62,9 @@ def reason(audited: Audited) -> str:
     if more_in < 0 and more_out < 0:
         return "netback cleared its counters when the guest connected anew"
     if more_in < 0:
-        return "netback dropped frames for the guest after ours had counted them"
+        return "netback dropped frames for the guest after xenbw had counted them"
     if more_out > 0 and audited.binding.kind is Kind.EMU:
-        return "a tap counts 14 bytes of header more for each frame from the guest"
+        return "a tap also counts the 14-byte header of each frame from the guest"
     if more_in > 0 or more_out > 0:
-        return "the kernel's also have what passed before xenbw was first here"
+        return "the kernel's counters include traffic from before xenbw first ran here"
     return "" if more_out == 0 else "unknown"

@@ -1,4 +1,5 @@
-"""The JSON documents. Panels and scripts build on their keys: bytes are integers, times RFC 3339 UTC, absent null."""
+"""The JSON documents. Their keys are an interface for panels and scripts. Bytes are integers, times are RFC 3339 in
+UTC, missing values are null."""
 
 from __future__ import annotations
 
@@ -16,10 +17,10 @@ from xenbw.units import format_time
 
 Document = dict[str, Any]
 History = tuple[datetime, Counters, int]
-"""(period start, usage, bytes of it that were divided by time), as the ledger gives it."""
+"""(period start, usage, bytes of it whose hours are estimated), as the ledger gives it."""
 
 
-# A part of the usage that is of no interface here.
+# The keys of an interface, for a part of the usage that belongs to no interface on this host.
 _NO_BINDING: Document = dict.fromkeys(
     "domid devid interface mac ips bridge started_at ended_at end_reason in_bytes out_bytes"
     " flood_bytes refused_in_bytes refused_out_bytes meter".split()
@@ -70,7 +71,7 @@ def detail(
 def explanation(
     account: Account, lines: Iterable[Line], gaps: Iterable[tuple[datetime, str]], audit: Audit | None
 ) -> Document:
-    """One VM with the parts that its usage is the sum of, and the gaps in our counters meanwhile."""
+    """One VM with the parts of its usage, which add up to the total, and the gaps in xenbw's counters."""
     return {
         **account_document(account),
         "parts": [_part(line) for line in lines],
@@ -80,7 +81,7 @@ def explanation(
 
 
 def dump(document: Document) -> str:
-    """The document as text: ASCII only, so that no name in it can move a terminal's cursor."""
+    """The document as ASCII text, so that no name in it can move a terminal's cursor."""
     return json.dumps(document, indent=2)
 
 
@@ -120,7 +121,7 @@ def _binding(binding: Binding) -> Document:
 
 
 def _earlier(digest: Digest) -> Document:
-    """Lives that are told together."""
+    """Lives that are summed up."""
     return {
         "lives": digest.lives,
         "ips": [str(address) for address in digest.ips],
@@ -132,8 +133,8 @@ def _earlier(digest: Digest) -> Document:
 
 
 def _part(line: Line) -> Document:
-    """A part of the usage, with its interface, or as so many lives told together, or with the reason why it has
-    neither. `in_bytes` and `out_bytes` are those of the period."""
+    """A part of the usage: of one interface, of several summed-up lives, or of neither, with the reason why. `in_bytes`
+    and `out_bytes` are those of the period."""
     lives = None
     if line.binding is not None:
         facts, lives = _binding(line.binding), 1

@@ -1,4 +1,4 @@
-"""Where a VM's usage comes from: interface by interface, and what came from elsewhere, so that it sums to the total."""
+"""Explain a VM's usage: the part of each interface, and the parts of no interface here. They add up to the total."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ ELSEWHERE = "on other hosts, as the book told"
 
 @dataclass(frozen=True)
 class Line:
-    """A part of the usage: what an interface counted of it, or many earlier lives together; or, where there is neither,
-    in `why` where it comes from."""
+    """A part of the usage: of one interface, or of many earlier lives together. If it belongs to neither, `why` says
+    where it comes from."""
 
     usage: Counters
     binding: Binding | None = None
@@ -25,11 +25,11 @@ class Line:
 def explain(
     lives: Iterable[tuple[Binding, Counters]], here: Counters, elsewhere: Counters, earlier: Sequence[Digest] = ()
 ) -> list[Line]:
-    """The parts of a period's usage, `here` on this host and `elsewhere` on others; together they are exactly that.
-    earlier: lives that are told together.
+    """The parts of a period's usage, which add up exactly to `here` (on this host) and `elsewhere` (on other hosts).
+    earlier: lives that are summed up.
 
-    Where usage was filed anew after a clock had gone back, an interface may have counted more than its period has: then
-    what is left, without an interface, is less than nothing.
+    If usage was moved to another period after a clock had gone back, an interface may have counted more than the period
+    has. The part without an interface is then negative.
     """
     lines = [Line(digest.counted.usage, digest=digest) for digest in earlier]
     lines += [Line(usage, binding) for binding, usage in lives]
@@ -51,5 +51,5 @@ def total(lines: Iterable[Line]) -> Counters:
 
 
 def meter_of(binding: Binding) -> str:
-    """What counts the interface, or last did: our own counters, or the kernel's, which are xentop's as well."""
+    """The meter that counts the interface, or last did: nft, or kernel, which also stands for xentop."""
     return "kernel" if binding.mark.own is None else "nft"

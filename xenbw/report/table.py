@@ -1,4 +1,4 @@
-"""Aligned text for terminals. Names come from guests and config files: none of them may move the cursor."""
+"""Aligned text for terminals. Names come from guests and config files, and must not move the cursor."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _GAP = "  "
 
 @dataclass(frozen=True)
 class Column:
-    """A column's title; numbers stand on the right."""
+    """A column's title. right: align to the right, for numbers."""
 
     title: str
     right: bool = False
 
 
 def whole(name: str) -> str:
-    """A VM's name for a screen: in quotes if it has blanks at its ends, which nobody would see."""
+    """A VM's name for a screen: in quotes if it begins or ends with a blank, which would be invisible."""
     return name if name == name.strip() else f"'{name}'"
 
 
 def width(text: str) -> int:
-    """How many columns of a terminal printable text takes: two for East Asian wide characters (UAX #11), none for
-    marks that combine with the one before."""
+    """How many terminal columns printable text takes: two for East Asian wide characters (UAX #11), none for marks that
+    combine with the character before."""
     return sum(
         0
         if unicodedata.category(character) in ("Mn", "Me")
@@ -53,14 +53,14 @@ def render(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> str:
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Labels and their values, one pair a line, the values aligned."""
+    """Labels and their values, one pair per line, the values aligned."""
     lines = [(label, printable(value)) for label, value in pairs]
     size = max(width(label) for label, _ in lines)
     return "\n".join(f"{_pad(label, size, right=False)}{_GAP}{value}".rstrip(" ") for label, value in lines)
 
 
 def local_time(moment: datetime, zone: ZoneInfo) -> str:
-    """A time to the minute, as a person in that zone reads it."""
+    """A time to the minute, in that time zone."""
     return moment.astimezone(zone).strftime("%Y-%m-%d %H:%M %Z")
 
 

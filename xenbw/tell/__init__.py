@@ -1,3 +1,3 @@
-"""Log, mail and the admin's command: who hears what, once. Judge and daemon say what there is to tell; the service
-xenbw-notify delivers it.
+"""Messages to the admin: log, mail and the admin's command. Rooms above write announcements; the daemon's courier sends
+them by SMTP, and the service xenbw-notify by programs.
 """

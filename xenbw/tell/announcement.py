@@ -1,4 +1,4 @@
-"""What is told when a VM's standing changes: an event in the ledger, the same words in the log, a mail, and the
+"""Announcements of a VM's new standing: an event in the ledger, the same words in the log, a mail, and the JSON for the
 admin's command."""
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from xenbw.tell.message import Case
 
 @dataclass(frozen=True)
 class Announcement:
-    """kind: the event's. text: what happened and why, for ledger and log; the VM's name is in it as it came. subject
-    and body: the mail. document: what the command reads."""
+    """kind: the event's kind. text: what happened and why, for ledger and log, with the VM's name not yet made
+    printable. subject and body: the mail. document: the JSON for the command."""
 
     kind: str
     text: str
@@ -29,8 +29,8 @@ class Announcement:
 def announcement(
     entry: Entry, standing: Standing, block: Block | None, until: datetime | None, facts: Callable[[], Case]
 ) -> Announcement | None:
-    """What to tell about a VM that stood as `entry` says, with `block` upon it, and now stands as `standing` says,
-    blocked until `until`; None where that is nothing new. facts() is asked only where there is something to tell."""
+    """The announcement for a VM whose state was that of `entry`, with the open block `block`, and is now `standing`,
+    blocked until `until`; None if nothing has changed. facts() is called only if there is an announcement."""
     state, was = standing.state, entry.vm.state
     if standing.block is not None:
         return _null_routed(facts(), until) if block is None else None
@@ -68,13 +68,13 @@ def _over(case: Case) -> Announcement:
 
 
 def unfiltered(case: Case, bridge: str, text: str) -> Announcement:
-    """A block that does not hold, since iptables does not see that bridge's frames."""
+    """The announcement that a block has no effect, because iptables does not see that bridge's frames."""
     mail = message.unfiltered(case, bridge)
     return Announcement("unfiltered", text, *mail, document("unfiltered", case, text, mail))
 
 
 def why_released(block: Block, standing: Standing, at: datetime) -> str:
-    """Why a VM that stands as `standing` says is not under that block any longer."""
+    """Why a VM with this standing is no longer blocked by `block`."""
     if block.cause is Cause.ADMIN:
         return "the admin lifted the block"
     if standing.state is State.EXEMPT:

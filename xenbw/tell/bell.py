@@ -1,4 +1,4 @@
-"""The file by which the daemon tells systemd that executables are due: xenbw-notify.path starts the service for it."""
+"""The file by which the daemon tells systemd that messages for programs are due: xenbw-notify.path watches it."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from pathlib import Path
 
 from xenbw.clock import Clock
 
-# Seconds. A run of the service that has much to deliver, or waits for a program that hangs, may take some.
+# Seconds. The service may run this long if it has many messages or waits for a hanging program.
 _PATIENCE = 300.0
 
 
 def path_in(run_dir: Path) -> Path:
-    """The file, as the units name it."""
+    """The file that the units name."""
     return run_dir / "notify"
 
 
 class Bell:
-    """Rings by making the file, which the service's unit takes away before it begins."""
+    """Rings by creating the file; the service's unit removes it before the service starts."""
 
     def __init__(self, run_dir: Path, clock: Clock) -> None:
         self._path, self._clock = path_in(run_dir), clock
         self._rung_at: float | None = None
 
     def ring(self) -> str | None:
-        """Ring, unless it rings already. Why nobody hears it, or None."""
+        """Create the file, if it does not exist yet. Returns why the service does not start, or None."""
         now = self._clock.tick().elapsed
         try:
             os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

@@ -1,4 +1,4 @@
-"""What every way of delivering a message has in common."""
+"""The interface of all ways to deliver a message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xenbw.errors import XenbwError
 
 
 class DeliveryError(XenbwError):
-    """The message was not accepted. permanent: nor will it be, however often it is sent."""
+    """The message was not accepted. permanent: sending it again is useless."""
 
     def __init__(self, message: str, hint: str | None = None, *, permanent: bool = False) -> None:
         super().__init__(message, hint)
@@ -18,10 +18,11 @@ class DeliveryError(XenbwError):
 
 
 class Carrier(Protocol):
-    """Takes one message to where it belongs."""
+    """A way to deliver one message."""
 
     def send(self, subject: str, body: str, message_id: str, written_at: datetime) -> Mapping[str, str]:
-        """Deliver it. Returns the recipients that refused it while others took it, with their words.
+        """Deliver the message. Returns the recipients for which it was refused while others accepted it, with the
+        server's answers.
 
         message_id: letters, digits and dots, the same whenever the message is repeated. Raises DeliveryError.
         """

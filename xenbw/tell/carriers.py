@@ -1,4 +1,4 @@
-"""Which channels the configuration asks for, and who carries what: a server within reach, or an executable."""
+"""The channels that the configuration asks for, and the carrier of each: an SMTP server or a program."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from xenbw.tell.sendmail import Sendmail
 
 
 def by_smtp(settings: Settings) -> dict[Channel, Carrier]:
-    """What the daemon itself can deliver, inside its sandbox."""
+    """The carriers that the daemon itself can use, inside its sandbox."""
     mail = settings.mail
     return {Channel.MAIL: Mail(mail, settings.host_name)} if mail.to and not mail.sendmail else {}
 
 
 def by_executables(settings: Settings) -> dict[Channel, Carrier]:
-    """What needs programs that nobody knows: a service of its own runs them."""
+    """The carriers that run unknown programs, in a service of their own."""
     found: dict[Channel, Carrier] = {}
     if settings.mail.to and settings.mail.sendmail:
         found[Channel.MAIL] = Sendmail(settings.mail, settings.host_name)
@@ -27,6 +27,6 @@ def by_executables(settings: Settings) -> dict[Channel, Carrier]:
 
 
 def channels(settings: Settings) -> tuple[Channel, ...]:
-    """Where an announcement goes."""
+    """The channels to which an announcement goes."""
     wanted = ((Channel.MAIL, settings.mail.to), (Channel.COMMAND, settings.command.run))
     return tuple(channel for channel, configured in wanted if configured)

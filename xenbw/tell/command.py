@@ -1,4 +1,4 @@
-"""Telling the admin's own program, by a JSON object on its standard input."""
+"""Deliver a message to the admin's own program, as a JSON object on its standard input."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from xenbw.tell import executable
 
 
 class Command:
-    """The program that [command] names, with the arguments that stand there and no others: names are guests'."""
+    """The program in [command], with only the arguments given there: guests choose names, so none is an argument."""
 
     def __init__(self, section: CommandSection) -> None:
         self._section = section
 
     def send(self, _subject: str, body: str, message_id: str, _written_at: datetime) -> Mapping[str, str]:
-        """See Carrier.send. body: a JSON object; the program reads it with message_id in it as its "id"."""
+        """See Carrier.send. body: a JSON object; the program reads it with message_id added as "id"."""
         document = {"id": message_id, **json.loads(body)}
         executable.run(self._section.run, f"{json.dumps(document)}\n".encode("ascii"), self._section.timeout)
         return {}

@@ -1,4 +1,4 @@
-"""What is wrong just now: said in the log when it begins, changes and ends, not at each cycle."""
+"""Present problems: the log has a line when one begins, changes or ends, not at each cycle."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Sequence
 
 log = logging.getLogger(__name__)
 
-# Seconds for which an obstacle has to be gone before that is said: it may be one that comes with each start of a VM.
+# An obstacle must be gone for this many seconds before the log says so: it may come back with each start of a VM.
 _GONE = 60.0
 
 
 class Complaints:
-    """Two kinds: of a part that works or does not ("ledger"), and obstacles, which are whole sentences."""
+    """Two kinds of problems: a part that does not work (such as "ledger"), and obstacles, which are whole sentences."""
 
     def __init__(self) -> None:
         self._parts: dict[str, str] = {}
         self._obstacles: list[str] = []
-        self._seen_at: dict[str, float] = {}  # of those of which it was said that they are there
+        self._seen_at: dict[str, float] = {}  # of the obstacles that the log has reported
 
     def of(self, part: str, problem: str | None) -> None:
-        """What is wrong with a part; None: nothing."""
+        """Report the problem of a part, or None if it works."""
         before = self._parts.pop(part, None)
         if problem is not None:
             self._parts[part] = problem
@@ -30,7 +30,7 @@ class Complaints:
             log.info("%s: works again", part)
 
     def obstacles(self, found: Sequence[str], elapsed: float) -> None:
-        """All that stands in the way of blocks, at so many seconds of uptime."""
+        """Report all present obstacles to blocks; elapsed: seconds of uptime."""
         for obstacle in found:
             if obstacle not in self._seen_at:
                 log.error("%s", obstacle)

@@ -1,4 +1,4 @@
-"""The thread that sees to what waits in the outbox, so that no mail server ever holds up the daemon's loop."""
+"""The thread that delivers messages from the outbox, so that no mail server ever delays the daemon's loop."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from xenbw.tell.delivery import PATIENT, Delivery, Pace
 
 
 class Courier(threading.Thread):
-    """Delivers by itself what goes by SMTP, and rings for the service that runs executables when one of those is due.
+    """Delivers mails by SMTP itself, and rings the bell for xenbw-notify.service when a message for a program is due.
 
-    `problem` says what keeps messages from being sent just now, or None.
+    `problem` says why messages cannot be sent at the moment, or is None.
     """
 
     def __init__(self, settings: Settings, clock: Clock, pace: Pace = PATIENT) -> None:
@@ -30,12 +30,12 @@ class Courier(threading.Thread):
         self.problem: str | None = None
 
     def wake(self) -> None:
-        """Something was queued: look now."""
+        """Look at once, because a message was queued."""
         self._news.set()
 
     def stop(self, grace: float = 1.0) -> None:
-        """End the thread. One that is just talking to a slow server is left behind after `grace` seconds; its message
-        then counts as not sent."""
+        """End the thread. If it is talking to a slow server, give up waiting after `grace` seconds; its message then
+        counts as not sent."""
         self._ending = True
         self._delivery.stop()
         self._news.set()
@@ -53,7 +53,7 @@ class Courier(threading.Thread):
                 self._news.wait(self._pace.look)
 
     def look(self) -> bool:
-        """See to some of what is due now; whether there may be more. Raises LedgerError."""
+        """Deliver some of the due messages. Returns whether more may be due. Raises LedgerError."""
         silence = self._bell.ring() if self._executables.is_due() else None
         more = self._delivery.look()
         self.problem = self._delivery.problem or silence

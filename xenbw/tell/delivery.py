@@ -1,4 +1,4 @@
-"""Delivering what waits in the outbox: who may carry it, how long to try, and what becomes of it."""
+"""Deliver messages from the outbox: by which carrier, for how long to retry, and how each one ends."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from xenbw.tell.carrier import Carrier, DeliveryError
 
 @dataclass(frozen=True)
 class Pace:
-    """How patient a delivery is. look: seconds between looks at the outbox; first, longest: the pause after a first
-    failure, doubled after each further one; keep: how long a message is tried at all. lock: seconds to wait for another
-    process's transaction in the ledger."""
+    """The times of a delivery. look: seconds between looks at the outbox. first: the pause after a first failure; it
+    doubles with each further failure, up to longest. keep: how long a message is tried at all. lock: seconds to wait
+    for another process's transaction in the ledger."""
 
     look: float = 30.0
     first: timedelta = timedelta(minutes=1)
@@ -30,7 +30,7 @@ class Pace:
     lock: float = 1.0
 
     def pause(self, tries: int) -> timedelta:
-        """How long to wait after a failure that `tries` others went before."""
+        """How long to wait after a failure that follows `tries` earlier ones."""
         return min(self.first * (1 << min(tries, 16)), self.longest)
 
 
@@ -40,37 +40,38 @@ PATIENT = Pace()
 class Delivery:
     """Delivers due messages of some channels, oldest first, each until it is accepted, refused for good, or too old.
 
-    A message is marked as sent right after its carrier took it. A crash between the two repeats it, with the same
-    id: SMTP and programs offer no more. `problem` says what keeps messages from being delivered just now, or None.
+    A message is marked as sent right after its carrier accepted it. After a crash between the two it is sent again
+    with the same id: SMTP and programs allow nothing better. `problem` says why messages cannot be delivered at the
+    moment, or is None.
     """
 
     def __init__(self, ledger: Path, clock: Clock, carriers: Mapping[Channel, Carrier], pace: Pace = PATIENT) -> None:
         self._path, self._clock, self._carriers, self._pace = ledger, clock, carriers, pace
         self._ending = False
-        self._turns = ExitStack()  # locks held
-        self._accepted: dict[int, datetime] = {}  # taken by the carrier, not yet marked in the ledger
+        self._turns = ExitStack()  # the locks that this process holds
+        self._accepted: dict[int, datetime] = {}  # accepted by the carrier, not yet marked in the ledger
         self.problem: str | None = None
 
     @property
     def unmarked(self) -> bool:
-        """Whether something was delivered that the ledger could not be told of yet: the next look does so first."""
+        """Whether a delivered message is not yet marked in the ledger; the next look begins with that."""
         return bool(self._accepted)
 
     def stop(self) -> None:
-        """Begin with no further message."""
+        """Start no further message."""
         self._ending = True
 
     def is_due(self) -> bool:
-        """Whether something is to be delivered now. Raises LedgerError."""
+        """Whether a message is due now. Raises LedgerError."""
         if not self._carriers:
             return False
         with closing(Ledger.open(self._path, patience=self._pace.lock)) as ledger:
             return bool(self._due(ledger))
 
     def look(self) -> bool:
-        """Deliver some of what is due now; whether there may be more of it. Raises LedgerError; what was accepted
-        meanwhile is remembered and marked at the next look."""
-        # Opened for each look: the daemon may have set a damaged ledger aside and begun another.
+        """Deliver some of the due messages. Returns whether more may be due. Raises LedgerError; messages that were
+        accepted before the error are remembered, and marked at the next look."""
+        # Open the ledger for each look: the daemon may have replaced a damaged one.
         with closing(Ledger.open(self._path, patience=self._pace.lock)) as ledger, self._turn():
             self._mark(ledger)
             self._turns.close()
@@ -78,7 +79,7 @@ class Delivery:
             if not self._due(ledger):
                 return False
             self._take_turn()
-            # Asked again: whoever was at it until now has delivered some.
+            # Look again: the process that held the lock has delivered some of them.
             messages = self._due(ledger)
             for message in messages:
                 if self._ending:
@@ -92,7 +93,8 @@ class Delivery:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """A turn ends with the look, unless something delivered is not marked yet: others would deliver it again."""
+        """Release the locks after the look, unless a delivered message is not marked yet: another process would deliver
+        it again."""
         try:
             yield
         finally:
@@ -100,8 +102,8 @@ class Delivery:
                 self._turns.close()
 
     def _take_turn(self) -> None:
-        """Wait until nobody else delivers on these channels: daemon and service may for a moment have different
-        configurations, and an admin may start the latter by hand. Raises LedgerError."""
+        """Wait until no other process delivers on these channels: daemon and service may briefly have different
+        configurations, and an admin may start the service by hand. Raises LedgerError."""
         for channel in sorted(self._carriers):
             path = self._path.with_name(f"{self._path.name}.{channel.value}.lock")
             try:

@@ -1,5 +1,5 @@
-"""What the admin's command reads: an announcement as JSON. Programs build on its keys: bytes are integers, times are
-RFC 3339 in UTC, absent is null."""
+"""The JSON of an announcement, for the admin's command. Its keys are an interface: bytes are integers, times are
+RFC 3339 in UTC, missing values are null."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from xenbw.units import format_time
 
 
 def document(kind: str, case: Case, reason: str, mail: tuple[str, str], until: datetime | None = None) -> str:
-    """One announcement. kind: the event's. reason: why it happened. mail: the same as a mail, (subject, text). until:
-    when a block ends by itself. ASCII only: whatever a guest is called, it moves no cursor and breaks no line."""
+    """One announcement as JSON. kind: the event's kind. reason: why it happened. mail: the same announcement as a mail,
+    (subject, text). until: when the block ends by itself. The JSON is ASCII only, so that no guest's name can move a
+    cursor or break a line."""
     subject, text = mail
     return json.dumps(
         {

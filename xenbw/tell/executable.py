@@ -1,4 +1,4 @@
-"""Running programs that nobody knows: fed from a file, held to a time limit, believed by their exit status."""
+"""Run an unknown program: its input comes from a file, its time is limited, its exit status says whether it worked."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from xenbw.tell.carrier import DeliveryError
 
 
 def run(argv: Sequence[str], text: bytes, timeout: float) -> None:
-    """Run argv (never a shell line) with text as its standard input; its output goes where ours goes: to the journal.
+    """Run argv (never a shell line) with text as its standard input; its output goes to the journal, like this one's.
 
-    After `timeout` seconds it is killed with all that it started in its process group. One that ends in time may leave
-    others at work, as exim's sendmail does to deliver. Raises DeliveryError for all but exit status 0.
+    After `timeout` seconds it is killed with its whole process group. A program that ends in time may leave processes
+    running, as exim's sendmail does to deliver. Raises DeliveryError for any exit status but 0.
     """
-    # A file in memory: a program that reads nothing, or slowly, holds nobody up, and needs no thread to feed it.
+    # A file in memory needs no thread to write it, and a program that reads slowly, or not at all, blocks nothing.
     with os.fdopen(os.memfd_create("message"), "w+b") as message:
         message.write(text)
         message.seek(0)
@@ -46,7 +46,7 @@ def _not_started(program: str, error: OSError) -> DeliveryError:
             return DeliveryError(f"{program}: the interpreter that its first line names was not found")
         return DeliveryError(f"{program}: not found", "is its package installed?")
     if error.errno == errno.EACCES:
-        return DeliveryError(f"{program}: may not be executed", "chmod +x makes a program of it")
+        return DeliveryError(f"{program}: not executable", "run chmod +x on it")
     if error.errno == errno.ENOEXEC:
         return DeliveryError(f"{program}: not a program", "a script begins with a line like #!/bin/sh")
     return DeliveryError(f"{program}: {error.strerror}")

@@ -1,6 +1,6 @@
-"""A message as a mail: from whom, to whom, and the letter itself.
+"""Write a message as a mail, with its sender and recipients.
 
-email is imported when the first letter is written: it costs memory, and most daemons never write one.
+The module email is imported only when the first mail is written: it costs memory, and most daemons never write one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LONGEST_SUBJECT = 200
 
 
 def _parse(text: str) -> tuple[str, str, str]:
-    """(display name, user, domain) of an address as the configuration takes it."""
+    """(display name, user, domain) of an address from the configuration."""
     found = MAIL_ADDRESS.fullmatch(text)
     if found is None:
         raise UsageError(f"[mail] {text!r}: not a mail address")
@@ -40,10 +40,10 @@ def _header(parsed: tuple[str, str, str]) -> Address:
 
 
 class Letterhead:
-    """From whom and to whom this host's letters go, as [mail] says. sender, recipients: bare addresses."""
+    """The sender and recipients of this host's mails, as [mail] says. sender, recipients: bare addresses."""
 
     def __init__(self, section: MailSection, host_name: str) -> None:
-        # A host may be called what its admin likes; what stands after an @ may not.
+        # The admin may give the host any name, but not every name is valid after an @.
         self.domain = re.sub(r"[^A-Za-z0-9.-]+", "-", host_name).strip(".-") or "localhost"
         self._from = _parse(section.sender or f"xenbw@{self.domain}")
         self._to = [_parse(text) for text in section.to]
@@ -51,11 +51,11 @@ class Letterhead:
         self.recipients = [_bare(parsed) for parsed in self._to]
 
     def write(self, subject: str, body: str, message_id: str, written_at: datetime, line_end: str) -> bytes:
-        """The letter, only of ASCII characters; message_id as for a carrier."""
+        """The mail in ASCII characters only; message_id as in Carrier.send."""
         from email import policy
         from email.message import EmailMessage
 
-        # 7bit: not every relay takes 8BITMIME, and long lines are wrapped on the way.
+        # 7bit: not every relay accepts 8BITMIME, and some relays wrap long lines.
         letter = EmailMessage(policy.SMTP.clone(cte_type="7bit", linesep=line_end))
         letter["From"] = _header(self._from)
         letter["To"] = [_header(parsed) for parsed in self._to]
@@ -63,6 +63,6 @@ class Letterhead:
         letter["Subject"] = shown if len(shown) <= _LONGEST_SUBJECT else shown[: _LONGEST_SUBJECT - 3] + "..."
         letter["Date"] = written_at
         letter["Message-ID"] = f"<xenbw.{message_id}@{self.domain}>"
-        letter["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's vacation notice answers
+        letter["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notice answers
         letter.set_content(body.encode("utf-8", "backslashreplace").decode())
         return letter.as_bytes()

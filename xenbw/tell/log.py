@@ -1,4 +1,4 @@
-"""The daemon's log: a line for each event on standard error, with its priority where the journal reads it."""
+"""The daemon's log: one line per event on standard error, with a priority if standard error is the journal."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TextIO
 
 from xenbw.text import printable
 
-# What an admin reads the log for, though nothing is wrong: syslog(3) has it between INFO and WARNING, logging has not.
+# For important lines that are not problems. syslog(3) has this level between INFO and WARNING, logging lacks it.
 NOTICE = 25
 
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (NOTICE, 5), (logging.INFO, 6))  # sd-daemon(3)
 
 
 def log_to(stream: TextIO) -> None:
-    """Write what is logged from now on to this stream."""
+    """Write all log lines from now on to this stream."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_Line(prefixed=_is_journal(stream)))
     root = logging.getLogger()
@@ -24,13 +24,13 @@ def log_to(stream: TextIO) -> None:
 
 
 def _is_journal(stream: TextIO) -> bool:
-    """Whether it leads to the journal: systemd names the device and inode of that stream (systemd.exec(5))."""
+    """Whether the stream is the journal: systemd gives the device and inode of that stream (systemd.exec(5))."""
     status = os.fstat(stream.fileno())
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 class _Line(logging.Formatter):
-    """A record as one line: names in it are guests', and may hold line breaks or begin like a priority."""
+    """Formats a record as one line. Guests choose the names in it, which may hold line breaks or imitate a priority."""
 
     def __init__(self, *, prefixed: bool) -> None:
         super().__init__("%(message)s")

@@ -1,7 +1,7 @@
-"""Sending one message by SMTP.
+"""Send one message by SMTP.
 
-smtplib and ssl are imported when the first message is sent: with email they cost some 6 MB, and most daemons never send
-one.
+smtplib and ssl are imported only when the first message is sent: with email they take about 6 MB, and most daemons
+never send one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import smtplib
 
 
-def _said(error: smtplib.SMTPResponseException) -> str:
+def _answer_in(error: smtplib.SMTPResponseException) -> str:
     text = error.smtp_error
     return f"{error.smtp_code} {printable(text.decode('utf-8', 'replace') if isinstance(text, bytes) else text)}"
 
@@ -29,7 +29,7 @@ def _words(answer: tuple[int, bytes]) -> str:
 
 
 class Mail:
-    """The way to the admin's mail server, as [mail] describes it."""
+    """The carrier to the mail server that [mail] names."""
 
     def __init__(self, section: MailSection, host_name: str, *, timeout: float = 10.0) -> None:
         self._section, self._timeout = section, timeout
@@ -52,7 +52,7 @@ class Mail:
         import smtplib
 
         try:
-            # Without a name to greet with, smtplib asks the DNS for this host's, with no time limit.
+            # Without local_hostname, smtplib asks the DNS for this host's name, with no time limit.
             return smtplib.SMTP(
                 self._section.host,
                 self._section.port,
@@ -60,14 +60,14 @@ class Mail:
                 timeout=self._timeout,
             )
         except smtplib.SMTPResponseException as error:
-            raise DeliveryError(f"{self._where()} turned us away: {_said(error)}") from None
+            raise DeliveryError(f"{self._where()} refuses the connection: {_answer_in(error)}") from None
         except OSError as error:
             raise DeliveryError(f"{self._where()}: {error.strerror or error}", "see [mail] host and port") from None
         except UnicodeError:
             raise DeliveryError(f"{self._where()}: not a host name", "see [mail] host") from None
 
     def _greet(self, server: smtplib.SMTP) -> None:
-        """STARTTLS and login, where they are wanted. What fails here is for the admin to repair, so it is temporary."""
+        """Do STARTTLS and login if configured. A failure here is temporary, because the admin can repair it."""
         import smtplib
         import ssl
 
@@ -78,7 +78,7 @@ class Mail:
             if section.user:
                 server.login(section.user, section.password)
         except smtplib.SMTPAuthenticationError as error:
-            # The code only: nobody knows what a server repeats of what it was sent.
+            # Show only the code: the server's text may repeat the password.
             raise DeliveryError(
                 f"{self._where()} refuses the login of {section.user} ({error.smtp_code})",
                 "see [mail] user and password",
@@ -86,7 +86,7 @@ class Mail:
         except smtplib.SMTPNotSupportedError as error:
             raise DeliveryError(f"{self._where()}: {error}", "see [mail] starttls and user") from None
         except smtplib.SMTPResponseException as error:
-            raise DeliveryError(f"{self._where()}: {_said(error)}") from None
+            raise DeliveryError(f"{self._where()}: {_answer_in(error)}") from None
         except UnicodeError:
             raise DeliveryError("[mail] user and password: only ASCII characters can be sent") from None
         except OSError as error:
@@ -103,19 +103,21 @@ class Mail:
             raise DeliveryError(f"{self._where()} refuses every recipient: {answers}", permanent=permanent) from None
         except smtplib.SMTPDataError as error:
             permanent = error.smtp_code >= 500
-            raise DeliveryError(f"{self._where()} refuses the message: {_said(error)}", permanent=permanent) from None
+            text = f"{self._where()} refuses the message: {_answer_in(error)}"
+            raise DeliveryError(text, permanent=permanent) from None
         except smtplib.SMTPSenderRefused as error:
-            # Its admin or ours can mend that, so the message is kept even where the server calls it final.
-            raise DeliveryError(f"{self._where()} refuses the sender: {_said(error)}", "see [mail] sender") from None
+            # Keep the message even if the server calls this final: the admin of either side can repair it.
+            text = f"{self._where()} refuses the sender: {_answer_in(error)}"
+            raise DeliveryError(text, "see [mail] sender") from None
         except smtplib.SMTPResponseException as error:
-            raise DeliveryError(f"{self._where()}: {_said(error)}") from None
+            raise DeliveryError(f"{self._where()}: {_answer_in(error)}") from None
         except OSError as error:
             raise DeliveryError(f"{self._where()}: {error}") from None
         return {who: _words(answer) for who, answer in refused.items()}
 
     @staticmethod
     def _leave(server: smtplib.SMTP) -> None:
-        """Say goodbye; an answer that is late or odd no longer matters, the message was accepted or refused before."""
+        """End the connection. A late or odd answer no longer matters: the message was accepted or refused before."""
         try:
             server.quit()
         except OSError:

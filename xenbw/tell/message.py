@@ -1,4 +1,4 @@
-"""What the admin is told: a subject and a body that can be forwarded to the customer as they are."""
+"""The admin's mails: a subject and a body that can be forwarded to the customer unchanged."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from xenbw.text import printable
 
 @dataclass(frozen=True)
 class Case:
-    """One VM's case: everything a message may tell. Times are shown in `zone`. used_bytes: of the period, as the
-    allowance counts; None where it was not looked at."""
+    """The facts about one VM for a message. Times are shown in `zone`. used_bytes: the counted bytes of the period;
+    None if they were not looked up."""
 
     host: str
     name: str
@@ -58,16 +58,16 @@ def warned(case: Case) -> tuple[str, str]:
 
 def null_routed(case: Case, until: datetime | None) -> tuple[str, str]:
     lasts = (
-        f"It stays so until {_when(until, case)}, when its next period begins, or until its allowance is raised."
+        f"It stays blocked until {_when(until, case)}, when its next period begins, or until its allowance is raised."
         if until
-        else "It stays so until it is lifted."
+        else "It stays blocked until it is lifted."
     )
     if not case.addresses:
         return (
             f"[xenbw] {case.shown}: to be null-routed, but NO ADDRESS OF IT IS KNOWN",
             _body(
                 case,
-                f"{case.shown} is to be blocked: {case.reason}.",
+                f"{case.shown} must be blocked: {case.reason}.",
                 "Its traffic still passes: its vif has no ip= and no address was given to xenbw.",
                 f"To block it: xenbw-addvm {shlex.quote(case.shown)} --ip ADDRESS",
             ),
@@ -93,7 +93,7 @@ def over(case: Case) -> tuple[str, str]:
 def released(case: Case, why: str) -> tuple[str, str]:
     return (
         f"[xenbw] {case.shown}: released",
-        _body(case, f"{case.shown} is no longer blocked: {why}.", f"Where it stands now: {case.reason}."),
+        _body(case, f"{case.shown} is no longer blocked: {why}.", f"Its state now: {case.reason}."),
     )
 
 
@@ -103,7 +103,7 @@ def unfiltered(case: Case, bridge: str) -> tuple[str, str]:
         _body(
             case,
             f"{case.shown} is null-routed, but iptables on {case.host} does not see the frames that bridge {bridge} "
-            "forwards, so its traffic to others than the host itself still passes.",
+            "forwards, so its traffic still passes, except to the host itself.",
             "To make the block hold: modprobe br_netfilter (and list it in /etc/modules-load.d), then check that "
             "net.bridge.bridge-nf-call-iptables and net.bridge.bridge-nf-call-ip6tables are 1.",
         ),

@@ -1,4 +1,4 @@
-"""Handing one message to this host's own mail system, by its sendmail program."""
+"""Hand one message to this host's own mail system, by its sendmail program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xenbw.tell.letter import Letterhead
 
 
 class Sendmail:
-    """The program that [mail] sendmail names. What every mail system's takes: -i, -f, and recipients after --."""
+    """The program that [mail] sendmail names. Every mail system's sendmail accepts -i, -f, and recipients after --."""
 
     def __init__(self, section: MailSection, host_name: str, *, timeout: float = 60.0) -> None:
         self._program, self._timeout = section.sendmail, timeout

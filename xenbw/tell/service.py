@@ -1,7 +1,7 @@
-"""What xenbw-notify.service runs: delivers the messages that need executables, and ends.
+"""The program of xenbw-notify.service: it delivers the messages that need a program, and ends.
 
-The daemon's sandbox has NoNewPrivileges, under which a sendmail loses the group or user by which it may queue mail, and
-would bind an admin's program to what a meter may do. So neither is ever the daemon's child.
+The daemon does not run these programs itself, because of its sandbox: with NoNewPrivileges a sendmail loses the group
+or user by which it may queue mail, and an admin's program could do no more than a meter may.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from xenbw.tell.log import log_to
 
 log = logging.getLogger(__name__)
 
-# Seconds between attempts to note what was delivered.
+# Seconds between attempts to mark delivered messages in the ledger.
 _AGAIN = 2.0
 
 
 def deliver(delivery: Delivery) -> None:
-    """Deliver all that is due. What a program took but the ledger could not note (its disk is full) would be delivered
-    again by the next run: this one waits until it is noted. Raises LedgerError."""
+    """Deliver all due messages. If the ledger cannot mark a delivered message (its disk is full), the next run would
+    deliver it again; so this run waits until it is marked. Raises LedgerError."""
     more, waits = True, False
     while more:
         try:
@@ -36,7 +36,7 @@ def deliver(delivery: Delivery) -> None:
             if not delivery.unmarked:
                 raise
             if not waits:
-                log.error("delivered, but not noted yet: %s", error)
+                log.error("delivered, but not yet marked in the ledger: %s", error)
             waits = True
             time.sleep(_AGAIN)
         if delivery.problem:
@@ -46,7 +46,7 @@ def deliver(delivery: Delivery) -> None:
 def main() -> int:
     """Entry point of /usr/lib/xenbw/notify. Returns the exit status."""
     log_to(sys.stderr)
-    # An exception: whatever program runs is taken down with us.
+    # Exit by an exception, so that a running program is killed too.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         settings = config.load()
