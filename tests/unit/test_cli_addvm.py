@@ -111,7 +111,7 @@ def test_what_it_reaches_while_blocked_is_its_own_or_nothing_or_what_all_may(con
         said = console.done("addvm", "web1", "--allow", words).splitlines()
         assert said[-1] == f"web1: allow {was} -> {now}"
     console.done("addvm", "web1", "--allow", "none")
-    assert console.done("show", "web1").count("open if blocked  nothing\n") == 1
+    assert console.done("show", "web1").count("allowed while blocked  nothing\n") == 1
     assert json.loads(console.done("show", "web1", "--json"))["allow"] == []
 
 

@@ -153,7 +153,7 @@ def test_output_into_a_closed_pipe_is_no_complaint(console: Console) -> None:
 def test_a_name_in_an_encoding_that_is_not_utf_8_is_looked_up_as_xl_list_s_output_is_read(console: Console) -> None:
     with console.ledger() as ledger:
         ledger.meet(r"caf\xe9", NOW)
-    assert console.run("show", b"caf\xe9").stdout.startswith("VM               caf\\xe9\n")
+    assert console.run("show", b"caf\xe9").stdout.startswith("VM                     caf\\xe9\n")
 
 
 def test_names_print_on_a_terminal_that_knows_only_ascii(console: Console) -> None:

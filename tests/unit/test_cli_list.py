@@ -129,23 +129,27 @@ def test_show_tells_everything_about_one_vm(console: Console, end: datetime) -> 
     now = datetime.now(UTC).strftime("%Y-%m-%d")
     facts, blocks, bindings, history = (part.splitlines() for part in said.split("\n\n"))
     assert facts[:6] == [
-        "VM               web1",
-        "state            blocked: abuse report 12",
-        "running          yes",
-        "used             417 GB of 500 GB (83.4 %)",
-        "in               300 GB",
-        "out              117 GB",
+        "VM                     web1",
+        "state                  blocked: abuse report 12",
+        "running                yes",
+        "used                   417 GB of 500 GB (83.4 %)",
+        "in                     300 GB",
+        "out                    117 GB",
     ]
-    assert facts[6] == "counted          total; warned at 80 %; past the limit: block"
+    assert facts[6] == "counted                total; warned at 80 %; past the limit: block"
     assert facts[7].endswith(end.strftime(" to %Y-%m-%d 00:00 UTC"))
-    assert facts[9:] == ["addresses given  192.0.2.9", "config file      none", "open if blocked  as configured"]
+    assert facts[9:] == [
+        "addresses given        192.0.2.9",
+        "config file            none",
+        "allowed while blocked  as configured",
+    ]
     assert blocks[0].split() == ["BLOCKED", "UNTIL", "LIFTED", "WHY"]
     assert blocks[1].startswith(now)
     assert blocks[1].endswith("admin: abuse report 12")
     assert bindings[0].split() == ["INTERFACE", "DOMID", "MAC", "IPS", "BRIDGE", "FROM", "TO", "ENDED", "IN", "OUT"]
     assert bindings[1].startswith(f"vif7.0     7      00:16:3e:77:00:0b  192.0.2.9  xenbr0  {now}")
-    assert history[0].split() == ["PERIOD", "FROM", "IN", "OUT", "USED", "PLACED", "BY", "TIME"]
-    assert history[1].endswith("UTC  300 GB  117 GB  417 GB             0 B")
+    assert history[0].split() == ["PERIOD", "FROM", "IN", "OUT", "USED", "ESTIMATED"]
+    assert history[1].endswith("UTC  300 GB  117 GB  417 GB        0 B")
 
 
 def test_show_as_json_adds_blocks_bindings_and_history(console: Console, end: datetime) -> None:
@@ -180,8 +184,8 @@ def test_a_vm_whose_traffic_is_not_seen_is_shown_as_unmetered_and_never_as_zero(
     (vm,) = json.loads(console.done("list", "--json"))["vms"]
     assert (vm["state"], vm["reason"], vm["running"]) == ("unmetered", "it has no vif in this dom0", True)
     said = console.done("show", "web1")
-    assert "state            unmetered: it has no vif in this dom0\n" in said
-    assert "used             0 B of 500 GB (0.0 %), as far as it was metered\n" in said
+    assert "state                  unmetered: it has no vif in this dom0\n" in said
+    assert "used                   0 B of 500 GB (0.0 %), as far as it was metered\n" in said
     assert "state   unmetered: it has no vif in this dom0\n" in console.done("explain", "web1")
 
 

@@ -27,7 +27,7 @@ def _columns(left: str, right: str = "") -> tuple[Column, ...]:
 
 _BLOCKS = _columns("BLOCKED|UNTIL|LIFTED|WHY")
 _BINDINGS = _columns("INTERFACE|DOMID|MAC|IPS|BRIDGE|FROM|TO|ENDED", "IN|OUT")
-_HISTORY = _columns("PERIOD FROM", "IN|OUT|USED|PLACED BY TIME")
+_HISTORY = _columns("PERIOD FROM", "IN|OUT|USED|ESTIMATED")
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -61,7 +61,7 @@ def text(
     earlier: Sequence[Digest],
     settings: Settings,
 ) -> str:
-    """The VM as a person reads it."""
+    """The VM as text for a screen."""
     zone = settings.period.timezone
     parts = [facts(_facts(account, zone))]
     if blocks:
@@ -99,7 +99,7 @@ def _binding(binding: Binding, zone: ZoneInfo) -> tuple[str, ...]:
 
 
 def _earlier(digest: Digest, zone: ZoneInfo) -> tuple[str, ...]:
-    """Lives that are told together."""
+    """A row for several lives that have been summed up."""
     return (
         f"({digest.lives:,} lives)",
         "",
@@ -138,7 +138,7 @@ def _facts(account: Account, zone: ZoneInfo) -> list[tuple[str, str]]:
         ("added", added),
         ("addresses given", " ".join(str(address) for address in vm.ips) or "none"),
         ("config file", vm.config_file or "none"),
-        ("open if blocked", reached(vm) or "as configured"),
+        ("allowed while blocked", reached(vm) or "as configured"),
     ]
 
 
