@@ -33,7 +33,7 @@ def test_a_command_imports_what_it_needs_and_no_other_command() -> None:
     )
 
 
-def test_list_and_show_import_nothing_slow_of_python_s_own() -> None:
+def test_list_and_show_import_no_slow_module_of_python() -> None:
     slow = {"asyncio", "concurrent.futures", "email", "http", "logging", "multiprocessing", "ssl", "xml"}
     assert (imported("list") | imported("show", "web1")) & slow == set()
 

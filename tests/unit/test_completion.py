@@ -113,7 +113,7 @@ def test_an_option_s_choices_are_those_of_the_parser(console: Console, line: str
 
 
 @pytest.mark.parametrize(("line", "option"), VALUED)
-def test_where_an_option_s_value_belongs_nothing_else_is_offered(console: Console, line: str, option: Action) -> None:
+def test_after_an_option_with_a_value_only_values_are_offered(console: Console, line: str, option: Action) -> None:
     if option.metavar == "FILE":
         expected = {"a file"}
     elif option.metavar == "SIZE":
@@ -126,7 +126,7 @@ def test_where_an_option_s_value_belongs_nothing_else_is_offered(console: Consol
 
 
 @pytest.mark.parametrize(("line", "program"), COMMANDS.items(), ids=list(COMMANDS))
-def test_a_command_s_argument_is_completed_as_what_it_is(console: Console, line: str, program: ArgumentParser) -> None:
+def test_a_command_s_argument_is_completed_by_its_kind(console: Console, line: str, program: ArgumentParser) -> None:
     argument = "".join(str(action.metavar) for action in commandline.positionals(program))
     if argument == "VM":
         assert offers(console, f"{line} w") == ({"web1"} if line == "xenbw addvm" else {"web1", "web2"})
@@ -151,7 +151,7 @@ def test_a_value_before_the_command_or_the_vm_is_not_taken_for_it(console: Conso
     assert offers(console, "xenbw-addvm --allow 192.0.2.1 192.0.2.2 --force w") == {"web1"}
 
 
-def test_addvm_offers_what_runs(console: Console) -> None:
+def test_addvm_offers_running_vms(console: Console) -> None:
     plain = {name.replace(" ", "\\ ") for name in RUNNING}
     assert offers(console, "xenbw-addvm ") == plain
     assert offers(console, "xenbw addvm ") == plain
@@ -166,7 +166,7 @@ def test_a_vm_that_migrates_is_offered_by_its_own_name_and_a_nameless_one_is_not
     assert offers(console, "xenbw-addvm ") == {"web1", r"7\ 8\ 9", "x" * 50}
 
 
-def test_without_xl_it_is_xm_that_is_asked(tmp_path: Path) -> None:
+def test_without_xl_running_vms_come_from_xm(tmp_path: Path) -> None:
     console = Console(tmp_path)
     (tmp_path / "bin/xl").unlink()
     console.script("xm", f"[ \"$*\" = list ] && exec cat '{REPO}/tests/data/xm/xm-list.txt'\nexit 64\n")
@@ -191,7 +191,7 @@ def test_names_come_from_the_ledger_of_the_configuration_on_the_line(console: Co
 
 
 @pytest.mark.parametrize("line", ["xenbw show ", "xenbw-addvm ", "xenbw-addvm --count=n", "xenbw what "])
-def test_where_nothing_can_be_told_it_is_silent(tmp_path: Path, line: str) -> None:
+def test_the_completion_is_silent_when_the_programs_that_it_asks_fail(tmp_path: Path, line: str) -> None:
     console = Console(tmp_path)
     for command in ("xl", "xenbw"):
         console.script(command, "echo nonsense; echo trouble >&2; exit 1\n")
@@ -295,7 +295,7 @@ def test_an_odd_name_arrives_whole(prompt: Prompt, name: str, quote: str) -> Non
         ("'eq=", "eq=ual@"),
     ],
 )
-def test_a_name_is_completed_from_wherever_it_was_left(prompt: Prompt, typed: str, name: str) -> None:
+def test_a_name_is_completed_from_any_place_in_it(prompt: Prompt, typed: str, name: str) -> None:
     assert prompt.enter(f"xenbw show {typed}\t") == ["show", name]
 
 
@@ -312,12 +312,12 @@ def test_files_are_completed_by_readline(prompt: Prompt, console: Console) -> No
     assert not (console.root / "a").exists()
 
 
-def test_the_script_is_read_without_a_word_in_a_shell_with_nounset() -> None:
+def test_the_script_can_be_sourced_in_a_shell_with_nounset() -> None:
     done = subprocess.run(["bash", "-uc", SCRIPT], capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_shellcheck_has_nothing_to_say_about_the_script() -> None:
+def test_the_script_passes_shellcheck() -> None:
     done = subprocess.run(["shellcheck", "-"], input=SCRIPT, capture_output=True, text=True, check=False)
     assert done.stdout + done.stderr == ""
 

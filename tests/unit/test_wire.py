@@ -87,7 +87,7 @@ def test_an_answer_that_breaks_the_protocol_is_an_error_in_time(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN)
-def test_the_daemon_and_the_cli_are_told_with_the_name_of_the_socket(tmp_path: Path, answer: bytes) -> None:
+def test_the_error_of_the_daemon_and_the_cli_names_the_socket(tmp_path: Path, answer: bytes) -> None:
     Broken(tmp_path / "socket", answer)
     with XenStore(str(tmp_path / "socket"), timeout=1) as store, pytest.raises(StoreError, match=f"{tmp_path}/socket"):
         store.read(PATH)
@@ -125,9 +125,7 @@ def test_a_deadline_that_has_passed_is_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("payload", "code"), [(b"EACCES\0", "EACCES"), (b"\xff", "\\xff"), (b"", "")])
-def test_an_error_is_told_by_its_code_and_the_connection_can_be_used_on(
-    tmp_path: Path, payload: bytes, code: str
-) -> None:
+def test_a_refusal_has_the_code_and_the_connection_stays_open(tmp_path: Path, payload: bytes, code: str) -> None:
     Broken(tmp_path / "socket", packet(Op.ERROR, payload), packet(Op.READ, b"web1"))
     wire, deadline = Wire(str(tmp_path / "socket")), time.monotonic() + busy(5)
     with pytest.raises(RefusedError) as refused:

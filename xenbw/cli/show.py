@@ -1,4 +1,4 @@
-"""xenbw show: everything about one VM."""
+"""xenbw show: show everything about one VM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small client of xenstored that only reads, and on which every wait ends.
+"""A small client of xenstored that only reads. Each of its waits ends at a deadline.
 
 The protocol is in xen/include/public/io/xs_wire.h, what each operation asks and answers in docs/misc/xenstore.txt. The
 hook imports this at each start of a vif, so it imports next to nothing; it uses Store. The daemon and the CLI use
