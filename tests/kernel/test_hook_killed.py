@@ -35,7 +35,7 @@ def die(frame, event, _):
 if os.environ["command"] in {commands!r}:
     sys.settrace(die)
 sys.path.append({lib!r})
-from xenbw.hook import main
+from xenbw.hook.call import main
 main()
 """
 
