@@ -15,8 +15,9 @@ from xenbw.ledger.trouble import LedgerError, explain
 
 @contextmanager
 def _alone_at(path: Path) -> Iterator[None]:
-    """One process at a time: two that switch a new ledger to WAL at once get SQLITE_BUSY, whatever their patience."""
-    # A file that its owner alone can open: whoever can open what is locked can hold us up for as long as he likes.
+    """Let one process in at a time: two that switch a new ledger to WAL at once get SQLITE_BUSY, whatever their
+    patience."""
+    # Only root can open the file, since a user who can open it could hold the lock for ever.
     gate = path.with_name(f"{path.name}.begin")
     lock = _lock(gate)
     try:
@@ -29,7 +30,7 @@ def _alone_at(path: Path) -> Iterator[None]:
 
 
 def _lock(gate: Path) -> int | None:
-    """The file's lock; None where no file can be made, as on a full disk, on which nothing is begun or upgraded."""
+    """The locked file, or None if none can be made, as on a full disk: no ledger is begun or upgraded there either."""
     while True:
         try:
             lock = os.open(gate, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -38,11 +39,11 @@ def _lock(gate: Path) -> int | None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if os.fstat(lock).st_nlink:
             return lock
-        os.close(lock)  # who had it before us took it away with him
+        os.close(lock)  # the process that held the lock before has removed the file
 
 
 def _bring_up_to_date(db: sqlite3.Connection, path: Path, on_progress: Callable[[], None]) -> None:
-    # Asked again, alone: another process may just have done it.
+    # Asked again under the lock: another process may just have upgraded the ledger.
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if 0 < version < schema.VERSION:
         backup.keep(db, path, version, on_progress)
@@ -55,8 +56,8 @@ def connect(path: Path, *, create: bool, patience: float, on_progress: Callable[
     try:
         if create:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Its rows name customers and their traffic: root's eyes only.
-            # Never opened by ourselves once it is there: closing it would drop this process's SQLite locks on it.
+            # Its rows name customers and their traffic, so the file is for root only.
+            # An existing file is not opened here: closing it would drop this process's SQLite locks on it.
             with suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o640))
         elif not path.exists():

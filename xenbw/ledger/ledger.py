@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from xenbw.ledger import bindings, file
-from xenbw.ledger.rows import binding_of, block_of, to_column, to_text, vm_of
+from xenbw.ledger.rows import binding_of, block_of, text_of, to_column, to_text, vm_of
 from xenbw.ledger.trouble import CorruptLedgerError, LedgerError, explain, impossible
 from xenbw.model import VM, Binding, Block
 
@@ -71,7 +71,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One write, whole or not at all. Nested calls join the outer one. Raises LedgerError."""
+        """One write, whole or not at all. A nested call joins the outer transaction. Raises LedgerError."""
         if self._db.in_transaction:
             yield self._db
             return
@@ -89,7 +89,7 @@ class Ledger:
             raise explain(self.path, error) from None
 
     def rows(self, sql: str, *values: object, **named: object) -> list[sqlite3.Row]:
-        """Read, without a lock; for this room, the book and the copies. Values by position or by name. Raises
+        """Read without a lock, with values by position or by name. For this room, the book and transfer. Raises
         LedgerError."""
         try:
             return self._db.execute(sql, named or values).fetchall()
@@ -98,7 +98,7 @@ class Ledger:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """All that is read meanwhile is as of one moment, whatever others write. Raises LedgerError."""
+        """Inside, all reads are as of one moment, whatever other processes write. Raises LedgerError."""
         self.rows("BEGIN")
         try:
             yield
@@ -112,33 +112,33 @@ class Ledger:
         return bool(changed)
 
     def lend(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Let another module of the store work on the connection, with transactions of its own. Raises LedgerError."""
+        """Let another module of this room use the connection, with its own transactions. Raises LedgerError."""
         try:
             work(self._db)
         except sqlite3.Error as error:
             raise explain(self.path, error) from None
 
     def displaced(self) -> str | None:
-        """What became of the file under this connection, if it is not the one at its path any more: what is written is
-        lost when the last who has it open closes it."""
+        """Why this connection's file is no longer the file at its path, or None if it is. Writes to it are lost when
+        the last process closes it."""
         now = file.identity(self.path)
         if now == self._identity:
             return None
         return "another file is in its place" if now else "the file is gone: removed, or its file system unmounted"
 
     def sync(self) -> None:
-        """Force committed transactions to the disk, with no lock held meanwhile."""
+        """Force committed transactions to the disk, without holding a lock."""
         # Opening and closing the -wal file is safe: SQLite keeps its POSIX locks on the -shm file.
         try:
-            file = os.open(f"{self.path}-wal", os.O_RDONLY)
+            log = os.open(f"{self.path}-wal", os.O_RDONLY)
         except FileNotFoundError:
             return
         try:
-            os.fdatasync(file)
+            os.fdatasync(log)
         finally:
-            os.close(file)
+            os.close(log)
 
-    # the state of the host as a whole
+    # facts of the whole ledger
 
     def meta(self, key: str) -> Any:
         rows = self.rows("SELECT value FROM meta WHERE key = ?", key)
@@ -162,7 +162,7 @@ class Ledger:
     # what stands now
 
     def vms(self) -> dict[int, VM]:
-        """Every VM that was not retired, by id."""
+        """Every VM that was not removed, by id."""
         return {row["id"]: vm_of(row) for row in self.rows("SELECT * FROM vm WHERE retired_at IS NULL ORDER BY name")}
 
     def vm_named(self, name: str) -> VM | None:
@@ -170,15 +170,15 @@ class Ledger:
         return vm_of(rows[0]) if rows else None
 
     def meet(self, name: str, at: datetime) -> VM:
-        """The VM of that name; a name never seen gets a row of its own."""
+        """The VM of that name. A new name gets a new row."""
         with self.transaction() as db:
-            bindings.meet(db, name, str(to_text(at)), self.rev)
+            bindings.meet(db, name, text_of(at), self.rev)
         vm = self.vm_named(name)
         assert vm is not None  # noqa: S101 (just written)
         return vm
 
     def set_vm(self, vm_id: int, **values: object) -> None:
-        """Change columns of a VM; names as in model.VM."""
+        """Change columns of a VM, which are named as in model.VM."""
         columns = ", ".join(f"{key} = ?" for key in values)
         with self.transaction() as db:
             db.execute(
@@ -196,7 +196,7 @@ class Ledger:
     # what happened
 
     def record(self, at: datetime, kind: str, text: str, vm_id: int | None = None) -> None:
-        """Note an event for the admin."""
+        """Record an event for the admin."""
         with self.transaction() as db:
             db.execute(
                 "INSERT INTO event (at, vm_id, kind, text, rev) VALUES (?, ?, ?, ?, ?)",

@@ -1,4 +1,4 @@
-"""Which running VMs have traffic that this dom0 does not see, as the daemon last found."""
+"""Running VMs with traffic that this dom0 does not see, as the daemon last found them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from xenbw.ledger.ledger import Ledger
 
 @dataclass(frozen=True)
 class Unmetered:
-    """wholly: none of its traffic is seen here. reason: why, in words that may hold another domain's name."""
+    """Why a VM is not metered. wholly: none of its traffic is seen here. reason: a text that may have another domain's
+    name in it."""
 
     wholly: bool
     reason: str
 
 
 def keep(ledger: Ledger, boot_id: str, found: Mapping[int, Unmetered]) -> None:
-    """Put what was found, by VM id, in place of what was known. Raises LedgerError."""
+    """Replace the known unmetered VMs by those that were found, by VM id. Raises LedgerError."""
     with ledger.transaction() as db:
         db.execute("DELETE FROM unmetered")
         db.executemany(
@@ -27,6 +28,6 @@ def keep(ledger: Ledger, boot_id: str, found: Mapping[int, Unmetered]) -> None:
 
 
 def known(ledger: Ledger, boot_id: str) -> dict[int, Unmetered]:
-    """What was last found in this boot, by VM id. Of one before it no domain is left. Raises LedgerError."""
+    """The unmetered VMs that were last found in this boot, by VM id. Raises LedgerError."""
     rows = ledger.rows("SELECT vm_id, wholly, reason FROM unmetered WHERE boot_id = ?", boot_id)
     return {row["vm_id"]: Unmetered(bool(row["wholly"]), row["reason"]) for row in rows}

@@ -1,4 +1,4 @@
-"""What the 2014 Ruby script, xen-bandwidth-monitor, keeps in MongoDB: read from its server, or from a dump of it.
+"""The database of the 2014 Ruby script, xen-bandwidth-monitor, read from its MongoDB server or from a dump.
 
 Its db.rb: `virtual_machines` {hostname, bandwidth_limit_gigabytes}; `bandwidth_measurements` {virtual_machine_id,
 cumulative_gigabytes, current_gigabytes, timestamp}, where timestamp is mongoid-metastamp's {time, year, month, ...},
@@ -41,9 +41,12 @@ Since = Callable[[str], datetime]
 
 @dataclass(frozen=True)
 class Watched:
-    """One VM of the script's. hostname: as its document has it; name: as it compares it with xentop's, without blanks.
-    limit_bytes None: none that makes sense. used_bytes: what it counted in the present period, by its last measurement
-    at measured_at; None where it made none."""
+    """A VM in the script's database.
+
+    hostname: as in the document. name: without blanks, as the script compares it with xentop's names. limit_bytes None:
+    the limit is not usable. used_bytes: the usage of the present period by the last measurement, at measured_at.
+    measured_at None: there is no measurement in the period.
+    """
 
     hostname: str
     name: str
@@ -53,9 +56,9 @@ class Watched:
 
 
 def read(source: str, months: Collection[Month], since: Since) -> list[Watched]:
-    """The VMs by name, with what was counted since then. months: the calendar months that this may lie in.
+    """The VMs by name, with their usage since their period began. months: the calendar months that the periods lie in.
 
-    source: mongodb:// and the rest of an address, or a folder that mongodump or mongoexport wrote. Raises XenbwError.
+    source: a mongodb:// address, or a folder that mongodump or mongoexport wrote. Raises XenbwError.
     """
     try:
         if source.startswith(("mongodb://", "mongodb+srv://")):
@@ -86,7 +89,7 @@ def _from_server(uri: str, months: Collection[Month], since: Since) -> list[Watc
 
 
 def _stored(folder: Path, collection: str) -> Iterator[Mapping[str, Any]]:
-    """A collection's documents from a file of a dump, one at a time."""
+    """The documents of a collection, one at a time, from a file of a dump."""
     dumped, exported = folder / f"{collection}.bson", folder / f"{collection}.json"
     path = dumped if dumped.exists() else exported
     try:
@@ -117,7 +120,7 @@ def _document(line: str) -> dict[str, Any]:
 
 
 class _Counted:
-    """What the script counted of one VM in one calendar month: its last sum before the present period, and its last."""
+    """The script's sums for one VM in one calendar month: the last one before the present period, and the last one."""
 
     def __init__(self) -> None:
         self._before: tuple[datetime, int] | None = None
@@ -131,7 +134,7 @@ class _Counted:
 
     @property
     def used_bytes(self) -> int:
-        """In the present period."""
+        """The usage in the present period."""
         before = self._before[1] if self._before else 0
         return max(0, self.last[1] - before) if self.last else 0
 
@@ -165,12 +168,12 @@ def _watched(
 
 
 def _name(hostname: str) -> str:
-    """The name that the script looks for: its bwmon.rb drops all blanks from a hostname before it compares."""
+    """The name that the script looks for: its bwmon.rb drops all blanks from a hostname before it compares names."""
     return "".join(hostname.split())
 
 
 def _bytes(gigabytes: object) -> int | None:
-    """Its gigabytes, a whole number or the double that the mongo shell makes of one, in bytes."""
+    """The script's gigabytes in bytes. They are whole numbers, or the doubles that the mongo shell writes."""
     if isinstance(gigabytes, bool) or not isinstance(gigabytes, int | float):
         return None
     size = gigabytes * GIGABYTE
