@@ -15,7 +15,6 @@ from xenbw.config import Settings
 from xenbw.judge.roster import Roster
 from xenbw.ledger import blocklog, outbox, viflog
 from xenbw.ledger.ledger import Ledger, LedgerError
-from xenbw.ledger.outbox import Channel
 from xenbw.model import ZERO, Address, Block, Cause, Counters, Entry
 from xenbw.quota import Standing
 from xenbw.tell import carriers, message
@@ -97,8 +96,7 @@ class Judge:
     def announce(self, told: Announcement, vm_id: int, at: datetime) -> None:
         self._ledger.record(at, told.kind, told.text, vm_id)
         for channel in carriers.channels(self.settings):
-            body = told.document if channel is Channel.COMMAND else told.body
-            outbox.queue(self._ledger, at, told.subject, body, channel)
+            outbox.queue(self._ledger, at, told.subject, carriers.text_for(channel, told), channel)
             self.queued = True
 
     def case(self, entry: Entry, standing: Standing | None, at: datetime) -> message.Case:
