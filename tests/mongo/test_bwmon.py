@@ -105,7 +105,7 @@ def test_vms_come_over_with_their_limits_and_this_months_usage(console: Console,
     assert [str(ip) for ip in vm.ips] == ["192.0.2.7"]
     assert used(console, "web1") == Counters(300 * GB, 0)
     assert used(console, "ren") == Counters(0, 0)
-    assert " ".join(said[0].split()) == "VM ITS LIMIT LIMIT HERE IT COUNTED ADDED TO USAGE MEASURED"
+    assert " ".join(said[0].split()) == "VM SCRIPT'S LIMIT LIMIT HERE SCRIPT COUNTED ADDED TO USAGE MEASURED"
     assert " ".join(said[1].split()) == "ren 53.7 GB 53.7 GB - 0 B not this period"
     assert " ".join(said[2].split()) == f"web1 537 GB 537 GB 322 GB 322 GB {script.now:%Y-%m-%d %H:%M} UTC"
 
@@ -157,7 +157,7 @@ def test_blanks_in_a_hostname_are_dropped_as_the_script_drops_them(console: Cons
     assert (console.vm("web2").limit_bytes, used(console, "web2")) == (20 * GB, Counters(7 * GB, 0))
     assert console.vm("web1").limit_bytes == 500 * GB
     assert [line.partition(":")[2] for line in result.stderr.splitlines()] == [
-        " ' web 1' is passed over: 'web1' is web1 too",
+        " ' web 1' is skipped: 'web1' is web1 too",
         " 'web 2' is web2: the script compares names without blanks",
     ]
 
@@ -231,7 +231,7 @@ def test_a_limit_that_makes_no_sense_is_passed_over_with_a_note(console: Console
     script.limit("web1", limit)
     result = console.run("import-bwmon", script.uri)
     assert result.returncode == 0
-    assert result.stderr.startswith("note: web1 is passed over: its limit there is no number of gigabytes")
+    assert result.stderr.startswith("note: web1 is skipped: the script's limit is no number of gigabytes")
     with console.ledger() as ledger:
         assert [vm.name for vm in ledger.vms().values()] == ["ren"]
 

@@ -316,7 +316,7 @@ def test_usage_that_cannot_be_is_named_and_left_out_and_all_else_counts(
     assert shared.elsewhere(a.ledger)[a.vm("web1").id][1] == Counters(60, 0)
     (fault,) = a.sync.faults
     assert USAGE["_id"] in fault
-    assert f" {field} cannot be" in fault
+    assert f" an impossible {field};" in fault
     assert a.judged("web1") is State.OVER
     usage.delete_one({"_id": USAGE["_id"]})
     a.sync.push()

@@ -62,12 +62,12 @@ def test_one_that_starts_again_and_again_is_a_line_each_ten_minutes_and_one_at_t
         churn.look(minute(number))
     for number in range(25, 60):
         churn.look(minute(number))
-    lasts = "told each 10 minutes while that lasts"
+    lasts = "logged every 10 minutes while that lasts"
     assert caplog.messages == [
         f"web1: started 12 times in the last 10 minutes; {lasts}",
         f"web1: started 40 times in the last 10 minutes; {lasts}",
         f"web1: started 40 times in the last 10 minutes; {lasts}",
-        "web1: started 8 times in the last 10 minutes, no longer all the time",
+        "web1: started 8 times in the last 10 minutes; starts are logged one by one again",
     ]
     assert {record.levelno for record in caplog.records} == {NOTICE}
 

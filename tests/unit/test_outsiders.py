@@ -146,7 +146,7 @@ def test_while_xenstore_is_silent_the_last_word_stands_and_the_log_says_so_once(
             outsiders.hear(Survey((), StoreError("no answer")), NOW)
     assert told(ledger).keys() == {"novif"}
     assert [record.getMessage() for record in caplog.records] == [
-        "xenstore: no answer; who is unmetered stays as it was last found"
+        "xenstore: no answer; the list of unmetered VMs stays as it was"
     ]
 
 
