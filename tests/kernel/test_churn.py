@@ -59,7 +59,7 @@ def test_a_guest_in_a_reboot_loop_is_charged_every_byte_and_leaves_few_rows_and_
     assert (len(lives), sum(lives)) == (KEPT + 2, KEPT - LIVES // 2 + 1 + LIVES)
     told = [line for line in host.log.read_text().splitlines() if line.startswith("web1")]
     assert [line.partition(" times ")[2] for line in told] == [
-        "in the last 10 minutes; told each 10 minutes while that lasts"
+        "in the last 10 minutes; logged every 10 minutes while that lasts"
     ]
 
 

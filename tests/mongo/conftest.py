@@ -1,4 +1,4 @@
-"""What the mongo tests share: a genuine server, in the ways that admins run one."""
+"""Fixtures of the mongo tests: a genuine server, alone or as a replica set, with and without logins and TLS."""
 
 from __future__ import annotations
 

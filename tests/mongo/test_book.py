@@ -65,7 +65,7 @@ def test_numbers_are_64_bit_integers_and_times_are_dates(books: Books, server: M
 
 
 @pytest.mark.usefixtures("impatient")
-def test_hours_of_a_hundred_vifs_without_the_server_is_made_good_record_by_record(
+def test_hours_of_a_hundred_vifs_without_the_server_are_pushed_later_record_by_record(
     tmp_path: Path, server: Mongod
 ) -> None:
     books = Books(tmp_path, server.uri, vifs=100)
@@ -97,7 +97,7 @@ def test_a_server_killed_in_the_middle_of_pushes_loses_nothing_it_acknowledged(b
     assert books.agrees(base(server))
 
 
-def test_an_empty_disk_is_filled_again_from_the_ledger(books: Books, server: Mongod) -> None:
+def test_an_emptied_server_is_filled_again_from_the_ledger(books: Books, server: Mongod) -> None:
     books.live(20)
     books.sync.push()
     server.wipe()
@@ -124,7 +124,7 @@ def test_a_new_ledger_starts_from_its_own_beginning(books: Books, server: Mongod
     again.ledger.close()
 
 
-def test_usage_filed_under_another_period_leaves_nothing_behind_in_the_book(books: Books, server: Mongod) -> None:
+def test_usage_that_moves_to_another_period_is_zero_in_the_book_s_old_period(books: Books, server: Mongod) -> None:
     books.live(30)
     books.sync.push()
     usagelog.refile(books.ledger, books.vms[0], utc("2026-03-15"), "15@UTC")
@@ -133,9 +133,7 @@ def test_usage_filed_under_another_period_leaves_nothing_behind_in_the_book(book
     assert periods == {MARCH: 0, utc("2026-03-15"): 30_000}
 
 
-def test_lives_that_are_told_together_are_so_in_the_book_and_their_own_documents_go(
-    books: Books, server: Mongod
-) -> None:
+def test_the_book_gets_digests_and_the_documents_of_folded_bindings_are_deleted(books: Books, server: Mongod) -> None:
     books.come_and_go(0, 6)
     books.sync.push()
     database = base(server)
@@ -160,7 +158,7 @@ def test_lives_that_are_told_together_are_so_in_the_book_and_their_own_documents
     assert (digest["vm"], digest["lives"], digest["ips"]) == ("web0", 5, ["192.0.2.7"])
 
 
-def test_lives_that_were_folded_while_the_server_was_away_are_only_told_together(books: Books, server: Mongod) -> None:
+def test_bindings_folded_while_the_server_was_away_are_a_digest_only(books: Books, server: Mongod) -> None:
     books.come_and_go(0, 6)
     digests.fold(books.ledger, BOOT, lambda: (), keep=2)
     books.sync.push()
@@ -169,7 +167,7 @@ def test_lives_that_were_folded_while_the_server_was_away_are_only_told_together
     assert books.sync.backlog == 0
 
 
-def test_marks_of_before_there_were_digests_are_good(books: Books, server: Mongod) -> None:
+def test_marks_from_before_there_were_digests_are_kept(books: Books, server: Mongod) -> None:
     books.live(2)
     books.sync.push()
     kept = json.loads(marks_path(books.settings).read_text())
@@ -178,7 +176,7 @@ def test_marks_of_before_there_were_digests_are_good(books: Books, server: Mongo
     assert Marks(books.settings, books.ledger).done["usage"] == kept["done"]["usage"] > 0
 
 
-def test_a_set_of_three_with_logins_and_tls_is_a_book_too(
+def test_a_replica_set_with_logins_and_tls_can_be_the_book(
     tmp_path: Path, replicas: ReplicaSet, guarded: Access
 ) -> None:
     books = Books(tmp_path, replicas.uri)
@@ -214,7 +212,7 @@ def test_real_traffic_reaches_the_book_to_the_byte(host: Host, server: Mongod) -
 
 
 @pytest.mark.parametrize("uri", ["mongodb://127.0.0.1:1", "mongodb://user:secret@127.0.0.1:1/?bad=1"])
-def test_a_book_that_cannot_be_reached_is_said_and_stalls_nothing(uri: str) -> None:
+def test_a_book_that_cannot_be_reached_is_a_problem_in_the_status_and_stalls_nothing(uri: str) -> None:
     with Host(f'[mongodb]\nuri = "{uri}"\ninterval = 0.1\n') as host:
         host.start_daemon()
         guest = host.start("web1")

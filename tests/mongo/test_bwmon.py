@@ -105,12 +105,12 @@ def test_vms_come_over_with_their_limits_and_this_months_usage(console: Console,
     assert [str(ip) for ip in vm.ips] == ["192.0.2.7"]
     assert used(console, "web1") == Counters(300 * GB, 0)
     assert used(console, "ren") == Counters(0, 0)
-    assert " ".join(said[0].split()) == "VM ITS LIMIT LIMIT HERE IT COUNTED ADDED TO USAGE MEASURED"
+    assert " ".join(said[0].split()) == "VM SCRIPT'S LIMIT LIMIT HERE SCRIPT COUNTED ADDED TO USAGE MEASURED"
     assert " ".join(said[1].split()) == "ren 53.7 GB 53.7 GB - 0 B not this period"
     assert " ".join(said[2].split()) == f"web1 537 GB 537 GB 322 GB 322 GB {script.now:%Y-%m-%d %H:%M} UTC"
 
 
-def test_what_was_taken_over_counts_in_the_verdict(console: Console, script: Script) -> None:
+def test_usage_that_was_taken_over_counts_for_the_verdict(console: Console, script: Script) -> None:
     script.measure("ren", 51, script.now)
     console.done("import-bwmon", script.uri)
     listed = {vm["name"]: vm for vm in json.loads(console.run("list", "--json").stdout)["vms"]}
@@ -120,7 +120,7 @@ def test_what_was_taken_over_counts_in_the_verdict(console: Console, script: Scr
 
 @pytest.mark.parametrize("reset_day", [1, 31, (NOW - timedelta(days=3)).day, (NOW + timedelta(days=3)).day])
 @pytest.mark.parametrize("whose", ["everyone's", "its own"])
-def test_of_its_calendar_months_only_what_it_counted_in_the_present_period_is_taken(
+def test_only_the_script_s_usage_of_the_present_period_is_taken_over(
     console: Console, server: Mongod, reset_day: int, whose: str
 ) -> None:
     if whose == "its own":
@@ -157,7 +157,7 @@ def test_blanks_in_a_hostname_are_dropped_as_the_script_drops_them(console: Cons
     assert (console.vm("web2").limit_bytes, used(console, "web2")) == (20 * GB, Counters(7 * GB, 0))
     assert console.vm("web1").limit_bytes == 500 * GB
     assert [line.partition(":")[2] for line in result.stderr.splitlines()] == [
-        " ' web 1' is passed over: 'web1' is web1 too",
+        " ' web 1' is skipped: 'web1' is web1 too",
         " 'web 2' is web2: the script compares names without blanks",
     ]
 
@@ -170,7 +170,7 @@ def test_running_it_twice_changes_nothing(console: Console, script: Script) -> N
     assert snapshot(console) == once
 
 
-def test_what_was_metered_here_until_its_last_measurement_is_not_added_again(console: Console, script: Script) -> None:
+def test_usage_metered_here_before_the_last_measurement_is_not_added_again(console: Console, script: Script) -> None:
     console.runs("web1")
     console.uses("web1", 10 * GB, 20 * GB)
     console.done("import-bwmon", script.uri)
@@ -180,7 +180,7 @@ def test_what_was_metered_here_until_its_last_measurement_is_not_added_again(con
     assert used(console, "web1") == Counters(290 * GB, 20 * GB)
 
 
-def test_what_was_metered_here_after_its_last_measurement_is_beside_it(console: Console, server: Mongod) -> None:
+def test_usage_metered_here_after_the_last_measurement_is_added_to_it(console: Console, server: Mongod) -> None:
     script = Script(server)
     measured = script.now - timedelta(hours=2)
     if measured < MONTH:
@@ -227,11 +227,11 @@ def test_while_the_daemon_runs_nothing_is_taken_over(console: Console, script: S
 
 
 @pytest.mark.parametrize("limit", [None, 0, -5, "500", float("nan"), float("inf"), 2**62, True])
-def test_a_limit_that_makes_no_sense_is_passed_over_with_a_note(console: Console, script: Script, limit: Any) -> None:
+def test_a_vm_with_an_impossible_limit_is_skipped_with_a_note(console: Console, script: Script, limit: Any) -> None:
     script.limit("web1", limit)
     result = console.run("import-bwmon", script.uri)
     assert result.returncode == 0
-    assert result.stderr.startswith("note: web1 is passed over: its limit there is no number of gigabytes")
+    assert result.stderr.startswith("note: web1 is skipped: the script's limit is no number of gigabytes")
     with console.ledger() as ledger:
         assert [vm.name for vm in ledger.vms().values()] == ["ren"]
 
@@ -242,7 +242,7 @@ def test_a_limit_edited_in_the_mongo_shell_is_a_number_too(console: Console, scr
     assert console.vm("web1").limit_bytes == 500 * GB
 
 
-def test_documents_that_make_no_sense_harm_nobody(console: Console, script: Script) -> None:
+def test_impossible_documents_change_nothing_for_other_vms(console: Console, script: Script) -> None:
     script.watch("Domain-0", 5)
     script.watch("\x1b[2J", 5)
     script.base.virtual_machines.insert_many([{}, {"hostname": 5}, {"hostname": " "}])
@@ -273,7 +273,7 @@ def dump(script: Script, folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bson", "relaxed", "canonical"])
-def test_a_folder_that_mongodump_or_mongoexport_wrote_is_as_good_as_the_server(
+def test_a_folder_of_mongodump_or_mongoexport_gives_the_same_as_the_server(
     console: Console, script: Script, tmp_path: Path, kind: str
 ) -> None:
     dump(script, tmp_path, kind)
@@ -289,7 +289,7 @@ def test_a_folder_that_mongodump_or_mongoexport_wrote_is_as_good_as_the_server(
     ("content", "why"),
     [(None, "name a folder with"), (b"\x05", "dump it again"), (b"\xff" * 90, "dump it again")],
 )
-def test_a_dump_that_cannot_be_read_is_one_line(
+def test_an_unreadable_dump_is_an_error_of_one_line(
     console: Console, tmp_path: Path, content: bytes | None, why: str
 ) -> None:
     for name in ("virtual_machines", "bandwidth_measurements"):
@@ -302,7 +302,7 @@ def test_a_dump_that_cannot_be_read_is_one_line(
 
 
 @pytest.mark.parametrize("text", ["[{}]", "[]", "nonsense", '{"a": {"$oid": 5}}', "[" * 100_000, "\udcff"])
-def test_json_that_is_not_one_document_a_line_is_one_line(console: Console, tmp_path: Path, text: str) -> None:
+def test_json_without_one_document_a_line_is_an_error_of_one_line(console: Console, tmp_path: Path, text: str) -> None:
     for name in ("virtual_machines", "bandwidth_measurements"):
         (tmp_path / f"{name}.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     result = console.run("import-bwmon", str(tmp_path))
@@ -310,7 +310,7 @@ def test_json_that_is_not_one_document_a_line_is_one_line(console: Console, tmp_
 
 
 @pytest.mark.parametrize("uri", ["mongodb://127.0.0.1:1/bwmon", "mongodb://:x@/", "mongodb://u:geheim@h:port/x"])
-def test_a_database_that_cannot_be_reached_is_one_line_without_its_password(console: Console, uri: str) -> None:
+def test_an_unreachable_database_is_an_error_of_one_line_without_the_password(console: Console, uri: str) -> None:
     result = console.run("import-bwmon", uri)
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     assert result.stderr.startswith("xenbw: the script's database: ")

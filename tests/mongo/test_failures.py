@@ -1,4 +1,4 @@
-"""Whatever happens to the server, to the network or to us: the book comes to say what the ledger says."""
+"""Whatever fails, the server, the network or xenbw, in the end the book says what the ledger says."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def pushes(books: Books) -> bool:
 # a server that answers late, wrongly or not at all
 
 
-def test_a_hung_server_is_given_up_and_made_good_when_it_goes_on(books: Books, server: Mongod) -> None:
+def test_a_hung_server_is_given_up_and_gets_everything_when_it_goes_on(books: Books, server: Mongod) -> None:
     books.live(10)
     books.sync.push()
     server.hang()
@@ -72,9 +72,7 @@ def test_a_hung_server_is_given_up_and_made_good_when_it_goes_on(books: Books, s
     ],
     ids=["not primary", "hangs up", "not replicated"],
 )
-def test_what_was_not_acknowledged_is_not_taken_for_written(
-    failure: dict[str, Any], tmp_path: Path, server: Mongod
-) -> None:
+def test_a_write_that_was_not_acknowledged_is_repeated(failure: dict[str, Any], tmp_path: Path, server: Mongod) -> None:
     # A client looks again only at its next heartbeat at a server that said that it is no primary.
     books = Books(tmp_path, f"{server.uri}&heartbeatFrequencyMS=500")
     books.live(10)
@@ -117,7 +115,7 @@ def test_a_write_that_is_carried_out_late_does_not_undo_a_newer_one(books: Books
     assert books.agrees(base(server))
 
 
-def test_a_full_disk_costs_nothing_but_time(tmp_path: Path) -> None:
+def test_a_full_disk_of_the_server_only_delays_the_push(tmp_path: Path) -> None:
     with SmallDisk(48 * MIB) as disk, Mongod(disk=disk) as server:
         books = Books(tmp_path, server.uri)
         books.live(10)
@@ -144,7 +142,7 @@ def test_indexes_come_back_with_a_resync_of_an_empty_server(books: Books, server
     assert after == before
 
 
-def test_tries_leave_nothing_behind(books: Books, server: Mongod) -> None:
+def test_failed_tries_leave_no_threads_behind(books: Books, server: Mongod) -> None:
     server.stop()
     pushes(books)
     before = threading.active_count()
@@ -163,7 +161,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
         yield server
 
 
-def test_the_login_of_the_configuration_opens_the_book(tmp_path: Path, locked: Mongod) -> None:
+def test_the_login_in_the_configuration_is_used(tmp_path: Path, locked: Mongod) -> None:
     uri = f"mongodb://{locked.host}/?directConnection=true&authSource={KEEPER.database}"
     books = Books(tmp_path, uri, user=KEEPER.name, password=KEEPER.password)
     books.live(1)
@@ -172,7 +170,7 @@ def test_the_login_of_the_configuration_opens_the_book(tmp_path: Path, locked: M
     books.ledger.close()
 
 
-def test_a_wrong_password_is_said_and_not_shown(tmp_path: Path, locked: Mongod) -> None:
+def test_a_wrong_password_is_reported_and_not_shown(tmp_path: Path, locked: Mongod) -> None:
     uri = f"mongodb://{locked.host}/?directConnection=true&authSource={KEEPER.database}"
     books = Books(tmp_path, uri, user=KEEPER.name, password=SECRET)
     with pytest.raises(XenbwError, match="Authentication failed") as caught:
@@ -197,9 +195,7 @@ def test_a_wrong_password_is_said_and_not_shown(tmp_path: Path, locked: Mongod) 
         ("mongodb://127.0.0.1:1/", {"certificate": Path("/nowhere/client.pem")}, r"\[mongodb\]: .*No such file"),
     ],
 )
-def test_an_address_that_leads_nowhere_is_said_in_one_line(
-    tmp_path: Path, uri: str, section: dict[str, Any], said: str
-) -> None:
+def test_a_wrong_address_is_reported_in_one_line(tmp_path: Path, uri: str, section: dict[str, Any], said: str) -> None:
     books = Books(tmp_path, uri, **section)
     books.live(1)
     with pytest.raises(XenbwError, match=said) as caught:
@@ -326,7 +322,7 @@ def test_guests_boot_and_are_blocked_while_the_book_hangs(server: Mongod, tmp_pa
 # what others wrote
 
 
-def test_a_date_beyond_all_calendars_spoils_one_vm_and_no_other(books: Books, server: Mongod) -> None:
+def test_a_date_beyond_the_year_9999_affects_one_vm_only(books: Books, server: Mongod) -> None:
     books.sync.push()
     vms = base(server).vms
     # BSON's dates reach further than Python's: +275760 is what JavaScript's last one looks like.
@@ -340,7 +336,7 @@ def test_a_date_beyond_all_calendars_spoils_one_vm_and_no_other(books: Books, se
     assert books.agrees(base(server))
 
 
-def test_usage_of_another_host_that_makes_no_sense_counts_nothing(books: Books, server: Mongod) -> None:
+def test_impossible_usage_of_another_host_is_not_counted(books: Books, server: Mongod) -> None:
     books.sync.push()
     nonsense = {"host": "dom0-b", "vm": "web1", "span": "period", "start": MARCH, "in_bytes": "many"}
     base(server).usage.insert_one(nonsense)
@@ -350,7 +346,7 @@ def test_usage_of_another_host_that_makes_no_sense_counts_nothing(books: Books, 
     assert books.agrees(base(server))
 
 
-def test_a_text_without_end_is_told_in_short(books: Books, server: Mongod) -> None:
+def test_a_very_long_text_is_reported_shortened(books: Books, server: Mongod) -> None:
     books.sync.push()
     base(server).vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": "x" * 10_000, "y" * 10_000: 1}})
     books.sync.push()

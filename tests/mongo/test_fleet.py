@@ -78,7 +78,7 @@ def test_hosts_are_shown_with_their_lag_and_vms_by_usage_across_hosts(console: C
     ]
 
 
-def test_the_same_as_json_with_each_hosts_part(console: Console, server: Mongod) -> None:
+def test_fleet_json_has_each_hosts_part_of_a_vms_usage(console: Console, server: Mongod) -> None:
     beat(server, "dom0-a", timedelta(seconds=60))
     use(server, "dom0-a", "web1", TODAY, 2**53 + 1, 1)
     use(server, "dom0-b", "web1", TODAY, 10, 20)
@@ -106,7 +106,7 @@ def test_only_the_latest_period_counts_and_only_if_it_can_be_the_present_one(con
     assert [(vm["name"], vm["in_bytes"]) for vm in fleet(console)["vms"]] == [("web1", 3)]
 
 
-def test_usage_that_was_filed_under_an_earlier_period_is_found_there(console: Console, server: Mongod) -> None:
+def test_usage_that_moved_to_an_earlier_period_is_found_there(console: Console, server: Mongod) -> None:
     use(server, "dom0-a", "web1", TODAY, 0, 0)
     use(server, "dom0-a", "web1", TODAY - timedelta(days=5), 30, 0)
     assert [vm["in_bytes"] for vm in fleet(console)["vms"]] == [30]
@@ -119,7 +119,7 @@ def test_a_vm_with_two_rows_on_one_host_has_one_sum_there(console: Console, serv
     assert vm["hosts"] == [{"name": "dom0-a", "in_bytes": 3, "out_bytes": 0}]
 
 
-def test_a_host_whose_document_makes_no_sense_is_shown_all_the_same(console: Console, server: Mongod) -> None:
+def test_a_host_with_an_impossible_document_is_still_shown(console: Console, server: Mongod) -> None:
     base(server).hosts.insert_one({"_id": "dom0-x\x1b[2J", "seen_at": "soon", "backlog": "many"})
     assert fleet(console)["hosts"][0]["seen_at"] is None
     shown = console.done("fleet")
@@ -127,7 +127,7 @@ def test_a_host_whose_document_makes_no_sense_is_shown_all_the_same(console: Con
     assert "\x1b" not in shown
 
 
-def test_documents_that_cannot_be_are_named_and_everything_else_is_shown(console: Console, server: Mongod) -> None:
+def test_impossible_documents_are_named_and_everything_else_is_shown(console: Console, server: Mongod) -> None:
     beyond = {"$toDate": 253_402_300_800_000}  # the year 10000, which Python's dates do not reach
     use(server, "dom0-a", "web1", TODAY, 100, 50)
     database = base(server)
@@ -160,19 +160,17 @@ def test_a_clock_ahead_of_ours_is_no_negative_lag(console: Console, server: Mong
     assert fleet(console)["hosts"][0]["lag_seconds"] == 0
 
 
-def test_an_empty_book_is_said_to_be_empty(console: Console) -> None:
+def test_fleet_says_that_a_book_is_empty(console: Console) -> None:
     assert console.done("fleet") == "no host has written to the book yet\n"
 
 
-def test_a_set_with_logins_and_tls_is_read_with_the_rights_of_its_user(
-    tmp_path: Path, replicas: ReplicaSet, guarded: Access
-) -> None:
+def test_fleet_reads_a_replica_set_with_logins_and_tls(tmp_path: Path, replicas: ReplicaSet, guarded: Access) -> None:
     beat(replicas, "dom0-a", timedelta(0))
     console = with_book(tmp_path, replicas.uri)
     assert [host["name"] for host in fleet(console)["hosts"]] == ["dom0-a"]
 
 
-def test_a_server_that_is_not_there_or_does_not_answer_is_one_line(console: Console, server: Mongod) -> None:
+def test_a_missing_or_hung_server_is_an_error_of_one_line(console: Console, server: Mongod) -> None:
     server.hang()
     hung = console.run("fleet")
     server.kill()

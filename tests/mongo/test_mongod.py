@@ -1,4 +1,4 @@
-"""The servers that the other tests rely on do what is said of them."""
+"""The servers that the other tests use behave as documented."""
 
 from __future__ import annotations
 

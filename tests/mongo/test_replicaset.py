@@ -1,4 +1,4 @@
-"""The replica sets that the other tests rely on do what is said of them."""
+"""The replica sets that the other tests use behave as documented."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def minute(number: int) -> datetime:
     return NOW + timedelta(minutes=number)
 
 
-def test_a_vm_that_starts_now_and_then_is_not_told_of(
+def test_a_vm_that_starts_now_and_then_is_not_reported(
     churn: Churn, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(60):
@@ -54,7 +54,7 @@ def test_a_vm_that_starts_now_and_then_is_not_told_of(
     assert caplog.messages == []
 
 
-def test_one_that_starts_again_and_again_is_a_line_each_ten_minutes_and_one_at_the_end(
+def test_a_vm_that_starts_again_and_again_is_one_line_every_ten_minutes_and_one_at_the_end(
     churn: Churn, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(25):
@@ -62,12 +62,12 @@ def test_one_that_starts_again_and_again_is_a_line_each_ten_minutes_and_one_at_t
         churn.look(minute(number))
     for number in range(25, 60):
         churn.look(minute(number))
-    lasts = "told each 10 minutes while that lasts"
+    lasts = "logged every 10 minutes while that lasts"
     assert caplog.messages == [
         f"web1: started 12 times in the last 10 minutes; {lasts}",
         f"web1: started 40 times in the last 10 minutes; {lasts}",
         f"web1: started 40 times in the last 10 minutes; {lasts}",
-        "web1: started 8 times in the last 10 minutes, no longer all the time",
+        "web1: started 8 times in the last 10 minutes; starts are logged one by one again",
     ]
     assert {record.levelno for record in caplog.records} == {NOTICE}
 
@@ -80,7 +80,7 @@ def test_many_interfaces_that_start_at_once_are_one_start(
     assert caplog.messages == []
 
 
-def test_what_began_before_the_daemon_did_is_no_start(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+def test_bindings_older_than_the_daemon_are_no_starts(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     lives(ledger, 20, NOW)
     Churn(ledger).look(NOW)
@@ -93,7 +93,7 @@ def test_lines_on_single_starts_stop_after_ten_and_begin_again_later(churn: Chur
     assert not churn.quiet("web1", minute(10))
 
 
-def test_a_vm_that_is_told_by_digest_has_no_line_of_its_own(churn: Churn, ledger: Ledger) -> None:
+def test_a_vm_with_a_line_every_ten_minutes_has_no_lines_on_single_starts(churn: Churn, ledger: Ledger) -> None:
     lives(ledger, 11, NOW)
     churn.look(NOW)
     assert churn.quiet("web1", NOW)

@@ -1,4 +1,4 @@
-"""A ledger leaves as a file and comes back from it, to the byte and the microsecond, or not at all."""
+"""A ledger is exported to a file and imported from it, to the byte and the microsecond, or not at all."""
 
 from __future__ import annotations
 
@@ -108,9 +108,7 @@ def test_a_ledger_comes_back_as_it_was(console: Console, fresh: Console, exporte
     assert "of dom0-a" in said
 
 
-def test_what_keeps_a_copy_of_a_ledger_sees_another_one_with_all_changes_still_to_copy(
-    console: Console, fresh: Console, exported: Path
-) -> None:
+def test_an_imported_ledger_has_another_id_and_no_smaller_rev(console: Console, fresh: Console, exported: Path) -> None:
     fresh.run("import", str(exported))
     with console.ledger() as old, fresh.ledger() as new:
         assert new.meta("id") != old.meta("id")
@@ -127,7 +125,7 @@ def test_without_a_file_it_goes_to_standard_output_as_ascii_lines(console: Conso
     assert (vm["limit_bytes"], vm["found_at"]) == (HUGE, "2026-03-20T12:00:00.000007+00:00")
 
 
-def test_the_file_is_not_for_everybody_and_replaces_an_older_one_only_when_whole(
+def test_the_file_is_not_world_readable_and_replaces_an_older_one_only_when_whole(
     console: Console, exported: Path
 ) -> None:
     assert exported.stat().st_mode & 0o007 == 0
@@ -139,13 +137,13 @@ def test_the_file_is_not_for_everybody_and_replaces_an_older_one_only_when_whole
     assert [path.name for path in exported.parent.glob("ledger.jsonl*")] == ["ledger.jsonl"]
 
 
-def test_what_is_not_a_file_is_not_replaced(console: Console) -> None:
+def test_a_path_that_is_not_a_file_is_not_replaced(console: Console) -> None:
     result = console.run("export", "/dev/null")
     assert "/dev/null: not a file" in result.stderr
     assert Path("/dev/null").is_char_device()
 
 
-def test_a_link_that_somebody_else_planted_is_not_followed(console: Console, tmp_path: Path) -> None:
+def test_a_symbolic_link_of_another_user_is_not_followed(console: Console, tmp_path: Path) -> None:
     victim, planted = tmp_path / "passwd", tmp_path / "backup"
     victim.write_text("root:x:0:0\n")
     planted.symlink_to(victim)
@@ -156,7 +154,7 @@ def test_a_link_that_somebody_else_planted_is_not_followed(console: Console, tmp
     assert victim.read_text() == "root:x:0:0\n"
 
 
-def test_the_admin_s_own_link_is_followed_and_stays(console: Console, tmp_path: Path) -> None:
+def test_the_admin_s_own_symbolic_link_is_followed_and_stays(console: Console, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     link = tmp_path / "backup"
     link.symlink_to("disk/today")
@@ -165,7 +163,7 @@ def test_the_admin_s_own_link_is_followed_and_stays(console: Console, tmp_path: 
     assert (tmp_path / "disk" / "today").read_text().startswith('{"xenbw"')
 
 
-def test_what_lies_beside_the_file_is_left_alone(console: Console, tmp_path: Path) -> None:
+def test_other_files_in_the_folder_are_not_changed(console: Console, tmp_path: Path) -> None:
     file, beside = tmp_path / "backup", tmp_path / "backup.new"
     beside.write_text("somebody's")
     console.run("export", str(file))
@@ -226,7 +224,7 @@ def test_a_record_that_makes_no_sense_is_named_by_its_line_and_nothing_is_writte
 @pytest.mark.parametrize(
     "line", ["", "{", "[]", '"vm"', "[" * 100_000, '{"id": 1}', '{"table": "vm"}', "\x00", '{"table": NaN}']
 )
-def test_a_line_that_is_no_record_is_named(fresh: Console, exported: Path, line: str) -> None:
+def test_a_line_that_is_no_record_is_named_by_its_number(fresh: Console, exported: Path, line: str) -> None:
     rewrite(exported, lambda lines: lines.__setitem__(2, line))
     assert f"{exported}:3: " in refused(fresh.run("import", str(exported)))
     assert all(rows == [] for rows in contents(fresh).values())
@@ -241,7 +239,7 @@ def test_a_record_longer_than_any_ledger_has_is_named_and_nothing_is_written(fre
     assert "and none has more than 1,048,576" in said
 
 
-def test_a_file_cut_short_is_not_taken(fresh: Console, exported: Path) -> None:
+def test_a_file_cut_short_is_refused(fresh: Console, exported: Path) -> None:
     rewrite(exported, lambda lines: lines.__delitem__(slice(-1, None)))
     assert "the file ends early" in refused(fresh.run("import", str(exported)))
     rewrite(exported, lambda lines: lines.__delitem__(slice(1, None)))
@@ -258,19 +256,19 @@ def test_a_file_cut_short_is_not_taken(fresh: Console, exported: Path) -> None:
         ('{"xenbw": "ledger", "format": 1, "schema": 99}', "a copy of a ledger with schema 99"),
     ],
 )
-def test_another_file_is_told_by_its_first_line(fresh: Console, exported: Path, first: str, why: str) -> None:
+def test_another_file_is_recognised_by_its_first_line(fresh: Console, exported: Path, first: str, why: str) -> None:
     rewrite(exported, lambda lines: lines.__setitem__(0, first))
     assert why in refused(fresh.run("import", str(exported)))
 
 
-def test_bytes_that_are_no_text_and_files_that_are_not_there_are_told(fresh: Console, tmp_path: Path) -> None:
+def test_binary_files_and_missing_files_are_errors_that_name_them(fresh: Console, tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\n")
     assert "binary:1: " in refused(fresh.run("import", str(tmp_path / "binary")))
     assert "No such file" in refused(fresh.run("import", str(tmp_path / "none")))
 
 
 @pytest.mark.parametrize("words", [["fleet"], ["resync"]])
-def test_without_a_book_what_needs_one_says_so(fresh: Console, words: list[str]) -> None:
+def test_a_command_that_needs_a_book_says_that_there_is_none(fresh: Console, words: list[str]) -> None:
     result = fresh.run(*words)
     assert (result.returncode, result.stderr) == (
         2,

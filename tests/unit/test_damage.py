@@ -1,4 +1,4 @@
-"""A daemon starts on whatever became of its ledger, goes on with what can be, tells of the rest, and frees nobody."""
+"""A daemon starts with any damage to its ledger, keeps the rows that are good, reports the rest, and releases no VM."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def blocked(ledger: Ledger) -> set[str]:
     return {vms[id_].name for id_ in ledger.active_blocks() if id_ in vms}
 
 
-def test_nothing_is_wrong_with_a_sound_ledger_and_nobody_is_kept_blocked(dom0: Dom0) -> None:
+def test_a_sound_ledger_has_no_problem_and_keeps_no_vm_blocked(dom0: Dom0) -> None:
     work, ledger = dom0.start()
     assert (ledger.damage, dict(ledger.kept), blocked(ledger)) == (None, {}, BLOCKED)
     assert not any("ledger" in problem for problem in work.status().document()["problems"])
@@ -135,7 +135,7 @@ def test_nothing_is_wrong_with_a_sound_ledger_and_nobody_is_kept_blocked(dom0: D
 
 
 @pytest.mark.parametrize("chunk", range(10))
-def test_whatever_single_value_is_damaged_the_daemon_starts_and_frees_nobody(dom0: Dom0, chunk: int) -> None:
+def test_with_any_single_value_damaged_the_daemon_starts_and_releases_no_vm(dom0: Dom0, chunk: int) -> None:
     chance = random.Random(f"{chunk}")
     saved = dom0.folder / "saved"
     shutil.copytree(dom0.path.parent, saved)
@@ -162,7 +162,7 @@ def test_whatever_single_value_is_damaged_the_daemon_starts_and_frees_nobody(dom
 @pytest.mark.parametrize(
     "damage", ["UPDATE meta SET key = '400.1.2.3' WHERE key = ?", "DELETE FROM meta WHERE key = ?"]
 )
-def test_a_ledger_without_its_number_or_its_name_is_given_another_and_frees_nobody(
+def test_a_ledger_without_its_rev_or_its_id_gets_a_new_one_and_releases_no_vm(
     dom0: Dom0, damage: str, key: str
 ) -> None:
     with closing(sqlite3.connect(dom0.path)) as db, db:
@@ -176,7 +176,7 @@ def test_a_ledger_without_its_number_or_its_name_is_given_another_and_frees_nobo
 @pytest.mark.parametrize(
     "place", [("usage", "in_bytes"), ("block", "cause"), ("vm", "limit_bytes"), ("block", "vm_id")]
 )
-def test_who_is_blocked_in_the_ledger_stays_so_though_no_file_lists_him(dom0: Dom0, place: tuple[str, str]) -> None:
+def test_a_vm_blocked_in_the_ledger_stays_blocked_without_the_over_file(dom0: Dom0, place: tuple[str, str]) -> None:
     for seed in range(4):
         garble(dom0.path, *place, "garbage", random.Random(seed))
     dom0.over.unlink()
@@ -184,7 +184,7 @@ def test_who_is_blocked_in_the_ledger_stays_so_though_no_file_lists_him(dom0: Do
     assert blocked(ledger) >= BLOCKED
 
 
-def test_a_row_that_cannot_be_is_set_aside_and_told_and_the_others_go_on(dom0: Dom0) -> None:
+def test_an_impossible_row_is_set_aside_and_reported_and_the_other_rows_are_kept(dom0: Dom0) -> None:
     garble(dom0.path, "event", "at", "garbage", random.Random(1))
     work, ledger = dom0.start()
     (aside,) = dom0.path.parent.glob("ledger.db.rows-*.jsonl")
@@ -197,7 +197,7 @@ def test_a_row_that_cannot_be_is_set_aside_and_told_and_the_others_go_on(dom0: D
     assert [block.cause for block in ledger.active_blocks().values()] == [Cause.QUOTA, Cause.ADMIN]
 
 
-def test_a_vm_with_one_value_that_cannot_be_keeps_its_usage_and_the_rest_of_its_row(dom0: Dom0) -> None:
+def test_a_vm_with_one_impossible_value_keeps_its_usage_and_the_rest_of_its_row(dom0: Dom0) -> None:
     with closing(Ledger.open(dom0.path)) as ledger:
         before = ledger.vm_named("ok")
     with closing(Ledger.open(dom0.path)) as ledger, ledger.transaction() as db:
@@ -236,7 +236,7 @@ ODD: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_what_no_hook_wrote_is_moved_away_and_keeps_no_daemon_from_its_work(dom0: Dom0, kind: str) -> None:
+def test_a_file_that_no_hook_wrote_is_moved_away_and_does_not_stop_the_daemon(dom0: Dom0, kind: str) -> None:
     pending = dom0.folder / "run/pending"
     pending.mkdir()
     ODD[kind](pending / "1")
@@ -255,7 +255,7 @@ def test_what_no_hook_wrote_is_moved_away_and_keeps_no_daemon_from_its_work(dom0
 # who may read what, and hold up whom
 
 
-def test_who_is_blocked_is_for_root_to_read_whoever_writes_it(dom0: Dom0) -> None:
+def test_only_root_can_read_the_over_file_whichever_program_wrote_it(dom0: Dom0) -> None:
     before = os.umask(0o022)
     try:
         overfile.write(str(dom0.over), str(dom0.path), [], [], {"unpaid": []})
@@ -264,7 +264,7 @@ def test_who_is_blocked_is_for_root_to_read_whoever_writes_it(dom0: Dom0) -> Non
     assert oct(dom0.over.stat().st_mode & 0o777) == "0o600"
 
 
-def test_one_damaged_line_frees_none_of_the_others_that_the_file_lists(dom0: Dom0) -> None:
+def test_a_damaged_line_of_the_over_file_releases_no_vm_of_the_other_lines(dom0: Dom0) -> None:
     overfile.write(str(dom0.over), str(dom0.path), [], [], {"one": [], "two": []})
     with dom0.over.open("ab") as file:
         file.write(b"vm\tth\xffree\nvm\t\\x\n\n")
@@ -273,7 +273,7 @@ def test_one_damaged_line_frees_none_of_the_others_that_the_file_lists(dom0: Dom
     assert over.blocked.keys() == {"one", "two"}
 
 
-def test_whoever_locks_the_ledger_s_folder_keeps_nobody_from_beginning_one(dom0: Dom0) -> None:
+def test_a_lock_on_the_ledger_s_folder_does_not_stop_the_making_of_a_ledger(dom0: Dom0) -> None:
     folder = os.open(dom0.path.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -293,9 +293,7 @@ def test_whoever_locks_the_ledger_s_folder_keeps_nobody_from_beginning_one(dom0:
 
 @pytest.mark.parametrize("table", ["vm", "block", "usage", "binding", "elsewhere", "event"])
 @pytest.mark.parametrize("listed", [True, False])
-def test_whichever_table_cannot_be_read_nobody_comes_free_and_no_usage_moves(
-    dom0: Dom0, table: str, listed: bool
-) -> None:
+def test_with_any_table_unreadable_no_vm_is_released_and_no_usage_moves(dom0: Dom0, table: str, listed: bool) -> None:
     with closing(Ledger.open(dom0.path)) as ledger:
         before = {vm.name: usagelog.of_period(ledger, id_, MARCH) for id_, vm in ledger.vms().items()}
     spoil(dom0.path, table)
@@ -310,7 +308,7 @@ def test_whichever_table_cannot_be_read_nobody_comes_free_and_no_usage_moves(
         assert {vm.name: usagelog.of_period(ledger, id_, MARCH) for id_, vm in ledger.vms().items()} == before
 
 
-def test_usage_and_blocks_of_vms_that_cannot_be_read_come_to_nobody(dom0: Dom0) -> None:
+def test_usage_and_blocks_of_unreadable_vms_go_to_no_other_vm(dom0: Dom0) -> None:
     """Neither their table nor its index: the ids that they had go to whoever is met first."""
     spoil(dom0.path, "vm")
     spoil(dom0.path, "vm_name")
@@ -323,7 +321,7 @@ def test_usage_and_blocks_of_vms_that_cannot_be_read_come_to_nobody(dom0: Dom0) 
     assert [block.reason for block in blocklog.of_vm(ledger, mallory.id)] == [kept.REASON]
 
 
-def test_who_is_over_by_what_is_left_is_blocked_until_his_period_ends_and_others_until_an_admin_decides(
+def test_vms_over_by_the_rows_left_are_blocked_until_their_period_ends_and_others_until_an_admin_decides(
     dom0: Dom0,
 ) -> None:
     for file in dom0.path.parent.glob("ledger.db*"):
@@ -342,7 +340,7 @@ def test_who_is_over_by_what_is_left_is_blocked_until_his_period_ends_and_others
 
 
 @pytest.mark.parametrize("how", ["gone", "empty"])
-def test_with_the_ledger_gone_who_was_blocked_stays_so_and_it_is_told(dom0: Dom0, how: str) -> None:
+def test_with_the_ledger_gone_blocked_vms_stay_blocked_and_that_is_reported(dom0: Dom0, how: str) -> None:
     for file in dom0.path.parent.glob("ledger.db*"):
         file.unlink()
     if how == "empty":
@@ -364,7 +362,7 @@ def test_with_the_ledger_gone_who_was_blocked_stays_so_and_it_is_told(dom0: Dom0
     assert not any(word in problems for word in (kept.REASON, "unpaid", "until an admin"))
 
 
-def test_a_first_start_has_nothing_to_tell(dom0: Dom0) -> None:
+def test_a_first_start_reports_no_problem(dom0: Dom0) -> None:
     for file in [*dom0.path.parent.glob("ledger.db*"), dom0.over]:
         file.unlink()
     work, ledger = dom0.start()
@@ -372,7 +370,7 @@ def test_a_first_start_has_nothing_to_tell(dom0: Dom0) -> None:
     assert not any("ledger" in problem for problem in work.status().document()["problems"])
 
 
-def test_who_was_released_or_removed_by_the_ledger_s_own_word_is_not_blocked_again_by_an_older_file(
+def test_a_vm_that_the_ledger_shows_as_released_or_removed_is_not_blocked_by_an_older_over_file(
     dom0: Dom0,
 ) -> None:
     over = dom0.over.read_bytes()
@@ -398,7 +396,7 @@ def replace_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("take", "told"), [(take_away, "the file is gone"), (replace_it, "another file")])
-def test_a_running_daemon_tells_that_its_ledger_went_and_that_it_is_back(
+def test_a_running_daemon_reports_that_its_ledger_is_gone_and_that_it_is_back(
     dom0: Dom0, take: Callable[[Path], None], told: str
 ) -> None:
     work, _ = dom0.start()
@@ -411,7 +409,7 @@ def test_a_running_daemon_tells_that_its_ledger_went_and_that_it_is_back(
     assert not any(told in problem for problem in work.status().document()["problems"])
 
 
-def test_a_damaged_value_met_in_use_is_damage_to_whoever_reads_it(dom0: Dom0) -> None:
+def test_reading_a_damaged_value_raises_corrupt_ledger_error(dom0: Dom0) -> None:
     garble(dom0.path, "block", "cause", "garbage", random.Random(1))
     garble(dom0.path, "event", "text", b"\xff\xfe", random.Random(1))
     with closing(Ledger.open(dom0.path)) as ledger:

@@ -1,4 +1,4 @@
-"""Guests that come and go all day: earlier lives are told together, in a real ledger, and nothing of them is lost."""
+"""Guests that reboot all day: their older bindings become digests, in a real ledger, and no byte is lost."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def told(ledger: Ledger, start: datetime = MARCH) -> list[Digest]:
 # what is folded
 
 
-def test_the_latest_lives_keep_their_rows_and_earlier_ones_become_one_that_has_their_bytes(ledger: Ledger) -> None:
+def test_the_latest_bindings_keep_their_rows_and_earlier_ones_become_a_digest_with_their_bytes(ledger: Ledger) -> None:
     for number in range(6):
         live(ledger, number, ips=f"192.0.2.{number % 2}")
     assert fold(ledger) == 4
@@ -117,7 +117,7 @@ def test_the_latest_lives_keep_their_rows_and_earlier_ones_become_one_that_has_t
     ]
 
 
-def test_folding_again_adds_to_the_same_row_and_where_there_is_nothing_to_fold_changes_nothing(ledger: Ledger) -> None:
+def test_folding_again_adds_to_the_same_digest_or_changes_nothing(ledger: Ledger) -> None:
     for number in range(6):
         live(ledger, number)
     fold(ledger)
@@ -130,14 +130,14 @@ def test_folding_again_adds_to_the_same_row_and_where_there_is_nothing_to_fold_c
     assert (digest.lives, digest.counted) == (5, Amounts(50, 5, 10, 15, 20))
 
 
-def test_lives_that_ended_otherwise_are_told_apart(ledger: Ledger) -> None:
+def test_bindings_with_another_end_reason_have_another_digest(ledger: Ledger) -> None:
     for number, reason in enumerate(("offline", "vanished", "offline", "offline", "offline")):
         live(ledger, number, reason=reason)
     fold(ledger)
     assert {digest.end_reason: digest.lives for digest in told(ledger)} == {"offline": 2, "vanished": 1}
 
 
-def test_each_vm_has_its_own(ledger: Ledger) -> None:
+def test_each_vm_has_its_own_digests(ledger: Ledger) -> None:
     ledger.set_vm(add_vm(ledger, "web2", NOW), period_start=MARCH)
     for number in range(6):
         live(ledger, number, name=f"web{number % 2 + 1}")
@@ -145,7 +145,7 @@ def test_each_vm_has_its_own(ledger: Ledger) -> None:
     assert kept(ledger) == [2, 3, 4, 5]
 
 
-def test_each_month_keeps_its_latest_lives_however_many_come_after_them(ledger: Ledger) -> None:
+def test_each_month_keeps_its_latest_bindings_however_many_come_later(ledger: Ledger) -> None:
     for number in range(4):
         live(ledger, number, at=FEBRUARY + timedelta(days=number))
     for number in range(4, 8):
@@ -154,7 +154,7 @@ def test_each_month_keeps_its_latest_lives_however_many_come_after_them(ledger: 
     assert kept(ledger) == [2, 3, 6, 7]
 
 
-def test_many_lives_are_folded_some_at_a_time_the_oldest_first(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_bindings_are_folded_in_parts_the_oldest_first(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digests, "_AT_ONCE", 3)
     for number in range(7):
         live(ledger, number)
@@ -162,7 +162,7 @@ def test_many_lives_are_folded_some_at_a_time_the_oldest_first(ledger: Ledger, m
     assert [fold(ledger), fold(ledger), kept(ledger)] == [2, 0, [5, 6]]
 
 
-def test_readings_go_with_the_life_that_they_are_of(ledger: Ledger) -> None:
+def test_the_readings_of_a_folded_binding_are_deleted(ledger: Ledger) -> None:
     for number in range(4):
         live(ledger, number)
     lives = [row[0] for row in ledger.rows("SELECT id FROM binding ORDER BY id")]
@@ -173,7 +173,7 @@ def test_readings_go_with_the_life_that_they_are_of(ledger: Ledger) -> None:
 # what is not
 
 
-def test_a_life_that_goes_on_is_not_folded(ledger: Ledger) -> None:
+def test_a_live_binding_is_not_folded(ledger: Ledger) -> None:
     start_vif(ledger, "web1", NOW, domid=1)
     for number in range(1, 4):
         live(ledger, number)
@@ -181,20 +181,20 @@ def test_a_life_that_goes_on_is_not_folded(ledger: Ledger) -> None:
     assert kept(ledger) == [0, 2, 3]
 
 
-def test_a_life_whose_counters_may_still_be_read_is_not_folded(ledger: Ledger) -> None:
+def test_a_binding_whose_counters_may_still_be_read_is_not_folded(ledger: Ledger) -> None:
     for number in range(4):
         live(ledger, number)
     assert fold(ledger, busy=(100,)) == 1
     assert kept(ledger) == [0, 2, 3]
 
 
-def test_an_ifindex_of_an_earlier_boot_says_nothing_of_this_one_s(ledger: Ledger) -> None:
+def test_the_same_ifindex_in_an_earlier_boot_is_another_interface(ledger: Ledger) -> None:
     for number in range(4):
         live(ledger, number)
     assert digests.fold(ledger, "another boot", lambda: (100, 200), 2) == 2
 
 
-def test_a_life_whose_interface_lives_on_under_another_name_is_not_folded(ledger: Ledger) -> None:
+def test_a_binding_whose_interface_is_live_under_another_vm_is_not_folded(ledger: Ledger) -> None:
     first = start_vif(ledger, "web1", NOW, domid=1)
     start_vif(ledger, "web2", NOW, domid=1)
     for number in range(1, 4):
@@ -203,7 +203,7 @@ def test_a_life_whose_interface_lives_on_under_another_name_is_not_folded(ledger
     assert first.id in [row[0] for row in ledger.rows("SELECT id FROM binding")]
 
 
-def test_the_addresses_of_a_vm_are_known_after_all_of_its_lives_but_one_were_folded(ledger: Ledger) -> None:
+def test_the_addresses_of_a_vm_are_known_after_all_its_bindings_but_one_were_folded(ledger: Ledger) -> None:
     for number in range(4):
         live(ledger, number, ips="192.0.2.7")
     fold(ledger, keep=1)
@@ -213,7 +213,7 @@ def test_the_addresses_of_a_vm_are_known_after_all_of_its_lives_but_one_were_fol
 # periods
 
 
-def test_what_a_life_counted_before_the_period_is_told_in_the_one_before_and_the_life_itself_only_once(
+def test_usage_of_a_binding_before_the_period_is_in_the_digest_of_the_period_before(
     ledger: Ledger,
 ) -> None:
     live(ledger, 0, Amounts(10, 1, 2, 3, 4), before=Counters(7, 0))
@@ -225,7 +225,7 @@ def test_what_a_life_counted_before_the_period_is_told_in_the_one_before_and_the
     assert (february.lives, february.counted) == (0, Amounts(7, 0))
 
 
-def test_lives_that_counted_nothing_are_told_in_the_period_in_which_they_ended(ledger: Ledger) -> None:
+def test_bindings_without_bytes_are_in_the_digest_of_the_period_in_which_they_ended(ledger: Ledger) -> None:
     vm = live(ledger, 0, at=FEBRUARY, before=Counters(10, 1)).vm_id
     for number in (1, 2, 3):
         live(ledger, number, Amounts(0, 0), FEBRUARY + timedelta(days=1))
@@ -237,7 +237,7 @@ def test_lives_that_counted_nothing_are_told_in_the_period_in_which_they_ended(l
 
 
 @pytest.mark.parametrize("recorded", [True, False], ids=["refiled", "only reckoned"])
-def test_a_period_that_begins_elsewhere_takes_digests_that_lie_in_it_as_a_whole(ledger: Ledger, recorded: bool) -> None:
+def test_a_period_with_another_beginning_takes_digests_that_lie_wholly_in_it(ledger: Ledger, recorded: bool) -> None:
     for number in range(4):
         vm_id = live(ledger, number, reason="vanished" if number else "offline", at=MARCH + timedelta(days=6 * number))
     fold(ledger, keep=1)
@@ -286,7 +286,7 @@ LIVES = st.builds(
 
 @settings(max_examples=cases(10, 40), deadline=None)
 @given(lives=st.lists(LIVES, max_size=14), keep=st.integers(1, 3), busy=st.integers(0, 14), reset=st.integers(1, 28))
-def test_whatever_is_folded_when_usage_and_sums_never_change(
+def test_usage_and_sums_never_change_whatever_is_folded_and_when(
     tmp_path_factory: pytest.TempPathFactory, lives: list[Life], keep: int, busy: int, reset: int
 ) -> None:
     with closing(new_ledger(tmp_path_factory.mktemp("ledger"))) as ledger:
@@ -316,7 +316,7 @@ def fold_anew(folder: Path) -> None:
     fold(open_ledger(folder))
 
 
-def test_killed_at_any_line_it_has_folded_all_or_nothing_and_can_be_repeated(tmp_path: Path) -> None:
+def test_a_process_killed_at_any_line_of_folding_has_folded_all_or_nothing(tmp_path: Path) -> None:
     line, seen = 0, set()
     while True:
         folder = tmp_path / str(line)
@@ -342,7 +342,7 @@ def test_killed_at_any_line_it_has_folded_all_or_nothing_and_can_be_repeated(tmp
 # beside the rest of the ledger
 
 
-def test_digests_that_are_older_than_the_history_that_is_kept_are_pruned(ledger: Ledger) -> None:
+def test_digests_older_than_the_kept_history_are_pruned(ledger: Ledger) -> None:
     for number in range(4):
         live(ledger, number)
     fold(ledger)
@@ -352,7 +352,7 @@ def test_digests_that_are_older_than_the_history_that_is_kept_are_pruned(ledger:
     assert told(ledger) == []
 
 
-def test_a_ledger_with_digests_can_be_copied_out_and_in(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_ledger_with_digests_can_be_exported_and_imported(ledger: Ledger, tmp_path: Path) -> None:
     for number in range(4):
         live(ledger, number)
     fold(ledger)
@@ -365,7 +365,7 @@ def test_a_ledger_with_digests_can_be_copied_out_and_in(ledger: Ledger, tmp_path
     assert rows(other)["digest"] == rows(ledger.path)["digest"] != []
 
 
-def test_no_other_process_s_write_is_in_the_way_of_a_folding_that_is_done_later(ledger: Ledger) -> None:
+def test_folding_that_fails_at_a_lock_can_be_done_later(ledger: Ledger) -> None:
     for number in range(4):
         live(ledger, number)
     with closing(sqlite3.connect(ledger.path, isolation_level=None)) as hook:

@@ -52,7 +52,7 @@ def test_a_vm_is_read_back_as_it_was_written(ledger: Ledger) -> None:
     assert {key: getattr(vm, key) for key in facts} == facts
 
 
-def test_a_retired_vm_makes_room_for_a_new_one_of_its_name(ledger: Ledger) -> None:
+def test_after_a_vm_is_removed_a_new_vm_can_have_its_name(ledger: Ledger) -> None:
     old = add_vm(ledger, "web1", NOW)
     blocklog.block(ledger, old, Cause.ADMIN, "unpaid", NOW, None)
     vmlog.retire(ledger, old, NOW)
@@ -61,7 +61,7 @@ def test_a_retired_vm_makes_room_for_a_new_one_of_its_name(ledger: Ledger) -> No
     assert ledger.active_blocks() == {}
 
 
-def test_a_vm_that_is_retired_while_it_runs_goes_on_from_its_counters_as_one_that_nobody_added(ledger: Ledger) -> None:
+def test_a_vm_that_is_removed_while_it_runs_is_counted_on_as_a_new_vm_that_nobody_added(ledger: Ledger) -> None:
     old = start_vif(ledger, "web1", NOW, domid=1, ips="192.0.2.7")
     usagelog.commit(ledger, Pending(((old.id, Amounts(9, 8, 7), MARK, NOW + HOUR),), ()), ALIVE)
     vmlog.retire(ledger, old.vm_id, NOW + 2 * HOUR)
@@ -70,14 +70,14 @@ def test_a_vm_that_is_retired_while_it_runs_goes_on_from_its_counters_as_one_tha
     assert (new.mark, new.counted, new.last_at, new.ips) == (MARK, NOTHING, NOW + HOUR, old.ips)
 
 
-def test_binding_an_interface_twice_changes_nothing_but_what_became_known(ledger: Ledger) -> None:
+def test_binding_an_interface_twice_only_adds_facts_that_were_unknown(ledger: Ledger) -> None:
     first = start_vif(ledger, "web1", NOW, domid=1, ips="192.0.2.7")
     again = start_vif(ledger, "web1", NOW + HOUR, domid=1, mac="00:16:3e:00:00:01")
     assert again.id == first.id
     assert (again.started_at, again.ips, again.mac) == (NOW, first.ips, "00:16:3e:00:00:01")
 
 
-def test_an_interface_whose_domain_was_renamed_goes_on_from_its_counters_under_the_new_name(ledger: Ledger) -> None:
+def test_an_interface_of_a_renamed_domain_is_counted_on_under_the_new_name(ledger: Ledger) -> None:
     old = start_vif(ledger, "web1", NOW, domid=1)
     usagelog.commit(ledger, Pending(((old.id, Amounts(9, 8, 7), MARK, NOW),), ()), ALIVE)
     new = start_vif(ledger, "web2", NOW + HOUR, domid=1)
@@ -114,7 +114,7 @@ def test_a_block_keeps_its_beginning_while_its_cause_changes(ledger: Ledger) -> 
     assert (block.lifted_at, block.lift_reason) == (NOW + 2 * HOUR, "paid")
 
 
-def test_the_newest_life_of_a_vm_is_where_its_addresses_are_known_from(ledger: Ledger) -> None:
+def test_the_addresses_of_a_vm_are_those_of_its_newest_bindings(ledger: Ledger) -> None:
     first = start_vif(ledger, "web1", NOW, domid=1, ips="192.0.2.1")
     viflog.end(ledger, first.id, NOW + HOUR, "vanished")
     second = [start_vif(ledger, "web1", NOW + HOUR, domid=2, devid=n, ips=f"192.0.2.{7 + n}") for n in (0, 1)]
@@ -123,7 +123,7 @@ def test_the_newest_life_of_a_vm_is_where_its_addresses_are_known_from(ledger: L
     assert {binding.id for binding in viflog.latest(ledger)} == {binding.id for binding in second}
 
 
-def test_pruning_forgets_history_but_no_usage_no_block_in_force_and_no_vms_last_life(ledger: Ledger) -> None:
+def test_pruning_deletes_history_but_keeps_usage_blocks_in_force_and_each_vms_last_binding(ledger: Ledger) -> None:
     old = NOW - timedelta(days=900)
     lives = [start_vif(ledger, "web1", old, domid=domid) for domid in (1, 2)]
     for binding in lives:

@@ -43,7 +43,7 @@ def locked(path: Path) -> Iterator[None]:
 # opening
 
 
-def test_a_ledger_that_is_not_there_is_made_only_where_it_may_be(tmp_path: Path) -> None:
+def test_a_missing_ledger_is_made_only_on_request(tmp_path: Path) -> None:
     path = tmp_path / "new" / "ledger.db"
     with pytest.raises(LedgerError, match="there is no ledger yet"):
         Ledger.open(path)
@@ -63,7 +63,7 @@ def test_opening_an_up_to_date_ledger_writes_nothing(ledger: Ledger) -> None:
     assert not ledger.changed_by_others()
 
 
-def test_a_ledger_of_a_newer_schema_is_refused_and_stays_as_it_is_to_the_byte(tmp_path: Path) -> None:
+def test_a_ledger_of_a_newer_schema_is_refused_and_not_changed_by_a_byte(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode = WAL")
@@ -77,7 +77,7 @@ def test_a_ledger_of_a_newer_schema_is_refused_and_stays_as_it_is_to_the_byte(tm
 
 
 @pytest.mark.parametrize("content", [b"this is no database\n" * 100, b"SQLite format 3\0" + b"\xff" * 4096])
-def test_a_file_that_is_no_ledger_is_said_to_be_damaged_and_left_alone(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_ledger_is_reported_as_damaged_and_not_changed(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     path.write_bytes(content)
     with pytest.raises(CorruptLedgerError, match="the ledger is damaged"):
@@ -99,7 +99,7 @@ def test_damage_inside_the_file_is_found_by_the_check(tmp_path: Path) -> None:
     assert path.read_bytes() == damaged
 
 
-def test_a_failed_migration_leaves_no_half_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_migration_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, "CREATE TABLE half (x);\nCREATE TABLE vm (x)"))
     monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
     with pytest.raises(LedgerError):
@@ -109,9 +109,7 @@ def test_a_failed_migration_leaves_no_half_of_itself(tmp_path: Path, monkeypatch
         assert db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
 
 
-def test_an_older_ledger_is_brought_up_to_date_with_all_it_holds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_older_ledger_is_upgraded_with_all_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(open_ledger(tmp_path)) as ledger:
         ledger.meet("web1", NOW)
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, "ALTER TABLE vm ADD COLUMN colour TEXT"))
@@ -121,7 +119,7 @@ def test_an_older_ledger_is_brought_up_to_date_with_all_it_holds(
         assert ledger.rows("PRAGMA user_version")[0][0] == schema.VERSION
 
 
-def test_several_processes_may_begin_one_ledger_at_once(tmp_path: Path) -> None:
+def test_several_processes_can_make_one_ledger_at_once(tmp_path: Path) -> None:
     for number in range(10):
         path = tmp_path / f"{number}.db"
         starter, start = os.pipe()
@@ -150,7 +148,7 @@ def _begin_when_told(path: Path, starter: int, start: int) -> int:
 # transactions
 
 
-def test_one_transaction_is_all_or_nothing_with_everything_nested_in_it(ledger: Ledger) -> None:
+def test_a_transaction_is_all_or_nothing_with_all_nested_ones(ledger: Ledger) -> None:
     vm_id = add_vm(ledger, "web1", NOW)
 
     def change_and_fail() -> None:
@@ -167,7 +165,7 @@ def test_one_transaction_is_all_or_nothing_with_everything_nested_in_it(ledger: 
     assert eventlog.newest(ledger, 10) == []
 
 
-def test_every_row_of_a_transaction_bears_its_number_which_only_grows(ledger: Ledger) -> None:
+def test_every_row_of_a_transaction_has_its_rev_which_only_grows(ledger: Ledger) -> None:
     with ledger.transaction():
         first = add_vm(ledger, "a", NOW)
         second = add_vm(ledger, "b", NOW)
@@ -176,7 +174,7 @@ def test_every_row_of_a_transaction_bears_its_number_which_only_grows(ledger: Le
     assert revs[first] == revs[second] < revs[third]
 
 
-def test_two_connections_see_each_others_changes_and_know_of_them(ledger: Ledger) -> None:
+def test_two_connections_see_and_notice_each_others_changes(ledger: Ledger) -> None:
     with closing(Ledger.open(ledger.path)) as other:
         ledger.changed_by_others()
         add_vm(ledger, "mine", NOW)
@@ -189,13 +187,13 @@ def test_two_connections_see_each_others_changes_and_know_of_them(ledger: Ledger
         )
 
 
-def test_a_reader_is_not_held_up_by_a_writer_and_sees_nothing_unfinished(ledger: Ledger) -> None:
+def test_a_reader_does_not_wait_for_a_writer_and_sees_no_unfinished_transaction(ledger: Ledger) -> None:
     with closing(Ledger.open(ledger.path)) as other, ledger.transaction():
         add_vm(ledger, "web1", NOW)
         assert other.vms() == {}
 
 
-def test_a_writer_that_may_not_wait_is_told_that_the_ledger_is_held(ledger: Ledger) -> None:
+def test_a_writer_without_patience_is_told_that_the_ledger_is_locked(ledger: Ledger) -> None:
     with locked(ledger.path), pytest.raises(LedgerError, match="another process holds it"):
         ledger.meet("web1", NOW)
     assert ledger.meet("web1", NOW).name == "web1"
@@ -226,7 +224,7 @@ def test_a_writer_waits_for_another_to_finish(ledger: Ledger) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_a_ledger_that_may_only_be_read_says_so_when_it_is_written() -> None:
+def test_writing_a_read_only_ledger_is_an_error_that_says_so() -> None:
     with tempfile.TemporaryDirectory(prefix="xenbw-test-") as name:
         folder = Path(name)
         with closing(open_ledger(folder)) as daemon:
@@ -243,7 +241,7 @@ def test_a_ledger_that_may_only_be_read_says_so_when_it_is_written() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_a_ledger_that_may_not_even_be_read_is_no_traceback() -> None:
+def test_an_unreadable_ledger_is_an_error_without_a_traceback() -> None:
     with tempfile.TemporaryDirectory(prefix="xenbw-test-") as name:
         open_ledger(Path(name)).close()
         os.seteuid(NOBODY)

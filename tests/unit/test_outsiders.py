@@ -1,4 +1,4 @@
-"""Running VMs that this dom0 does not see: kept in the ledger, shown as that, and judged like everyone."""
+"""Running VMs that this dom0 does not see: kept in the ledger, shown as unmetered, and judged like all VMs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_domain_without_a_vif_is_a_vm_that_is_not_metered(ledger: Ledger, outs
     assert outsiders.hear(Survey((NOVIF,)), LATER) is False
 
 
-def test_a_domain_that_is_being_built_is_not_taken_for_one_without_a_vif(
+def test_a_domain_that_is_being_built_is_not_reported_as_unmetered(
     ledger: Ledger, outsiders: Outsiders, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -71,7 +71,7 @@ def test_a_domain_that_is_being_built_is_not_taken_for_one_without_a_vif(
 
 
 @pytest.mark.usefixtures("novif")
-def test_a_vm_without_a_vif_that_starts_again_stays_known_as_one(ledger: Ledger, outsiders: Outsiders) -> None:
+def test_a_vm_without_a_vif_stays_unmetered_when_it_starts_again(ledger: Ledger, outsiders: Outsiders) -> None:
     outsiders.hear(Survey((Outside(5, "novif", 0, ()),)), LATER)
     assert told(ledger).keys() == {"novif"}
 
@@ -90,7 +90,7 @@ def test_the_reason_names_vif_and_driver_domain(ledger: Ledger, outsiders: Outsi
     }
 
 
-def test_of_two_domains_of_a_vm_the_one_that_is_seen_in_part_tells(ledger: Ledger, outsiders: Outsiders) -> None:
+def test_of_two_domains_of_a_vm_the_one_with_a_vif_here_decides(ledger: Ledger, outsiders: Outsiders) -> None:
     seen = Outside(5, "web1", 1, ((1, 9, None),))
     for domains in ((Outside(4, "web1", 0, ()), seen), (seen, Outside(6, "web1", 0, ()))):
         outsiders.hear(Survey(domains), NOW)
@@ -98,7 +98,7 @@ def test_of_two_domains_of_a_vm_the_one_that_is_seen_in_part_tells(ledger: Ledge
         assert told(ledger)["web1"][0] is False
 
 
-def test_a_domain_that_migrates_is_not_told_of_as_its_vm_or_as_another(ledger: Ledger, outsiders: Outsiders) -> None:
+def test_a_migrating_domain_is_unmetered_under_neither_name(ledger: Ledger, outsiders: Outsiders) -> None:
     moving = Outside(4, "web1", 0, (), "web1--incoming")
     for at in (NOW, LATER, LATER + timedelta(minutes=30)):
         outsiders.hear(Survey((moving,)), at)
@@ -108,13 +108,13 @@ def test_a_domain_that_migrates_is_not_told_of_as_its_vm_or_as_another(ledger: L
 
 
 @pytest.mark.usefixtures("novif")
-def test_who_is_seen_again_or_gone_is_forgotten(ledger: Ledger, outsiders: Outsiders) -> None:
+def test_a_vm_that_is_seen_again_or_gone_is_no_longer_unmetered(ledger: Ledger, outsiders: Outsiders) -> None:
     outsiders.hear(Survey(()), NOW)
     assert told(ledger) == {}
 
 
 @pytest.mark.usefixtures("novif")
-def test_what_a_boot_before_this_one_found_is_not_believed(ledger: Ledger) -> None:
+def test_unmetered_vms_of_an_earlier_boot_are_ignored(ledger: Ledger) -> None:
     assert unmetered.known(ledger, "another boot") == {}
 
 
@@ -129,7 +129,7 @@ def test_nothing_is_written_while_nothing_changes_not_even_by_the_next_daemon(
 
 
 @pytest.mark.usefixtures("novif")
-def test_a_vm_that_was_removed_and_runs_on_is_another_one(ledger: Ledger, outsiders: Outsiders) -> None:
+def test_a_removed_vm_that_runs_on_is_a_new_unmetered_vm(ledger: Ledger, outsiders: Outsiders) -> None:
     old = ledger.vm_named("novif")
     assert old is not None
     vmlog.retire(ledger, old.id, NOW)
@@ -138,7 +138,7 @@ def test_a_vm_that_was_removed_and_runs_on_is_another_one(ledger: Ledger, outsid
 
 
 @pytest.mark.usefixtures("novif")
-def test_while_xenstore_is_silent_the_last_word_stands_and_the_log_says_so_once(
+def test_while_xenstore_does_not_answer_the_list_stays_and_the_log_says_so_once(
     ledger: Ledger, outsiders: Outsiders, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -146,7 +146,7 @@ def test_while_xenstore_is_silent_the_last_word_stands_and_the_log_says_so_once(
             outsiders.hear(Survey((), StoreError("no answer")), NOW)
     assert told(ledger).keys() == {"novif"}
     assert [record.getMessage() for record in caplog.records] == [
-        "xenstore: no answer; who is unmetered stays as it was last found"
+        "xenstore: no answer; the list of unmetered VMs stays as it was"
     ]
 
 
@@ -163,18 +163,18 @@ def standing(used: int, limit: int | None = 1000, **facts: str) -> tuple[State, 
 
 
 @pytest.mark.parametrize(("used", "limit"), [(0, 1000), (900, 1000), (0, None)])
-def test_who_is_not_seen_is_unmetered_whatever_was_counted(used: int, limit: int | None) -> None:
+def test_a_vm_that_is_not_seen_is_unmetered_whatever_was_counted(used: int, limit: int | None) -> None:
     assert standing(used, limit)[1:] == (State.UNMETERED, "no vif", None)
 
 
-def test_who_is_over_or_blocked_is_shown_as_that_and_stays_so_unseen() -> None:
+def test_a_vm_that_is_over_or_blocked_keeps_that_state_while_it_is_not_seen() -> None:
     for real, shown, reason, block in (standing(1001), standing(0, blocked_reason="abuse")):
         assert shown is real is not State.UNMETERED
         assert reason.endswith("; not metered: no vif")
         assert block is not None
 
 
-def test_who_is_seen_in_part_keeps_his_state_and_the_reason_tells() -> None:
+def test_a_vm_that_is_seen_in_part_keeps_its_state_and_the_reason_says_so() -> None:
     real = stand(VM(1, "web1", NOW), Allowance(1000), True, Counters(1, 0), MARCH)
     shown = as_seen(real, "its vif 1 is elsewhere", wholly=False)
     assert shown.state is State.OK

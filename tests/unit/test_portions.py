@@ -1,4 +1,4 @@
-"""What each interface counted of a period's usage, in a real ledger."""
+"""How much of a period's usage each interface counted, in a real ledger."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def test_what_an_interface_counted_adds_up_period_by_period(ledger: Ledger) -> N
     assert counted(ledger, binding, FEBRUARY) == {1: Counters(10, 1)}
 
 
-def test_an_interface_that_lived_in_the_period_is_there_though_it_counted_nothing(ledger: Ledger) -> None:
+def test_an_interface_that_lived_in_the_period_is_listed_even_without_bytes(ledger: Ledger) -> None:
     early, late, live = (start_vif(ledger, "web1", FEBRUARY, domid=domid) for domid in (1, 2, 3))
     viflog.end(ledger, early.id, MARCH - timedelta(days=1), "offline")
     viflog.end(ledger, late.id, MARCH + timedelta(days=1), "offline")
     assert counted(ledger, live, MARCH) == {2: Counters(0, 0), 3: Counters(0, 0)}
 
 
-def test_what_an_interface_that_ended_before_the_period_counted_in_it_is_there(ledger: Ledger) -> None:
+def test_an_interface_that_ended_before_the_period_is_listed_if_it_counted_in_it(ledger: Ledger) -> None:
     # the clock was set back meanwhile
     binding = start_vif(ledger, "web1", FEBRUARY, domid=1)
     viflog.end(ledger, binding.id, FEBRUARY, "offline")
@@ -59,7 +59,7 @@ def test_what_an_interface_that_ended_before_the_period_counted_in_it_is_there(l
 
 
 @pytest.mark.parametrize("recorded", [True, False], ids=["refiled", "only reckoned"])
-def test_a_period_that_begins_elsewhere_takes_what_lies_in_it_as_a_whole(ledger: Ledger, recorded: bool) -> None:
+def test_a_period_with_another_beginning_takes_portions_that_lie_wholly_in_it(ledger: Ledger, recorded: bool) -> None:
     before = start_vif(ledger, "web1", FEBRUARY, domid=1)
     since = start_vif(ledger, "web1", MID_MARCH + timedelta(hours=1), domid=2)
     for binding in (before, since):
@@ -70,7 +70,7 @@ def test_a_period_that_begins_elsewhere_takes_what_lies_in_it_as_a_whole(ledger:
     assert [usage for _, usage in found] == [Counters(0, 0), Counters(10, 1)]
 
 
-def test_a_period_that_begins_earlier_takes_the_later_one_s(ledger: Ledger) -> None:
+def test_a_period_that_begins_earlier_takes_the_portions_of_the_later_one(ledger: Ledger) -> None:
     binding = start_vif(ledger, "web1", FEBRUARY, domid=1)
     count(ledger, binding, MID_MARCH, Counters(10, 1))
     count(ledger, binding, utc("2026-02-15"), Counters(100, 100))
@@ -80,7 +80,7 @@ def test_a_period_that_begins_earlier_takes_the_later_one_s(ledger: Ledger) -> N
     assert counted(ledger, binding, MARCH) == {1: Counters(11, 2)}
 
 
-def test_an_hour_that_lies_in_two_periods_is_not_taken_for_the_new_one(ledger: Ledger) -> None:
+def test_an_hour_that_lies_in_two_periods_is_not_moved_to_the_new_one(ledger: Ledger) -> None:
     # Usage is refiled by whole hours, and 12:30 is Kathmandu's or Kolkata's midnight
     binding = start_vif(ledger, "web1", NOW + timedelta(minutes=40), domid=1)
     count(ledger, binding, MARCH, Counters(10, 1))
@@ -88,7 +88,7 @@ def test_an_hour_that_lies_in_two_periods_is_not_taken_for_the_new_one(ledger: L
     assert counted(ledger, binding, NOW + timedelta(minutes=30)) == {1: Counters(0, 0)}
 
 
-def test_another_vm_s_stays_where_it_is(ledger: Ledger) -> None:
+def test_the_portions_of_another_vm_do_not_move(ledger: Ledger) -> None:
     one, other = start_vif(ledger, "web1", NOW, domid=1), start_vif(ledger, "web2", NOW, domid=2)
     for binding in (one, other):
         count(ledger, binding, MARCH, Counters(10, 1))
@@ -97,7 +97,7 @@ def test_another_vm_s_stays_where_it_is(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("by", ["this version", "the version before"])
-def test_what_an_interface_counted_goes_with_its_row(ledger: Ledger, by: str) -> None:
+def test_a_portion_is_deleted_with_its_binding(ledger: Ledger, by: str) -> None:
     old, new = (start_vif(ledger, "web1", FEBRUARY, domid=domid) for domid in (1, 2))
     for binding in (old, new):
         count(ledger, binding, FEBRUARY, Counters(10, 1))
@@ -111,7 +111,7 @@ def test_what_an_interface_counted_goes_with_its_row(ledger: Ledger, by: str) ->
     assert [row[0] for row in ledger.rows("SELECT binding_id FROM binding_usage")] == [new.id]
 
 
-def test_everything_that_passed_an_interface_is_known_though_its_domain_was_renamed(ledger: Ledger) -> None:
+def test_all_bytes_of_an_interface_are_known_after_its_domain_was_renamed(ledger: Ledger) -> None:
     before = start_vif(ledger, "web1", NOW, domid=1)
     after = start_vif(ledger, "web2", NOW, domid=1)
     pending = tuple((one.id, Amounts(1, 2, 30, 400, 5000), UNREAD, NOW) for one in (before, after))

@@ -1,4 +1,4 @@
-"""A damaged ledger is set aside, what can be read goes on in a new one, and nobody comes free by it."""
+"""A damaged ledger is set aside, its readable rows go into a new one, and no VM is released by that."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_sound_ledger_is_opened_as_it_is(path: Path) -> None:
     assert [file.name for file in path.parent.glob("*damaged*")] == []
 
 
-def test_one_found_damaged_in_use_is_set_aside_at_the_next_start_and_carried_over(path: Path) -> None:
+def test_a_ledger_found_damaged_in_use_is_replaced_at_the_next_start_with_its_rows(path: Path) -> None:
     rescue.mark(path)
     with closing(rescue.open_or_replace(path, None, NOW)) as ledger:
         vm = ledger.vm_named("web1")
@@ -50,7 +50,7 @@ def test_one_found_damaged_in_use_is_set_aside_at_the_next_start_and_carried_ove
     assert len(list(path.parent.glob("*damaged*[Z]"))) == 1
 
 
-def test_usage_that_was_carried_over_is_explained_as_that_of_no_interface_known_here(path: Path) -> None:
+def test_usage_that_was_carried_over_is_explained_as_of_an_unknown_interface(path: Path) -> None:
     march = utc("2026-03-01")
     with closing(Ledger.open(path)) as ledger:
         binding = start_vif(ledger, "web1", NOW, domid=1)
@@ -64,7 +64,7 @@ def test_usage_that_was_carried_over_is_explained_as_that_of_no_interface_known_
     assert (line.usage, line.why) == (amount, UNKNOWN)
 
 
-def test_who_cannot_be_read_any_more_stays_blocked_by_name_and_address(path: Path) -> None:
+def test_a_blocked_vm_whose_row_is_unreadable_stays_blocked_by_name_and_address(path: Path) -> None:
     path.write_bytes(b"no ledger " * 1000)
     with closing(rescue.open_or_replace(path, {"web1": ["192.0.2.7"], "other": []}, NOW)) as ledger:
         vms = {vm.name: vm for vm in ledger.vms().values()}
@@ -86,9 +86,7 @@ CARRIED = ("vm", "block", "usage", "binding", "event", "elsewhere", "meta")
 
 @pytest.mark.parametrize("version", OLDER)
 @pytest.mark.parametrize("table", CARRIED)
-def test_of_an_older_ledger_that_is_damaged_before_its_upgrade_all_is_carried_that_can_be_read(
-    tmp_path: Path, version: int, table: str
-) -> None:
+def test_all_readable_rows_of_a_damaged_older_ledger_are_carried_over(tmp_path: Path, version: int, table: str) -> None:
     path = tmp_path / "old.db"
     many_vms(path, version)
     spoil(path, table)

@@ -71,7 +71,7 @@ def columns(db: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
     return db.execute(f"PRAGMA table_info({table})").fetchall()
 
 
-def test_every_row_of_an_older_ledger_is_there_after_the_upgrade(path: Path, before: Rows) -> None:
+def test_every_row_of_an_older_ledger_is_kept_by_the_upgrade(path: Path, before: Rows) -> None:
     with closing(Ledger.open(path)) as ledger:
         check.check(ledger, 10)
         assert ledger.rows("PRAGMA user_version")[0][0] == schema.VERSION
@@ -112,7 +112,7 @@ def test_a_copy_of_the_older_ledger_is_made_whole_beside_it(path: Path, before: 
     assert rows(copy) == before
 
 
-def test_the_copy_has_what_was_not_merged_into_the_file_yet_and_other_processes_go_on_writing(path: Path) -> None:
+def test_the_copy_has_the_rows_of_the_wal_and_other_processes_can_write_meanwhile(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as daemon:
         daemon.execute("PRAGMA wal_autocheckpoint = 0")
         daemon.execute("INSERT INTO meta VALUES ('only in the -wal file', 1)")
@@ -157,7 +157,7 @@ def test_a_repeated_upgrade_keeps_the_copy_of_the_same_content(path: Path, monke
 
 
 @pytest.mark.parametrize("rubbish", [b"", b"half a copy" * 1000])
-def test_a_copy_that_is_older_or_no_ledger_gives_way_to_one_of_what_is_there_now(path: Path, rubbish: bytes) -> None:
+def test_an_older_copy_or_another_file_is_replaced_by_a_new_copy(path: Path, rubbish: bytes) -> None:
     copy_of(path).write_bytes(rubbish)
     copy_of(path).with_name("ledger.db.schema1.new").write_bytes(rubbish)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
@@ -168,7 +168,7 @@ def test_a_copy_that_is_older_or_no_ledger_gives_way_to_one_of_what_is_there_now
     assert rows(copy_of(path)) == now
 
 
-def test_several_processes_may_upgrade_one_ledger_at_once(path: Path, before: Rows) -> None:
+def test_several_processes_can_upgrade_one_ledger_at_once(path: Path, before: Rows) -> None:
     code = "import sys, pathlib; from xenbw.ledger.ledger import Ledger; Ledger.open(pathlib.Path(sys.argv[1])).close()"
     started = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(4)]
     assert [process.wait() for process in started] == [0] * 4
@@ -217,7 +217,7 @@ def test_without_room_for_the_copy_nothing_changes_and_the_admin_is_told_what_to
 
 
 @needs_root
-def test_a_disk_that_is_filled_while_the_copy_is_made_leaves_no_part_of_it(disk: Path) -> None:
+def test_a_disk_that_fills_up_during_the_copy_leaves_no_part_of_it(disk: Path) -> None:
     path = disk / "ledger.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         for _ in range(3):
@@ -232,7 +232,7 @@ def test_a_disk_that_is_filled_while_the_copy_is_made_leaves_no_part_of_it(disk:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_in_a_folder_that_may_not_be_written_nothing_changes(path: Path) -> None:
+def test_in_a_read_only_folder_nothing_changes(path: Path) -> None:
     for folder in (path.parent, *path.parent.parents[:2]):
         folder.chmod(0o755)
     for entry in path.parent.iterdir():
@@ -247,7 +247,7 @@ def test_in_a_folder_that_may_not_be_written_nothing_changes(path: Path) -> None
     assert not copy_of(path).exists()
 
 
-def test_the_daemon_does_not_take_an_older_ledger_without_room_for_a_damaged_one(
+def test_without_room_for_the_copy_the_daemon_does_not_treat_the_ledger_as_damaged(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backup, "_SPARE", 2**62)
@@ -259,9 +259,7 @@ def test_the_daemon_does_not_take_an_older_ledger_without_room_for_a_damaged_one
 # killed on the way
 
 
-def test_killed_at_any_line_it_leaves_the_one_schema_or_the_other_whole_and_can_be_repeated(
-    tmp_path: Path, before: Rows
-) -> None:
+def test_a_process_killed_at_any_line_of_an_upgrade_leaves_one_whole_schema(tmp_path: Path, before: Rows) -> None:
     line, seen = 0, set()
     while True:
         folder = tmp_path / str(line)
@@ -327,7 +325,7 @@ def test_a_program_that_has_the_older_ledger_open_goes_on_with_the_newer(path: P
         assert [message.channel for message in outbox.due(ledger, NOW, NOW)] == [Channel.MAIL] * 3
 
 
-def test_a_hook_that_writes_meanwhile_is_neither_lost_nor_in_the_way(path: Path) -> None:
+def test_a_hook_that_writes_during_the_upgrade_loses_nothing_and_does_not_stop_it(path: Path) -> None:
     stop = threading.Event()
     written = 0
 
@@ -374,7 +372,7 @@ def test_the_package_can_upgrade_the_ledger_that_the_configuration_names(path: P
         assert version(path) == schema.VERSION
 
 
-def test_where_there_is_no_ledger_the_package_s_upgrade_makes_none(tmp_path: Path) -> None:
+def test_without_a_ledger_the_package_s_upgrade_makes_none(tmp_path: Path) -> None:
     config = tmp_path / "xenbw.toml"
     config.write_text(f'[ledger]\npath = "{tmp_path}/ledger.db"\n')
     assert upgrade(config).returncode == 0

@@ -210,7 +210,7 @@ class Book:
         return {"_id": self._host, "host": self._host, "seen_at": at, **facts}
 
     def _failed(self, error: PyMongoError) -> BookError:
-        return BookError(f"the book: {_plainly(error)}", "what it lacks is kept and pushed later")
+        return BookError(f"the book: {_plainly(error)}", "the ledger keeps what the book lacks, and it is pushed later")
 
 
 def _older(document: Document) -> Document:

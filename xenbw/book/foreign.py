@@ -88,14 +88,14 @@ def left_out(wanted: Stage, now: datetime) -> list[Stage]:
 def unbelieved(vm: str, host: str, row: dict[str, Any]) -> str:
     """A sentence for a row of `by_host` with more bytes than `most`."""
     amounts = f"{float(row['in_bytes']):,.0f} in, {float(row['out_bytes']):,.0f} out"
-    return f"the book: usage of {vm!r} on {host!r}: {amounts}: more than 400 Gbit/s carry; it is left out"
+    return f"the book: usage of {vm!r} on {host!r}: {amounts}: more than 400 Gbit/s can carry; it is left out"
 
 
 def named(rows: list[dict[str, Any]]) -> list[str]:
     """A sentence for each row of `left_out`."""
     said = [
-        f"the book: usage {row['_id']!r}: {', '.join(name for name in _GOOD if row[name] is None)}"
-        " cannot be; it is left out"
+        f"the book: usage {row['_id']!r} has an impossible {', '.join(name for name in _GOOD if row[name] is None)};"
+        " it is left out"
         for row in rows[:NAMED]
     ]
     return said + (["the book: more documents in usage are left out, see docs/mongodb.md"] if rows[NAMED:] else [])

@@ -90,7 +90,7 @@ def fault(field: str, value: Any) -> str | None:
         "reset_day": (whole and 1 <= value <= 31, "a whole number from 1 to 31"),
         "allow": (
             isinstance(value, tuple),
-            f"a list of at most {LONGEST_LIST} addresses or networks, and not all there is",
+            f"a list of at most {LONGEST_LIST} addresses or networks, none of which covers every address",
         ),
         "blocked_reason": (
             isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_REASON,

@@ -96,7 +96,7 @@ def _heed_removal(ledger: Ledger, shelf: Shelf, vm: VM, kept: Values, retired_at
         _take_out(ledger, vm, retired_at, now)
     if retired_at <= now + _CLOCKS:
         return []
-    return [f"the book: {vm.name}: retired_at is to come ({format_time(retired_at)}); it is removed already"]
+    return [f"the book: {vm.name}: retired_at is in the future ({format_time(retired_at)}); the VM is removed already"]
 
 
 def _take_out(ledger: Ledger, vm: VM, retired_at: datetime, now: datetime) -> None:
@@ -148,7 +148,7 @@ def _read(field: str, value: Any) -> Any:
 def _told(found: policy.Merge) -> str:
     shown = ((field, _shown(mine), _shown(found.take[field])) for field, mine in found.lost.items())
     return "; ".join(
-        f"{field} was set to {mine} here and to {theirs} in the book, which holds" for field, mine, theirs in shown
+        f"{field} was set to {mine} here and to {theirs} in the book; the book wins" for field, mine, theirs in shown
     )
 
 

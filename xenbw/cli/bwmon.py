@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     Column("VM"),
-    Column("ITS LIMIT", right=True),
+    Column("SCRIPT'S LIMIT", right=True),
     Column("LIMIT HERE", right=True),
-    Column("IT COUNTED", right=True),
+    Column("SCRIPT COUNTED", right=True),
     Column("ADDED TO USAGE", right=True),
     Column("MEASURED"),
 )
@@ -66,7 +66,7 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="URI_OR_FOLDER",
         nargs="?",
         default=_SOURCE,
-        help=f"its database, or a folder that mongodump or mongoexport wrote; default {_SOURCE}",
+        help=f"the script's database, or a folder that mongodump or mongoexport wrote; default {_SOURCE}",
     )
     parser.add_argument("--overwrite", action="store_true", help="take its limits also for VMs that were added here")
     parser.add_argument("--dry-run", action="store_true", help="only show what would be taken over")
@@ -131,12 +131,12 @@ def _usable(found: Iterable[Watched]) -> dict[str, Watched]:
         try:
             name = vm_name(its.name)
         except UsageError as error:
-            warn(f"note: {its.hostname!r} is passed over: {error.message}")
+            warn(f"note: {its.hostname!r} is skipped: {error.message}")
             continue
         if its.limit_bytes is None:
-            warn(f"note: {name} is passed over: its limit there is no number of gigabytes (xenbw addvm adds it)")
+            warn(f"note: {name} is skipped: the script's limit is no number of gigabytes (xenbw addvm adds it)")
         elif name in usable:
-            warn(f"note: {its.hostname!r} is passed over: {usable[name].hostname!r} is {name} too")
+            warn(f"note: {its.hostname!r} is skipped: {usable[name].hostname!r} is {name} too")
         else:
             usable[name] = its
             if name != its.hostname.strip():

@@ -60,9 +60,9 @@ def open_or_replace(
     else:
         told = ""
         if sieve.aside:
-            told = f"{len(sieve.aside)} rows had values that cannot be, and are in {_write_aside(path, sieve, now)}"
+            told = f"{len(sieve.aside)} rows with impossible values are set aside in {_write_aside(path, sieve, now)}"
         elif missing:
-            told = f"{path}: the ledger was gone or empty, so a new one was begun (is its file system mounted?)"
+            told = f"{path}: the ledger was gone or empty, so a new one was made (is its file system mounted?)"
         _keep(ledger, sieve, listed, now, told)
     _suspect(path).unlink(missing_ok=True)
     return ledger
@@ -124,7 +124,7 @@ def _keep(ledger: Ledger, sieve: Sieve, listed: Blocked | None, now: datetime, t
     with ledger.transaction():
         ledger.kept = kept.keep(ledger, sieve, listed or {}, now)
         if ledger.kept and not told:
-            told = "the ledger does not say of all that were blocked, nor that they were released"
+            told = "the ledger shows some blocked VMs neither as blocked nor as released"
         if told:
             names = ", ".join(sorted(ledger.kept.values())) or "nobody"
             # The names are for the event only: the status names those that are still blocked.

@@ -16,7 +16,7 @@ class CorruptLedgerError(LedgerError):
     """The file is not a ledger, or is damaged. Only the daemon sets it aside."""
 
 
-_HINT = "start xenbwd: it sets aside what is damaged; blocks stay"
+_HINT = "start xenbwd: it sets damaged rows or files aside; blocks stay"
 # How the sqlite3 module's errors begin for a value that does not fit its column.
 _IMPOSSIBLE = ("Could not decode to UTF-8", "integer overflow")
 

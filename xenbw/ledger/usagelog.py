@@ -15,8 +15,8 @@ from xenbw.model import Counters
 def commit(ledger: Ledger, pending: Pending, alive: Alive, *, heirs: bool = False) -> None:
     """Write what was counted since the last commit, and that this daemon was alive until then.
 
-    heirs: an interface may have gone over to another binding meanwhile (its domain renamed, its VM removed); that
-    one then goes on from what is written here, in the same transaction, or a crash would count some bytes twice.
+    heirs: an interface may have got another binding meanwhile (its domain was renamed, its VM removed). The new binding
+    goes on from the mark written here, in the same transaction, or a crash would count some bytes twice.
     """
     with ledger.transaction() as db:
         rev = ledger.rev
@@ -46,7 +46,7 @@ def commit(ledger: Ledger, pending: Pending, alive: Alive, *, heirs: bool = Fals
 
 
 def add_readings(ledger: Ledger, readings: Iterable[tuple[int, Counters, Counters]], at: datetime) -> None:
-    """Keep for the record: (binding_id, raw counters, the VM's usage in its period by then)."""
+    """Keep raw readings: (binding_id, raw counters, the VM's usage in its period by then)."""
     with ledger.transaction() as db:
         text = to_text(at)
         db.executemany(
@@ -117,8 +117,8 @@ def credit(ledger: Ledger, vm_id: int, period_start: datetime, hour: datetime, i
 
 
 def refile_untimed(ledger: Ledger, vm_id: int, before: datetime, start: datetime, now: datetime) -> None:
-    """The VM's only period so far was reckoned by a clock that proved wrong, and so were the hours in it: what
-    was counted by that clock before the present period's `start` passed just now."""
+    """The VM's only period so far, and its hours, are by a clock that proved wrong: move usage in them from before the
+    present period's `start` to the present hour."""
     if before >= start:
         return
     with ledger.transaction() as db:
@@ -133,7 +133,7 @@ def refile_untimed(ledger: Ledger, vm_id: int, before: datetime, start: datetime
             " divided_bytes = divided_bytes + excluded.divided_bytes, rev = excluded.rev",
             values,
         )
-        # They stay, empty, as those of `refile` do.
+        # The emptied rows stay, as in `refile`.
         db.execute(
             f"UPDATE usage SET in_bytes = 0, out_bytes = 0, divided_bytes = 0, rev = :rev WHERE {moved}",  # noqa: S608
             values,
@@ -142,8 +142,8 @@ def refile_untimed(ledger: Ledger, vm_id: int, before: datetime, start: datetime
 
 
 def refile(ledger: Ledger, vm_id: int, start: datetime, rule: str) -> None:
-    """The VM's rule for periods changed: its present period now starts at `start`, and the usage of the hours since
-    then belongs to it."""
+    """The VM's rule for periods changed: its present period now starts at `start`. Move the usage of the hours since
+    then to it."""
     with ledger.transaction() as db:
         values = {"vm": vm_id, "start": to_text(start), "rev": ledger.rev}
         moved = "FROM usage WHERE vm_id = :vm AND hour >= :start AND period_start != :start"
@@ -154,7 +154,7 @@ def refile(ledger: Ledger, vm_id: int, start: datetime, rule: str) -> None:
             " divided_bytes = divided_bytes + excluded.divided_bytes, rev = excluded.rev",
             values,
         )
-        # The rows stay, empty: the book learns of a change by its rev, and never of a row that is gone.
+        # The emptied rows stay: the book learns of a change by a row's rev, and never of a deleted row.
         db.execute(
             "UPDATE usage SET in_bytes = 0, out_bytes = 0, divided_bytes = 0, rev = :rev"
             " WHERE vm_id = :vm AND hour >= :start AND period_start != :start",

@@ -128,7 +128,7 @@ class Filling:
             # Other faults are left to SQLite (NOT NULL) and to the model, which name the reason.
             is_number = isinstance(record[name], int) and not name.endswith("_bytes")
             if is_number or (table == "meta" and record["key"] == "alive"):
-                raise ValueError(f"{table}: {name}: {record[name]!r} cannot be")
+                raise ValueError(f"{table}: {name}: {record[name]!r} is impossible")
 
     def _take_meta(self, key: object, value: object) -> None:
         # The imported ledger keeps its own id, so that the book starts from its beginning (book.sync.Marks).

@@ -277,7 +277,7 @@ class Census:
         del self._waiting[vif.ifindex]
         if not self.churn.quiet(name, at):
             by = "its name: it has no xenbus node" if vif.by_name else "its xenbus node"
-            log.info("%s: bound to %s by %s; no hook announced it", vif.interface, name, by)
+            log.info("%s: bound to %s by %s; no hook recorded it", vif.interface, name, by)
         return True
 
     def _update(self, binding: Binding, facts: VifFacts, at: datetime) -> bool:

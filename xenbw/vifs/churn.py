@@ -65,8 +65,8 @@ class Churn:
         told_at = self._told.get(name)
         if times > OFTEN and (told_at is None or at - told_at >= WINDOW):
             self._told[name] = at
-            return f"{name}: started {times} times in the last 10 minutes; told each 10 minutes while that lasts"
+            return f"{name}: started {times} times in the last 10 minutes; logged every 10 minutes while that lasts"
         if times <= OFTEN and told_at is not None:
             del self._told[name]
-            return f"{name}: started {times} times in the last 10 minutes, no longer all the time"
+            return f"{name}: started {times} times in the last 10 minutes; starts are logged one by one again"
         return None

@@ -71,7 +71,7 @@ class Orphans:
         """Tell of bytes that cannot be charged to any VM."""
         for (domid, devid, _), counted in swept.items():
             size = f"{format_size(counted.in_bytes)} in and {format_size(counted.out_bytes)} out"
-            self._tell(f"vif{domid}.{devid} came and went, no hook told whose it was: {size} charged to nobody", at)
+            self._tell(f"vif{domid}.{devid} came and went, and no hook recorded its VM: {size} charged to no VM", at)
 
     def _bindings(self, domid: int) -> list[Binding]:
         return viflog.of_domain(self._ledger, self._boot_id, domid)
@@ -91,7 +91,7 @@ class Orphans:
         )
         binding_id = viflog.bind(self._ledger, at, new)
         viflog.end(self._ledger, binding_id, at, "vanished")
-        log.info("%s: charged to %s after its end; no hook announced it", interface, name)
+        log.info("%s: charged to %s after its end; no hook recorded it", interface, name)
 
     def _tell_uncounted(self, name: str, domid: int, devid: int, at: datetime) -> None:
         self._tell(f"vif{domid}.{devid} of {name} came and went uncounted: its hook was killed and no xenbwd ran", at)

@@ -44,7 +44,7 @@ class Outsiders:
         if survey.error is not None:
             # Each survey would log the same line.
             if self._trouble != str(survey.error):
-                log.warning("xenstore: %s; who is unmetered stays as it was last found", survey.error)
+                log.warning("xenstore: %s; the list of unmetered VMs stays as it was", survey.error)
             self._trouble = str(survey.error)
             return False
         self._trouble = ""
