@@ -50,13 +50,13 @@ def test_relative_paths_are_dom0s(store: Xenstored) -> None:
     assert tool(store, "xenstore-read", "/local/domain/1/name").stdout == "web1\n"
 
 
-def test_an_absent_path_is_told_by_the_tools_exit_status(store: Xenstored) -> None:
+def test_an_absent_path_gives_the_tools_an_exit_status(store: Xenstored) -> None:
     assert tool(store, "xenstore-read", "/nowhere").returncode == 1
     assert tool(store, "xenstore-exists", "/nowhere").returncode == 1
     assert tool(store, "xenstore-exists", "/local/domain/0").returncode == 0
 
 
-def test_a_list_that_is_too_long_for_one_answer_is_told_in_parts(store: Xenstored) -> None:
+def test_a_list_that_is_too_long_for_one_answer_comes_in_parts(store: Xenstored) -> None:
     names = [f"child-{number:04}" for number in range(1200)]
     store.write_all({f"/many/{name}": "" for name in names})
     assert tool(store, "xenstore-list", "/many").stdout.splitlines() == names
@@ -82,7 +82,7 @@ def test_chmod_is_kept_and_inherited(store: Xenstored, client: Client) -> None:
     assert client.get_perms(b"/vm/u/name") == [b"n0", b"r7"]
 
 
-def test_the_watch_tool_hears_changes_below_its_path(store: Xenstored) -> None:
+def test_the_watch_tool_gets_changes_below_its_path(store: Xenstored) -> None:
     argv = ["xenstore-watch", "-n", "2", "backend/vif"]
     env = {**os.environ, "XENSTORED_PATH": str(store.path)}
     with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True) as watcher:
@@ -93,7 +93,7 @@ def test_the_watch_tool_hears_changes_below_its_path(store: Xenstored) -> None:
         assert watcher.wait(5) == 0
 
 
-def test_removing_a_parent_tells_who_watches_below_it(store: Xenstored, client: Client) -> None:
+def test_removing_a_parent_fires_the_watches_below_it(store: Xenstored, client: Client) -> None:
     store.write_all({"/vm/u/name": "web1"})
     with client.monitor() as monitor:
         monitor.watch(b"/vm/u/name", b"token")
@@ -162,7 +162,7 @@ def test_a_rolled_back_transaction_changes_nothing(store: Xenstored, client: Cli
     assert store.read("/vm/u/name") is None
 
 
-def test_hung_it_accepts_and_stays_silent_until_resumed(store: Xenstored) -> None:
+def test_while_hung_the_stand_in_accepts_but_does_not_answer_until_resumed(store: Xenstored) -> None:
     store.write_all({"/vm/u/name": "web1"})
     store.hang()
     with pytest.raises(subprocess.TimeoutExpired):
@@ -171,7 +171,7 @@ def test_hung_it_accepts_and_stays_silent_until_resumed(store: Xenstored) -> Non
     assert tool(store, "xenstore-read", "/vm/u/name").stdout == "web1\n"
 
 
-def test_dead_it_closes_every_connection_and_refuses_new_ones(store: Xenstored) -> None:
+def test_a_dead_stand_in_closes_every_connection_and_refuses_new_ones(store: Xenstored) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(store.path))
         client.sendall(struct.pack("=IIII", Op.READ, 0, 0, 5) + b"name\0")
@@ -183,7 +183,7 @@ def test_dead_it_closes_every_connection_and_refuses_new_ones(store: Xenstored) 
         late.connect(str(store.path))
 
 
-def test_it_runs_as_a_process(tmp_path: Path) -> None:
+def test_the_stand_in_runs_as_a_process(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     root = Path(__file__).parents[2]
     with subprocess.Popen([sys.executable, "-m", "tests.support.xenstored", str(path)], cwd=root) as process:
