@@ -20,9 +20,10 @@ from xenbw.daemon.cycle import Work
 from xenbw.ledger.ledger import Ledger
 from xenbw.meters.counters import KernelMeter
 from xenbw.meters.nft import NftMeter
-from xenbw.nft import nft
+from xenbw.model import Life
 from xenbw.nft.chains import Chains
-from xenbw.nft.netlink import RuleWatch, Table, hand_to_nft
+from xenbw.nft.netlink import RuleWatch, hand_to_nft
+from xenbw.nft.tables import Tables
 from xenbw.runner import run
 from xenbw.xen.xenstore import Lookup
 
@@ -37,7 +38,7 @@ class _Wanted(NamedTuple):
     """The reading that a meter is asked for."""
 
     binding_id: int
-    key: tuple[int, int, int]
+    key: Life
     interface: str
 
 
@@ -96,8 +97,9 @@ def _inside() -> None:
                 sender.sendto(bytes(1000), (vif, 0))
             changed.append(_cpu(lambda: _round(work)))
             idle.append(_cpu(lambda: _round(work)))
-    table = Table(nft.TABLE)
-    meter = NftMeter(table, Chains(hand_to_nft, table), KernelMeter())
+    tables = Tables(hand_to_nft)
+    table = tables.of()
+    meter = NftMeter(table, Chains(tables), KernelMeter())
     wanted = [_Wanted(id_, binding.key, binding.interface) for id_, binding in ledger.live_bindings().items()]
     samples = {
         "cycle": changed,

@@ -15,6 +15,7 @@ from benchmarks.vnstat import INTERVAL, VnStat
 from tests.support.dom0 import BRIDGE
 from tests.support.guest import Card, Guest
 from tests.support.pace import until
+from xenbw.ledger import viflog
 from xenbw.model import Counters
 
 _GUESTS = 15
@@ -101,5 +102,5 @@ def _counted(rig: Rig) -> int:
     if not until(lambda: not rig.ledger.live_bindings()):
         raise RuntimeError("xenbwd does not settle")
     rig.ask("commit")
-    lives = [life for vm_id in rig.ledger.vms() for life in rig.ledger.bindings_of(vm_id, _EVER)]
+    lives = [life for vm_id in rig.ledger.vms() for life in viflog.of_vm(rig.ledger, vm_id, _EVER)]
     return sum(sum(life.counted.everything) for life in lives)

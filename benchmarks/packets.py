@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import product
@@ -13,12 +13,12 @@ from itertools import product
 from benchmarks.figure import Figure
 from benchmarks.lane import Lane, addresses
 from xenbw.blocks import latch_text
+from xenbw.blocks.block import Wanted
 from xenbw.blocks.iptables import Iptables
-from xenbw.blocks.wanted import Desired
-from xenbw.nft import nft
 from xenbw.nft.chains import Chains, Port
-from xenbw.nft.netlink import Table, hand_to_nft
+from xenbw.nft.netlink import hand_to_nft
 from xenbw.nft.pipe import feed
+from xenbw.nft.tables import Tables
 
 _BATCHES = 50  # of 256 packets: about 40 ms on a bare bridge
 _TURNS = 25
@@ -137,19 +137,17 @@ def _cover_and_latch(lane: Lane, count: int) -> None:
 
 
 def _keep(lane: Lane, others: list[Port]) -> None:
-    with lane.dom0.entered():
-        table = Table(nft.TABLE)
-        chains = Chains(hand_to_nft, table)
-        chains.keep([*lane.ports, *others], chains.look())
-        table.close()
-    if chains.failed:
-        raise RuntimeError(f"not covered: {chains.failed}")
+    with lane.dom0.entered(), closing(Tables(hand_to_nft)) as tables:
+        chains, ports = Chains(tables), [*lane.ports, *others]
+        chains.keep(ports, chains.look())
+    if problems := chains.problems(ports):
+        raise RuntimeError(f"not covered: {problems}")
 
 
 def _null_route(lane: Lane, count: int) -> None:
     lane.filter_bridged(on=True)
     with lane.dom0.entered():
-        Iptables(4).apply(Desired({ip_address(address): "somebody" for address in addresses(count)}))
+        Iptables(4).apply(Wanted({ip_address(address): "somebody" for address in addresses(count)}))
 
 
 def _nft_set(lane: Lane, count: int) -> None:

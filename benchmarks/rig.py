@@ -16,6 +16,8 @@ from tests.support.netns import Namespace
 from tests.support.pace import until
 from xenbw.clock import boot_id
 from xenbw.errors import XenbwError
+from xenbw.ledger import viflog
+from xenbw.ledger.bindings import NewBinding
 from xenbw.ledger.ledger import Ledger
 from xenbw.rundir import control
 
@@ -71,8 +73,7 @@ class Rig(Dom0):
             for n in domids:
                 vm = self.ledger.meet(vm_name(n), now)
                 self.ledger.set_vm(vm.id, added_at=now, limit_bytes=500 * GB)
-                self.ledger.bind(
-                    at=now,
+                new = NewBinding(
                     name=vm_name(n),
                     boot_id=boot,
                     domid=n,
@@ -84,6 +85,7 @@ class Rig(Dom0):
                     ips=_address(n),
                     bridge=BRIDGE,
                 )
+                viflog.bind(self.ledger, now, new)
         for n in domids:
             self.store.write_all(_nodes(n))
         self.fleet = count

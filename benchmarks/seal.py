@@ -6,29 +6,28 @@ import json
 import resource
 import socket
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from ipaddress import IPv4Address
 from tempfile import TemporaryDirectory
 
 from benchmarks.figure import Figure, milliseconds
 from benchmarks.rig import INSIDE, PYTHON, Rig
-from xenbw.allow import Exceptions
 from xenbw.blocks import restore
+from xenbw.blocks.block import Wanted
 from xenbw.blocks.iptables import Iptables
-from xenbw.blocks.latch import Latches
-from xenbw.blocks.wanted import Desired
+from xenbw.blocks.latch import Latch
 from xenbw.clock import SystemClock, Timedated, boot_id
 from xenbw.config import LedgerSection, Settings
 from xenbw.daemon.cycle import Work
 from xenbw.ledger.ledger import Ledger
-from xenbw.model import Address, Binding, Kind
+from xenbw.model import Address
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains, Port
-from xenbw.nft.netlink import RuleWatch, Table, hand_to_nft
+from xenbw.nft.netlink import RuleWatch, hand_to_nft
 from xenbw.nft.pipe import feed
+from xenbw.nft.tables import Tables
 from xenbw.runner import run
 from xenbw.xen.xenstore import Lookup
 
@@ -93,13 +92,14 @@ class _Nft:
 def _inside() -> None:
     """Print samples, in seconds, as JSON."""
     samples: Samples = {}
-    table, method, batches = Table(nft.TABLE), Iptables(4), _Nft()
-    chains = Chains(batches.apply, table)
+    method, batches = Iptables(4), _Nft()
+    tables = Tables(batches.apply)
+    chains = Chains(tables)
     _seal(samples, chains, batches)
     _null_route(samples, method)
     _both(samples, chains, method)
-    table.close()
-    _latch(samples, batches)
+    _latch(samples, tables)
+    tables.close()
     _daemon(samples)
     print(json.dumps(samples))
 
@@ -135,8 +135,8 @@ def _keep(samples: Samples, what: str, chains: Chains, batches: _Nft, ports: lis
     looked, looked_cpu = time.perf_counter(), time.process_time()
     chains.keep(ports, view)
     done, spent = time.perf_counter(), time.process_time() - looked_cpu
-    if chains.failed:
-        raise RuntimeError(f"nft refuses {len(chains.failed)} interfaces")
+    if problems := chains.problems(ports):
+        raise RuntimeError(f"nft refuses {len(problems)} interfaces")
     parts = {
         what: done - begin,
         f"{what}: look": looked - begin,
@@ -154,7 +154,7 @@ def _both(samples: Samples, chains: Chains, method: Iptables) -> None:
 
     def enforce(*, blocked: bool) -> None:
         chains.keep([port._replace(sealed=blocked) for port in ports], chains.look())
-        method.apply(Desired(addresses if blocked else {}))
+        method.apply(Wanted(addresses if blocked else {}))
 
     for _ in range(_ROUNDS):
         for what, blocked in (("both", True), ("both released", False)):
@@ -162,36 +162,33 @@ def _both(samples: Samples, chains: Chains, method: Iptables) -> None:
             _time(samples, what, partial(enforce, blocked=blocked))
 
 
-def _latch(samples: Samples, batches: _Nft) -> None:
-    everybody = range(1, _COUNT + 2)
-    lives = [Binding(n, n, "", n, 0, Kind.VIF, n, f"vif{n}.0", datetime.now(UTC)) for n in everybody]
-
-    def keep(blocked: Container[int]) -> bool:
-        return latches.keep(lives, blocked, {}, Exceptions()) is None
+def _latch(samples: Samples, tables: Tables) -> None:
+    def keep(latched: Iterable[int]) -> bool:
+        return not latch.apply(Wanted(domids={domid: f"fleet{domid:04}" for domid in latched})).problems
 
     # In memory, as /run is on a host.
     with TemporaryDirectory(dir="/dev/shm") as run_dir:
-        latches = Latches(batches.apply, "", run_dir)
+        latch = Latch(tables, run_dir)
+        everybody = range(1, _COUNT + 2)
         for _ in range(_ROUNDS):
-            for what, blocked in (
+            for what, latched in (
                 ("latch", _numbers()),
                 ("one latched", everybody),
                 ("latched", everybody),
                 ("unlatch", ()),
             ):
-                _time(samples, what, partial(keep, blocked))
-        latches.close()
+                _time(samples, what, partial(keep, latched))
 
 
 def _null_route(samples: Samples, method: Iptables) -> None:
     addresses = _addresses()
     text = restore.chain_text(4, {str(address): name for address, name in addresses.items()}, jumps_exist=True)
-    method.apply(Desired({}))  # do the work that is needed only once before the measurement
+    method.apply(Wanted({}))  # do the work that is needed only once before the measurement
     for _ in range(_ROUNDS):
-        _time(samples, "block", lambda: method.apply(Desired(addresses)))
-        _time(samples, "again", lambda: method.apply(Desired(addresses)))
+        _time(samples, "block", lambda: method.apply(Wanted(addresses)))
+        _time(samples, "again", lambda: method.apply(Wanted(addresses)))
         _time(samples, "restore", lambda: _restore(text))
-        _time(samples, "release", lambda: method.apply(Desired({})))
+        _time(samples, "release", lambda: method.apply(Wanted({})))
 
 
 def _daemon(samples: Samples) -> None:
@@ -205,7 +202,7 @@ def _daemon(samples: Samples) -> None:
             for vm_id in ledger.vms():
                 ledger.set_vm(vm_id, blocked_reason=reason)
         _time(samples, "daemon blocks" if reason else "daemon releases", work.sync)
-        if work.status()["null_routes"] != (_COUNT if reason else 0):
+        if work.status().null_routes != (_COUNT if reason else 0):
             raise RuntimeError("the daemon did not block, or did not release")
     lookup.close()
     work.close()

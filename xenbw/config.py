@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,8 @@ class MongodbSection:
 
 @dataclass(frozen=True)
 class PeriodSection:
-    timezone: ZoneInfo = _key(checks.zone, ZoneInfo("UTC"))
+    # Found when it is needed: where the package is built there may be no time zones.
+    timezone: ZoneInfo = field(default_factory=lambda: ZoneInfo("UTC"), metadata={"check": checks.zone})
     reset_day: int = _key(checks.whole(1, 31), 1)
     clock_wait: float = _key(checks.between(0, 900, "seconds"), 900.0)
 
@@ -117,17 +118,17 @@ class CommandSection:
 class Settings:
     """The whole configuration, checked. Sections and keys have the names of the file."""
 
-    host: HostSection = HostSection()
-    toolstack: ToolstackSection = ToolstackSection()
-    meter: MeterSection = MeterSection()
-    ledger: LedgerSection = LedgerSection()
-    daemon: DaemonSection = DaemonSection()
-    mongodb: MongodbSection = MongodbSection()
-    period: PeriodSection = PeriodSection()
-    default: DefaultSection = DefaultSection()
-    enforce: EnforceSection = EnforceSection()
-    mail: MailSection = MailSection()
-    command: CommandSection = CommandSection()
+    host: HostSection = field(default_factory=HostSection)
+    toolstack: ToolstackSection = field(default_factory=ToolstackSection)
+    meter: MeterSection = field(default_factory=MeterSection)
+    ledger: LedgerSection = field(default_factory=LedgerSection)
+    daemon: DaemonSection = field(default_factory=DaemonSection)
+    mongodb: MongodbSection = field(default_factory=MongodbSection)
+    period: PeriodSection = field(default_factory=PeriodSection)
+    default: DefaultSection = field(default_factory=DefaultSection)
+    enforce: EnforceSection = field(default_factory=EnforceSection)
+    mail: MailSection = field(default_factory=MailSection)
+    command: CommandSection = field(default_factory=CommandSection)
 
     @property
     def host_name(self) -> str:
@@ -161,6 +162,11 @@ def _section(kind: type[Any], table: Any, where: str) -> Any:
     return kind(**values)
 
 
+def _kind(section: Field[Any]) -> type[Any]:
+    assert isinstance(section.default_factory, type)  # noqa: S101 (a section's default is made by its class)
+    return section.default_factory
+
+
 def _merge(paths: list[Path]) -> dict[str, dict[str, tuple[Path, Any]]]:
     """Each key's value and the file that set it last; the last file that sets a key wins."""
     merged: dict[str, dict[str, tuple[Path, Any]]] = {}
@@ -175,9 +181,7 @@ def _merge(paths: list[Path]) -> dict[str, dict[str, tuple[Path, Any]]]:
         for name, table in document.items():
             if name not in sections:
                 raise UsageError(f"{path}: [{name}]: unknown section", "known: " + ", ".join(sections))
-            default = sections[name].default
-            assert default is not MISSING  # noqa: S101 (every section has one)
-            _section(type(default), table, f"{path}: [{name}]")
+            _section(_kind(sections[name]), table, f"{path}: [{name}]")
             merged.setdefault(name, {}).update({key: (path, value) for key, value in table.items()})
     return merged
 
@@ -195,5 +199,5 @@ def load(path: Path | None = None) -> Settings:
     sections = {}
     for item in fields(Settings):
         table = {key: value for key, (_, value) in merged.get(item.name, {}).items()}
-        sections[item.name] = _section(type(item.default), table, f"[{item.name}]")
+        sections[item.name] = _section(_kind(item), table, f"[{item.name}]")
     return Settings(**sections)

@@ -10,8 +10,14 @@ from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
-Life = tuple[int, int, int]
-"""(domid, devid, ifindex): one life of one vif, for as long as this host is up."""
+
+
+class Life(NamedTuple):
+    """One life of one vif, for as long as this host is up."""
+
+    domid: int
+    devid: int
+    ifindex: int
 
 
 class Count(StrEnum):
@@ -205,8 +211,7 @@ class Binding:
 
     @property
     def key(self) -> Life:
-        """Which life of which vif, for as long as this host is up."""
-        return (self.domid, self.devid, self.ifindex)
+        return Life(self.domid, self.devid, self.ifindex)
 
 
 @dataclass(frozen=True)
@@ -257,3 +262,7 @@ class Entry:
     enforced: bool
     period: Period
     elsewhere: Counters = ZERO  # usage on other hosts in this period, as far as the book reports it
+
+    def used(self, here: Counters) -> Counters:
+        """The VM's usage on all hosts in this period, of which `here` is on this one."""
+        return here.plus(self.elsewhere)

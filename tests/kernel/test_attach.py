@@ -15,12 +15,13 @@ from tests.support.host import Host
 from tests.support.pace import until
 from tests.support.story import overdrawn
 from xenbw.accounting import Tally
-from xenbw.allow import Exceptions
 from xenbw.clock import boot_id
 from xenbw.meters.counters import KernelMeter
 from xenbw.meters.metering import Metering
-from xenbw.nft.chains import Port
+from xenbw.meters.nft import NftMeter
+from xenbw.nft.chains import Chains, Port
 from xenbw.nft.netlink import hand_to_nft
+from xenbw.nft.tables import Tables
 
 pytestmark = pytest.mark.kernel
 
@@ -82,12 +83,15 @@ def test_a_card_that_is_renamed_by_its_script_is_counted_on(running: Host) -> No
 def test_a_card_that_came_and_went_without_a_script_leaves_nothing_behind(host: Host) -> None:
     host.namespace.ip("link add vif9.0 type veth peer name other")
     with host.namespace.entered():
-        metering = Metering(host.ledger(), Tally(), boot_id(), hand_to_nft)
-        metering.choose("nft", KernelMeter)
+        tables = Tables(hand_to_nft)
+        chains = Chains(tables)
+        metering = Metering(host.ledger(), Tally(), boot_id(), chains)
+        metering.use(NftMeter(tables.of(), chains, KernelMeter()), "")
         port = Port(9, 0, socket.if_nametoindex("vif9.0"), "vif9.0")
-        metering.keep([], [port], frozenset(), Exceptions(), lambda: None)
+        metering.begin([port])
         host.namespace.ip("link del vif9.0")
         for left in (True, True, False):
             assert (f"counter {port.key}-in" in host.run(["nft", "list", "counters"]).stdout) is left
             metering.sweep()
         metering.close()
+        tables.close()

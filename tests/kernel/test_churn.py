@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from tests.support.host import Host
 from tests.support.pace import until
 from xenbw.clock import boot_id
+from xenbw.ledger import viflog
+from xenbw.ledger.bindings import NewBinding
 from xenbw.ledger.digests import KEPT
 from xenbw.model import ZERO
 
@@ -24,12 +27,12 @@ _LOOKS_BACK = 90.0
 def rebooted_unseen(host: Host, times: int) -> None:
     """web1 rebooted so often this month, without a byte and with nobody there to see it."""
     ledger, now = host.ledger(), datetime.now(UTC)
-    facts = {"boot_id": boot_id(), "devid": 0, "kind": "vif", "mac": None, "ips": "10.50.0.11", "bridge": None}
+    facts: dict[str, Any] = {"boot_id": boot_id(), "devid": 0, "kind": "vif", "ips": "10.50.0.11"}
     with ledger.transaction():
         for number in range(times):
             ifindex = 900_000 + number  # of no interface that is there
             known = {**facts, "domid": 500 + number, "ifindex": ifindex, "interface": f"vif{500 + number}.0"}
-            ledger.end_binding(ledger.bind(at=now, name="web1", **known), now, "offline")
+            viflog.end(ledger, viflog.bind(ledger, now, NewBinding(name="web1", **known)), now, "offline")
 
 
 def rows(host: Host) -> int:

@@ -10,12 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.dom0 import OUTSIDE_ADDRESSES
+from tests.support.effort import cases
 from tests.support.guest import Guest
 from tests.support.host import Host
 from tests.support.pace import until
 from tests.support.story import LIMIT
 
 pytestmark = pytest.mark.kernel
+
+OUTSIDE = OUTSIDE_ADDRESSES[4]
+_ROUNDS = cases(5, 200)
 
 
 @contextmanager
@@ -79,6 +84,29 @@ def test_its_link_stays_down_and_its_seal_stays_shut(running: Host) -> None:
     for held, free in ((sealed, False), (up, True)):
         assert (not free) in held
         assert free not in held[held.index(not free) :]
+
+
+def test_round_after_round_with_the_rules_flushed_nothing_gets_past_a_block(running: Host) -> None:
+    guests = [running.start("web1"), running.start("web2")]
+    index = index_of(running, guests[1])
+    for _ in range(_ROUNDS):
+        for guest in guests:
+            running.add(guest.name, limit_bytes=sum(running.usage(guest.name)) + LIMIT)
+        running.ask("sync")
+        assert until(lambda: all(running.link_is_up(guest) and guest.reaches(OUTSIDE) for guest in guests))
+        with held_up(running):
+            # The daemon finds the second one over while it puts the seal of the first.
+            for way in ("in", "out"):
+                chain = f"v{guests[1].domid}.0.{index}-{way}"
+                running.run(["nft", "flush", "chain", "netdev", "xenbw", chain], check=True)
+            assert all(guest.send(LIMIT) > 0 for guest in guests)
+        assert until(lambda: all(running.blocked(one.address()) and not running.link_is_up(one) for one in guests))
+        running.run(["nft", "flush", "ruleset"], check=True)
+        assert [guest.send(10_000, timeout=0.05) for guest in guests] == [0, 0]
+        running.ask("sync")
+        for guest in guests:
+            running.raise_links(guest)
+        assert [guest.send(10_000, timeout=0.05) for guest in guests] == [0, 0]
 
 
 def _seals(rules: Path, guest: Guest) -> list[bool]:

@@ -15,6 +15,7 @@ import pytest
 from tests.support.guest import ScriptError, agree
 from tests.support.host import Host
 from tests.support.pace import at_last, busy, until
+from xenbw.ledger import viflog
 from xenbw.rundir import control
 
 pytestmark = pytest.mark.kernel
@@ -73,7 +74,7 @@ def test_a_vif_that_came_and_went_before_the_daemon_took_it_over_is_settled(runn
     if not poked:
         away.rename(socket)
     running.daemon.send_signal(signal.SIGCONT)
-    assert until(lambda: running.ledger().latest_bindings() != [] and not running.ledger().live_bindings())
+    assert until(lambda: viflog.latest(running.ledger()) != [] and not running.ledger().live_bindings())
     assert at_last(lambda: running.usage("web1"), counted) == counted
 
 

@@ -19,6 +19,7 @@ from tests.support.host import Host
 from tests.support.pace import busy, until
 from tests.support.story import LIMIT
 from tests.support.taps import FRAME, Hvm
+from xenbw.ledger import viflog
 from xenbw.model import Binding, Kind
 
 pytestmark = pytest.mark.kernel
@@ -78,7 +79,7 @@ def covered(host: Host, interface: str) -> bool:
 def newest(host: Host, kind: Kind) -> Binding:
     """The last life of the guest's card of that kind."""
     host.ask("commit")
-    return max((one for one in host.ledger().latest_bindings() if one.kind is kind), key=lambda one: one.ifindex)
+    return max((one for one in viflog.latest(host.ledger()) if one.kind is kind), key=lambda one: one.ifindex)
 
 
 # what is counted

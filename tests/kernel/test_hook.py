@@ -17,11 +17,14 @@ from tests.support.guest import Guest
 from tests.support.host import Host
 from tests.support.pace import at_last, busy, until, within
 from xenbw import config
+from xenbw.blocks.block import Outcome, Wanted
 from xenbw.blocks.iptables import Iptables
-from xenbw.blocks.wanted import Desired
 from xenbw.clock import Moment
-from xenbw.enforce.reconcile import Guard
+from xenbw.enforce.desired import Present
+from xenbw.enforce.reconcile import Reconciler
 from xenbw.judge.roster import Roster
+from xenbw.judge.verdicts import Judge
+from xenbw.ledger import blocklog, viflog
 from xenbw.ledger.ledger import Ledger, to_text
 from xenbw.model import Binding, Cause, Kind
 
@@ -38,7 +41,7 @@ def blocked_vm(host: Host, name: str) -> None:
     ledger = host.ledger()
     vm = ledger.vm_named(name)
     assert vm is not None
-    ledger.block(vm.id, Cause.QUOTA, "over its allowance", vm.found_at, None)
+    blocklog.block(ledger, vm.id, Cause.QUOTA, "over its allowance", vm.found_at, None)
 
 
 def pending(host: Host) -> list[Path]:
@@ -103,7 +106,7 @@ def test_the_end_of_the_vif_ends_the_binding(host: Host) -> None:
     host.ledger()
     guest = host.start("web1")
     guest.stop()
-    (binding,) = host.ledger().latest_bindings()
+    (binding,) = viflog.latest(host.ledger())
     assert binding.ended_at is not None
     assert binding.ended_at > binding.started_at
     assert binding.end_reason == "offline"
@@ -196,21 +199,22 @@ class Enforcer:
     def __init__(self, host: Host) -> None:
         settings, self._moment = config.load(host.config), Moment(datetime.now(UTC), True)
         self._host, self._iptables = host, Iptables(4)
-        self._guard = Guard(host.ledger(), settings, [self])
+        ledger = host.ledger()
+        self._reconciler = Reconciler(ledger, settings, Judge(ledger, settings), [self])
         self._roster = Roster(host.ledger(), settings, record=False)
         self._roster.load(self._moment)
         self.meanwhile: Callable[[], object] = lambda: None
 
     def __call__(self) -> None:
         with self._host.namespace.entered():
-            self._guard.enforce(self._roster, self._moment)
+            self._reconciler.reconcile(self._roster, self._moment, Present())
 
     def probe(self) -> str | None:
         return self._iptables.probe()
 
-    def apply(self, desired: Desired) -> list[str]:
+    def apply(self, wanted: Wanted) -> Outcome:
         self.meanwhile()
-        return self._iptables.apply(desired)
+        return self._iptables.apply(wanted)
 
 
 @pytest.fixture

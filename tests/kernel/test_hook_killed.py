@@ -11,6 +11,7 @@ from tests.support.dom0 import BRIDGE
 from tests.support.guest import Guest
 from tests.support.host import REPO, Host
 from tests.support.pace import until
+from xenbw.ledger import eventlog
 from xenbw.model import Counters
 
 pytestmark = pytest.mark.kernel
@@ -34,7 +35,7 @@ def die(frame, event, _):
 if os.environ["command"] in {commands!r}:
     sys.settrace(die)
 sys.path.append({lib!r})
-from xenbw.hook import main
+from xenbw.hook.call import main
 main()
 """
 
@@ -65,7 +66,7 @@ def live(host: Host, guest: Guest) -> Counters:
 
 
 def losses(host: Host) -> list[str]:
-    return [text for _, kind, text in host.ledger().events(1000) if kind == "unattributed"]
+    return [text for _, kind, text in eventlog.newest(host.ledger(), 1000) if kind == "unattributed"]
 
 
 def lives_killed_at_each_step(host: Host, *, once: bool) -> dict[str, Counters]:

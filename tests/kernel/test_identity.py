@@ -9,6 +9,7 @@ import pytest
 from tests.support.guest import Guest
 from tests.support.host import Host
 from tests.support.pace import at_last, until
+from xenbw.ledger import blocklog
 from xenbw.model import Cause
 
 pytestmark = pytest.mark.kernel
@@ -35,7 +36,7 @@ def owe(host: Host, name: str) -> None:
     host.add(name)
     vm = host.ledger().vm_named(name)
     assert vm is not None
-    host.ledger().block(vm.id, Cause.ADMIN, "unpaid", vm.found_at, None)
+    blocklog.block(host.ledger(), vm.id, Cause.ADMIN, "unpaid", vm.found_at, None)
 
 
 def names(host: Host) -> set[str]:

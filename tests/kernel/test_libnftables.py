@@ -11,9 +11,9 @@ import pytest
 
 from tests.support.netns import Namespace
 from xenbw.errors import MeterError
-from xenbw.nft.chains import Apply
 from xenbw.nft.library import Library
 from xenbw.nft.netlink import RuleWatch, Table, hand_to_nft
+from xenbw.nft.tables import Apply
 
 pytestmark = pytest.mark.kernel
 

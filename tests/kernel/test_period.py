@@ -13,8 +13,8 @@ from tests.support.host import Host
 from xenbw import config
 from xenbw.clock import boot_id
 from xenbw.daemon.cycle import Work
-from xenbw.enforce.reconcile import Guard
-from xenbw.ledger import portions
+from xenbw.enforce.reconcile import Reconciler
+from xenbw.ledger import eventlog, portions, usagelog
 from xenbw.model import Counters, State
 from xenbw.nft.netlink import RuleWatch
 from xenbw.runner import run
@@ -76,7 +76,7 @@ class Daemon:
     def periods(self) -> dict[datetime, tuple[Counters, int]]:
         vm = self.host.ledger().vm_named("web1")
         assert vm is not None
-        return {start: (usage, divided) for start, usage, divided in self.host.ledger().history(vm.id)}
+        return {start: (usage, divided) for start, usage, divided in usagelog.periods(self.host.ledger(), vm.id)}
 
 
 @pytest.fixture
@@ -96,18 +96,18 @@ def test_a_blocked_vm_is_released_when_its_new_period_begins(daemon: Daemon, clo
     daemon.cycle(days=1)
     assert daemon.state is State.OK
     assert guest.reaches("10.50.0.2")
-    assert any("a new period began" in text for _, _, text in daemon.host.ledger().events(3))
+    assert any("a new period began" in text for _, _, text in eventlog.newest(daemon.host.ledger(), 3))
 
 
 def test_who_goes_over_is_so_in_the_ledger_too_when_the_daemon_is_killed_while_it_blocks(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(_: Guard, *__: object) -> list[str]:
+    def die(_: Reconciler, *__: object) -> list[str]:
         raise KeyboardInterrupt
 
     daemon.guest.send(LIMIT)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Guard, "enforce", die)
+        patch.setattr(Reconciler, "reconcile", die)
         daemon.cycle()
     assert daemon.state is State.OVER
     assert sum(sum(usage) for usage, _ in daemon.periods().values()) > LIMIT

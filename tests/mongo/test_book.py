@@ -23,7 +23,7 @@ from tests.support.replicaset import ReplicaSet
 from xenbw.book.sync import Marks, Sync, marks_path
 from xenbw.config import MongodbSection, Settings
 from xenbw.errors import XenbwError
-from xenbw.ledger import digests
+from xenbw.ledger import digests, usagelog
 from xenbw.ledger.ledger import Ledger
 
 pytestmark = pytest.mark.mongo
@@ -127,7 +127,7 @@ def test_a_new_ledger_starts_from_its_own_beginning(books: Books, server: Mongod
 def test_usage_filed_under_another_period_leaves_nothing_behind_in_the_book(books: Books, server: Mongod) -> None:
     books.live(30)
     books.sync.push()
-    books.ledger.refile(books.vms[0], utc("2026-03-15"), "15@UTC")
+    usagelog.refile(books.ledger, books.vms[0], utc("2026-03-15"), "15@UTC")
     books.sync.push()
     periods = {row["start"]: row["in_bytes"] for row in base(server).usage.find({"span": "period", "vm": "web0"})}
     assert periods == {MARCH: 0, utc("2026-03-15"): 30_000}

@@ -22,7 +22,7 @@ from tests.support.mongod import Mongod
 from xenbw import config
 from xenbw.book.servers import servers
 from xenbw.config import MongodbSection
-from xenbw.ledger import digests
+from xenbw.ledger import digests, usagelog
 from xenbw.model import VM
 
 pytestmark = pytest.mark.mongo
@@ -96,7 +96,7 @@ def test_hours_of_a_day_are_those_of_all_hosts(fleet: tuple[Books, Any]) -> None
     hours = {
         row["_id"]: (row["in_bytes"] // 2, row["out_bytes"] // 2) for row in page.run("The hours of a day", database)
     }
-    assert hours == {hour: tuple(usage) for hour, usage in books.ledger.hours(books.vms[WEB1], MARCH)}
+    assert hours == {hour: tuple(usage) for hour, usage in usagelog.hours(books.ledger, books.vms[WEB1], MARCH)}
 
 
 def test_who_is_over_who_is_blocked_and_who_lags_is_found(fleet: tuple[Books, Any]) -> None:

@@ -20,9 +20,10 @@ from xenbw.accounting import Pending, Share
 from xenbw.book.sync import Sync
 from xenbw.clock import Moment, SystemClock
 from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings
-from xenbw.enforce.reconcile import Guard
 from xenbw.judge.roster import Roster
-from xenbw.ledger.file import Alive
+from xenbw.judge.verdicts import Judge
+from xenbw.ledger import eventlog, shared, usagelog, vmlog
+from xenbw.ledger.ledger import Alive
 from xenbw.model import VM, Counters, State
 
 pytestmark = pytest.mark.mongo
@@ -62,13 +63,13 @@ class Dom0:
 
     def uses(self, name: str, amount: int) -> None:
         share = Share(MARCH, self.clock.wall.replace(minute=0), amount, 0, 0)
-        self.ledger.commit(Pending((), ((self.vm(name).id, share),)), Alive(self.clock.wall, 1000.0, "boot"))
+        usagelog.commit(self.ledger, Pending((), ((self.vm(name).id, share),)), Alive(self.clock.wall, 1000.0, "boot"))
 
     def judged(self, name: str) -> State:
         roster = Roster(self.ledger, self.settings)
         moment = Moment(self.clock.wall, True)
         roster.load(moment)
-        Guard(self.ledger, self.settings, []).judge(roster, roster.usage(), list(roster.entries), moment)
+        Judge(self.ledger, self.settings).judge(roster, roster.usage(), list(roster.entries), moment)
         return self.vm(name).state
 
 
@@ -133,7 +134,7 @@ def test_an_edit_overtaken_by_one_in_the_book_is_kept_as_an_event(a: Dom0, vms: 
     vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": 8 * GB}})
     a.sync.push()
     assert a.vm("web1").limit_bytes == 8 * GB
-    assert any(kind == "conflict" and "6000000000 here" in text for _, kind, text in a.ledger.events(3))
+    assert any(kind == "conflict" and "6000000000 here" in text for _, kind, text in eventlog.newest(a.ledger, 3))
 
 
 def test_nonsense_in_the_book_is_told_and_the_last_good_value_holds(a: Dom0, vms: Any) -> None:
@@ -210,7 +211,7 @@ def test_a_vm_removed_on_one_host_is_only_metered_on_the_others_until_it_is_adde
     b.sync.push()
     a.clock.go(minutes=1)
     b.clock.go(minutes=1)
-    a.ledger.retire(a.vm("web1").id, a.clock.wall)
+    vmlog.retire(a.ledger, a.vm("web1").id, a.clock.wall)
     a.sync.push()
     b.sync.push()
     assert (b.vm("web1").added_at, b.vm("web1").limit_bytes) == (None, None)
@@ -246,7 +247,7 @@ def test_usage_of_a_vm_removed_elsewhere_is_not_charged_to_the_next_of_its_name(
     assert b.judged("web1") is State.WARNED
     a.clock.go(minutes=1)
     b.clock.go(minutes=1)
-    a.ledger.retire(a.vm("web1").id, a.clock.wall)
+    vmlog.retire(a.ledger, a.vm("web1").id, a.clock.wall)
     a.sync.push()
     b.clock.go(minutes=1)
     b.add("web1", limit_bytes=5 * GB)
@@ -266,7 +267,7 @@ def test_clocks_ninety_seconds_apart_lose_no_edit_and_no_byte(a: Dom0, b: Dom0) 
     a.sync.push()
     b.sync.push()
     assert b.vm("web1").limit_bytes == 6 * GB
-    assert b.ledger.elsewhere()[b.vm("web1").id][1] == Counters(GB, 0)
+    assert shared.elsewhere(b.ledger)[b.vm("web1").id][1] == Counters(GB, 0)
 
 
 USAGE = {
@@ -312,7 +313,7 @@ def test_usage_that_cannot_be_is_named_and_left_out_and_all_else_counts(
     a.add("web1", limit_bytes=100)
     a.uses("web1", 50)
     a.sync.push()
-    assert a.ledger.elsewhere()[a.vm("web1").id][1] == Counters(60, 0)
+    assert shared.elsewhere(a.ledger)[a.vm("web1").id][1] == Counters(60, 0)
     (fault,) = a.sync.faults
     assert USAGE["_id"] in fault
     assert f" {field} cannot be" in fault
@@ -328,7 +329,7 @@ def test_usage_of_a_vm_with_a_very_long_name_counts_on_every_host(a: Dom0, b: Do
         dom0.add(name, limit_bytes=100)
         dom0.uses(name, used)
         dom0.sync.push()
-    assert a.ledger.elsewhere()[a.vm(name).id][1] == Counters(60, 0)
+    assert shared.elsewhere(a.ledger)[a.vm(name).id][1] == Counters(60, 0)
     assert a.judged(name) is State.OVER
 
 
@@ -339,7 +340,7 @@ def test_more_usage_than_a_line_can_carry_is_named_and_left_out(a: Dom0, usage: 
     possible = round((NOW - MARCH).total_seconds()) * 50_000_000_000
     usage.insert_one({**USAGE, "_id": "dom0-y/1", "host": "dom0-y", "out_bytes": Int64(possible)})
     a.sync.push()
-    assert a.ledger.elsewhere()[a.vm("web1").id][1] == Counters(7, possible)
+    assert shared.elsewhere(a.ledger)[a.vm("web1").id][1] == Counters(7, possible)
     (fault,) = a.sync.faults
     assert "'web1' on 'dom0-x'" in fault
     assert "400 Gbit/s" in fault
@@ -350,7 +351,7 @@ def test_many_hosts_with_all_that_lines_carry_do_not_overflow_the_ledger(a: Dom0
     much = Int64(8 * 10**16)
     usage.insert_many({**USAGE, "_id": f"h{n}/1", "host": f"h{n}", "in_bytes": much} for n in range(200))
     a.sync.push()
-    assert a.ledger.elsewhere()[a.vm("web1").id][1] == Counters(2**63 - 1, 200 * 8)
+    assert shared.elsewhere(a.ledger)[a.vm("web1").id][1] == Counters(2**63 - 1, 200 * 8)
 
 
 def test_a_thousand_documents_that_cannot_be_are_a_few_lines(a: Dom0, usage: Any) -> None:

@@ -11,7 +11,8 @@ from tests.support.mongoaccess import KEEPER
 from xenbw.accounting import Pending, Share
 from xenbw.book.sync import Sync
 from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings
-from xenbw.ledger.file import Alive
+from xenbw.ledger import usagelog, viflog
+from xenbw.ledger.ledger import Alive
 from xenbw.model import Amounts, Counters, Mark
 
 NOW = utc("2026-03-20 12:00")
@@ -48,14 +49,15 @@ class Books:
             at = self.clock.wall
             raw = Counters(self.total * 1000, self.total * 100)
             hour = at.replace(minute=0, second=0)
-            self.ledger.commit(
+            usagelog.commit(
+                self.ledger,
                 Pending(
                     tuple((b.id, Amounts(*raw), Mark(raw), at) for b in self.bindings),
                     tuple((vm_id, Share(MARCH, hour, 1000, 100, 0)) for vm_id in self.vms),
                 ),
                 Alive(at, 1000.0, BOOT),
             )
-            self.ledger.add_readings([(b.id, raw, raw) for b in self.bindings], at)
+            usagelog.add_readings(self.ledger, [(b.id, raw, raw) for b in self.bindings], at)
 
     def come_and_go(self, vm: int, times: int) -> None:
         """Add more lives of a vif to the VM at that index: five seconds each, without traffic."""
@@ -63,7 +65,7 @@ class Books:
             (known,) = self.ledger.rows("SELECT count(*) FROM binding")[0]
             binding = start_vif(self.ledger, f"web{vm}", self.clock.wall, domid=1000 + known, ips="192.0.2.7")
             self.clock.go(seconds=5)
-            self.ledger.end_binding(binding.id, self.clock.wall, "offline")
+            viflog.end(self.ledger, binding.id, self.clock.wall, "offline")
 
     def agrees(self, database: Any) -> bool:
         """Whether the book has the same records as the ledger."""
@@ -73,7 +75,7 @@ class Books:
         }
         expected = {}
         for number, vm_id in enumerate(self.vms):
-            for hour, usage in self.ledger.hours(vm_id, MARCH):
+            for hour, usage in usagelog.hours(self.ledger, vm_id, MARCH):
                 expected[f"web{number}", hour] = tuple(usage)
         whole = {row["vm"]: row["in_bytes"] for row in database.usage.find({"span": "period"})}
         days: dict[str, int] = {}

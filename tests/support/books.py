@@ -6,6 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from xenbw.ledger import viflog
+from xenbw.ledger.bindings import NewBinding
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, Binding
 
@@ -20,12 +22,16 @@ def add_vm(ledger: Ledger, name: str, at: datetime, **facts: object) -> int:
 
 
 def start_vif(ledger: Ledger, name: str, at: datetime, *, domid: int, devid: int = 0, **facts: Any) -> Binding:
-    """Record a new interface of the VM, as the hook does; its ifindex follows from domid and devid."""
-    known = {"boot_id": BOOT, "kind": "vif", "mac": None, "ips": "", "bridge": None, **facts}
-    ifindex, interface = 100 * domid + devid, f"vif{domid}.{devid}"
-    binding_id = ledger.bind(
-        at=at, name=name, domid=domid, devid=devid, **{"ifindex": ifindex, "interface": interface, **known}
-    )
+    """An interface of the VM came up, as the hook records it; its ifindex follows from domid and devid."""
+    known = {
+        "boot_id": BOOT,
+        "kind": "vif",
+        "ifindex": 100 * domid + devid,
+        "interface": f"vif{domid}.{devid}",
+        **facts,
+    }
+    new = NewBinding(name=name, domid=domid, devid=devid, **known)
+    binding_id = viflog.bind(ledger, at, new)
     return ledger.live_bindings()[binding_id]
 
 

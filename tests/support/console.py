@@ -19,8 +19,10 @@ from tests.support.pace import busy
 from xenbw import config
 from xenbw.accounting import Pending, Share, hour_of
 from xenbw.clock import Moment, boot_id
-from xenbw.enforce.reconcile import Guard
 from xenbw.judge.roster import Roster
+from xenbw.judge.verdicts import Judge
+from xenbw.ledger import usagelog, viflog
+from xenbw.ledger.bindings import NewBinding
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import VM
 from xenbw.rundir.control import Server
@@ -120,8 +122,7 @@ class Console:
     def runs(self, name: str, interface: str = "vif7.0", ips: str = "") -> int:
         """Start the VM with one vif; returns the binding's id."""
         with self.ledger() as ledger:
-            return ledger.bind(
-                at=datetime.now(UTC),
+            new = NewBinding(
                 name=name,
                 boot_id=boot_id(),
                 domid=7,
@@ -133,6 +134,7 @@ class Console:
                 ips=ips,
                 bridge="xenbr0",
             )
+            return viflog.bind(ledger, datetime.now(UTC), new)
 
     def uses(self, name: str, in_bytes: int, out_bytes: int) -> None:
         """Commit new traffic of the VM, as the daemon does."""
@@ -142,7 +144,7 @@ class Console:
             roster.load(Moment(now, trusted=True))
             entry = next(entry for entry in roster.entries.values() if entry.vm.name == name)
             share = Share(entry.period.start, hour_of(now), in_bytes, out_bytes, 0)
-            ledger.commit(Pending((), ((entry.vm.id, share),)), Alive(now, time.clock_gettime(7), boot_id()))
+            usagelog.commit(ledger, Pending((), ((entry.vm.id, share),)), Alive(now, time.clock_gettime(7), boot_id()))
 
 
 class StandIn:
@@ -185,8 +187,7 @@ class StandIn:
         with self._console.ledger() as ledger:
             roster = Roster(ledger, settings)
             roster.load(moment)
-            guard = Guard(ledger, settings, [])
-            guard.judge(roster, ledger.usage(), list(roster.entries), moment)
+            Judge(ledger, settings).judge(roster, usagelog.present(ledger), list(roster.entries), moment)
 
 
 # A shell that starts the tests in the background makes them, and their children, ignore Ctrl-C.

@@ -80,8 +80,9 @@ class Dom0:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.standing.remove(self)
         try:
-            if kind is not None and self.on_failure is not None:
-                self.on_failure()
+            on_failure = type(self).on_failure
+            if kind is not None and on_failure is not None:
+                on_failure(self)
         finally:
             self._exit.close()
 

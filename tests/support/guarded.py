@@ -8,13 +8,15 @@ from ipaddress import ip_address
 
 from tests.support.books import add_vm, start_vif
 from tests.support.clock import utc
-from xenbw.blocks.wanted import Desired
+from xenbw.blocks.block import Outcome, Wanted
 from xenbw.clock import Moment
 from xenbw.config import Settings
-from xenbw.enforce.reconcile import Guard
+from xenbw.enforce.desired import Present
+from xenbw.enforce.reconcile import Reconciler
 from xenbw.errors import XenbwError
 from xenbw.judge.roster import Roster
-from xenbw.ledger import outbox
+from xenbw.judge.verdicts import Judge
+from xenbw.ledger import eventlog, outbox
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Address, Counters
 from xenbw.rundir import overfile
@@ -27,7 +29,7 @@ IP6 = ip_address("2001:db8::7")
 
 @dataclass
 class MethodStandIn:
-    """Stands in for a real block method, which needs a kernel, and keeps what it was told to block."""
+    """Stands in for a real block, which needs a kernel: keeps what it was asked to make so."""
 
     name: str = "stand-in"
     asked: list[dict[Address, str]] = field(default_factory=list)
@@ -36,16 +38,16 @@ class MethodStandIn:
     def probe(self) -> str | None:
         return self.fails
 
-    def apply(self, desired: Desired) -> list[str]:
+    def apply(self, wanted: Wanted) -> Outcome:
         if self.fails:
             raise XenbwError(self.fails)
         before = self.asked[-1] if self.asked else {}
-        self.asked.append(dict(desired.null_routes))
-        return [f"{name}: {address}" for address, name in _ordered(desired) if address not in before]
+        self.asked.append(dict(wanted.null_routes))
+        return Outcome(tuple(f"{name}: {address}" for address, name in _ordered(wanted) if address not in before))
 
 
-def _ordered(desired: Desired) -> list[tuple[Address, str]]:
-    return sorted(desired.null_routes.items(), key=lambda route: (route[0].version, int(route[0])))
+def _ordered(wanted: Wanted) -> list[tuple[Address, str]]:
+    return sorted(wanted.null_routes.items(), key=lambda route: (route[0].version, int(route[0])))
 
 
 @dataclass
@@ -65,7 +67,8 @@ class Host:
 
     def restart(self) -> None:
         self.roster = Roster(self.ledger, self.settings)
-        self.guard = Guard(self.ledger, self.settings, [self.method])
+        self.judging = Judge(self.ledger, self.settings)
+        self.reconciler = Reconciler(self.ledger, self.settings, self.judging, [self.method])
         self.roster.load(self.moment)
 
     @property
@@ -77,10 +80,10 @@ class Host:
         if used is not None:
             self.usage[self.web1] = Counters(used, 0)
         self.roster.load(self.moment)
-        return self.guard.judge(self.roster, self.usage, list(self.roster.entries), self.moment)
+        return self.judging.judge(self.roster, self.usage, list(self.roster.entries), self.moment)
 
     def enforce(self) -> list[str]:
-        return self.guard.enforce(self.roster, self.moment)
+        return self.reconciler.reconcile(self.roster, self.moment, Present())
 
     def new_period(self) -> None:
         self.at = END
@@ -88,7 +91,7 @@ class Host:
         self.usage.clear()
 
     def events(self) -> list[str]:
-        return [kind for _, kind, _ in reversed(self.ledger.events(100))]
+        return [kind for _, kind, _ in reversed(eventlog.newest(self.ledger, 100))]
 
     def mails(self) -> list[str]:
         return [

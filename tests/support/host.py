@@ -14,6 +14,7 @@ from typing import Any, Self
 from tests.support.dom0 import Dom0
 from tests.support.guest import Guest
 from tests.support.pace import busy
+from xenbw.ledger import usagelog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Counters
 from xenbw.rundir import control
@@ -138,7 +139,7 @@ class Host(Dom0):
         self.ask("commit")
         ledger = self.ledger()
         vm = ledger.vm_named(name)
-        return ledger.usage().get(vm.id, Counters(0, 0)) if vm else Counters(0, 0)
+        return usagelog.present(ledger).get(vm.id, Counters(0, 0)) if vm else Counters(0, 0)
 
     def show(self, name: str) -> dict[str, Any]:
         """`xenbw show NAME --json`."""

@@ -1,7 +1,7 @@
 """A stand-in for xenstored: the real wire protocol (xen/include/public/io/xs_wire.h) over a unix socket.
 
-The real daemon needs a hypervisor; the clients (xenstore-read and its siblings, pyxs) need only the socket. Every
-connection is dom0's: relative paths are resolved under /local/domain/0 and permissions are kept but not enforced.
+The real daemon needs a hypervisor; its clients (xenstore-read and its siblings, libxenstore) need only the socket.
+Every connection is dom0's: relative paths are resolved under /local/domain/0 and permissions are kept but not enforced.
 Runs as threads of a test (`with Xenstored(path)`) or as a process (`python -m tests.support.xenstored SOCKET`).
 """
 

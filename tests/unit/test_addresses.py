@@ -25,7 +25,7 @@ from xenbw.xen.addresses import parse, why
         ('"10.50.0.9 10.50.0.10"', ["10.50.0.9", "10.50.0.10"]),
     ],
 )
-def test_addresses_are_single_whatever_their_prefix(text: str, addresses: list[str]) -> None:
+def test_an_address_with_a_prefix_length_is_one_address(text: str, addresses: list[str]) -> None:
     assert parse(text) == (addresses, [])
 
 
@@ -52,18 +52,18 @@ def test_addresses_are_single_whatever_their_prefix(text: str, addresses: list[s
         ("10.50.0.9/", "has a netmask or something else behind its slash, not a prefix length"),
     ],
 )
-def test_of_what_is_not_one_address_none_is_taken_and_why_is_told(word: str, wrong: str) -> None:
+def test_a_word_that_is_not_one_address_is_rejected_with_a_reason(word: str, wrong: str) -> None:
     assert parse(f"10.50.0.9 {word} 10.50.0.10") == (["10.50.0.9", "10.50.0.10"], [word])
     assert why(word) == wrong
 
 
-def test_no_more_addresses_are_taken_than_a_card_can_have() -> None:
+def test_addresses_beyond_the_most_that_a_vif_has_are_rejected() -> None:
     addresses, others = parse(" ".join(f"10.{n >> 8}.{n & 255}.1" for n in range(300)))
     assert (len(addresses), len(others)) == (256, 44)
     assert "more than the 256" in why(others[0])
 
 
-def test_the_hook_tells_the_system_s_log_what_it_cannot_take(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hook_logs_words_of_ip_that_it_rejects(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
 
     class Facts:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.books import open_ledger, start_vif
 from tests.support.clock import utc
+from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger
 from xenbw.tell.log import NOTICE
 from xenbw.vifs.churn import Churn
@@ -37,7 +38,7 @@ def lives(ledger: Ledger, count: int, at: datetime, *, vifs: int = 1, name: str 
         (known,) = ledger.rows("SELECT count(*) FROM binding")[0]
         for devid in range(vifs):
             binding = start_vif(ledger, name, at, domid=known + 1, devid=devid)
-            ledger.end_binding(binding.id, at, "offline")
+            viflog.end(ledger, binding.id, at, "offline")
 
 
 def minute(number: int) -> datetime:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.console import CAPTURES, Console, StandIn
+from xenbw.ledger import eventlog
 from xenbw.model import VM, Action, Count
 
 WEB1 = """\
@@ -25,7 +26,7 @@ def console(tmp_path: Path) -> Console:
     return made
 
 
-def test_a_running_vm_is_added_with_what_its_config_file_tells(console: Console, daemon: StandIn) -> None:
+def test_a_running_vm_is_added_with_the_addresses_of_its_config_file(console: Console, daemon: StandIn) -> None:
     assert console.done("addvm", "web1", "--limit", "500GB") == (
         f"web1: running, config file {console.xen}/web1.cfg\n"
         "VIF  INTERFACE  MAC                IPS                    BRIDGE  FROM\n"
@@ -101,7 +102,7 @@ def test_unlimited_takes_the_limit_away(console: Console) -> None:
     assert (console.vm("web1").limit_bytes, console.vm("web1").unlimited) == (None, True)
 
 
-def test_what_it_reaches_while_blocked_is_its_own_or_nothing_or_what_all_may(console: Console) -> None:
+def test_allow_takes_a_list_of_networks_none_or_default(console: Console) -> None:
     console.done("addvm", "web1", "--limit", "500GB")
     for words, was, now in (
         ("192.0.2.53", "as configured (default)", "192.0.2.53/32"),
@@ -111,7 +112,7 @@ def test_what_it_reaches_while_blocked_is_its_own_or_nothing_or_what_all_may(con
         said = console.done("addvm", "web1", "--allow", words).splitlines()
         assert said[-1] == f"web1: allow {was} -> {now}"
     console.done("addvm", "web1", "--allow", "none")
-    assert console.done("show", "web1").count("open if blocked  nothing\n") == 1
+    assert console.done("show", "web1").count("allowed while blocked  nothing\n") == 1
     assert json.loads(console.done("show", "web1", "--json"))["allow"] == []
 
 
@@ -119,7 +120,7 @@ def test_what_it_reaches_while_blocked_is_its_own_or_nothing_or_what_all_may(con
     "words",
     ["192.0.2.300", "0.0.0.0/0", "resolver.example.org", "none 192.0.2.53", "::/0", "fe80::1%eth0", "fe80::%;/64"],
 )
-def test_what_is_no_list_of_networks_is_refused_and_changes_nothing(console: Console, words: str) -> None:
+def test_an_allow_that_is_not_a_list_of_networks_is_refused_and_changes_nothing(console: Console, words: str) -> None:
     console.done("addvm", "web1", "--limit", "500GB", "--allow", "192.0.2.53")
     refused = console.run("addvm", "web1", "--allow", *words.split())
     assert refused.returncode == 2
@@ -150,7 +151,7 @@ def test_force_adds_a_vm_that_is_not_there_yet(console: Console) -> None:
     result = console.run("addvm", "next-week", "--limit", "1", "--force")
     assert result.returncode == 0
     assert "next-week: not running, no config file found\n" in result.stdout
-    assert "no address of it is known, so a block has nothing to null-route" in result.stderr
+    assert "none of its addresses is known, so a block has nothing to null-route" in result.stderr
     assert console.vm("next-week").added_at is not None
 
 
@@ -172,12 +173,12 @@ def test_another_vm_s_config_file_is_refused(console: Console) -> None:
     result = console.run("addvm", "ren", "--limit", "1", "--config-file", str(console.xen / "web1.cfg"))
     assert result.returncode == 1
     assert result.stderr == (
-        f"xenbw: {console.xen}/web1.cfg is the config file of 'web1' (--force takes it for this VM)\n"
+        f"xenbw: {console.xen}/web1.cfg is the config file of 'web1' (--force uses it for this VM)\n"
     )
 
 
 @pytest.mark.parametrize("body", ["exit 3\n", "echo nonsense\n"], ids=["fails", "prints nonsense"])
-def test_when_xl_fails_a_config_file_vouches_for_a_name_and_force_for_any(console: Console, body: str) -> None:
+def test_when_xl_fails_addvm_needs_a_config_file_or_force(console: Console, body: str) -> None:
     console.script("xl", body)
     assert "web1: not known to run, config file" in console.done("addvm", "web1", "--limit", "1")
     result = console.run("addvm", "ren", "--limit", "1")
@@ -212,7 +213,7 @@ def test_all_adds_every_running_vm_that_is_not_added_yet(console: Console) -> No
     assert console.done("addvm", "--all", "--limit", "50GB") == "every running VM is added already\n"
 
 
-def test_all_is_refused_when_xl_cannot_tell_who_runs(console: Console) -> None:
+def test_all_is_refused_when_xl_fails(console: Console) -> None:
     console.script("xl", "exit 3\n")
     result = console.run("addvm", "--all", "--limit", "1", "--force")
     assert (result.returncode, result.stderr) == (
@@ -229,7 +230,7 @@ def test_off_a_terminal_a_new_vm_needs_a_limit(console: Console, words: list[str
     assert not console.ledger_path.exists()
 
 
-def test_off_a_terminal_the_default_limit_holds_for_a_new_vm_and_is_followed_later(console: Console) -> None:
+def test_off_a_terminal_a_new_vm_follows_the_default_limit(console: Console) -> None:
     text = console.config.read_text()
     console.config.write_text(text + '[default]\nlimit = "300GB"\n')
     assert "web1: added, limit 300 GB (default), ips" in console.done("addvm", "web1")
@@ -237,13 +238,13 @@ def test_off_a_terminal_the_default_limit_holds_for_a_new_vm_and_is_followed_lat
     assert '"limit_bytes": 400000000000' in console.done("show", "web1", "--json")
 
 
-def test_addresses_in_a_config_file_that_can_be_no_vm_s_are_passed_over(console: Console) -> None:
+def test_addresses_in_a_config_file_that_no_vm_can_have_are_ignored(console: Console) -> None:
     console.config.write_text(console.config.read_text() + '[enforce]\nprotect = ["198.51.100.0/24"]\n')
     (console.xen / "web1.cfg").write_text("vif = ['ip=127.0.0.1 198.51.100.7 192.0.2.9']\n")
     result = console.run("addvm", "web1", "--limit", "1")
     assert result.stderr.splitlines() == [
-        "note: web1: 127.0.0.1 in its config file is no VM's address and was passed over",
-        "note: web1: 198.51.100.7 in its config file is no VM's address and was passed over",
+        "note: web1: 127.0.0.1 in its config file cannot be a VM's address and was ignored",
+        "note: web1: 198.51.100.7 in its config file cannot be a VM's address and was ignored",
     ]
     assert console.vm("web1").ips == (ip_address("192.0.2.9"),)
 
@@ -254,16 +255,16 @@ def test_an_address_of_another_vm_is_pointed_out(console: Console) -> None:
     assert (result.returncode, result.stderr) == (0, "note: ren: 192.0.2.9 is also an address of web1\n")
 
 
-def test_an_address_this_host_needs_itself_is_taken_with_a_warning(console: Console) -> None:
+def test_an_address_that_this_host_needs_is_accepted_with_a_warning(console: Console) -> None:
     console.script("ip", """[ "$*" = "-json route" ] && echo '[{"gateway": "192.0.2.1"}]'\nexit 0\n""")
     result = console.run("addvm", "ren", "--limit", "1", "--ip", "192.0.2.1")
     assert (result.returncode, result.stderr) == (
         0,
-        "note: ren: 192.0.2.1 is one that this host itself needs; it is never blocked\n",
+        "note: ren: this host itself needs 192.0.2.1, so it is never blocked\n",
     )
 
 
-def test_what_was_wrong_in_the_config_file_is_told(console: Console) -> None:
+def test_addvm_prints_the_problems_of_the_config_file(console: Console) -> None:
     (console.xen / "web1.cfg").write_text("vif = ['ip=192.0.2.9 host7']\n")
     result = console.run("addvm", "web1", "--limit", "1")
     assert result.stderr == f"note: {console.xen}/web1.cfg: vif 0: 'host7' in ip= is not an IP address\n"
@@ -282,11 +283,11 @@ def test_a_change_is_an_event(console: Console) -> None:
     console.done("addvm", "web1", "--limit", "500GB")
     console.done("addvm", "web1", "--limit", "1TB")
     with console.ledger() as ledger:
-        ((_, kind, text),) = ledger.events(1)
+        ((_, kind, text),) = eventlog.newest(ledger, 1)
     assert (kind, text) == ("changed", "web1: limit 500 GB -> 1.00 TB")
 
 
-def test_a_vm_with_two_config_files_that_differ_is_added_by_the_one_that_is_named(console: Console) -> None:
+def test_config_file_chooses_between_two_files_that_differ(console: Console) -> None:
     for number in (70, 77):
         (console.xen / f"customer{number}.cfg").write_text(f"name='shop'\nvif=['ip=192.0.2.{number}']\n")
     result = console.run("addvm", "shop", "--limit", "1")

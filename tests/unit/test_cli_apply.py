@@ -18,10 +18,11 @@ from tests.support.clock import HandClock, answering
 from tests.support.console import Console
 from xenbw import config
 from xenbw.accounting import Pending
-from xenbw.blocks.wanted import Desired
+from xenbw.blocks.block import Outcome, Wanted
 from xenbw.cli.apply import apply
 from xenbw.cli.command import Context
 from xenbw.clock import Moment, SystemClock, boot_id
+from xenbw.ledger import blocklog, usagelog
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import Cause, State
 from xenbw.rundir.control import socket_path
@@ -40,9 +41,9 @@ class Recorder:
     def probe(self) -> str | None:
         return self._unusable
 
-    def apply(self, desired: Desired) -> list[str]:
-        self.blocked = [str(address) for address in desired.null_routes]
-        return []
+    def apply(self, wanted: Wanted) -> Outcome:
+        self.blocked = [str(address) for address in wanted.null_routes]
+        return Outcome()
 
 
 @pytest.fixture
@@ -59,19 +60,11 @@ def ledger(console: Console) -> Iterator[Ledger]:
         yield opened
 
 
-def unsealed(_bindings: object, _blocked: object, _allow: object) -> None:
-    """No interfaces are touched."""
-
-
-def unlatched(*_: object) -> None:
-    """Neither are those that are yet to come."""
-
-
 def test_without_a_daemon_the_change_is_judged_and_enforced_at_once(
     ledger: Ledger, context: Context, console: Console, capsys: pytest.CaptureFixture[str]
 ) -> None:
     method = Recorder()
-    assert apply(ledger, context, lambda: [method], unsealed, unlatched)
+    assert apply(ledger, context, lambda _: [method])
     assert method.blocked == ["192.0.2.9"]
     assert console.vm("web1").state is State.BLOCKED
     assert "vm\tweb1\t192.0.2.9\n" in (console.run_dir / "over").read_text()
@@ -90,7 +83,7 @@ def test_addresses_that_this_host_needs_are_not_blocked(
     console.script("ip", """[ "$*" = "-json route" ] && echo '[{"gateway": "192.0.2.9"}]'\nexit 0\n""")
     monkeypatch.setenv("PATH", console.env["PATH"])
     method = Recorder()
-    assert not apply(ledger, context, lambda: [method], unsealed, unlatched)
+    assert not apply(ledger, context, lambda _: [method])
     assert method.blocked == []
     assert "! web1: 192.0.2.9 is protected and is not blocked\n" in capsys.readouterr().err
 
@@ -100,7 +93,7 @@ def test_a_method_that_cannot_serve_is_left_out_and_told(
 ) -> None:
     broken, works = Recorder("no such table"), Recorder()
     broken.name = "broken"
-    assert not apply(ledger, context, lambda: [broken, works], unsealed, unlatched)
+    assert not apply(ledger, context, lambda _: [broken, works])
     assert (broken.blocked, works.blocked) == ([], ["192.0.2.9"])
     assert "! no such table\n" in capsys.readouterr().err
 
@@ -112,15 +105,15 @@ def test_without_a_daemon_a_period_that_ended_is_judged_as_ended_and_left_for_th
     old = datetime(2020, 1, 1, tzinfo=UTC)
     ledger.set_vm(vm.id, added_at=old, period_start=old, period_rule="1@UTC")
     ledger.set_vm(vm.id, limit_bytes=1)
-    ledger.block(vm.id, Cause.QUOTA, "over in its last period", old, datetime(2020, 2, 1, tzinfo=UTC))
-    apply(ledger, context, list, unsealed, unlatched)
+    blocklog.block(ledger, vm.id, Cause.QUOTA, "over in its last period", old, datetime(2020, 2, 1, tzinfo=UTC))
+    apply(ledger, context, lambda _: [])
     assert vm.id not in ledger.active_blocks()
     assert console.vm("web2").period_start == old
 
 
 def test_while_the_clock_is_not_trusted_time_goes_on_from_the_last_commit(ledger: Ledger, context: Context) -> None:
     committed = datetime(2026, 11, 20, tzinfo=UTC)
-    ledger.commit(Pending((), ()), Alive(committed, 1000.0, boot_id()))
+    usagelog.commit(ledger, Pending((), ()), Alive(committed, 1000.0, boot_id()))
     after_a_jump = HandClock(datetime(2031, 1, 1, tzinfo=UTC), 1060.0)
     patient = replace(context.settings, period=replace(context.settings.period, clock_wait=900))
     moment = Context(patient, answering("no"), after_a_jump).moment(ledger)
@@ -129,7 +122,7 @@ def test_while_the_clock_is_not_trusted_time_goes_on_from_the_last_commit(ledger
 
 def test_a_clock_that_was_set_is_believed_where_it_is_synchronised(ledger: Ledger, context: Context) -> None:
     committed, now = datetime(2026, 11, 20, tzinfo=UTC), datetime(2026, 11, 24, tzinfo=UTC)
-    ledger.commit(Pending((), ()), Alive(committed, 1000.0, boot_id()))
+    usagelog.commit(ledger, Pending((), ()), Alive(committed, 1000.0, boot_id()))
     patient = replace(context.settings, period=replace(context.settings.period, clock_wait=900))
     moment = Context(patient, answering("yes"), HandClock(now, 1060.0)).moment(ledger)
     assert moment == Moment(now, trusted=True)
@@ -144,7 +137,7 @@ def test_a_daemon_that_does_not_answer_is_told_and_the_change_stays_written(
         door.listen()
         dying = threading.Thread(target=lambda: door.accept()[0].close())
         dying.start()
-        assert not apply(ledger, context, lambda: [method], unsealed, unlatched)
+        assert not apply(ledger, context, lambda _: [method])
         dying.join()
     assert method.blocked == []
     assert console.vm("web1").blocked_reason == "abuse"

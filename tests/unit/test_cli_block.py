@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.support.console import Console, StandIn
+from xenbw.ledger import usagelog
 from xenbw.model import Cause, State
 from xenbw.quota import period_at
 
@@ -52,11 +53,11 @@ def test_a_reason_is_kept_on_one_line_and_cannot_move_a_cursor(console: Console)
 def test_a_vm_without_a_known_address_is_said_not_to_be_null_routed(console: Console) -> None:
     console.runs("passing by")
     assert console.done("block", "passing by") == (
-        "passing by: blocked, but nothing is null-routed: no address of it is known that may be blocked\n"
+        "passing by: blocked, but nothing is null-routed: the VM has no known address that may be blocked\n"
     )
 
 
-def test_what_stands_in_the_way_of_a_block_is_said_loudly(console: Console, daemon: StandIn) -> None:
+def test_problems_of_a_block_are_printed(console: Console, daemon: StandIn) -> None:
     daemon.problems.append("web1: THE BLOCK DOES NOT HOLD")
     result = console.run("block", "web1")
     assert result.stdout == "web1: blocked, to be null-routed, see the problems: 192.0.2.9, 2001:db8::9\n"
@@ -104,7 +105,7 @@ def test_rmvm_retires_the_row_and_a_later_vm_of_that_name_starts_clean(console: 
     assert console.done("rmvm", "web1", "--yes") == "web1: removed\n"
     with console.ledger() as ledger:
         assert ledger.vm_named("web1") is None
-        assert len(ledger.history(old)) == 1
+        assert len(usagelog.periods(ledger, old)) == 1
     console.run("addvm", "web1", "--limit", "1GB")
     assert console.vm("web1").id != old
     assert '"used_bytes": 0' in console.done("show", "web1", "--json")
@@ -119,12 +120,12 @@ def test_rmvm_ends_the_vm_s_block(console: Console) -> None:
 def test_rmvm_of_a_running_vm_says_that_it_goes_on_being_metered(console: Console) -> None:
     console.runs("web1")
     assert console.done("rmvm", "web1", "--yes") == (
-        "web1: removed; it runs, and goes on being metered as a VM that nobody added\n"
+        "web1: removed; it runs, and is still metered as a VM that nobody added\n"
     )
 
 
 def test_off_a_terminal_rmvm_needs_yes(console: Console) -> None:
     result = console.run("rmvm", "web1")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == ("xenbw: web1: not removed: nobody can be asked here (--yes removes it without asking)\n")
+    assert result.stderr == ("xenbw: web1: not removed: no terminal to ask on (--yes removes it without asking)\n")
     assert console.vm("web1")

@@ -14,7 +14,7 @@ from xenbw import config
 from xenbw.accounting import Pending, Share, hour_of
 from xenbw.clock import Moment, boot_id
 from xenbw.judge.roster import Roster
-from xenbw.ledger import digests
+from xenbw.ledger import digests, shared, usagelog, viflog
 from xenbw.ledger.ledger import Alive
 from xenbw.model import Amounts, Counters, Mark
 
@@ -31,7 +31,7 @@ def counts(console: Console, name: str, binding_id: int, amounts: Amounts, *, by
         mark = Mark(amounts.everything, amounts if by_nft else None)
         share = Share(start, hour_of(now), *amounts.usage, 0)
         pending = Pending(((binding_id, amounts, mark, now),), ((vm_id, share),), ((binding_id, start, amounts.usage),))
-        ledger.commit(pending, Alive(now, time.clock_gettime(time.CLOCK_BOOTTIME), boot_id()))
+        usagelog.commit(ledger, pending, Alive(now, time.clock_gettime(time.CLOCK_BOOTTIME), boot_id()))
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def lives(console: Console, daemon: StandIn) -> list[int]:
     first = console.runs("web1", "vif7.0")
     counts(console, "web1", first, Amounts(1_000, 200), by_nft=False)
     with console.ledger() as ledger:
-        ledger.end_binding(first, datetime.now(UTC), "offline")
+        viflog.end(ledger, first, datetime.now(UTC), "offline")
     second = console.runs("web1", "vif8.0")
     counts(console, "web1", second, Amounts(1_234_567, 89, 60, 5, 7))
     return [first, second]
@@ -77,13 +77,13 @@ def test_earlier_lives_are_one_line_and_the_total_stays_what_it_was(console: Con
     with console.ledger() as ledger:
         for number in range(3):
             ended = console.runs("web1", f"vif{number + 20}.0")
-            ledger.end_binding(ended, datetime.now(UTC), "offline")
+            viflog.end(ledger, ended, datetime.now(UTC), "offline")
         assert digests.fold(ledger, boot_id(), lambda: (), keep=1) == 3
     rows = table(console)
     assert [word for word in rows[1] if word != "UTC"] == ["(3", "lives)", "offline", "1,000", "200", "0", "0"]
     assert len(rows) == 5
     assert rows[-1] == ["TOTAL", "1,235,567", "289"]
-    assert "\n3 earlier lives are told together; the latest 100 of a month have a line each\n" in (
+    assert "\n3 earlier lives are summed up in one line; the latest 100 of a month have a line each\n" in (
         console.done("explain", "web1") + "\n"
     )
     after = json.loads(console.done("explain", "web1", "--json"))
@@ -97,13 +97,13 @@ def test_earlier_lives_are_one_line_and_the_total_stays_what_it_was(console: Con
     assert "(3 lives)" in console.done("show", "web1")
 
 
-def test_what_no_interface_counted_is_told_with_the_reason(console: Console, lives: list[int]) -> None:
+def test_usage_that_no_interface_counted_has_a_line_with_the_reason(console: Console, lives: list[int]) -> None:
     console.uses("web1", 5000, 6)
     with console.ledger() as ledger:
         vm = ledger.vm_named("web1")
         assert vm is not None
         assert vm.period_start is not None
-        ledger.set_elsewhere(vm.id, vm.period_start, Counters(70, 0))
+        shared.set_elsewhere(ledger, vm.id, vm.period_start, Counters(70, 0))
     assert table(console)[-1] == ["TOTAL", "1,240,637", "295"]
     said = console.done("explain", "web1")
     assert "\n5,000 in and 6 out: not of an interface known here: taken over, or counted before version 0.2.0" in said
@@ -115,14 +115,14 @@ def test_what_no_interface_counted_is_told_with_the_reason(console: Console, liv
     ]
 
 
-def test_floods_of_a_life_that_is_older_than_the_period_are_said_to_be_so(console: Console, lives: list[int]) -> None:
+def test_a_note_says_that_floods_may_be_older_than_the_period(console: Console, lives: list[int]) -> None:
     assert "FLOOD and REFUSED, which" not in console.done("explain", "web1")
     with console.ledger() as ledger, ledger.transaction() as db:
         db.execute("UPDATE binding SET started_at = '2020-01-01T00:00:00.000000+00:00' WHERE id = ?", (lives[1],))
-    assert "FLOOD and REFUSED, which are no usage, are of an interface's whole life" in console.done("explain", "web1")
+    assert "FLOOD and REFUSED, which are not usage, are of an interface's whole life" in console.done("explain", "web1")
 
 
-def test_gaps_in_our_counters_while_it_ran_are_listed(console: Console, lives: list[int]) -> None:
+def test_gaps_in_nft_counters_while_the_vm_ran_are_listed(console: Console, lives: list[int]) -> None:
     now = datetime.now(UTC)
     with console.ledger() as ledger:
         ledger.record(now - timedelta(days=40), "meter-gap", "an older gap")
@@ -130,19 +130,19 @@ def test_gaps_in_our_counters_while_it_ran_are_listed(console: Console, lives: l
         ledger.record(now, "meter-gap", "a gap\x1b[2J")
         ledger.record(now, "note", "something else")
     heading, gap = console.done("explain", "web1").rstrip("\n").split("\n\n")[-1].splitlines()
-    assert heading == "gaps in this host's nft counters meanwhile"
+    assert heading == "gaps in this host's nft counters while the interfaces existed"
     assert gap.endswith(r"UTC  a gap\x1b[2J")
     assert [gap["text"] for gap in json.loads(console.done("explain", "web1", "--json"))["gaps"]] == ["a gap\x1b[2J"]
 
 
-def test_without_a_daemon_the_ledger_s_last_word_is_explained_with_a_note(console: Console) -> None:
+def test_without_a_daemon_the_ledger_s_numbers_are_explained_with_a_note(console: Console) -> None:
     console.runs("web1", "vif7.0")
     result = console.run("explain", "web1")
     assert result.returncode == 0
     assert result.stderr == "note: xenbwd is not running: these numbers are as of its last commit\n"
 
 
-def test_a_vm_that_nobody_knows_is_an_error(console: Console, lives: list[int]) -> None:
+def test_an_unknown_vm_is_an_error(console: Console, lives: list[int]) -> None:
     result = console.run("explain", "web2")
     assert (result.returncode, result.stderr) == (1, "xenbw: no VM named 'web2' is known (did you mean web1?)\n")
 
@@ -150,14 +150,18 @@ def test_a_vm_that_nobody_knows_is_an_error(console: Console, lives: list[int]) 
 # the audit
 
 
-def test_ours_are_read_before_and_after_the_others(console: Console, daemon: StandIn, lives: list[int]) -> None:
+def test_xenbw_s_counters_are_read_before_and_after_the_others(
+    console: Console, daemon: StandIn, lives: list[int]
+) -> None:
     daemon.asked.clear()
     console.done("explain", "web1", "--audit")
     # The first of them is for the explanation itself.
     assert daemon.asked == ["commit"] * 3
 
 
-def test_an_interface_that_the_others_do_not_know_has_no_numbers_of_theirs(console: Console, lives: list[int]) -> None:
+def test_an_interface_that_kernel_and_xentop_do_not_know_has_no_numbers_of_theirs(
+    console: Console, lives: list[int]
+) -> None:
     console.script("xentop", "exit 1\n")
     audit = json.loads(console.done("explain", "web1", "--audit", "--json"))["audit"]
     assert audit["no_xentop"] == "xentop: exit status 1"
@@ -167,10 +171,10 @@ def test_an_interface_that_the_others_do_not_know_has_no_numbers_of_theirs(conso
     assert (one["kernel"], one["xentop"]) == (None, None)
     said = console.done("explain", "web1", "--audit").splitlines()
     assert ["xentop", "-", "-", "-", "-"] in [line.split() for line in said]
-    assert said[-1] == "nothing by xentop: xentop: exit status 1"
+    assert said[-1] == "no counters of xentop: xentop: exit status 1"
 
 
-def test_the_kernel_s_counters_are_compared_with_ours(console: Console, daemon: StandIn) -> None:
+def test_the_kernel_s_counters_are_compared_with_xenbw_s(console: Console, daemon: StandIn) -> None:
     index = LO.read_text().strip()
     binding_id = console.runs("web1", "lo")
     counts(console, "web1", binding_id, Amounts(2**62, 2**62))
@@ -183,9 +187,9 @@ def test_the_kernel_s_counters_are_compared_with_ours(console: Console, daemon: 
     assert f"lo: {one['reason']}" in console.done("explain", "web1", "--audit")
 
 
-def test_without_a_daemon_the_audit_says_that_ours_are_old(console: Console) -> None:
+def test_without_a_daemon_the_audit_says_that_xenbw_s_counters_are_old(console: Console) -> None:
     console.runs("web1", "vif7.0")
-    assert "ours are old, and the difference is no drift: xenbwd is not running" in (
+    assert "xenbw's counters are old, so the difference is no drift: xenbwd is not running" in (
         console.run("explain", "web1", "--audit").stdout
     )
 
@@ -193,4 +197,4 @@ def test_without_a_daemon_the_audit_says_that_ours_are_old(console: Console) -> 
 def test_a_vm_that_is_down_has_nothing_to_audit(console: Console, daemon: StandIn) -> None:
     with console.ledger() as ledger:
         ledger.meet("web1", datetime.now(UTC))
-    assert console.done("explain", "web1", "--audit").endswith("audit: no interface of it is there to look at\n")
+    assert console.done("explain", "web1", "--audit").endswith("audit: the VM has no interface to look at\n")

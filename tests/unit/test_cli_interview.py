@@ -28,7 +28,7 @@ def test_asks_for_name_limit_and_reset_day_and_adds_the_vm(console: Console) -> 
     assert (vm.limit_bytes, vm.reset_day) == (500 * 10**9, 15)
 
 
-def test_a_wrong_answer_is_told_and_asked_again(console: Console) -> None:
+def test_after_a_wrong_answer_the_question_is_asked_again(console: Console) -> None:
     terminal = Terminal(console, "addvm")
     terminal.expect("VM name: ")
     terminal.type("wbe1\n")
@@ -61,7 +61,9 @@ def test_a_wrong_answer_is_told_and_asked_again(console: Console) -> None:
 
 @pytest.mark.parametrize(("keys", "status"), [("\x04", 1), ("\x03", 130)], ids=["Ctrl-D", "Ctrl-C"])
 @pytest.mark.parametrize("answers", [0, 1, 2, 3])
-def test_going_away_at_any_question_writes_nothing(console: Console, keys: str, status: int, answers: int) -> None:
+def test_ending_the_input_at_any_question_writes_nothing(
+    console: Console, keys: str, status: int, answers: int
+) -> None:
     terminal = Terminal(console, "addvm")
     for question, answer in [("VM name: ", "web1\n"), (LIMIT, "5\n"), ("[1]: ", "\n")][:answers]:
         terminal.expect(question)
@@ -102,7 +104,7 @@ def test_with_a_limit_given_nothing_is_asked(console: Console) -> None:
     assert console.vm("web1").limit_bytes == 5 * 10**9
 
 
-def test_naming_an_added_vm_asks_with_its_present_values(console: Console) -> None:
+def test_the_questions_about_an_added_vm_offer_its_present_values(console: Console) -> None:
     console.run("addvm", "web1", "--limit", "500GB", "--reset-day", "7")
     terminal = Terminal(console, "addvm")
     terminal.expect("VM name: ")

@@ -41,7 +41,7 @@ def end(console: Console, daemon: StandIn) -> datetime:
     return period_at(datetime.now(UTC), 1, ZoneInfo("UTC")).end
 
 
-def test_lists_every_vm_and_marks_those_nobody_added(console: Console, end: datetime) -> None:
+def test_list_shows_every_vm_and_marks_vms_that_nobody_added(console: Console, end: datetime) -> None:
     ends = end.strftime("%Y-%m-%d 00:00 UTC")
     assert console.done("list").splitlines() == [
         "VM            STATE      RUNNING       IN     OUT     USED      LIMIT     %  PERIOD ENDS",
@@ -92,9 +92,7 @@ def test_without_a_daemon_the_ledger_s_numbers_are_shown_with_a_note(console: Co
         assert result.stderr == "note: xenbwd is not running: these numbers are as of its last commit\n"
 
 
-def test_a_daemon_that_cannot_write_is_told_beside_the_old_numbers(
-    console: Console, daemon: StandIn, end: datetime
-) -> None:
+def test_a_note_says_that_the_daemon_cannot_write_its_numbers(console: Console, daemon: StandIn, end: datetime) -> None:
     daemon.writes = False
     assert console.run("list").stderr.startswith("note: xenbwd could not write to the ledger: these numbers are as of")
 
@@ -106,7 +104,7 @@ def test_a_ledger_without_vms_says_how_to_add_one(console: Console, daemon: Stan
     assert json.loads(console.done("list", "--json"))["vms"] == []
 
 
-def test_where_the_default_is_enforced_the_footnote_says_so(console: Console, end: datetime) -> None:
+def test_the_footnote_says_whether_the_default_is_enforced(console: Console, end: datetime) -> None:
     console.config.write_text(console.config.read_text() + '[default]\nlimit = "1TB"\nenforce = true\n')
     assert console.done("list").endswith("* not added: held to the [default] allowance (xenbw addvm VM adds it)\n")
 
@@ -129,23 +127,27 @@ def test_show_tells_everything_about_one_vm(console: Console, end: datetime) -> 
     now = datetime.now(UTC).strftime("%Y-%m-%d")
     facts, blocks, bindings, history = (part.splitlines() for part in said.split("\n\n"))
     assert facts[:6] == [
-        "VM               web1",
-        "state            blocked: abuse report 12",
-        "running          yes",
-        "used             417 GB of 500 GB (83.4 %)",
-        "in               300 GB",
-        "out              117 GB",
+        "VM                     web1",
+        "state                  blocked: abuse report 12",
+        "running                yes",
+        "used                   417 GB of 500 GB (83.4 %)",
+        "in                     300 GB",
+        "out                    117 GB",
     ]
-    assert facts[6] == "counted          total; warned at 80 %; past the limit: block"
+    assert facts[6] == "counted                total; warned at 80 %; past the limit: block"
     assert facts[7].endswith(end.strftime(" to %Y-%m-%d 00:00 UTC"))
-    assert facts[9:] == ["addresses given  192.0.2.9", "config file      none", "open if blocked  as configured"]
+    assert facts[9:] == [
+        "addresses given        192.0.2.9",
+        "config file            none",
+        "allowed while blocked  as configured",
+    ]
     assert blocks[0].split() == ["BLOCKED", "UNTIL", "LIFTED", "WHY"]
     assert blocks[1].startswith(now)
     assert blocks[1].endswith("admin: abuse report 12")
     assert bindings[0].split() == ["INTERFACE", "DOMID", "MAC", "IPS", "BRIDGE", "FROM", "TO", "ENDED", "IN", "OUT"]
     assert bindings[1].startswith(f"vif7.0     7      00:16:3e:77:00:0b  192.0.2.9  xenbr0  {now}")
-    assert history[0].split() == ["PERIOD", "FROM", "IN", "OUT", "USED", "PLACED", "BY", "TIME"]
-    assert history[1].endswith("UTC  300 GB  117 GB  417 GB             0 B")
+    assert history[0].split() == ["PERIOD", "FROM", "IN", "OUT", "USED", "ESTIMATED"]
+    assert history[1].endswith("UTC  300 GB  117 GB  417 GB        0 B")
 
 
 def test_show_as_json_adds_blocks_bindings_and_history(console: Console, end: datetime) -> None:
@@ -169,7 +171,7 @@ def not_metered(console: Console, name: str, *, wholly: bool = True, boot: str |
         unmetered.keep(ledger, boot or boot_id(), {vm.id: Unmetered(wholly, "it has no vif in this dom0")})
 
 
-def test_a_vm_whose_traffic_is_not_seen_is_shown_as_unmetered_and_never_as_zero(
+def test_a_vm_whose_traffic_is_not_metered_is_shown_as_unmetered_and_never_as_zero(
     console: Console, daemon: StandIn
 ) -> None:
     console.run("addvm", "web1", "--limit", "500GB")
@@ -180,19 +182,19 @@ def test_a_vm_whose_traffic_is_not_seen_is_shown_as_unmetered_and_never_as_zero(
     (vm,) = json.loads(console.done("list", "--json"))["vms"]
     assert (vm["state"], vm["reason"], vm["running"]) == ("unmetered", "it has no vif in this dom0", True)
     said = console.done("show", "web1")
-    assert "state            unmetered: it has no vif in this dom0\n" in said
-    assert "used             0 B of 500 GB (0.0 %), as far as it was metered\n" in said
+    assert "state                  unmetered: it has no vif in this dom0\n" in said
+    assert "used                   0 B of 500 GB (0.0 %), as far as it was metered\n" in said
     assert "state   unmetered: it has no vif in this dom0\n" in console.done("explain", "web1")
 
 
-def test_what_was_counted_before_a_vm_went_out_of_sight_is_still_shown(console: Console, daemon: StandIn) -> None:
+def test_usage_from_before_a_vm_became_unmetered_is_still_shown(console: Console, daemon: StandIn) -> None:
     console.run("addvm", "web1", "--limit", "500GB")
     console.uses("web1", 10**9, 0)
     not_metered(console, "web1")
     assert console.done("list").splitlines()[1].split()[1:6] == ["unmetered", "yes", "1.00", "GB", "-"]
 
 
-def test_a_blocked_vm_that_is_out_of_sight_stays_blocked(console: Console, daemon: StandIn) -> None:
+def test_a_blocked_vm_that_becomes_unmetered_stays_blocked(console: Console, daemon: StandIn) -> None:
     console.run("addvm", "web1", "--limit", "500GB")
     console.run("block", "web1", "--reason", "abuse")
     not_metered(console, "web1")
@@ -200,7 +202,7 @@ def test_a_blocked_vm_that_is_out_of_sight_stays_blocked(console: Console, daemo
     assert (vm["state"], vm["reason"]) == ("blocked", "abuse; not metered: it has no vif in this dom0")
 
 
-def test_a_vm_that_is_seen_in_part_says_so_in_its_reason(console: Console, daemon: StandIn) -> None:
+def test_the_reason_says_that_only_part_of_a_vm_s_traffic_is_metered(console: Console, daemon: StandIn) -> None:
     console.runs("web1")
     not_metered(console, "web1", wholly=False)
     (vm,) = json.loads(console.done("list", "--json"))["vms"]
@@ -210,14 +212,14 @@ def test_a_vm_that_is_seen_in_part_says_so_in_its_reason(console: Console, daemo
     )
 
 
-def test_a_vm_whose_vif_has_come_since_is_metered(console: Console, daemon: StandIn) -> None:
+def test_a_vm_that_has_got_a_vif_since_the_survey_is_metered(console: Console, daemon: StandIn) -> None:
     not_metered(console, "web1")
     console.runs("web1")
     (vm,) = json.loads(console.done("list", "--json"))["vms"]
     assert (vm["state"], vm["reason"]) == ("unlimited", "no allowance is set")
 
 
-def test_what_was_found_before_the_host_booted_is_not_shown(console: Console, daemon: StandIn) -> None:
+def test_a_survey_from_before_the_last_boot_is_not_shown(console: Console, daemon: StandIn) -> None:
     not_metered(console, "web1", boot="an earlier one")
     (vm,) = json.loads(console.done("list", "--json"))["vms"]
     assert (vm["state"], vm["running"]) == ("unlimited", False)

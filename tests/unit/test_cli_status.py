@@ -28,7 +28,7 @@ def blocked(console: Console, daemon: StandIn) -> None:
 
 
 @pytest.mark.usefixtures("blocked")
-def test_tells_at_a_glance_that_everything_works(console: Console) -> None:
+def test_status_shows_that_everything_works(console: Console) -> None:
     said = console.done("status").splitlines()
     size = sum(
         file.stat().st_size for file in console.ledger_path.parent.glob("ledger.db*") if file.suffix != ".db-shm"
@@ -55,7 +55,7 @@ def test_problems_come_first_each_on_a_line_of_its_own(console: Console, daemon:
     assert console.done("status").splitlines()[:2] == ["! web1: THE BLOCK DOES NOT HOLD", r"! two\nlines\x1b[2J"]
 
 
-def test_what_keeps_messages_from_being_delivered_stands_beside_their_number(console: Console, daemon: StandIn) -> None:
+def test_the_number_of_waiting_messages_is_followed_by_the_delivery_error(console: Console, daemon: StandIn) -> None:
     with console.ledger() as ledger:
         for channel in Channel:
             for _ in range(2):
@@ -84,7 +84,7 @@ def test_a_daemon_that_does_not_run_is_a_failure(console: Console) -> None:
     assert "VMs            1: 1 unlimited\n" in result.stdout
 
 
-def test_a_ledger_that_cannot_be_read_is_a_failure_and_the_rest_is_still_told(
+def test_a_ledger_that_cannot_be_read_is_a_failure_and_the_rest_is_still_shown(
     console: Console, daemon: StandIn
 ) -> None:
     result = console.run("status")
@@ -95,7 +95,7 @@ def test_a_ledger_that_cannot_be_read_is_a_failure_and_the_rest_is_still_told(
 
 
 @pytest.mark.usefixtures("blocked")
-def test_the_same_as_json(console: Console) -> None:
+def test_status_as_json(console: Console) -> None:
     document = json.loads(console.done("status", "--json"))
     assert list(document) == [
         "host",
@@ -120,7 +120,7 @@ def test_the_same_as_json(console: Console) -> None:
     assert document["doctor"] is None
 
 
-def test_what_doctor_last_found_is_one_line(console: Console, daemon: StandIn) -> None:
+def test_the_result_of_the_last_doctor_is_one_line(console: Console, daemon: StandIn) -> None:
     with console.ledger():
         pass
     found = [Finding(Level.FAIL, "hook", "web1"), Finding(Level.WARN, "clock", ""), Finding(Level.WARN, "book", "")]
@@ -131,14 +131,14 @@ def test_what_doctor_last_found_is_one_line(console: Console, daemon: StandIn) -
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"generated_at": "never", "findings": []}', "\xff"])
-def test_a_result_of_doctor_that_cannot_be_read_is_none(console: Console, daemon: StandIn, text: str) -> None:
+def test_a_result_of_doctor_that_cannot_be_read_is_left_out(console: Console, daemon: StandIn, text: str) -> None:
     with console.ledger():
         pass
     last.path(console.run_dir).write_text(text, encoding="latin-1")
     assert json.loads(console.done("status", "--json"))["doctor"] is None
 
 
-def test_who_is_not_metered_is_named_with_the_reason(console: Console, daemon: StandIn) -> None:
+def test_unmetered_vms_are_named_with_the_reason(console: Console, daemon: StandIn) -> None:
     with console.ledger() as ledger:
         vm_id = ledger.meet("novif", NOW).id
         unmetered.keep(ledger, boot_id(), {vm_id: Unmetered(True, "it has no vif in this dom0")})

@@ -1,4 +1,4 @@
-"""etc/completion/xenbw in a real bash: it offers what the parsers understand, and names so that they arrive whole."""
+"""The completion in a real bash: it offers what the parsers understand, and names so that they arrive whole."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ import pytest
 from tests.support import commandline
 from tests.support.console import REPO, Console
 from tests.support.pace import busy
+from xenbw.cli import completion
 from xenbw.cli.main import addvm_parser, parser
 
-COMPLETION = REPO / "etc/completion/xenbw"
+SCRIPT = completion.script()
 # Each begins with two letters that no other one begins with.
 ODD_NAMES = (
     "sp ace:col",
@@ -68,7 +69,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Console:
 
 # The function as bash calls it, but for compopt, which tells what it was asked for.
 DRIVER = """
-source "$1"
+eval "$1"
 COMP_LINE=$2 COMP_POINT=${#2} COMP_WORDBREAKS=$' \\t\\n"\\'><=;|&(:' COMPREPLY=(none yet)
 compopt() { [ "$*" = '-o default' ] && printf 'a file\\0'; }
 set -u
@@ -80,7 +81,7 @@ _xenbw "${2%% *}"
 def offers(console: Console, line: str, **env: str) -> set[str]:
     """What is offered with the cursor at the end of this line; "a file" for readline's own completion of files."""
     done = subprocess.run(
-        ["bash", "-c", DRIVER, "bash", COMPLETION, line],
+        ["bash", "-c", DRIVER, "bash", SCRIPT, line],
         capture_output=True,
         check=False,
         stdin=subprocess.DEVNULL,
@@ -112,7 +113,7 @@ def test_an_option_s_choices_are_those_of_the_parser(console: Console, line: str
 
 
 @pytest.mark.parametrize(("line", "option"), VALUED)
-def test_where_an_option_s_value_belongs_nothing_else_is_offered(console: Console, line: str, option: Action) -> None:
+def test_after_an_option_with_a_value_only_values_are_offered(console: Console, line: str, option: Action) -> None:
     if option.metavar == "FILE":
         expected = {"a file"}
     elif option.metavar == "SIZE":
@@ -125,7 +126,7 @@ def test_where_an_option_s_value_belongs_nothing_else_is_offered(console: Consol
 
 
 @pytest.mark.parametrize(("line", "program"), COMMANDS.items(), ids=list(COMMANDS))
-def test_a_command_s_argument_is_completed_as_what_it_is(console: Console, line: str, program: ArgumentParser) -> None:
+def test_a_command_s_argument_is_completed_by_its_kind(console: Console, line: str, program: ArgumentParser) -> None:
     argument = "".join(str(action.metavar) for action in commandline.positionals(program))
     if argument == "VM":
         assert offers(console, f"{line} w") == ({"web1"} if line == "xenbw addvm" else {"web1", "web2"})
@@ -150,7 +151,7 @@ def test_a_value_before_the_command_or_the_vm_is_not_taken_for_it(console: Conso
     assert offers(console, "xenbw-addvm --allow 192.0.2.1 192.0.2.2 --force w") == {"web1"}
 
 
-def test_addvm_offers_what_runs(console: Console) -> None:
+def test_addvm_offers_running_vms(console: Console) -> None:
     plain = {name.replace(" ", "\\ ") for name in RUNNING}
     assert offers(console, "xenbw-addvm ") == plain
     assert offers(console, "xenbw addvm ") == plain
@@ -165,7 +166,7 @@ def test_a_vm_that_migrates_is_offered_by_its_own_name_and_a_nameless_one_is_not
     assert offers(console, "xenbw-addvm ") == {"web1", r"7\ 8\ 9", "x" * 50}
 
 
-def test_without_xl_it_is_xm_that_is_asked(tmp_path: Path) -> None:
+def test_without_xl_running_vms_come_from_xm(tmp_path: Path) -> None:
     console = Console(tmp_path)
     (tmp_path / "bin/xl").unlink()
     console.script("xm", f"[ \"$*\" = list ] && exec cat '{REPO}/tests/data/xm/xm-list.txt'\nexit 64\n")
@@ -190,7 +191,7 @@ def test_names_come_from_the_ledger_of_the_configuration_on_the_line(console: Co
 
 
 @pytest.mark.parametrize("line", ["xenbw show ", "xenbw-addvm ", "xenbw-addvm --count=n", "xenbw what "])
-def test_where_nothing_can_be_told_it_is_silent(tmp_path: Path, line: str) -> None:
+def test_the_completion_is_silent_when_the_programs_that_it_asks_fail(tmp_path: Path, line: str) -> None:
     console = Console(tmp_path)
     for command in ("xl", "xenbw"):
         console.script(command, "echo nonsense; echo trouble >&2; exit 1\n")
@@ -209,7 +210,8 @@ class Prompt:
     """An interactive bash on a terminal, without anybody's settings, that knows only this completion."""
 
     def __init__(self, console: Console) -> None:
-        self._told = console.root / "told"
+        self._told, self._completion = console.root / "told", console.root / "completion"
+        self._completion.write_text(SCRIPT)
         self._remember(console)
         self._mine, theirs = os.openpty()
         self._shell = subprocess.Popen(
@@ -244,7 +246,7 @@ class Prompt:
     def __enter__(self) -> Self:
         # The function hides the program from whoever types, and not from the completion, which runs it by `timeout`.
         keep = 'xenbw() { printf "%s\\0" "$@" >"$TOLD.new"; mv "$TOLD.new" "$TOLD"; }'
-        self.enter(f"source {shlex.quote(str(COMPLETION))}; {keep}; xenbw ready")
+        self.enter(f"source {shlex.quote(str(self._completion))}; {keep}; xenbw ready")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -293,7 +295,7 @@ def test_an_odd_name_arrives_whole(prompt: Prompt, name: str, quote: str) -> Non
         ("'eq=", "eq=ual@"),
     ],
 )
-def test_a_name_is_completed_from_wherever_it_was_left(prompt: Prompt, typed: str, name: str) -> None:
+def test_a_name_is_completed_from_any_place_in_it(prompt: Prompt, typed: str, name: str) -> None:
     assert prompt.enter(f"xenbw show {typed}\t") == ["show", name]
 
 
@@ -310,6 +312,22 @@ def test_files_are_completed_by_readline(prompt: Prompt, console: Console) -> No
     assert not (console.root / "a").exists()
 
 
-def test_the_file_sources_without_a_word_in_a_shell_with_nounset() -> None:
-    done = subprocess.run(["bash", "-uc", f"source {COMPLETION}"], capture_output=True, check=False)
+def test_the_script_can_be_sourced_in_a_shell_with_nounset() -> None:
+    done = subprocess.run(["bash", "-uc", SCRIPT], capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_the_script_passes_shellcheck() -> None:
+    done = subprocess.run(["shellcheck", "-"], input=SCRIPT, capture_output=True, text=True, check=False)
+    assert done.stdout + done.stderr == ""
+
+
+# As in a package build: Python's own modules, no time zones, and none of the libraries that xenbw runs with.
+BUILD = ["/usr/bin/env", "-i", "PYTHONTZPATH=", f"PYTHONPATH={REPO}", "LC_ALL=C", "/usr/bin/python3", "-S", "-B"]
+
+
+@pytest.mark.parametrize("seed", ["0", "1"])
+def test_a_package_build_makes_the_same_bytes_with_python_s_own_modules_alone(seed: str) -> None:
+    argv = [*BUILD[:2], f"PYTHONHASHSEED={seed}", *BUILD[2:], "-m", "xenbw.cli.completion"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"{SCRIPT}\n", "")

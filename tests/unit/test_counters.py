@@ -12,11 +12,12 @@ import pytest
 from tests.support.pace import until
 from xenbw.errors import MeterError, XenbwError
 from xenbw.meters.counters import KernelMeter, XentopMeter
-from xenbw.model import Counters, Reading
+from xenbw.model import Counters, Life, Reading
 from xenbw.runner import CommandError, Result
 from xenbw.text import decode
 
 CAPTURE = Path("tests/data/xen-4.17/03-many-vifname-longname-oddname")
+LIFE = Life(1, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Vif:
     """An interface for a meter; its binding id is the interface's name, to make the tests readable."""
 
     binding_id: str
-    key: tuple[int, int, int] = (1, 0, 1)
+    key: Life = LIFE
 
     @property
     def interface(self) -> str:

@@ -16,7 +16,7 @@ from tests.support.clock import HandClock, utc
 from tests.support.mailserver import Mailbox, free_port, serve
 from tests.support.pace import busy
 from xenbw.config import LedgerSection, MailSection, Settings
-from xenbw.ledger import outbox
+from xenbw.ledger import eventlog, outbox
 from xenbw.ledger.ledger import Ledger
 from xenbw.tell.courier import Courier
 from xenbw.tell.delivery import Pace
@@ -58,7 +58,7 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 
 def kinds(ledger: Ledger) -> list[str]:
-    return [kind for _, kind, _ in ledger.events(10)]
+    return [kind for _, kind, _ in eventlog.newest(ledger, 10)]
 
 
 # the thread
@@ -207,7 +207,7 @@ def test_a_message_that_failed_for_a_week_is_given_up_with_an_event(
     clock.go(hours=1)
     sender.look()
     assert outbox.waiting(ledger) == 0
-    ((_, kind, text),) = ledger.events(10)
+    ((_, kind, text),) = eventlog.newest(ledger, 10)
     assert kind == "mail-failed"
     assert text.startswith("mail 'over' was given up: mail server 127.0.0.1")
 
@@ -236,7 +236,10 @@ def test_a_recipient_that_is_refused_while_others_are_accepted_is_an_event(
     with serve(mailbox) as port:
         mail = MailSection(to=("gone@example.com", "noc@example.com"), host="127.0.0.1", port=port)
         Courier(Settings(mail=mail, ledger=LedgerSection(path=path)), clock).look()
-    assert ledger.events(1)[0][1:] == ("mail-refused", "mail 'over' to gone@example.com was refused: 550 no such user")
+    assert eventlog.newest(ledger, 1)[0][1:] == (
+        "mail-refused",
+        "mail 'over' to gone@example.com was refused: 550 no such user",
+    )
     assert outbox.waiting(ledger) == 0
 
 

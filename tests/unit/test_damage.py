@@ -25,7 +25,7 @@ from xenbw.accounting import Pending, Share
 from xenbw.config import DaemonSection, LedgerSection, Settings
 from xenbw.daemon.cycle import Work
 from xenbw.errors import XenbwError
-from xenbw.ledger import kept, outbox, rescue
+from xenbw.ledger import blocklog, check, eventlog, kept, outbox, rescue, shared, usagelog, viflog, vmlog
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import Cause, Counters
 from xenbw.rundir import overfile
@@ -55,7 +55,8 @@ class Dom0:
 
     def start(self) -> tuple[Work, Ledger]:
         """The daemon starts, and looks twice."""
-        ledger = rescue.open_or_replace(self.path, self.over, self.clock.wall)
+        over = overfile.read(str(self.over))
+        ledger = rescue.open_or_replace(self.path, over.blocked if over else None, self.clock.wall)
         lookup = self._stack.enter_context(closing(Lookup(str(self.folder / "no-xenstored"))))
         work = Work(
             self.settings,
@@ -83,7 +84,7 @@ class Dom0:
 @pytest.fixture
 def dom0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dom0]:
     """A host with one VM over its allowance, one that the admin blocked, and two in good standing."""
-    monkeypatch.setattr("xenbw.daemon.cycle.Iptables", lambda version: MethodStandIn(f"iptables{version}"))
+    monkeypatch.setattr("xenbw.blocks.iptables.Iptables", lambda version: MethodStandIn(f"iptables{version}"))
     monkeypatch.setattr(interfaces, "bridge_filtered", lambda _version: True)
     with ExitStack() as stack:
         host = Dom0(tmp_path, stack)
@@ -102,10 +103,10 @@ def fill(folder: Path) -> None:
             ledger.set_vm(vm_id, period_start=MARCH, period_rule="1@UTC", allow=("198.51.100.0/24",))
             amount = Counters(2000, 1)
             pending = Pending((), ((vm_id, Share(MARCH, NOW, *amount, 0)),), ((binding.id, MARCH, amount),))
-            ledger.commit(pending, Alive(NOW, 1.0, BOOT))
-            ledger.set_elsewhere(vm_id, MARCH, Counters(1, 1))
-            ledger.add_readings([(binding.id, amount, amount)], NOW)
-            ledger.end_binding(start_vif(ledger, name, NOW, domid=10 + domid).id, NOW, "offline")
+            usagelog.commit(ledger, pending, Alive(NOW, 1.0, BOOT))
+            shared.set_elsewhere(ledger, vm_id, MARCH, Counters(1, 1))
+            usagelog.add_readings(ledger, [(binding.id, amount, amount)], NOW)
+            viflog.end(ledger, start_vif(ledger, name, NOW, domid=10 + domid).id, NOW, "offline")
         ledger.meet("stranger", NOW)
         ledger.set_vm(vm_id, blocked_reason="unpaid")
         ledger.record(NOW, "added", "text", vm_id)
@@ -126,7 +127,7 @@ def blocked(ledger: Ledger) -> set[str]:
 def test_nothing_is_wrong_with_a_sound_ledger_and_nobody_is_kept_blocked(dom0: Dom0) -> None:
     work, ledger = dom0.start()
     assert (ledger.damage, dict(ledger.kept), blocked(ledger)) == (None, {}, BLOCKED)
-    assert not any("ledger" in problem for problem in work.status()["problems"])
+    assert not any("ledger" in problem for problem in work.status().document()["problems"])
     assert [block.cause for block in ledger.active_blocks().values()] == [Cause.QUOTA, Cause.ADMIN]
 
 
@@ -169,7 +170,7 @@ def test_a_ledger_without_its_number_or_its_name_is_given_another_and_frees_nobo
     work, ledger = dom0.start()
     assert blocked(ledger) >= BLOCKED
     assert ledger.meta(key) is not None
-    assert any("ledger" in problem for problem in work.status()["problems"])
+    assert any("ledger" in problem for problem in work.status().document()["problems"])
 
 
 @pytest.mark.parametrize(
@@ -190,8 +191,8 @@ def test_a_row_that_cannot_be_is_set_aside_and_told_and_the_others_go_on(dom0: D
     record = json.loads(aside.read_text())
     assert (record["table"], record["wrong"], record["at"]) == ("event", ["at"], "garbage")
     assert oct(aside.stat().st_mode & 0o777) == "0o600"
-    assert any(str(aside) in problem for problem in work.status()["problems"])
-    assert any(kind == "damaged" for _, kind, _ in ledger.events(10))
+    assert any(str(aside) in problem for problem in work.status().document()["problems"])
+    assert any(kind == "damaged" for _, kind, _ in eventlog.newest(ledger, 10))
     assert dict(ledger.kept) == {}
     assert [block.cause for block in ledger.active_blocks().values()] == [Cause.QUOTA, Cause.ADMIN]
 
@@ -206,7 +207,7 @@ def test_a_vm_with_one_value_that_cannot_be_keeps_its_usage_and_the_rest_of_its_
     assert before is not None
     assert after is not None
     assert (after.id, after.limit_bytes, after.reset_day) == (before.id, before.limit_bytes, None)
-    assert ledger.usage_in(after.id, MARCH) == Counters(2000, 1)
+    assert usagelog.of_period(ledger, after.id, MARCH) == Counters(2000, 1)
 
 
 # notes that no hook wrote
@@ -242,13 +243,13 @@ def test_what_no_hook_wrote_is_moved_away_and_keeps_no_daemon_from_its_work(dom0
     (pending / "2").write_text(note())
     work, ledger = dom0.start()
     assert list(pending.iterdir()) == []
-    assert [binding.domid for binding in ledger.latest_bindings() if binding.domid == 9] == [9]
+    assert [binding.domid for binding in viflog.latest(ledger) if binding.domid == 9] == [9]
     ODD[kind](pending / "1")
     work.cycle([])
     assert list(pending.iterdir()) == []
     assert len(list((dom0.folder / "run/pending.odd").iterdir())) == 2
-    assert ledger.check(10) is None
-    assert all(binding.vm_id for binding in ledger.latest_bindings())
+    assert check.check(ledger, 10) is None
+    assert all(binding.vm_id for binding in viflog.latest(ledger))
 
 
 # who may read what, and hold up whom
@@ -296,7 +297,7 @@ def test_whichever_table_cannot_be_read_nobody_comes_free_and_no_usage_moves(
     dom0: Dom0, table: str, listed: bool
 ) -> None:
     with closing(Ledger.open(dom0.path)) as ledger:
-        before = {vm.name: ledger.usage_in(id_, MARCH) for id_, vm in ledger.vms().items()}
+        before = {vm.name: usagelog.of_period(ledger, id_, MARCH) for id_, vm in ledger.vms().items()}
     spoil(dom0.path, table)
     if not listed:
         dom0.over.unlink()
@@ -304,9 +305,9 @@ def test_whichever_table_cannot_be_read_nobody_comes_free_and_no_usage_moves(
     assert blocked(ledger) >= BLOCKED
     assert "ok" not in blocked(ledger)
     for vm_id, vm in ledger.vms().items():
-        assert ledger.usage_in(vm_id, MARCH) in (before[vm.name], Counters(0, 0))
+        assert usagelog.of_period(ledger, vm_id, MARCH) in (before[vm.name], Counters(0, 0))
     if table not in ("vm", "usage"):
-        assert {vm.name: ledger.usage_in(id_, MARCH) for id_, vm in ledger.vms().items()} == before
+        assert {vm.name: usagelog.of_period(ledger, id_, MARCH) for id_, vm in ledger.vms().items()} == before
 
 
 def test_usage_and_blocks_of_vms_that_cannot_be_read_come_to_nobody(dom0: Dom0) -> None:
@@ -319,7 +320,7 @@ def test_usage_and_blocks_of_vms_that_cannot_be_read_come_to_nobody(dom0: Dom0) 
     assert mallory is not None
     assert blocked(ledger) == {"mallory"}
     assert ledger.rows("SELECT * FROM usage") == []
-    assert [block.reason for block in ledger.blocks_of(mallory.id)] == [kept.REASON]
+    assert [block.reason for block in blocklog.of_vm(ledger, mallory.id)] == [kept.REASON]
 
 
 def test_who_is_over_by_what_is_left_is_blocked_until_his_period_ends_and_others_until_an_admin_decides(
@@ -348,7 +349,7 @@ def test_with_the_ledger_gone_who_was_blocked_stays_so_and_it_is_told(dom0: Dom0
         dom0.path.touch()
     work, ledger = dom0.start()
     assert blocked(ledger) == BLOCKED
-    problems = " ".join(work.status()["problems"])
+    problems = " ".join(work.status().document()["problems"])
     assert "gone or empty" in problems
     assert f"over, unpaid: {kept.REASON}" in problems
     dom0.clock.go(days=40)
@@ -359,7 +360,8 @@ def test_with_the_ledger_gone_who_was_blocked_stays_so_and_it_is_told(dom0: Dom0
     work.sync()
     assert blocked(ledger) == set()
     # Nobody is called blocked any more.
-    assert not any(word in " ".join(work.status()["problems"]) for word in (kept.REASON, "unpaid", "until an admin"))
+    problems = " ".join(work.status().document()["problems"])
+    assert not any(word in problems for word in (kept.REASON, "unpaid", "until an admin"))
 
 
 def test_a_first_start_has_nothing_to_tell(dom0: Dom0) -> None:
@@ -367,7 +369,7 @@ def test_a_first_start_has_nothing_to_tell(dom0: Dom0) -> None:
         file.unlink()
     work, ledger = dom0.start()
     assert ledger.damage is None
-    assert not any("ledger" in problem for problem in work.status()["problems"])
+    assert not any("ledger" in problem for problem in work.status().document()["problems"])
 
 
 def test_who_was_released_or_removed_by_the_ledger_s_own_word_is_not_blocked_again_by_an_older_file(
@@ -377,7 +379,7 @@ def test_who_was_released_or_removed_by_the_ledger_s_own_word_is_not_blocked_aga
     work, ledger = dom0.start()
     vms = {vm.name: id_ for id_, vm in ledger.vms().items()}
     ledger.set_vm(vms["over"], limit_bytes=10**12)
-    ledger.retire(vms["unpaid"], NOW)
+    vmlog.retire(ledger, vms["unpaid"], NOW)
     work.sync()
     assert blocked(ledger) == set()
     dom0.stop()
@@ -403,10 +405,10 @@ def test_a_running_daemon_tells_that_its_ledger_went_and_that_it_is_back(
     dom0.path.with_name("kept").hardlink_to(dom0.path)
     take(dom0.path)
     work.cycle([])
-    assert any(told in problem and "restart xenbwd" in problem for problem in work.status()["problems"])
+    assert any(told in problem and "restart xenbwd" in problem for problem in work.status().document()["problems"])
     dom0.path.with_name("kept").rename(dom0.path)
     work.cycle([])
-    assert not any(told in problem for problem in work.status()["problems"])
+    assert not any(told in problem for problem in work.status().document()["problems"])
 
 
 def test_a_damaged_value_met_in_use_is_damage_to_whoever_reads_it(dom0: Dom0) -> None:
@@ -415,6 +417,6 @@ def test_a_damaged_value_met_in_use_is_damage_to_whoever_reads_it(dom0: Dom0) ->
     with closing(Ledger.open(dom0.path)) as ledger:
         with pytest.raises(XenbwError, match="the ledger is damaged"):
             for vm_id in ledger.vms():
-                ledger.blocks_of(vm_id)
+                blocklog.of_vm(ledger, vm_id)
         with pytest.raises(XenbwError, match="the ledger is damaged"):
-            ledger.events(100)
+            eventlog.newest(ledger, 100)

@@ -35,7 +35,7 @@ def down(name: str, *addresses: object, blocked: bool = False, since: datetime =
 
 
 def routes(*holders: Holder) -> Mapping[Address, str]:
-    return plan(holders, ()).desired.null_routes
+    return plan(holders, ()).null_routes
 
 
 def test_a_blocked_vm_has_all_its_addresses_blocked_running_or_not() -> None:
@@ -45,7 +45,7 @@ def test_a_blocked_vm_has_all_its_addresses_blocked_running_or_not() -> None:
 
 def test_a_vm_in_good_standing_has_none_blocked_and_its_addresses_are_held() -> None:
     found = plan([running("a", IP)], ())
-    assert found.desired.null_routes == {}
+    assert found.null_routes == {}
     assert found.held == {IP}
 
 
@@ -106,7 +106,7 @@ def test_an_address_of_a_vm_that_is_down_is_not_held_for_it() -> None:
 
 def test_a_protected_address_is_never_blocked_and_is_named_instead() -> None:
     found = plan([running("a", DOM0, IP, blocked=True)], [ip_network("192.0.2.0/30")])
-    assert found.desired.null_routes == {IP: "a"}
+    assert found.null_routes == {IP: "a"}
     assert found.protected == {DOM0: "a"}
 
 
@@ -144,12 +144,12 @@ def test_every_null_route_is_of_a_blocked_vm_and_hits_no_running_vm_in_good_stan
 ) -> None:
     found = plan(holders, [ip_network("192.0.2.1/32")])
     by_name = {holder.name: holder for holder in holders}
-    for address, name in found.desired.null_routes.items():
+    for address, name in found.null_routes.items():
         assert by_name[name].blocked
         assert address in by_name[name].known
         assert not any(address in holder.live for holder in holders if not holder.blocked)
-    assert DOM0 not in found.desired.null_routes
-    assert not found.held & set(found.desired.null_routes)
+    assert DOM0 not in found.null_routes
+    assert not found.held & set(found.null_routes)
 
 
 @given(HOLDERS)
@@ -160,11 +160,11 @@ def test_a_running_blocked_vm_is_let_through_only_if_a_running_vm_in_good_standi
     for holder in holders:
         for address in holder.live if holder.blocked else ():
             shared = any(address in other.live for other in holders if not other.blocked)
-            assert (address in found.desired.null_routes) != shared
+            assert (address in found.null_routes) != shared
 
 
 @given(HOLDERS, st.randoms())
 def test_the_order_of_the_vms_changes_no_block(holders: list[Holder], random: object) -> None:
     shuffled = list(holders)
     random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis hands out a random.Random
-    assert set(plan(holders, ()).desired.null_routes) == set(plan(shuffled, ()).desired.null_routes)
+    assert set(plan(holders, ()).null_routes) == set(plan(shuffled, ()).null_routes)

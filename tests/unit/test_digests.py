@@ -22,11 +22,11 @@ from tests.support.effort import cases
 from tests.support.killer import killed_at
 from tests.support.oldledger import rows, sound
 from xenbw.accounting import Pending, Share, hour_of
-from xenbw.ledger import digests, file, portions
-from xenbw.ledger.ledger import Alive, Ledger
+from xenbw.ledger import digests, file, portions, prune, schema, usagelog, viflog
+from xenbw.ledger.ledger import Alive, Ledger, LedgerError
 from xenbw.model import ZERO, Amounts, Binding, Counters, Digest, Mark
 from xenbw.report.explanation import explain, total
-from xenbw.transfer.transfer import LedgerCopy
+from xenbw.transfer import transfer
 
 FEBRUARY, MARCH, MID_MARCH = utc("2026-02-01"), utc("2026-03-01"), utc("2026-03-15")
 NOW = utc("2026-03-20 12:00")
@@ -61,9 +61,9 @@ def live(
     at = at or NOW + timedelta(seconds=10 * number)
     binding = start_vif(ledger, name, at, domid=number + 1, ips=ips)
     end = at + timedelta(seconds=5)
-    ledger.add_readings([(binding.id, amounts.usage, amounts.usage)], end)
+    usagelog.add_readings(ledger, [(binding.id, amounts.usage, amounts.usage)], end)
     count(ledger, binding, amounts, before, end)
-    ledger.end_binding(binding.id, end, reason)
+    viflog.end(ledger, binding.id, end, reason)
     return binding
 
 
@@ -71,7 +71,8 @@ def count(ledger: Ledger, binding: Binding, amounts: Amounts, before: Counters, 
     """The daemon commits what the life comes to."""
     here = Counters(amounts.in_bytes - before.in_bytes, amounts.out_bytes - before.out_bytes)
     parts = [(start, part) for start, part in ((FEBRUARY, before), (MARCH, here)) if any(part)]
-    ledger.commit(
+    usagelog.commit(
+        ledger,
         Pending(
             ((binding.id, amounts, Mark(amounts.everything), at),),
             tuple((binding.vm_id, Share(start, hour_of(at), *part, 0)) for start, part in parts),
@@ -206,7 +207,7 @@ def test_the_addresses_of_a_vm_are_known_after_all_of_its_lives_but_one_were_fol
     for number in range(4):
         live(ledger, number, ips="192.0.2.7")
     fold(ledger, keep=1)
-    assert [binding.ips for binding in ledger.latest_bindings()] == [(ip_address("192.0.2.7"),)]
+    assert [binding.ips for binding in viflog.latest(ledger)] == [(ip_address("192.0.2.7"),)]
 
 
 # periods
@@ -241,7 +242,7 @@ def test_a_period_that_begins_elsewhere_takes_digests_that_lie_in_it_as_a_whole(
         vm_id = live(ledger, number, reason="vanished" if number else "offline", at=MARCH + timedelta(days=6 * number))
     fold(ledger, keep=1)
     if recorded:
-        ledger.refile(vm_id.vm_id, utc("2026-03-06"), "6@UTC")
+        usagelog.refile(ledger, vm_id.vm_id, utc("2026-03-06"), "6@UTC")
     found = digests.of_period(ledger, vm_id.vm_id, utc("2026-03-06"), refiled=not recorded)
     assert [(digest.end_reason, digest.lives, digest.counted.in_bytes) for digest in found] == [("vanished", 2, 20)]
     assert [digest.end_reason for digest in told(ledger)] == (["offline"] if recorded else ["offline", "vanished"])
@@ -299,8 +300,8 @@ def test_whatever_is_folded_when_usage_and_sums_never_change(
         vm = ledger.vm_named("web1")
         assert vm is not None
         for start in (MARCH, utc(f"2026-03-{reset:02}")):
-            ledger.refile(vm.id, start, f"{start.day}@UTC")
-            here = ledger.usage_in(vm.id, start)
+            usagelog.refile(ledger, vm.id, start, f"{start.day}@UTC")
+            here = usagelog.of_period(ledger, vm.id, start)
             found = digests.of_period(ledger, vm.id, start)
             assert total(explain(portions.lives(ledger, vm.id, start), here, ZERO, found)) == here
             expected = whole(ledger)
@@ -345,9 +346,9 @@ def test_digests_that_are_older_than_the_history_that_is_kept_are_pruned(ledger:
     for number in range(4):
         live(ledger, number)
     fold(ledger)
-    ledger.prune(NOW - timedelta(days=1), NOW - timedelta(days=1))
+    prune.prune(ledger, NOW - timedelta(days=1), NOW - timedelta(days=1))
     assert len(told(ledger)) == 1
-    ledger.prune(NOW + timedelta(days=1), NOW + timedelta(days=1))
+    prune.prune(ledger, NOW + timedelta(days=1), NOW + timedelta(days=1))
     assert told(ledger) == []
 
 
@@ -355,11 +356,10 @@ def test_a_ledger_with_digests_can_be_copied_out_and_in(ledger: Ledger, tmp_path
     for number in range(4):
         live(ledger, number)
     fold(ledger)
-    with closing(LedgerCopy.open(ledger.path)) as copy:
-        records, facts = list(copy.records()), copy.facts()
+    records = list(transfer.records(ledger))
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "ledger.db"
-    with closing(LedgerCopy.open(other, create=True)) as fresh, fresh.filling(facts["schema"]) as filling:
+    with closing(Ledger.open(other, create=True)) as fresh, transfer.filling(fresh, schema.VERSION) as filling:
         for record in records:
             filling.take(record)
     assert rows(other)["digest"] == rows(ledger.path)["digest"] != []
@@ -370,7 +370,7 @@ def test_no_other_process_s_write_is_in_the_way_of_a_folding_that_is_done_later(
         live(ledger, number)
     with closing(sqlite3.connect(ledger.path, isolation_level=None)) as hook:
         hook.execute("BEGIN IMMEDIATE")
-        with pytest.raises(file.LedgerError):
+        with pytest.raises(LedgerError):
             fold(ledger)
         hook.execute("COMMIT")
     assert json.dumps(kept(ledger)) == "[0, 1, 2, 3]"

@@ -110,14 +110,14 @@ def test_hand_written_files_are_read_as_xl_reads_them(xl: Libxlutil, path: Path)
 @pytest.mark.parametrize(
     "file", ["typical", "lists", "plus", "quotes", "bytes", "nested-vif", "twice", "stray-last-byte"]
 )
-def test_these_files_are_good_to_xl(xl: Libxlutil, file: str) -> None:
+def test_xl_accepts_these_files(xl: Libxlutil, file: str) -> None:
     assert agree(xl, (CONFIGS[0].parent / f"{file}.cfg").read_bytes())
 
 
 @pytest.mark.parametrize(
     "file", ["open-string", "cut-in-list", "crlf", "comment-at-end", "mixed-sum", "hex-escape", "xm-style"]
 )
-def test_these_files_are_bad_to_xl(xl: Libxlutil, file: str) -> None:
+def test_xl_refuses_these_files(xl: Libxlutil, file: str) -> None:
     assert not agree(xl, (CONFIGS[0].parent / f"{file}.cfg").read_bytes())
 
 

@@ -53,7 +53,7 @@ def test_the_plain_name_counts_before_cfg_and_conf_in_any_directory(write, tmp_p
     assert found.path == path
 
 
-def test_a_file_called_as_the_vm_that_names_another_is_not_it(write, tmp_path: Path) -> None:
+def test_a_file_called_as_the_vm_that_names_another_vm_does_not_match(write, tmp_path: Path) -> None:
     write("web1.cfg", "name = 'web2'\n")
     assert find("web1", [tmp_path]).config is None
 
@@ -105,7 +105,7 @@ def test_a_vm_with_a_slash_in_its_name_is_found_by_the_name_inside(write, tmp_pa
     assert find("../web1", [tmp_path]).config is not None
 
 
-def test_files_and_directories_passed_over_are_reported(write, tmp_path: Path) -> None:
+def test_files_and_directories_that_are_ignored_are_reported(write, tmp_path: Path) -> None:
     write("a-broken.cfg", "name = 'web1\n")
     write("b-binary", b"\x7fELF\0")
     write("c.cfg", "name = 'web1'\n")
@@ -122,7 +122,7 @@ def two_copies(write) -> tuple[Path, Path]:
     return old, new
 
 
-def test_of_two_files_that_differ_none_is_taken_and_both_are_named(write, tmp_path: Path) -> None:
+def test_of_two_files_that_differ_none_is_used_and_both_are_named(write, tmp_path: Path) -> None:
     old, new = two_copies(write)
     found = find("shop", [tmp_path])
     assert found.config is None
@@ -130,7 +130,7 @@ def test_of_two_files_that_differ_none_is_taken_and_both_are_named(write, tmp_pa
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_of_two_files_the_one_with_the_running_mac_is_taken(write, tmp_path: Path, which: int) -> None:
+def test_of_two_files_the_one_with_the_running_mac_is_used(write, tmp_path: Path, which: int) -> None:
     paths = two_copies(write)
     found = find("shop", [tmp_path], macs=["00:16:3e:00:00:7" + "07"[which]])
     assert found.config is not None
@@ -138,7 +138,7 @@ def test_of_two_files_the_one_with_the_running_mac_is_taken(write, tmp_path: Pat
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_of_two_files_the_one_that_starts_with_dom0_is_taken(write, tmp_path: Path, which: int) -> None:
+def test_of_two_files_the_one_that_starts_with_dom0_is_used(write, tmp_path: Path, which: int) -> None:
     paths = two_copies(write)
     (tmp_path / "auto").mkdir()
     (tmp_path / "auto" / "shop").symlink_to(paths[which])

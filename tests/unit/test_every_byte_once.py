@@ -22,6 +22,7 @@ from xenbw.accounting import Tally
 from xenbw.clock import Tick, Timeline
 from xenbw.config import PeriodSection, Settings
 from xenbw.judge.roster import Roster
+from xenbw.ledger import usagelog
 from xenbw.ledger.ledger import Alive, LedgerError
 from xenbw.model import ZERO, Counters, Reading
 from xenbw.report.explanation import explain, total
@@ -81,7 +82,7 @@ class EveryByteOnce(RuleBasedStateMachine):
         for vm_id in set(self.owner.values()):
             wires = [wire for name, wire in self.wires.items() if self.owner[name] == vm_id]
             known = sum(sum(wire.kept[1]) for wire in wires)
-            assert sum(sum(usage) for _, usage, _ in self.ledger.history(vm_id)) == known
+            assert sum(sum(usage) for _, usage, _ in usagelog.periods(self.ledger, vm_id)) == known
 
     # the daemon's steps
 
@@ -94,7 +95,7 @@ class EveryByteOnce(RuleBasedStateMachine):
         self.load_roster()
         for binding in self.ledger.live_bindings().values():
             self.tally.follow(binding, alive.at if alive else binding.started_at)
-        usage = self.ledger.usage()
+        usage = usagelog.present(self.ledger)
         for vm_id, entry in self.roster.entries.items():
             self.tally.open_period(vm_id, entry.period.start, usage.get(vm_id, ZERO))
 
@@ -111,7 +112,7 @@ class EveryByteOnce(RuleBasedStateMachine):
         return refiled
 
     def write(self) -> None:
-        self.ledger.commit(self.tally.pending(), Alive(self.moment.at, self.clock.elapsed, BOOT))
+        usagelog.commit(self.ledger, self.tally.pending(), Alive(self.moment.at, self.clock.elapsed, BOOT))
         self.tally.settled()
         for wire in self.wires.values():
             wire.kept = wire.read
@@ -151,7 +152,7 @@ class EveryByteOnce(RuleBasedStateMachine):
     @rule()
     def commits(self) -> None:
         self.write()
-        written = self.ledger.usage()
+        written = usagelog.present(self.ledger)
         for vm_id, usage in self.tally.usage.items():
             assert usage == written.get(vm_id, ZERO)
 
@@ -178,7 +179,7 @@ class EveryByteOnce(RuleBasedStateMachine):
         self.roster.settings = self.settings
         for vm_id in self.load_roster():
             start = self.roster.entries[vm_id].period.start
-            self.tally.open_period(vm_id, start, self.ledger.usage_in(vm_id, start))
+            self.tally.open_period(vm_id, start, usagelog.of_period(self.ledger, vm_id, start))
 
     # invariants
 
@@ -191,7 +192,7 @@ class EveryByteOnce(RuleBasedStateMachine):
     def usage_is_the_sum_of_what_the_interfaces_were_credited(self) -> None:
         for vm_id in set(self.owner.values()):
             usage, credited = ZERO, ZERO
-            for _, part, _ in self.ledger.history(vm_id):
+            for _, part, _ in usagelog.periods(self.ledger, vm_id):
                 usage = usage.plus(part)
             for binding in self.ledger.live_bindings().values():
                 credited = credited.plus(binding.counted.usage) if binding.vm_id == vm_id else credited
@@ -207,7 +208,7 @@ class EveryByteOnce(RuleBasedStateMachine):
     @invariant()
     def usage_is_explained_by_what_the_interfaces_counted_in_the_period(self) -> None:
         for vm_id, entry in self.roster.entries.items():
-            here = self.ledger.usage_in(vm_id, entry.period.start)
+            here = usagelog.of_period(self.ledger, vm_id, entry.period.start)
             lines = explain(self.roster.lives(vm_id), here, ZERO)
             assert total(lines) == here
             # Nobody knows in which hours an interface counted what, once these were filed anew; and what a clock that

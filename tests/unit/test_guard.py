@@ -13,9 +13,10 @@ import pytest
 from tests.support.books import add_vm, open_ledger, start_vif, vm_of
 from tests.support.clock import utc
 from tests.support.guarded import END, IP, IP6, NOW, Host, MethodStandIn
+from xenbw.blocks.link import Link
 from xenbw.config import DaemonSection, EnforceSection, MailSection, Settings
-from xenbw.enforce.reconcile import Guard
-from xenbw.ledger import outbox
+from xenbw.enforce.reconcile import Reconciler
+from xenbw.ledger import blocklog, outbox, viflog
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.model import Action, Cause, Counters, State
 from xenbw.vifs import interfaces
@@ -86,7 +87,7 @@ def test_a_vm_that_goes_over_is_blocked_announced_once_and_until_its_period_ends
 
 def test_the_roster_knows_the_new_standing_without_reading_the_ledger_again(host: Host) -> None:
     for _ in range(2):
-        host.guard.judge(host.roster, {host.web1: Counters(900, 0)}, [host.web1], host.moment)
+        host.judging.judge(host.roster, {host.web1: Counters(900, 0)}, [host.web1], host.moment)
     assert host.roster.entries[host.web1].vm.state is State.WARNED
     assert host.events() == ["warned"]
 
@@ -104,7 +105,7 @@ def test_without_recipients_events_are_recorded_and_no_mail_waits(host: Host) ->
     host.judge(1001)
     assert host.events() == ["null-routed"]
     assert outbox.waiting(host.ledger) == 0
-    assert not host.guard.queued
+    assert not host.judging.queued
 
 
 def test_a_new_period_releases_with_an_event(host: Host) -> None:
@@ -113,7 +114,7 @@ def test_a_new_period_releases_with_an_event(host: Host) -> None:
     assert host.judge()
     assert host.ledger.active_blocks() == {}
     assert host.events() == ["null-routed", "released"]
-    assert host.ledger.blocks_of(host.web1)[0].lift_reason == "a new period began"
+    assert blocklog.of_vm(host.ledger, host.web1)[0].lift_reason == "a new period began"
 
 
 def test_a_raised_allowance_releases_at_once(host: Host) -> None:
@@ -121,14 +122,14 @@ def test_a_raised_allowance_releases_at_once(host: Host) -> None:
     host.ledger.set_vm(host.web1, limit_bytes=2000)
     assert host.judge()
     assert host.events() == ["null-routed", "released"]
-    assert host.ledger.blocks_of(host.web1)[0].lift_reason == "its allowance covers its usage again"
+    assert blocklog.of_vm(host.ledger, host.web1)[0].lift_reason == "its allowance covers its usage again"
 
 
 def test_a_change_of_the_action_to_warn_releases_and_says_why(host: Host) -> None:
     host.judge(1001)
     host.ledger.set_vm(host.web1, action=Action.WARN)
     assert host.judge()
-    assert host.ledger.blocks_of(host.web1)[0].lift_reason == "its allowance no longer blocks it"
+    assert blocklog.of_vm(host.ledger, host.web1)[0].lift_reason == "its allowance no longer blocks it"
     assert vm_of(host.ledger, host.web1).state_reason.endswith("its action is only to warn")
 
 
@@ -201,9 +202,9 @@ def test_the_action_warn_announces_once_and_never_blocks(host: Host) -> None:
 
 def test_the_guard_says_whether_a_message_waits(host: Host) -> None:
     host.judge(0)
-    assert not host.guard.queued
+    assert not host.judging.queued
     host.judge(1001)
-    assert host.guard.queued
+    assert host.judging.queued
 
 
 # a ledger that cannot be written
@@ -211,8 +212,8 @@ def test_the_guard_says_whether_a_message_waits(host: Host) -> None:
 
 def test_a_vm_that_goes_over_while_the_ledger_cannot_be_written_is_still_blocked(host: Host) -> None:
     with unwritable(host.ledger):
-        assert host.guard.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
-        assert isinstance(host.guard.failure, LedgerError)
+        assert host.judging.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
+        assert isinstance(host.judging.failure, LedgerError)
         host.enforce()
     assert host.method.asked[-1] == {IP: "web1", IP6: "web1"}
     assert set(host.over_file().addresses()) == {str(IP), str(IP6)}
@@ -220,9 +221,9 @@ def test_a_vm_that_goes_over_while_the_ledger_cannot_be_written_is_still_blocked
 
 def test_a_block_is_recorded_and_announced_once_the_ledger_can_be_written_again(host: Host) -> None:
     with unwritable(host.ledger):
-        host.guard.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
+        host.judging.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
     assert host.judge(1001)
-    assert host.guard.failure is None
+    assert host.judging.failure is None
     assert host.events() == ["null-routed"]
     assert host.mails() == ["null-routed"]
     assert not host.judge(1001)
@@ -230,8 +231,8 @@ def test_a_block_is_recorded_and_announced_once_the_ledger_can_be_written_again(
 
 def test_a_warning_that_could_not_be_recorded_is_not_lost(host: Host) -> None:
     with unwritable(host.ledger):
-        host.guard.judge(host.roster, {host.web1: Counters(900, 0)}, [host.web1], host.moment)
-    host.guard.judge(host.roster, {host.web1: Counters(900, 0)}, [host.web1], host.moment)
+        host.judging.judge(host.roster, {host.web1: Counters(900, 0)}, [host.web1], host.moment)
+    host.judging.judge(host.roster, {host.web1: Counters(900, 0)}, [host.web1], host.moment)
     assert host.events() == ["warned"]
 
 
@@ -276,7 +277,7 @@ def test_addresses_that_the_admin_gave_are_blocked_with_the_known_ones(host: Hos
 def test_a_vm_that_went_down_stays_blocked(host: Host) -> None:
     host.judge(1001)
     (binding,) = host.ledger.live_bindings().values()
-    host.ledger.end_binding(binding.id, NOW, "vanished")
+    viflog.end(host.ledger, binding.id, NOW, "vanished")
     host.enforce()
     assert set(host.method.asked[-1]) == {IP, IP6}
 
@@ -284,7 +285,7 @@ def test_a_vm_that_went_down_stays_blocked(host: Host) -> None:
 def test_an_address_that_went_to_another_vm_is_free_at_its_start(host: Host) -> None:
     host.judge(1001)
     (binding,) = host.ledger.live_bindings().values()
-    host.ledger.end_binding(binding.id, NOW, "vanished")
+    viflog.end(host.ledger, binding.id, NOW, "vanished")
     start_vif(host.ledger, "heir", NOW + timedelta(hours=1), domid=2, ips=str(IP))
     host.judge(1001)
     host.enforce()
@@ -330,17 +331,17 @@ def test_a_protected_address_is_not_blocked_and_is_shown_as_a_problem(host: Host
     host.judge(1001)
     host.enforce()
     assert host.method.asked[-1] == {IP6: "web1"}
-    assert host.guard.problems == [f"web1: {IP} is protected and is not blocked"]
+    assert host.reconciler.problems == [f"web1: {IP} is protected and is not blocked"]
     assert host.over_file().protected == [f"{IP}/32"]
 
 
 def test_a_method_that_fails_is_a_problem_and_the_others_still_do_their_work(host: Host) -> None:
     other = MethodStandIn()
     host.method.fails = "iptables: it is locked"
-    host.guard = Guard(host.ledger, host.settings, [host.method, other])
+    host.reconciler = Reconciler(host.ledger, host.settings, host.judging, [host.method, other])
     host.judge(1001)
     host.enforce()
-    assert host.guard.problems == ["iptables: it is locked"]
+    assert host.reconciler.problems == ["iptables: it is locked"]
     assert set(other.asked[-1]) == {IP, IP6}
 
 
@@ -352,10 +353,10 @@ def test_a_bridge_that_iptables_does_not_see_is_announced_once_and_shown_as_long
     host.judge(1001)
     for _ in range(2):
         host.enforce()
-        assert "THE BLOCK DOES NOT HOLD" in host.guard.problems[0]
+        assert "THE BLOCK DOES NOT HOLD" in host.reconciler.problems[0]
     bridges(True)
     host.enforce()
-    assert host.guard.problems == []
+    assert host.reconciler.problems == []
     assert host.events() == ["null-routed", "unfiltered"]
 
 
@@ -364,17 +365,20 @@ def test_a_bridge_port_that_is_set_down_needs_no_iptables(host: Host, bridges: C
     mark = host.settings.daemon.run_dir / "lowered" / str(port.ifindex)
     mark.parent.mkdir(parents=True)
     mark.touch()
+    host.reconciler = Reconciler(
+        host.ledger, host.settings, host.judging, [host.method, Link(str(host.settings.daemon.run_dir))]
+    )
     bridges(False)
     host.judge(1001)
     host.enforce()
-    assert (host.guard.problems, host.events()) == ([], ["null-routed"])
+    assert (host.reconciler.problems, host.events()) == ([], ["null-routed"])
 
 
 def test_two_running_vms_with_one_address_are_a_problem(host: Host) -> None:
     start_vif(host.ledger, "web2", NOW, domid=9, ips=str(IP))
     host.judge(0)
     host.enforce()
-    assert host.guard.problems == [f"web1 and web2: all run with {IP}: one of them has it wrong"]
+    assert host.reconciler.problems == [f"web1 and web2: all run with {IP}: one of them has it wrong"]
 
 
 def test_a_run_folder_that_cannot_be_written_is_a_problem_and_the_blocks_stay(host: Host) -> None:
@@ -382,4 +386,4 @@ def test_a_run_folder_that_cannot_be_written_is_a_problem_and_the_blocks_stay(ho
     host.judge(1001)
     host.enforce()
     assert set(host.method.asked[-1]) == {IP, IP6}
-    assert "hooks rely on the ledger alone" in host.guard.problems[0]
+    assert "hooks rely on the ledger alone" in host.reconciler.problems[0]

@@ -134,7 +134,7 @@ def test_a_call_can_be_compared_and_shown() -> None:
     assert "interface='web0'" in repr(parse(ONLINE))
 
 
-def test_it_costs_the_hook_no_imports() -> None:
+def test_the_hook_imports_no_other_modules_for_it() -> None:
     program = (
         "import sys; before = set(sys.modules); sys.path.insert(0, sys.argv[1]); import xenbw.xen.hotplug; "
         "print(*sorted(set(sys.modules) - before))"

@@ -11,7 +11,7 @@ import pytest
 from tests.support.pace import busy
 from tests.support.xenstored import Xenstored
 from xenbw.xen import identity
-from xenbw.xen.wire import Wire
+from xenbw.xen.wire import Store
 from xenbw.xen.xenstore import XenStore
 
 TARGET = "/local/domain/5/target"
@@ -24,26 +24,28 @@ def server(tmp_path: Path) -> Iterator[Xenstored]:
 
 
 @pytest.fixture
-def wire(server: Xenstored, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+def hook(server: Xenstored, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """The hook's connection to xenstored."""
     monkeypatch.setenv("XENSTORED_PATH", str(server.path))
-    connected = Wire(busy(1))
+    connected = Store(busy(1))
     yield connected
     connected.close()
 
 
 @pytest.mark.parametrize(("target", "whose"), [("4", 4), ("0", 5), ("", 5), ("-1", 5), ("4/../9", 5), ("4" * 9, 5)])
-def test_a_stub_serves_the_domain_that_its_target_names(server: Xenstored, wire: Wire, target: str, whose: int) -> None:
+def test_a_stub_serves_the_domain_that_its_target_names(
+    server: Xenstored, hook: Store, target: str, whose: int
+) -> None:
     server.write_all({TARGET: target})
-    assert identity.served(wire, 5) == whose
+    assert identity.served(hook, 5) == whose
     with XenStore(str(server.path)) as store:
         assert identity.served(store, 5) == whose
 
 
-def test_a_target_that_a_guest_wrote_is_not_believed(server: Xenstored, wire: Wire) -> None:
+def test_a_target_that_a_guest_wrote_is_not_believed(server: Xenstored, hook: Store) -> None:
     server.write_all({TARGET: "4"})
     server.tree.set_perms(TARGET.encode(), (b"n5", b"r0"))
-    assert identity.served(wire, 5) == 5
+    assert identity.served(hook, 5) == 5
     with XenStore(str(server.path)) as store:
         assert identity.served(store, 5) == 5
 

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from tests.support.clock import utc
-from xenbw.blocks.latch import domids, running
+from xenbw.blocks.latch import domids
 from xenbw.blocks.latch_text import FIRST_GROUP
+from xenbw.enforce.desired import running
 from xenbw.model import Binding, Kind
 
 HERE, EARLIER = "this-boot", "an-earlier-boot"

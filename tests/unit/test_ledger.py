@@ -11,6 +11,7 @@ import pytest
 from tests.support.books import BOOT, add_vm, open_ledger, start_vif, vm_of
 from tests.support.clock import utc
 from xenbw.accounting import HOUR, Pending, Share
+from xenbw.ledger import blocklog, eventlog, prune, usagelog, viflog, vmlog
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import NOTHING, Action, Amounts, Block, Cause, Count, Counters, Mark, State
 
@@ -53,8 +54,8 @@ def test_a_vm_is_read_back_as_it_was_written(ledger: Ledger) -> None:
 
 def test_a_retired_vm_makes_room_for_a_new_one_of_its_name(ledger: Ledger) -> None:
     old = add_vm(ledger, "web1", NOW)
-    ledger.block(old, Cause.ADMIN, "unpaid", NOW, None)
-    ledger.retire(old, NOW)
+    blocklog.block(ledger, old, Cause.ADMIN, "unpaid", NOW, None)
+    vmlog.retire(ledger, old, NOW)
     new = ledger.meet("web1", NOW)
     assert (new.id != old, new.added_at) == (True, None)
     assert ledger.active_blocks() == {}
@@ -62,8 +63,8 @@ def test_a_retired_vm_makes_room_for_a_new_one_of_its_name(ledger: Ledger) -> No
 
 def test_a_vm_that_is_retired_while_it_runs_goes_on_from_its_counters_as_one_that_nobody_added(ledger: Ledger) -> None:
     old = start_vif(ledger, "web1", NOW, domid=1, ips="192.0.2.7")
-    ledger.commit(Pending(((old.id, Amounts(9, 8, 7), MARK, NOW + HOUR),), ()), ALIVE)
-    ledger.retire(old.vm_id, NOW + 2 * HOUR)
+    usagelog.commit(ledger, Pending(((old.id, Amounts(9, 8, 7), MARK, NOW + HOUR),), ()), ALIVE)
+    vmlog.retire(ledger, old.vm_id, NOW + 2 * HOUR)
     (new,) = ledger.live_bindings().values()
     assert new.vm_id == ledger.meet("web1", NOW).id != old.vm_id
     assert (new.mark, new.counted, new.last_at, new.ips) == (MARK, NOTHING, NOW + HOUR, old.ips)
@@ -78,10 +79,10 @@ def test_binding_an_interface_twice_changes_nothing_but_what_became_known(ledger
 
 def test_an_interface_whose_domain_was_renamed_goes_on_from_its_counters_under_the_new_name(ledger: Ledger) -> None:
     old = start_vif(ledger, "web1", NOW, domid=1)
-    ledger.commit(Pending(((old.id, Amounts(9, 8, 7), MARK, NOW),), ()), ALIVE)
+    usagelog.commit(ledger, Pending(((old.id, Amounts(9, 8, 7), MARK, NOW),), ()), ALIVE)
     new = start_vif(ledger, "web2", NOW + HOUR, domid=1)
     assert (new.mark, new.counted) == (MARK, NOTHING)
-    (ended,) = ledger.bindings_of(old.vm_id, MARCH)
+    (ended,) = viflog.of_vm(ledger, old.vm_id, MARCH)
     assert (ended.ended_at, ended.end_reason) == (NOW + HOUR, "renamed")
 
 
@@ -90,51 +91,51 @@ def test_usage_adds_up_per_hour_and_counts_for_the_present_period_only(ledger: L
     february = utc("2026-02-01")
     for _ in range(2):
         shares = (Share(MARCH, NOW, 2**60, 1, 1), Share(february, MARCH - HOUR, 7, 7, 0))
-        ledger.commit(Pending((), tuple((vm_id, share) for share in shares)), ALIVE)
-    assert ledger.usage() == {vm_id: Counters(2**61, 2)}
-    assert ledger.history(vm_id) == [(MARCH, Counters(2**61, 2), 2), (february, Counters(14, 14), 0)]
-    assert ledger.hours(vm_id, MARCH) == [(NOW, Counters(2**61, 2))]
+        usagelog.commit(ledger, Pending((), tuple((vm_id, share) for share in shares)), ALIVE)
+    assert usagelog.present(ledger) == {vm_id: Counters(2**61, 2)}
+    assert usagelog.periods(ledger, vm_id) == [(MARCH, Counters(2**61, 2), 2), (february, Counters(14, 14), 0)]
+    assert usagelog.hours(ledger, vm_id, MARCH) == [(NOW, Counters(2**61, 2))]
 
 
 def test_the_last_commit_is_remembered_by_both_clocks(ledger: Ledger) -> None:
     assert ledger.alive() is None
-    ledger.commit(Pending((), ()), ALIVE)
+    usagelog.commit(ledger, Pending((), ()), ALIVE)
     assert ledger.alive() == ALIVE
 
 
 def test_a_block_keeps_its_beginning_while_its_cause_changes(ledger: Ledger) -> None:
     vm_id = add_vm(ledger, "web1", NOW)
-    ledger.block(vm_id, Cause.QUOTA, "over", NOW, NOW + HOUR)
-    ledger.block(vm_id, Cause.ADMIN, "unpaid", NOW + HOUR, None)
+    blocklog.block(ledger, vm_id, Cause.QUOTA, "over", NOW, NOW + HOUR)
+    blocklog.block(ledger, vm_id, Cause.ADMIN, "unpaid", NOW + HOUR, None)
     assert ledger.active_blocks() == {vm_id: Block(vm_id, Cause.ADMIN, "unpaid", NOW, None)}
-    ledger.lift(vm_id, NOW + 2 * HOUR, "paid")
-    ledger.lift(vm_id, NOW + 3 * HOUR, "again")
-    (block,) = ledger.blocks_of(vm_id)
+    blocklog.lift(ledger, vm_id, NOW + 2 * HOUR, "paid")
+    blocklog.lift(ledger, vm_id, NOW + 3 * HOUR, "again")
+    (block,) = blocklog.of_vm(ledger, vm_id)
     assert (block.lifted_at, block.lift_reason) == (NOW + 2 * HOUR, "paid")
 
 
 def test_the_newest_life_of_a_vm_is_where_its_addresses_are_known_from(ledger: Ledger) -> None:
     first = start_vif(ledger, "web1", NOW, domid=1, ips="192.0.2.1")
-    ledger.end_binding(first.id, NOW + HOUR, "vanished")
+    viflog.end(ledger, first.id, NOW + HOUR, "vanished")
     second = [start_vif(ledger, "web1", NOW + HOUR, domid=2, devid=n, ips=f"192.0.2.{7 + n}") for n in (0, 1)]
     for binding in second:
-        ledger.end_binding(binding.id, NOW + 2 * HOUR, "vanished")
-    assert {binding.id for binding in ledger.latest_bindings()} == {binding.id for binding in second}
+        viflog.end(ledger, binding.id, NOW + 2 * HOUR, "vanished")
+    assert {binding.id for binding in viflog.latest(ledger)} == {binding.id for binding in second}
 
 
 def test_pruning_forgets_history_but_no_usage_no_block_in_force_and_no_vms_last_life(ledger: Ledger) -> None:
     old = NOW - timedelta(days=900)
     lives = [start_vif(ledger, "web1", old, domid=domid) for domid in (1, 2)]
     for binding in lives:
-        ledger.end_binding(binding.id, old, "vanished")
+        viflog.end(ledger, binding.id, old, "vanished")
     vm_id = lives[0].vm_id
-    ledger.commit(Pending((), ((vm_id, Share(MARCH, old, 5, 5, 0)),)), ALIVE)
-    ledger.block(vm_id, Cause.ADMIN, "unpaid", old, None)
+    usagelog.commit(ledger, Pending((), ((vm_id, Share(MARCH, old, 5, 5, 0)),)), ALIVE)
+    blocklog.block(ledger, vm_id, Cause.ADMIN, "unpaid", old, None)
     ledger.record(old, "kind", "old")
     ledger.record(NOW, "kind", "new")
-    ledger.add_readings([(lives[1].id, Counters(1, 1), Counters(2, 2))], old)
-    ledger.prune(NOW, NOW - timedelta(days=800))
-    assert [binding.id for binding in ledger.bindings_of(vm_id, utc("2000-01-01"))] == [lives[1].id]
-    assert ledger.history(vm_id) == [(MARCH, Counters(5, 5), 0)]
+    usagelog.add_readings(ledger, [(lives[1].id, Counters(1, 1), Counters(2, 2))], old)
+    prune.prune(ledger, NOW, NOW - timedelta(days=800))
+    assert [binding.id for binding in viflog.of_vm(ledger, vm_id, utc("2000-01-01"))] == [lives[1].id]
+    assert usagelog.periods(ledger, vm_id) == [(MARCH, Counters(5, 5), 0)]
     assert list(ledger.active_blocks()) == [vm_id]
-    assert [text for _, _, text in ledger.events(10)] == ["new"]
+    assert [text for _, _, text in eventlog.newest(ledger, 10)] == ["new"]

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.books import BOOT, add_vm, open_ledger, start_vif
 from tests.support.clock import utc
-from xenbw.ledger import outbox, schema
+from xenbw.ledger import blocklog, check, eventlog, outbox, schema, usagelog
 from xenbw.ledger.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
 from xenbw.model import Cause
 
@@ -54,7 +54,7 @@ def test_a_ledger_that_is_not_there_is_made_only_where_it_may_be(tmp_path: Path)
 
 def test_a_new_ledger_has_the_present_schema(ledger: Ledger) -> None:
     assert ledger.rows("PRAGMA user_version")[0][0] == schema.VERSION
-    ledger.check(10)
+    check.check(ledger, 10)
 
 
 def test_opening_an_up_to_date_ledger_writes_nothing(ledger: Ledger) -> None:
@@ -95,7 +95,7 @@ def test_damage_inside_the_file_is_found_by_the_check(tmp_path: Path) -> None:
         damaged[page * 4096 : page * 4096 + 64] = b"\xee" * 64
     path.write_bytes(damaged)
     with closing(Ledger.open(path)) as ledger, pytest.raises(CorruptLedgerError):
-        ledger.check(10)
+        check.check(ledger, 10)
     assert path.read_bytes() == damaged
 
 
@@ -130,7 +130,7 @@ def test_several_processes_may_begin_one_ledger_at_once(tmp_path: Path) -> None:
         os.close(start)
         assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
         with closing(Ledger.open(path)) as ledger:
-            ledger.check(10)
+            check.check(ledger, 10)
 
 
 def _begin_when_told(path: Path, starter: int, start: int) -> int:
@@ -155,7 +155,7 @@ def test_one_transaction_is_all_or_nothing_with_everything_nested_in_it(ledger: 
 
     def change_and_fail() -> None:
         with ledger.transaction():
-            ledger.block(vm_id, Cause.QUOTA, "over", NOW, None)
+            blocklog.block(ledger, vm_id, Cause.QUOTA, "over", NOW, None)
             outbox.queue(ledger, NOW, "subject", "body")
             ledger.record(NOW, "kind", "text", vm_id)
             raise KeyError
@@ -164,7 +164,7 @@ def test_one_transaction_is_all_or_nothing_with_everything_nested_in_it(ledger: 
         change_and_fail()
     assert ledger.active_blocks() == {}
     assert outbox.waiting(ledger) == 0
-    assert ledger.events(10) == []
+    assert eventlog.newest(ledger, 10) == []
 
 
 def test_every_row_of_a_transaction_bears_its_number_which_only_grows(ledger: Ledger) -> None:
@@ -260,8 +260,9 @@ from pathlib import Path
 from tests.support.books import BOOT
 from tests.support.clock import utc
 from xenbw.accounting import HOUR, Pending, Share
-from xenbw.model import Amounts, Counters, Mark
+from xenbw.ledger import usagelog
 from xenbw.ledger.ledger import Alive, Ledger
+from xenbw.model import Amounts, Counters, Mark
 
 ledger, now = Ledger.open(Path(sys.argv[1])), utc("2026-03-20 12:00")
 (binding,) = ledger.live_bindings().values()
@@ -270,7 +271,7 @@ while True:
     number += 2
     counted, mark = Amounts(number, number), Mark(Counters(number, number))
     shares = tuple((binding.vm_id, Share(utc("2026-03-01"), now + n * HOUR, 1, 1, 0)) for n in (0, 1))
-    ledger.commit(Pending(((binding.id, counted, mark, now),), shares), Alive(now, 1.0, BOOT))
+    usagelog.commit(ledger, Pending(((binding.id, counted, mark, now),), shares), Alive(now, 1.0, BOOT))
     print(number, flush=True)
 """
 
@@ -286,10 +287,10 @@ def test_a_process_killed_in_the_middle_of_its_writes_leaves_whole_commits(ledge
         writer.wait()
         writer.stdout.close()
         with closing(Ledger.open(ledger.path)) as after:
-            after.check(10)
+            check.check(after, 10)
             counted = after.live_bindings()[binding.id].counted
-            ((_, usage, _),) = after.history(binding.vm_id)
-            hours = after.hours(binding.vm_id, MARCH)
+            ((_, usage, _),) = usagelog.periods(after, binding.vm_id)
+            hours = usagelog.hours(after, binding.vm_id, MARCH)
         assert counted.usage == usage
         assert counted.in_bytes in (told, told + 2)
         assert hours[0][1] == hours[1][1]

@@ -20,6 +20,7 @@ from tests.support.guarded import Host as Guarded
 from tests.support.pace import until
 from xenbw.config import DaemonSection, LedgerSection, Settings
 from xenbw.daemon.cycle import Work
+from xenbw.ledger import eventlog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Action, Counters
 from xenbw.runner import Result
@@ -143,11 +144,11 @@ def host(ledger: Ledger, settings: Settings, monkeypatch: pytest.MonkeyPatch) ->
 def told(host: Guarded) -> list[tuple[int, str]]:
     """The guard's lines for the log, after its blocks are enforced."""
     host.enforce()
-    return host.guard.news.take()
+    return host.judging.news.take()
 
 
 def newest(host: Guarded) -> str:
-    ((_, _, text),) = host.ledger.events(1)
+    ((_, _, text),) = eventlog.newest(host.ledger, 1)
     return text
 
 
@@ -193,7 +194,7 @@ def test_a_block_without_a_known_address_says_so(host: Guarded) -> None:
 def test_a_block_that_cannot_be_recorded_is_logged_at_once_and_only_once(host: Guarded) -> None:
     with closing(open_ledger(host.ledger.path.parent)) as other, other.transaction():
         for used in (1001, 1002, 1003):
-            host.guard.judge(host.roster, {host.web1: Counters(used, 0)}, [host.web1], host.moment)
+            host.judging.judge(host.roster, {host.web1: Counters(used, 0)}, [host.web1], host.moment)
     ((_, text),) = told(host)
     assert text.startswith("web1 null-routed: ")
     host.judge(1004)
@@ -203,7 +204,7 @@ def test_a_block_that_cannot_be_recorded_is_logged_at_once_and_only_once(host: G
 
 def test_a_block_that_ended_before_it_was_recorded_is_logged_again_when_it_returns(host: Guarded) -> None:
     with closing(open_ledger(host.ledger.path.parent)) as other, other.transaction():
-        host.guard.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
+        host.judging.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
     told(host)
     host.ledger.set_vm(host.web1, limit_bytes=5000)
     host.judge(1001)
@@ -258,9 +259,9 @@ def test_a_vm_that_is_removed_while_it_is_blocked_is_one_line(host: Guarded) -> 
 def test_an_address_that_becomes_protected_is_logged_once_as_a_problem(host: Guarded) -> None:
     host.judge(1001)
     told(host)
-    host.guard.protect = frozenset({ip_network(f"{IP}/32")})
+    host.reconciler.protect = frozenset({ip_network(f"{IP}/32")})
     assert told(host) == []
-    assert host.guard.problems == [f"web1: {IP} is protected and is not blocked"]
+    assert host.reconciler.problems == [f"web1: {IP} is protected and is not blocked"]
 
 
 # the daemon's own lines
@@ -283,7 +284,7 @@ def work(
     """The work of a daemon on a host without interfaces and without a kernel of its own."""
     (tmp_path / "net").mkdir()
     kernel = iter([MethodStandIn("iptables"), MethodStandIn("ip6tables")])
-    monkeypatch.setattr("xenbw.daemon.cycle.Iptables", lambda _version: next(kernel))
+    monkeypatch.setattr("xenbw.blocks.iptables.Iptables", lambda _version: next(kernel))
     monkeypatch.setattr(interfaces, "bridge_filtered", lambda _version: True)
     with closing(Lookup(str(tmp_path / "no-xenstored"))) as lookup:
         work = Work(settings, ledger, lookup, clock, clock.vouches, BOOT, no_answer, lambda _: False, tmp_path / "net")
@@ -327,14 +328,14 @@ def test_a_clock_that_was_set_is_one_line_and_one_when_it_is_trusted_again(
     clock.wall, clock.synced = utc("2026-05-01"), False
     for _ in range(5):
         cycle(work, clock)
-    assert work.status()["clock"] == "doubted"
+    assert work.status().document()["clock"] == "doubted"
     clock.synced = True
     for _ in range(5):
         cycle(work, clock)
     said = journal.lines()
     assert said[0].startswith("<4>the clock was set: no period begins and no block ends by itself until")
     assert said[1:] == ["<6>the clock is trusted: it is synchronised"]
-    assert work.status()["clock"] == "synchronised"
+    assert work.status().document()["clock"] == "synchronised"
 
 
 def test_work_that_a_doubted_clock_held_back_is_done_when_the_clock_is_trusted(

@@ -135,7 +135,9 @@ def test_a_command_s_options_are_explained(name: str) -> None:
 def test_every_named_option_exists(page: str) -> None:
     programs = [*PROGRAMS.values(), *commandline.commands().values()]
     known = set[str]().union(*map(commandline.long_names, programs))
-    assert set(_OPTION.findall(manpage.text(manpage.read(page)))) <= known
+    # A line of an example that calls MongoDB's own tools has their options.
+    own = [line for line in manpage.read(page) if not line.text.startswith(("mongodump ", "mongorestore "))]
+    assert set(_OPTION.findall(manpage.text(own))) <= known
 
 
 def typed() -> Iterator[tuple[str, list[str]]]:

@@ -1,4 +1,4 @@
-"""Marks of latched domains, and the interface group that udev's rule gets from them."""
+"""Marks of latched domains, and what udev's question about an interface is answered."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def ask(run_dir: Path, node: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_given_domains_and_no_others_have_marks(tmp_path: Path) -> None:
+def test_keep_marks_these_domains_and_no_others(tmp_path: Path) -> None:
     marks = Marks(str(tmp_path))
     assert marks.keep({7, 9}) == set()
     assert marks.keep({9, 10}) == {7}
     assert {mark.name for mark in (tmp_path / "latched").iterdir()} == {"9", "10"}
 
 
-def test_without_latched_domains_there_is_no_folder(tmp_path: Path) -> None:
+def test_without_marks_there_is_no_folder(tmp_path: Path) -> None:
     marks = Marks(str(tmp_path / "run"))
     assert marks.keep(set()) == set()
     marks.put(7)
@@ -45,17 +45,17 @@ def test_foreign_files_in_the_folder_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("domid", [1, 7, 32751])
-def test_a_marked_domains_interfaces_have_a_group_of_its_own(tmp_path: Path, domid: int) -> None:
+def test_interfaces_of_a_marked_domain_get_its_group(tmp_path: Path, domid: int) -> None:
     Marks(str(tmp_path)).put(domid)
     assert ask(tmp_path, f"vif-{domid}-0") == (0, f"{group(domid)}\n")
     assert ask(tmp_path, f"vif-{domid}-12") == (0, f"{group(domid)}\n")
 
 
 @pytest.mark.parametrize("node", ["vif-70-0", "vif-1-7", "vbd-7-0", "", "vif-", "vif-7x-0"])
-def test_interfaces_of_other_domains_have_no_group(tmp_path: Path, node: str) -> None:
+def test_interfaces_of_other_domains_get_no_group(tmp_path: Path, node: str) -> None:
     Marks(str(tmp_path)).put(7)
     assert ask(tmp_path, node) == (1, "")
 
 
-def test_no_interface_has_a_group_while_no_domain_is_latched(tmp_path: Path) -> None:
+def test_without_marks_no_interface_gets_a_group(tmp_path: Path) -> None:
     assert ask(tmp_path, "vif-7-0") == (1, "")

@@ -28,7 +28,7 @@ from tests.support.program import script, sendmail
 from xenbw import config
 from xenbw.config import CommandSection, DaemonSection, LedgerSection, MailSection, Settings
 from xenbw.errors import UsageError
-from xenbw.ledger import outbox
+from xenbw.ledger import eventlog, outbox
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.outbox import Channel
 from xenbw.model import Counters
@@ -106,7 +106,7 @@ def test_an_announcement_goes_to_every_channel_that_is_configured(host: Host, le
     messages = outbox.due(ledger, AT, AT + HOUR)
     assert [message.channel for message in messages] == [Channel.MAIL, Channel.COMMAND]
     assert {message.subject for message in messages} == {"[xenbw] web1: null-routed"}
-    assert host.guard.queued
+    assert host.judging.queued
 
 
 def test_without_mail_only_the_command_is_told_and_without_either_nobody(host: Host, ledger: Ledger) -> None:
@@ -119,14 +119,14 @@ def test_without_mail_only_the_command_is_told_and_without_either_nobody(host: H
     host.ledger.set_vm(host.web1, limit_bytes=2000)
     host.judge(1001)
     assert outbox.waiting(ledger) == 1
-    assert not host.guard.queued
+    assert not host.judging.queued
 
 
 def test_an_announcement_that_cannot_be_recorded_is_not_queued(host: Host, ledger: Ledger) -> None:
     with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
         ledger.rows("PRAGMA busy_timeout = 0")
         other.execute("BEGIN IMMEDIATE")
-        host.guard.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
+        host.judging.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
     assert outbox.waiting(ledger) == 0
 
 
@@ -256,7 +256,7 @@ def test_the_pause_doubles_to_an_hour_and_after_a_week_the_message_is_given_up_w
         pauses.append((clock.wall - before) // timedelta(minutes=1))
     assert pauses[:8] == [1, 2, 4, 8, 16, 32, 60, 60]
     assert timedelta(days=7) <= clock.wall - AT < timedelta(days=7, hours=1)
-    ((_, kind, text),) = ledger.events(10)
+    ((_, kind, text),) = eventlog.newest(ledger, 10)
     assert kind == "command-failed"
     assert text == f"command 'over' was given up: {settings.command.run[0]} ended with status 1"
 

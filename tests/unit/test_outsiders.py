@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.books import BOOT, add_vm, open_ledger
 from tests.support.clock import utc
-from xenbw.ledger import unmetered
+from xenbw.ledger import unmetered, vmlog
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.unmetered import Unmetered
 from xenbw.model import VM, Allowance, Cause, Counters, Period, State
@@ -132,7 +132,7 @@ def test_nothing_is_written_while_nothing_changes_not_even_by_the_next_daemon(
 def test_a_vm_that_was_removed_and_runs_on_is_another_one(ledger: Ledger, outsiders: Outsiders) -> None:
     old = ledger.vm_named("novif")
     assert old is not None
-    ledger.retire(old.id, NOW)
+    vmlog.retire(ledger, old.id, NOW)
     assert outsiders.hear(Survey((NOVIF,)), LATER) is True
     assert told(ledger).keys() == {"novif"}
 

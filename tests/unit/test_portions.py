@@ -12,7 +12,7 @@ import pytest
 from tests.support.books import BOOT, open_ledger, start_vif
 from tests.support.clock import utc
 from xenbw.accounting import Pending
-from xenbw.ledger import portions
+from xenbw.ledger import portions, prune, usagelog, viflog
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import NOTHING, UNREAD, Amounts, Binding, Counters
 
@@ -28,7 +28,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def count(ledger: Ledger, binding: Binding, start: datetime, amount: Counters) -> None:
-    ledger.commit(Pending((), (), ((binding.id, start, amount),)), Alive(NOW, 1.0, BOOT))
+    usagelog.commit(ledger, Pending((), (), ((binding.id, start, amount),)), Alive(NOW, 1.0, BOOT))
 
 
 def counted(ledger: Ledger, binding: Binding, start: datetime) -> dict[int, Counters]:
@@ -45,15 +45,15 @@ def test_what_an_interface_counted_adds_up_period_by_period(ledger: Ledger) -> N
 
 def test_an_interface_that_lived_in_the_period_is_there_though_it_counted_nothing(ledger: Ledger) -> None:
     early, late, live = (start_vif(ledger, "web1", FEBRUARY, domid=domid) for domid in (1, 2, 3))
-    ledger.end_binding(early.id, MARCH - timedelta(days=1), "offline")
-    ledger.end_binding(late.id, MARCH + timedelta(days=1), "offline")
+    viflog.end(ledger, early.id, MARCH - timedelta(days=1), "offline")
+    viflog.end(ledger, late.id, MARCH + timedelta(days=1), "offline")
     assert counted(ledger, live, MARCH) == {2: Counters(0, 0), 3: Counters(0, 0)}
 
 
 def test_what_an_interface_that_ended_before_the_period_counted_in_it_is_there(ledger: Ledger) -> None:
     # the clock was set back meanwhile
     binding = start_vif(ledger, "web1", FEBRUARY, domid=1)
-    ledger.end_binding(binding.id, FEBRUARY, "offline")
+    viflog.end(ledger, binding.id, FEBRUARY, "offline")
     count(ledger, binding, MARCH, Counters(5, 5))
     assert counted(ledger, binding, MARCH) == {1: Counters(5, 5)}
 
@@ -65,7 +65,7 @@ def test_a_period_that_begins_elsewhere_takes_what_lies_in_it_as_a_whole(ledger:
     for binding in (before, since):
         count(ledger, binding, MARCH, Counters(10, 1))
     if recorded:
-        ledger.refile(before.vm_id, MID_MARCH, "15@UTC")
+        usagelog.refile(ledger, before.vm_id, MID_MARCH, "15@UTC")
     found = portions.lives(ledger, before.vm_id, MID_MARCH, refiled=not recorded)
     assert [usage for _, usage in found] == [Counters(0, 0), Counters(10, 1)]
 
@@ -74,7 +74,7 @@ def test_a_period_that_begins_earlier_takes_the_later_one_s(ledger: Ledger) -> N
     binding = start_vif(ledger, "web1", FEBRUARY, domid=1)
     count(ledger, binding, MID_MARCH, Counters(10, 1))
     count(ledger, binding, utc("2026-02-15"), Counters(100, 100))
-    ledger.refile(binding.vm_id, MARCH, "1@UTC")
+    usagelog.refile(ledger, binding.vm_id, MARCH, "1@UTC")
     assert counted(ledger, binding, MARCH) == {1: Counters(10, 1)}
     count(ledger, binding, MARCH, Counters(1, 1))
     assert counted(ledger, binding, MARCH) == {1: Counters(11, 2)}
@@ -84,7 +84,7 @@ def test_an_hour_that_lies_in_two_periods_is_not_taken_for_the_new_one(ledger: L
     # Usage is refiled by whole hours, and 12:30 is Kathmandu's or Kolkata's midnight
     binding = start_vif(ledger, "web1", NOW + timedelta(minutes=40), domid=1)
     count(ledger, binding, MARCH, Counters(10, 1))
-    ledger.refile(binding.vm_id, NOW + timedelta(minutes=30), "x")
+    usagelog.refile(ledger, binding.vm_id, NOW + timedelta(minutes=30), "x")
     assert counted(ledger, binding, NOW + timedelta(minutes=30)) == {1: Counters(0, 0)}
 
 
@@ -92,7 +92,7 @@ def test_another_vm_s_stays_where_it_is(ledger: Ledger) -> None:
     one, other = start_vif(ledger, "web1", NOW, domid=1), start_vif(ledger, "web2", NOW, domid=2)
     for binding in (one, other):
         count(ledger, binding, MARCH, Counters(10, 1))
-    ledger.refile(one.vm_id, MID_MARCH, "15@UTC")
+    usagelog.refile(ledger, one.vm_id, MID_MARCH, "15@UTC")
     assert counted(ledger, other, MARCH) == {2: Counters(10, 1)}
 
 
@@ -101,9 +101,9 @@ def test_what_an_interface_counted_goes_with_its_row(ledger: Ledger, by: str) ->
     old, new = (start_vif(ledger, "web1", FEBRUARY, domid=domid) for domid in (1, 2))
     for binding in (old, new):
         count(ledger, binding, FEBRUARY, Counters(10, 1))
-    ledger.end_binding(old.id, FEBRUARY, "offline")
+    viflog.end(ledger, old.id, FEBRUARY, "offline")
     if by == "this version":
-        ledger.prune(NOW, NOW)
+        prune.prune(ledger, NOW, NOW)
     else:
         with sqlite3.connect(ledger.path) as db:
             db.execute("DELETE FROM binding WHERE id = ?", (old.id,))
@@ -115,7 +115,7 @@ def test_everything_that_passed_an_interface_is_known_though_its_domain_was_rena
     before = start_vif(ledger, "web1", NOW, domid=1)
     after = start_vif(ledger, "web2", NOW, domid=1)
     pending = tuple((one.id, Amounts(1, 2, 30, 400, 5000), UNREAD, NOW) for one in (before, after))
-    ledger.commit(Pending(pending, ()), Alive(NOW, 1.0, BOOT))
+    usagelog.commit(ledger, Pending(pending, ()), Alive(NOW, 1.0, BOOT))
     ((binding, passed),) = portions.passed(ledger, after.vm_id, BOOT)
     assert (binding.id, passed) == (after.id, Counters(2 * 431, 2 * 5002))
     assert portions.passed(ledger, before.vm_id, BOOT) == []

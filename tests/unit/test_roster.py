@@ -14,6 +14,7 @@ from xenbw.accounting import HOUR, Pending, Share
 from xenbw.clock import Moment
 from xenbw.config import DefaultSection, PeriodSection, Settings
 from xenbw.judge.roster import Roster
+from xenbw.ledger import usagelog, vmlog
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import Action, Allowance, Count, Counters, Period
 
@@ -38,7 +39,7 @@ def use(ledger: Ledger, vm_id: int, period_start: datetime, **hours: int) -> Non
     for word, amount in hours.items():
         day, hour = word[1:].split("_")
         shares.append((vm_id, Share(period_start, NOW.replace(day=int(day), hour=int(hour)), amount, 1, 0)))
-    ledger.commit(Pending((), tuple(shares)), Alive(NOW, 1.0, BOOT))
+    usagelog.commit(ledger, Pending((), tuple(shares)), Alive(NOW, 1.0, BOOT))
 
 
 def test_settings_that_a_vm_lacks_come_from_the_defaults(ledger: Ledger) -> None:
@@ -122,8 +123,8 @@ def test_an_earlier_reset_day_moves_the_usage_since_then_into_the_present_period
     ledger.set_vm(vm_id, reset_day=15)
     found = roster(ledger)
     assert found.entries[vm_id].period == Period(utc("2026-03-15"), utc("2026-04-15"))
-    assert ledger.usage()[vm_id] == Counters(11, 2)
-    assert [usage for _, usage, _ in ledger.history(vm_id)] == [Counters(11, 2), Counters(100, 1)]
+    assert usagelog.present(ledger)[vm_id] == Counters(11, 2)
+    assert [usage for _, usage, _ in usagelog.periods(ledger, vm_id)] == [Counters(11, 2), Counters(100, 1)]
 
 
 def test_a_later_reset_day_brings_back_the_usage_of_the_period_before(ledger: Ledger) -> None:
@@ -133,8 +134,8 @@ def test_a_later_reset_day_brings_back_the_usage_of_the_period_before(ledger: Le
     use(ledger, vm_id, utc("2026-03-15"), h16_0=10)
     ledger.set_vm(vm_id, reset_day=5)
     roster(ledger)
-    assert ledger.usage()[vm_id] == Counters(110, 2)
-    assert len(ledger.history(vm_id)) == 1
+    assert usagelog.present(ledger)[vm_id] == Counters(110, 2)
+    assert len(usagelog.periods(ledger, vm_id)) == 1
 
 
 def test_hours_that_lay_in_two_periods_become_one(ledger: Ledger) -> None:
@@ -144,8 +145,8 @@ def test_hours_that_lay_in_two_periods_become_one(ledger: Ledger) -> None:
     use(ledger, vm_id, utc("2026-03-15"), h14_23=10)
     ledger.set_vm(vm_id, reset_day=5)
     roster(ledger)
-    assert ledger.hours(vm_id, utc("2026-03-01")) == [(utc("2026-03-14 23:00"), Counters(110, 2))]
-    assert ledger.usage()[vm_id] == Counters(110, 2)
+    assert usagelog.hours(ledger, vm_id, utc("2026-03-01")) == [(utc("2026-03-14 23:00"), Counters(110, 2))]
+    assert usagelog.present(ledger)[vm_id] == Counters(110, 2)
 
 
 def test_another_zone_moves_the_boundary(ledger: Ledger) -> None:
@@ -186,12 +187,12 @@ def test_usage_dated_by_a_clock_that_was_ahead_counts_in_the_new_period(ledger: 
     vm_id = add_vm(ledger, "web1", ahead)
     start = roster(ledger, ahead, trusted=False).entries[vm_id].period.start
     share = Share(start, ahead + HOUR, 70, 7, 0)
-    ledger.commit(Pending((), ((vm_id, share),)), Alive(ahead, 1.0, BOOT))
+    usagelog.commit(ledger, Pending((), ((vm_id, share),)), Alive(ahead, 1.0, BOOT))
     roster(ledger)
-    assert ledger.usage()[vm_id] == Counters(70, 7)
+    assert usagelog.present(ledger)[vm_id] == Counters(70, 7)
 
 
 def test_a_retired_vm_is_not_on_the_roster(ledger: Ledger) -> None:
     vm_id = add_vm(ledger, "web1", NOW)
-    ledger.retire(vm_id, NOW)
+    vmlog.retire(ledger, vm_id, NOW)
     assert roster(ledger).entries == {}

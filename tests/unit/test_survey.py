@@ -58,7 +58,7 @@ def test_a_vm_with_one_vif_here_and_one_there_is_found(server: Xenstored, store:
     assert survey(store) == (Outside(7, "web1", 1, ((1, 5, None),)),)
 
 
-def test_a_migrating_domain_has_the_vm_s_name_and_one_without_a_name_is_not_told(
+def test_a_migrating_domain_has_the_vm_s_name_and_one_without_a_name_is_left_out(
     server: Xenstored, store: XenStore
 ) -> None:
     server.write_all({"/local/domain/8/name": "web1--incoming", "/local/domain/9/domid": "9"})
@@ -90,7 +90,7 @@ def test_nothing_a_guest_can_write_is_asked_for(server: Xenstored, store: XenSto
     assert not any(re.match(r"/local/domain/[1-9]\d*/(device|data|control)", path) for _, path in server.seen)
 
 
-def test_a_backend_that_is_no_path_of_a_backend_is_passed_over(server: Xenstored, store: XenStore) -> None:
+def test_a_backend_that_is_not_a_path_of_a_backend_is_ignored(server: Xenstored, store: XenStore) -> None:
     server.write_all({"/local/domain/7/name": "web1", **vif(7, 0), "/libxl/7/device/vif/1/backend": "../../x"})
     assert survey(store) == ()
 

@@ -51,7 +51,7 @@ def test_a_name_may_look_like_the_columns_beside_it() -> None:
     assert parse_list(HEADER + xl_row(name, 12)) == (Domain(name, 12),)
 
 
-def test_a_name_that_is_not_utf8_is_spelled_as_everywhere() -> None:
+def test_a_name_that_is_not_utf8_is_decoded_as_everywhere() -> None:
     row = xl_row("web?", 4).replace(b"?", b"\xff")
     assert parse_list(HEADER + row) == (Domain(r"web\xff", 4),)
 
@@ -70,7 +70,7 @@ def test_the_state_does_not_matter(state: str) -> None:
         ("shutting-down", {"web1": 6, "db1": 7}),
     ],
 )
-def test_a_guest_is_listed_by_its_name_whatever_is_being_done_to_it(moment: str, domids: dict[str, int]) -> None:
+def test_a_guest_is_listed_by_its_name_in_every_state(moment: str, domids: dict[str, int]) -> None:
     listed = parse_list((CAPTURES / "xl-list-states" / f"{moment}.txt").read_bytes())
     assert {domain.name: domain.domid for domain in guests(listed)} == domids
 
@@ -179,7 +179,7 @@ def test_another_setting_is_a_usage_error() -> None:
         detect("xapi", Recorded(Result(0, b"", b"")), which=lambda name: name)
 
 
-def test_a_name_that_is_a_megabyte_of_blanks_or_digits_hides_nobody_and_holds_nobody_up() -> None:
+def test_a_name_of_a_megabyte_of_blanks_or_digits_hides_no_vm_and_costs_no_time() -> None:
     # Tried at each blank, one such line would take minutes.
     signal.alarm(60)
     try:
@@ -190,6 +190,6 @@ def test_a_name_that_is_a_megabyte_of_blanks_or_digits_hides_nobody_and_holds_no
         signal.alarm(0)
 
 
-def test_a_domid_of_more_digits_than_python_reads_is_no_row() -> None:
+def test_a_line_whose_domid_has_too_many_digits_for_python_is_no_row() -> None:
     forged = b"evil " + b"9" * 5000 + b"   128     1     -b----       1.0\n"
     assert [domain.name for domain in parse_list(HEADER + forged + xl_row("web1", 7))] == ["web1"]

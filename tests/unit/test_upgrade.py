@@ -21,7 +21,7 @@ from tests.support.clock import utc
 from tests.support.effort import cases
 from tests.support.killer import killed_at
 from tests.support.oldledger import Rows, make_schema1, narrowed, rows, sound, version
-from xenbw.ledger import backup, bindings, file, outbox, rescue, schema
+from xenbw.ledger import backup, bindings, check, file, outbox, rescue, schema
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.ledger.outbox import Channel
 
@@ -73,7 +73,7 @@ def columns(db: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
 
 def test_every_row_of_an_older_ledger_is_there_after_the_upgrade(path: Path, before: Rows) -> None:
     with closing(Ledger.open(path)) as ledger:
-        ledger.check(10)
+        check.check(ledger, 10)
         assert ledger.rows("PRAGMA user_version")[0][0] == schema.VERSION
         after = rows(path)
     assert narrowed(after, before) == before
@@ -252,7 +252,7 @@ def test_the_daemon_does_not_take_an_older_ledger_without_room_for_a_damaged_one
 ) -> None:
     monkeypatch.setattr(backup, "_SPARE", 2**62)
     with pytest.raises(LedgerError, match="no room"):
-        rescue.open_or_replace(path, path.with_name("over"), NOW)
+        rescue.open_or_replace(path, None, NOW)
     assert files(path) == {"ledger.db"}
 
 
@@ -297,13 +297,14 @@ def test_the_hook_s_statements_work_before_and_after_the_upgrade(path: Path, upg
         Ledger.open(path).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         rev = bindings.next_rev(db)
-        facts: dict[str, Any] = {"boot_id": BOOT, "domid": 9, "devid": 0, "kind": "vif", "at": AT, "rev": rev}
-        bindings.bind(db, name="web1", ifindex=900, interface="vif9.0", mac=None, ips="192.0.2.9", bridge=None, **facts)
+        vif: dict[str, Any] = {"boot_id": BOOT, "domid": 9, "devid": 0, "kind": "vif"}
+        new = bindings.NewBinding(name="web1", ifindex=900, interface="vif9.0", ips="192.0.2.9", **vif)
+        bindings.bind(db, new, at=AT, rev=rev)
         assert bindings.blocked(db)["web1"] == ["192.0.2.9"]
         assert bindings.held(db, BOOT) == set()
         assert bindings.networks(db, "protected") == ["192.0.2.1"]
         assert bindings.networks(db, "allow") == []
-        bindings.unbind(db, reason="offline", **facts)
+        bindings.unbind(db, reason="offline", at=AT, rev=rev, **vif)
         assert db.execute("SELECT end_reason FROM binding WHERE domid = 9").fetchall() == [("offline",)]
     assert version(path) == (schema.VERSION if upgraded else 1)
 

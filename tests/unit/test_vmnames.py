@@ -40,7 +40,7 @@ def test_a_vm_has_its_name_from_xenstore(server: Xenstored, name: str) -> None:
     assert of([exists(server, 4, name)], xend=False) == [name]
 
 
-def test_what_helps_others_is_no_vm(server: Xenstored) -> None:
+def test_a_helper_domain_is_not_a_vm(server: Xenstored) -> None:
     listed = [
         exists(server, 4, "web1"),
         exists(server, 5, "web1-dm", target="4"),
@@ -52,23 +52,23 @@ def test_what_helps_others_is_no_vm(server: Xenstored) -> None:
     assert of(listed, xend=False) == ["web1"]
 
 
-def test_what_has_left_xenstore_and_what_only_looks_like_a_line_of_the_list_is_no_vm(server: Xenstored) -> None:
+def test_a_domain_without_a_name_in_xenstore_is_not_a_vm(server: Xenstored) -> None:
     assert of([Domain("web1", 4)], xend=False) == []
 
 
-def test_a_vm_that_is_being_received_has_its_own_name_and_one_that_runs_has_the_one_it_has(server: Xenstored) -> None:
+def test_only_a_domain_that_is_being_received_loses_its_migration_suffix(server: Xenstored) -> None:
     received, odd = exists(server, 4, "web1--incoming"), exists(server, 5, "web2--incoming")
     server.write_all({"/local/domain/0/backend/vif/4/0/state": "2", "/local/domain/0/backend/vif/5/0/state": "4"})
     assert of([received, odd], xend=False) == ["web1", "web2--incoming"]
 
 
-def test_a_crashed_domain_that_is_kept_is_no_vm(server: Xenstored) -> None:
+def test_a_crashed_domain_that_is_kept_is_not_a_vm(server: Xenstored) -> None:
     corpse = exists(server, 4, "web1-20260801T0840Z", vm="/vm/new")
     assert of([corpse, exists(server, 5, "web1")], xend=False) == ["web1"]
 
 
 @pytest.mark.usefixtures("_silent")
-def test_without_xenstore_the_list_has_to_do() -> None:
+def test_without_xenstore_the_names_come_from_the_list() -> None:
     listed = guests(parse_list(XM_MIGRATING.read_bytes()))
     assert of(listed, xend=True) == ["mig"]
     assert of([Domain("migrating-x", 4), Domain("web1--incoming", 5)], xend=False) == ["migrating-x", "web1"]

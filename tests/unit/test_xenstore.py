@@ -14,7 +14,8 @@ import pytest
 
 from tests.support.pace import busy
 from tests.support.xenstored import Xenstored
-from xenbw.xen.xenstore import Answer, Lookup, StoreError, VifFacts, XenStore, default_socket
+from xenbw.xen.wire import socket_path
+from xenbw.xen.xenstore import Answer, Lookup, StoreError, VifFacts, XenStore
 
 CAPTURES = Path(__file__).parents[1] / "data" / "xen-4.17"
 WEB1 = {
@@ -74,13 +75,13 @@ def test_bytes_that_are_not_utf8_are_shown_and_not_an_error(server: Xenstored, s
     assert store.read("/local/domain/7/name") == "web\\xffü"
 
 
-def test_a_path_xenstored_refuses_is_an_error_and_the_connection_lives_on(store: XenStore) -> None:
+def test_a_path_that_xenstored_refuses_is_an_error_and_the_connection_stays_open(store: XenStore) -> None:
     with pytest.raises(StoreError, match="EINVAL"):
         store.read("/no//such")
     assert store.read("/local/domain/7/name") == "web1"
 
 
-def test_a_vif_of_a_real_dom0_is_told_whole(server: Xenstored, store: XenStore) -> None:
+def test_all_facts_about_a_vif_of_a_real_dom0_are_read(server: Xenstored, store: XenStore) -> None:
     server.write_all(capture("03-many-vifname-longname-oddname/xenstore-local-domain.txt"))
     assert store.vif(7, 0) == VifFacts(
         domid=7,
@@ -96,7 +97,7 @@ def test_a_vif_of_a_real_dom0_is_told_whole(server: Xenstored, store: XenStore) 
     )
 
 
-def test_what_xenstore_does_not_say_is_none(store: XenStore) -> None:
+def test_a_fact_that_is_not_in_xenstore_is_none(store: XenStore) -> None:
     assert store.vif(7, 0) == VifFacts(7, 0, "web1", None, "00:16:3e:50:00:07", "", None, None, None, None)
 
 
@@ -134,7 +135,7 @@ def test_a_frontend_id_that_is_no_number_is_an_error(server: Xenstored, store: X
         store.vif(7, 0)
 
 
-def test_no_socket_is_an_error_that_says_where_it_looked(tmp_path: Path) -> None:
+def test_a_missing_socket_is_an_error_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=f"{tmp_path}/none: cannot reach xenstored: No such file"):
         XenStore(str(tmp_path / "none"))
 
@@ -171,9 +172,9 @@ def test_a_hung_xenstored_with_a_full_backlog_is_an_error_at_once(tmp_path: Path
 
 def test_the_socket_is_where_xenstored_path_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XENSTORED_PATH", "/elsewhere/socket")
-    assert default_socket() == "/elsewhere/socket"
+    assert socket_path() == "/elsewhere/socket"
     monkeypatch.delenv("XENSTORED_PATH")
-    assert default_socket() == "/run/xenstored/socket"
+    assert socket_path() == "/run/xenstored/socket"
 
 
 def test_a_lookup_wakes_the_selector_with_its_answer(lookup: Lookup) -> None:
@@ -190,7 +191,7 @@ def test_a_lookup_of_no_vif_has_no_facts_and_no_error(lookup: Lookup) -> None:
     assert next_answers(lookup) == [Answer(7, 5, None, None)]
 
 
-def test_a_hung_xenstored_fails_all_that_wait_and_stalls_nobody(server: Xenstored, lookup: Lookup) -> None:
+def test_a_hung_xenstored_fails_all_waiting_lookups_and_stalls_no_caller(server: Xenstored, lookup: Lookup) -> None:
     server.hang()
     for domid in range(100):
         lookup.ask(domid, 0)

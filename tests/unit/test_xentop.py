@@ -94,7 +94,7 @@ def test_counters_above_4_gib_are_whole() -> None:
     assert made("no-limit.txt")["web1"].networks[0].in_bytes == 5_397_966_016
 
 
-def test_of_two_iterations_the_last_counts() -> None:
+def test_the_last_of_two_iterations_counts() -> None:
     domains = read(CAPTURES / "02-one-guest-after-traffic/xentop-b-f-n-x-v-i2.txt")
     assert list(domains) == ["Domain-0", "web1"]
     assert domains["web1"].networks[0].out_bytes == 20_324_731
@@ -133,7 +133,7 @@ def test_a_name_may_look_like_a_state() -> None:
     assert parse(output)[1].name == "web --b---"
 
 
-def test_a_name_that_is_not_utf8_is_spelled_as_everywhere() -> None:
+def test_a_name_that_is_not_utf8_is_decoded_as_everywhere() -> None:
     output = (DATA / "xentop/no-limit.txt").read_bytes().replace(b"web1", b"web\xff")
     assert parse(output)[1].name == r"web\xff"
 
@@ -174,14 +174,14 @@ def test_garbage_is_an_error_with_a_hint(garbage: bytes) -> None:
     assert caught.value.hint
 
 
-def test_a_name_that_is_a_header_of_a_thousand_columns_is_none() -> None:
+def test_a_name_like_a_header_of_a_thousand_columns_is_not_a_header() -> None:
     # An expression for so many columns would take half a minute to make.
     forged = b"\nNAME STATE" + b" X" * 100_000 + b"\n"
     captured = (ODD_NAMES / "xentop-b-f-n-i1.txt").read_bytes()
     assert parse(captured + forged) == parse(captured)
 
 
-def test_counters_of_more_digits_than_python_reads_are_no_network() -> None:
+def test_counters_with_too_many_digits_for_python_are_no_network() -> None:
     captured = (ODD_NAMES / "xentop-b-f-n-i1.txt").read_bytes()
     digits = b"9" * 5000
     forged = b"\nNet0 RX:%bbytes 1pkts 0err 0drop  TX:%bbytes 1pkts 0err 0drop\n" % (digits, digits)

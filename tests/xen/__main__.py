@@ -102,6 +102,7 @@ def _give_scenarios(machine: Machine) -> None:
     given = machine.shared / "scenarios"
     shutil.rmtree(given, ignore_errors=True)
     shutil.copytree(_HERE / "scenarios", given, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(_HERE.parent / "support/libxenstore.py", given / "rig")
 
 
 def _test(machine: Machine, share: str) -> int:

@@ -12,8 +12,8 @@ from typing import Any
 
 import iptc
 
+from xenbw.blocks.block import Outcome, Wanted
 from xenbw.blocks.restore import CHAIN, HOOKED, REJECT_WITH, XTABLES_LOCK, comment, stands, write_chain
-from xenbw.blocks.wanted import Desired
 from xenbw.errors import XenbwError
 from xenbw.model import Address
 from xenbw.runner import Runner, run
@@ -66,7 +66,7 @@ def _specs(null_routes: Mapping[Address, str], version: int) -> list[Spec]:
 
 
 class Iptables:
-    """The method for one family. version is 4 or 6."""
+    """The null routes of one family of addresses. version is 4 or 6."""
 
     def __init__(self, version: int, run: Runner = run) -> None:
         self._version, self._run = version, run
@@ -75,25 +75,26 @@ class Iptables:
         self._many = False  # whether there are more rules than are changed one by one
 
     def probe(self) -> str | None:
-        """Why this method cannot serve here, or None."""
+        """Why the kernel has no such tables, or None."""
         try:
             self._table().refresh()
         except (iptc.IPTCError, iptc.XTablesError) as error:
             return f"{self.name}: {error}"
         return None
 
-    def apply(self, desired: Desired) -> list[str]:
-        """Make the chain and its jumps exactly what is desired, in one commit; returns what had to be changed.
+    def apply(self, wanted: Wanted) -> Outcome:
+        """Make the chain and its jumps exactly what is wanted, in one commit.
 
         Raises IptablesError. Another program's commit between our reading and ours makes the kernel refuse (EAGAIN):
         then everything is read anew and reckoned again.
         """
-        wanted = _specs(desired.null_routes, self._version)
-        many, self._many = self._many, len(wanted) > _FEW or bool(wanted and desired.allow)
+        specs = _specs(wanted.null_routes, self._version)
+        many, self._many = self._many, len(specs) > _FEW or bool(specs and wanted.allow)
         for attempt in range(_TRIES):
             try:
                 with _locked():
-                    return self._whole(desired) if self._many or (many and wanted) else self._repair(wanted)
+                    whole = self._many or (many and specs)
+                    return Outcome(tuple(self._write_whole(wanted) if whole else self._repair(specs)))
             except (iptc.IPTCError, iptc.XTablesError) as error:
                 failure = error
             time.sleep(0.02 * attempt)
@@ -104,13 +105,13 @@ class Iptables:
         table.autocommit = False
         return table
 
-    def _whole(self, desired: Desired) -> list[str]:
+    def _write_whole(self, wanted: Wanted) -> list[str]:
         """See that the chain is right as a whole, or write it anew: where there is much of it, or its order matters."""
-        routes = {str(address): name for address, name in desired.null_routes.items()}
+        routes = {str(address): name for address, name in wanted.null_routes.items()}
         saved = self._run([f"{self.name}-legacy-save", "-t", "filter"], timeout=_LOCK_PATIENCE)
-        if saved.status == 0 and stands(self._version, routes, desired.allow, saved.stdout.decode(errors="replace")):
+        if saved.status == 0 and stands(self._version, routes, wanted.allow, saved.stdout.decode(errors="replace")):
             return []
-        said = write_chain(self._version, routes, desired.allow)
+        said = write_chain(self._version, routes, wanted.allow)
         if said is not None:
             raise IptablesError(f"{self.name}-legacy-restore fails: {said}", f"see {self.name}-legacy-save -t filter")
         return [f"{self.name}: the whole chain {CHAIN} written"]

@@ -1,20 +1,18 @@
-"""Which domains are latched: what the ledger says of who is blocked, made so in the kernel."""
+"""The latch: domains of blocked VMs get no traffic on vifs that they are given while they run, hot-plugged ones."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection, Container, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from xenbw.allow import Exceptions
 from xenbw.blocks import groups, latch_text
+from xenbw.blocks.block import Outcome, Wanted
 from xenbw.errors import MeterError
-from xenbw.model import Binding
-from xenbw.nft.chains import Apply
-from xenbw.nft.netlink import Chain, Table, hand_to_nft
-from xenbw.nft.nft import TABLE, indexes
+from xenbw.nft.netlink import Chain
+from xenbw.nft.nft import indexes
+from xenbw.nft.tables import Tables
 from xenbw.rundir.latched import Marks
 from xenbw.vifs import nodes
 
@@ -58,59 +56,62 @@ class _View(NamedTuple):
         )
 
 
-class Latches:
-    """The latches of this boot's blocked domains."""
+class Latch:
+    """The latches on the domains of blocked VMs. run_dir: xenbw's folder under /run, where udev's marks are."""
 
-    def __init__(self, apply: Apply, boot_id: str, run_dir: str) -> None:
-        self._apply, self._boot_id, self._marks = apply, boot_id, Marks(run_dir)
-        self._tables = {family: Table(TABLE, number) for family, number in latch_text.FAMILIES.items()}
+    name = "latch"
+
+    def __init__(self, tables: Tables, run_dir: str) -> None:
+        self._tables, self._marks = tables, Marks(run_dir)
+        self._families = {family: tables.of(number) for family, number in latch_text.FAMILIES.items()}
         self._laid: _View | None = None  # as it was after we last made it, allowing this
         self._allow = _Allowed((), {})
-        self._generation = -1
-        self._said = ""  # by nft, against the last change
+        self._generation: object = None
+        self._said = ""  # nft's error at the last change
 
-    def keep(
-        self, latest: Iterable[Binding], blocked: Container[int], starting: Mapping[int, int], allow: Exceptions
-    ) -> str | None:
-        """Latch the domains of blocked VMs, and no others. What is wrong, or None. latest: the bindings of each VM's
-        newest life; starting: domids of blocked VMs that have no binding yet, and whose they are; allow: by VM's id."""
-        latest = list(latest)
-        owners = {**running(latest, blocked, self._boot_id), **starting}
-        own = {domid: allow.of(vm_id) for domid, vm_id in owners.items() if vm_id in allow.own}
-        wanted = frozenset(owners)
-        unmarked, others = self._mark(wanted), misnamed(latest, wanted, self._boot_id)
+    def probe(self) -> str | None:
+        """Why the kernel tells nothing of nft rules, or None."""
         try:
-            view = self._stand(wanted, others, _Allowed(tuple(allow.common), own))
+            self._look()
         except MeterError as error:
-            # Where the kernel tells nothing of rules, it holds nobody who is to be let go.
-            return f"{_LATE}: {error}" if wanted else None
-        if view.holds(wanted, others):
-            return unmarked
-        wrong = _STUCK if any(held - wanted for held in view.held.values()) else f"{_LATE}: nft refuses the latch"
-        return f"{wrong} ({self._said})" if self._said else wrong
+            return str(error)
+        return None
 
-    def _mark(self, wanted: frozenset[int]) -> str | None:
+    def apply(self, wanted: Wanted) -> Outcome:
+        """Latch the wanted domains, and no others."""
+        latched = frozenset(wanted.domids)
+        own = {domid: wanted.allow.of(name) for domid, name in wanted.domids.items() if name in wanted.allow.own}
+        problems = self._mark(latched)
+        others = misnamed(latched, wanted.owners)
+        try:
+            view = self._stand(latched, others, _Allowed(tuple(wanted.allow.common), own))
+        except MeterError as error:
+            # Where the kernel tells nothing of rules, no latch holds a domain that is to be let go.
+            return Outcome(problems=(f"{_LATE}: {error}",) if latched else ())
+        if view.holds(latched, others):
+            return Outcome(problems=problems)
+        wrong = _STUCK if any(held - latched for held in view.held.values()) else f"{_LATE}: nft refuses the latch"
+        return Outcome(problems=(f"{wrong} ({self._said})" if self._said else wrong,))
+
+    def _mark(self, wanted: frozenset[int]) -> tuple[str, ...]:
+        """Have udev's rule know the wanted domains; what is wrong with that."""
         try:
             groups.leave({latch_text.group(domid) for domid in self._marks.keep(wanted)})
         except OSError as error:
-            return f"{_RENAMED}: {error.filename or 'netlink'}: {error.strerror}"
-        return None
-
-    def forget(self) -> None:
-        """Look again in any case: somebody changed the rules. Their generation is counted before they show."""
-        self._generation = -1
+            return (f"{_RENAMED}: {error.filename or 'netlink'}: {error.strerror}",)
+        return ()
 
     def _stand(self, wanted: frozenset[int], others: frozenset[int], allow: _Allowed) -> _View:
         """Make it what it should be; returns what it then is."""
-        unchanged = (self._allow, self._generation) == (allow, self._read_generation())
+        unchanged = (self._allow, self._generation) == (allow, self._tables.generation())
         if unchanged and self._laid is not None and self._laid.holds(wanted, others):
             return self._laid
         text = self._change(self._look(), wanted, others, allow)
-        said = self._apply(text) if text else None
+        said = self._tables.apply(text) if text else None
         if said is not None:
-            said = self._apply(_anew(wanted, others, allow))
+            said = self._tables.apply(_anew(wanted, others, allow))
         self._said = said or ""
-        self._generation, self._allow, view = self._read_generation(), allow, self._look()
+        self._generation, self._allow, view = self._tables.generation(), allow, self._look()
         self._laid = view if view.holds(wanted, others) else None
         return view
 
@@ -130,40 +131,17 @@ class Latches:
         return _View(
             {
                 (family, name): chains.get(name)
-                for family, table in self._tables.items()
+                for family, table in self._families.items()
                 for chains in [table.chains()]
                 for name in (latch_text.CHAINS[family], latch_text.OWN)
             },
             {
                 (family, name): domids(table.elements(name))
-                for family, table in self._tables.items()
+                for family, table in self._families.items()
                 for name in (latch_text.SET, latch_text.GROUPS)
             },
-            {family: indexes(table.elements(latch_text.MISNAMED)) for family, table in self._tables.items()},
+            {family: indexes(table.elements(latch_text.MISNAMED)) for family, table in self._families.items()},
         )
-
-    def _read_generation(self) -> int:
-        return next(iter(self._tables.values())).generation()
-
-    def close(self) -> None:
-        for table in self._tables.values():
-            table.close()
-
-
-def keep(
-    run_dir: Path,
-    boot_id: str,
-    latest: Iterable[Binding],
-    blocked: Container[int],
-    starting: Mapping[int, int],
-    allow: Exceptions,
-) -> str | None:
-    """The same once, where no daemon does."""
-    once = Latches(hand_to_nft, boot_id, str(run_dir))
-    try:
-        return once.keep(latest, blocked, starting, allow)
-    finally:
-        once.close()
 
 
 def _anew(wanted: frozenset[int], others: frozenset[int], allow: _Allowed) -> str:
@@ -175,23 +153,10 @@ def _anew(wanted: frozenset[int], others: frozenset[int], allow: _Allowed) -> st
     return latch_text.remove() + latch_text.foundation(allow.common) + own + named + latch_text.fasten(sorted(wanted))
 
 
-def running(latest: Iterable[Binding], blocked: Container[int], boot_id: str) -> dict[int, int]:
-    """The domids of these VMs' newest lives in this boot, and whose they are. One without any interface left may run,
-    and get another; so whoever was the last to have a domid is taken to have it still."""
-    owners: dict[int, int] = {}
-    for binding in sorted(latest, key=lambda binding: binding.id):
-        if binding.boot_id == boot_id:
-            owners[binding.domid] = binding.vm_id
-    return {domid: vm_id for domid, vm_id in owners.items() if vm_id in blocked}
-
-
-def misnamed(latest: Iterable[Binding], latched: Collection[int], boot_id: str) -> frozenset[int]:
-    """The ifindexes of interfaces that are called after latched domains and belong to others, which are not: by their
-    nodes, or by their bindings where they have none."""
+def misnamed(latched: Collection[int], bound: Mapping[int, int]) -> frozenset[int]:
+    """The ifindexes of interfaces that are called after latched domains and belong to other domains, which are not
+    latched. The owner is told by the interface's xenbus node, or, where it has none, by `bound`: ifindex -> domid."""
     called = nodes.called_after(set(latched)) if latched else []
-    if not called:
-        return frozenset()
-    bound = {one.ifindex: one.domid for one in latest if one.boot_id == boot_id and one.ended_at is None}
     owners = {index: nodes.owner(interface) or bound.get(index) for index, interface, _ in called}
     return frozenset(index for index, domid in owners.items() if domid is not None and domid not in latched)
 

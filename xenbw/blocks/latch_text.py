@@ -25,6 +25,12 @@ SET, GROUPS, MISNAMED = "latched", "groups", "misnamed"
 CHAINS = {"bridge": "prerouting", "inet": "prerouting", "arp": "input"}
 FAMILIES = {"bridge": 7, "inet": 1, "arp": 3}
 """Numbers of the families, by linux/netfilter.h."""
+UNDO = """\
+for family in bridge inet arp; do
+    nft delete table "$family" xenbw 2>/dev/null || true
+done
+rm -rf /run/xenbw/latched"""
+"""Shell commands that take all latches away."""
 OWN = "own"  # a chain for domains that are allowed something of their own
 PREFIX = "vif{}."  # of the names that netback gives a domain's cards, and libxl their taps
 FIRST_GROUP = 0x78620000  # "xb"; hooks/vif-group knows it too

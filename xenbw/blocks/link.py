@@ -18,34 +18,49 @@ from xenbw.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from xenbw.blocks.block import Outcome, Wanted
+
+UNDO = """\
+for interface in /sys/class/net/*; do
+    ifindex=$(cat "$interface/ifindex" 2>/dev/null) || continue
+    [ ! -e "/run/xenbw/lowered/$ifindex" ] || ip link set dev "${interface##*/}" up || true
+done
+rm -rf /run/xenbw/lowered"""
+"""Shell commands that raise all links that are down for a block."""
 
 _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 1  # linux/sockios.h, linux/if.h
 _REQUEST = struct.Struct("16sH22x")  # struct ifreq
 
 
-class Links:
-    """What became of them. run_dir: xenbw's folder under /run, where the marks are."""
+class Link:
+    """The links that are down. run_dir: xenbw's folder under /run, where the marks are."""
+
+    name = "link"
 
     def __init__(self, run_dir: str) -> None:
         self._marks = f"{run_dir}/lowered"
 
-    def keep(self, wanted: Mapping[int, str], others: Collection[int] = ()) -> list[str]:
-        """Take these links down (ifindex -> the interface's name as it is kept), and raise those that are down for no
-        reason any more, but for others' (by their ifindexes). Returns what could not be done."""
+    def probe(self) -> str | None:
+        """Every kernel can take a link down."""
+        return None
+
+    def apply(self, wanted: Wanted) -> Outcome:
+        """Take the wanted links down, and raise those that are down for no reason any more."""
+        from xenbw.blocks.block import Outcome  # the hook, which only lowers links, cannot afford dataclasses
+
         failed = []
-        for ifindex in self.lowered() - wanted.keys() - set(others):
+        for ifindex in self.lowered() - wanted.links.keys() - wanted.starting:
             try:
                 self._raise(ifindex)
             except OSError as error:
                 failed.append(f"interface {ifindex}: the link does not come up again: {error.strerror}")
-        for ifindex, interface in wanted.items():
+        for ifindex, interface in wanted.links.items():
             try:
                 if decode(os.fsencode(_name(ifindex) or "")) == interface:
                     self.lower(ifindex)
             except OSError as error:
                 failed.append(f"{interface}: the link does not go down: {error.strerror}")
-        return failed
+        return Outcome(problems=tuple(failed), shut=frozenset(self.lowered()))
 
     def lower(self, ifindex: int) -> None:
         """Take a link down, if it is a bridge's port and up. Raises OSError."""

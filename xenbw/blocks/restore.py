@@ -16,6 +16,21 @@ HOOKED = ("INPUT", "OUTPUT", "FORWARD")
 # The comment of rules for what blocked VMs may reach all the same. No VM's name makes such a one.
 ALLOWED = "xenbw allows"
 _RETURN = f'-m comment --comment "{ALLOWED}" -j RETURN'
+_UNDO = """\
+# Asking the command about a table would load it, so the kernel's list of loaded tables is asked.
+if grep -qsx filter /proc/net/{kernel} && command -v {command} >/dev/null; then
+    for chain in INPUT OUTPUT FORWARD; do
+        while {command} -w 5 -D "$chain" -j XENBW 2>/dev/null; do :; done
+    done
+    if {command} -w 5 -F XENBW 2>/dev/null; then
+        {command} -w 5 -X XENBW || true
+    fi
+fi"""
+UNDO = {
+    4: _UNDO.format(kernel="ip_tables_names", command="iptables-legacy"),
+    6: _UNDO.format(kernel="ip6_tables_names", command="ip6tables-legacy"),
+}
+"""Shell commands that take all null routes of a family away."""
 REJECT_WITH = {4: "icmp-port-unreachable", 6: "icmp6-port-unreachable"}
 _LENGTH = {4: 32, 6: 128}
 _LINK = ("fe80::/10", "ff02::/16")

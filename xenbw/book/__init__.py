@@ -1,3 +1,3 @@
-"""MongoDB, which several dom0s share: what a host pushes there and pulls from there. The daemon and the CLI call it;
-all of MongoDB is here.
+"""The book, a MongoDB that several dom0s share: what a host pushes there and pulls from there. Daemon, doctor and CLI
+call it; all use of MongoDB is here and in transfer.
 """

@@ -1,9 +1,8 @@
-"""The book: a MongoDB with everything this host knows, beside what other hosts know. All that is MongoDB is here,
-and in `documents` what it is told of.
+"""The book: a MongoDB with everything this host knows, beside what other hosts know.
 
-Each host writes only documents whose _id begins with its name, always whole and always with absolute values, so that
-any write may be repeated and an unacknowledged one be sent again. An _id is made of what the thing itself is, not of a
-row's number in this ledger, which a new ledger would give to something else.
+Each host writes only documents whose _id begins with its name, always whole and with absolute values, so that any write
+may be repeated. An _id is made of what identifies the thing itself, not of a row's number in this ledger, which a new
+ledger would give to another thing.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import to_time
 from xenbw.model import ZERO, Counters
 
-# A server that hangs is given up after this; nothing of ours waits for it but the thread that talks to it.
+# A server that hangs is given up after this time. Only the thread that talks to it waits.
 _PATIENCE_MS = 5_000
 _SOCKET_PATIENCE_MS = 20_000
 _DUPLICATE_KEY = 11000  # mongo src/mongo/base/error_codes.yml
 
 
 class BookError(XenbwError):
-    """The book cannot be reached, does not let us in, or does not take what is written."""
+    """The book cannot be reached, refuses the login, or refuses a write."""
 
 
 class Book:
@@ -68,14 +67,14 @@ class Book:
             )
         except (InvalidURI, ConfigurationError, ValueError, OSError) as error:
             raise BookError(f"[mongodb]: {_plainly(error)}", "see docs/mongodb.md") from None
-        # Acknowledged writes are lost at a kill -9 of the server unless they are in its journal; of a replica set's
-        # primary, unless a majority has them.
+        # An acknowledged write survives a kill -9 of the server only if it is in the journal, and the loss of a replica
+        # set's primary only if a majority has it.
         self._database = self._client.get_database(
             section.database, write_concern=WriteConcern(w="majority", j=True, wtimeout=_SOCKET_PATIENCE_MS)
         )
 
     def prepare(self) -> None:
-        """Make the indexes for the questions that are asked. Raises BookError."""
+        """Make the indexes that queries need. Raises BookError."""
         ascending, descending = pymongo.ASCENDING, pymongo.DESCENDING
         try:
             base = self._database
@@ -91,7 +90,7 @@ class Book:
             raise self._failed(error) from None
 
     def write(self, collection: str, documents: Iterable[Document]) -> None:
-        """Put documents in place of older ones with the same _id, and wait until they are safe. Raises BookError."""
+        """Replace documents by _id unless newer ones are there, and wait until that is durable. Raises BookError."""
         batch = [pymongo.ReplaceOne(_older(document), document, upsert=True) for document in documents]
         if not batch:
             return
@@ -105,8 +104,8 @@ class Book:
             raise self._failed(error) from None
 
     def forget_lives(self, digest: sqlite3.Row, kept: Iterable[sqlite3.Row], ledger_id: str) -> None:
-        """Take away this host's documents of bindings that are told by a digest now. kept: the bindings of its VM and
-        its time that still have a row in the ledger. Raises BookError."""
+        """Delete this host's documents of bindings that were folded into a digest. kept: the bindings of the digest's
+        VM and time that still have a row in the ledger. Raises BookError."""
         folded = {
             "vm": digest["vm"],
             "started_at": {"$gte": to_time(digest["started_at"]), "$lte": to_time(digest["ended_at"])},
@@ -120,11 +119,11 @@ class Book:
         except PyMongoError as error:
             raise self._failed(error) from None
 
-    # what all hosts write
+    # documents that all hosts write
 
     def policies(self, names: list[str]) -> dict[str, Document | None]:
-        """The documents of these VMs, by name; None for one that is larger than any allowance, or that Python cannot
-        read, such as one with a date beyond the year 9999. Raises BookError."""
+        """The documents of these VMs, by name. None for a document that is too large for an allowance, or that Python
+        cannot read, as with a date beyond the year 9999. Raises BookError."""
         try:
             known = [row["_id"] for row in self._database.vms.find({"_id": {"$in": names}}, ["_id"])]
         except PyMongoError as error:
@@ -143,24 +142,33 @@ class Book:
             raise self._failed(error) from None
 
     def offer(self, name: str, give: Mapping[str, Any], expected: Mapping[str, Any], at: datetime) -> bool:
-        """Change fields of a VM if they still hold what is expected (None: absent, null or false); whether they did."""
+        """Change fields of a VM if they still have the expected values (None: absent, null or false). Returns whether
+        they had."""
         change = {**_bson(give), "edited_at": at, "edited_by": self._host}
         still = {field: {"$in": [None, False]} if value is None else value for field, value in _bson(expected).items()}
         return self._update({"_id": name, **still}, {"$set": change}, upsert=False)
 
     def enter(self, name: str, values: Mapping[str, Any], at: datetime) -> None:
-        """Make a VM known; one that was removed meanwhile is known again, one that somebody else entered stays."""
+        """Enter a VM, or bring one back that was removed. A document that another host or a panel entered stays."""
         document = {**_bson(values), "name": name, "edited_at": at, "edited_by": self._host}
         self._update({"_id": name, "retired_at": {"$type": "date"}}, {"$unset": {"retired_at": ""}, "$set": document})
         self._update({"_id": name}, {"$setOnInsert": document}, upsert=True)
 
     def retire(self, name: str, at: datetime) -> None:
-        """A VM was removed: it is nobody's from then on, until it is entered again."""
+        """Mark a VM as removed, unless it was edited later."""
         change = {"retired_at": at, "edited_at": at, "edited_by": self._host}
         self._update({"_id": name, "edited_at": {"$not": {"$gt": at}}}, {"$set": change})
 
+    def aggregate(self, collection: str, pipeline: list[dict[str, Any]]) -> list[Document]:
+        """The rows that an aggregation pipeline makes of a collection. Raises BookError."""
+        try:
+            return list(self._database.get_collection(collection).aggregate(pipeline, allowDiskUse=True))
+        except PyMongoError as error:
+            raise self._failed(error) from None
+
     def elsewhere(self, periods: Mapping[str, datetime], now: datetime) -> tuple[dict[str, Counters], list[str]]:
-        """What other hosts counted for these VMs in these periods, and what of it is not believed. Raises BookError."""
+        """What other hosts counted for these VMs in these periods, and a sentence for each document that is not
+        believed. Raises BookError."""
         wanted = {
             "host": {"$ne": self._host},
             "vm": {"$in": list(periods)},
@@ -168,12 +176,8 @@ class Book:
             "start": {"$in": sorted(set(periods.values()))},
             "removed_at": None,
         }
-        try:
-            usage = self._database.usage
-            rows = list(usage.aggregate(foreign.by_host(wanted, now), allowDiskUse=True))
-            faults = foreign.named(list(usage.aggregate(foreign.left_out(wanted, now))))
-        except PyMongoError as error:
-            raise self._failed(error) from None
+        rows = self.aggregate("usage", foreign.by_host(wanted, now))
+        faults = foreign.named(self.aggregate("usage", foreign.left_out(wanted, now)))
         found: dict[str, Counters] = {}
         for row in rows:
             vm, start, host = (row["_id"][key] for key in ("vm", "start", "host"))
@@ -190,7 +194,7 @@ class Book:
         try:
             return bool(self._database.vms.update_one(which, change, upsert=upsert).matched_count)
         except DuplicateKeyError:
-            return False  # somebody else entered it in this moment
+            return False  # another client entered it in this moment
         except PyMongoError as error:
             raise self._failed(error) from None
 
@@ -210,8 +214,9 @@ class Book:
 
 
 def _older(document: Document) -> Document:
-    """What a document may replace. A server that hung may carry out a request long after it was given up and sent again
-    with newer values; where it then finds nothing older, it tries to insert, and fails at the _id."""
+    """The filter for what a document may replace: not a newer version. A server that hung may carry out a request long
+    after it was given up and sent again with newer values; then the filter finds nothing, and the insert fails at the
+    _id."""
     if "rev" not in document:
         return {"_id": document["_id"]}
     older = [{"ledger": {"$ne": document["ledger"]}}, {"rev": {"$lte": document["rev"]}}]
@@ -219,12 +224,12 @@ def _older(document: Document) -> Document:
 
 
 def _plainly(error: Exception) -> str:
-    """A driver's message on one line; pymongo never puts a password into one."""
+    """The driver's message on one line. pymongo never puts a password into it."""
     return " ".join(str(error).split())[:300]
 
 
 def _bson(values: Mapping[str, Any]) -> Document:
-    """Values of a VM as MongoDB keeps them: sizes as 64-bit integers, words and networks as plain text."""
+    """Values of a VM for MongoDB: sizes as 64-bit integers, words and networks as text."""
     return {
         field: Int64(value) if field == "limit_bytes" and value else _plain(value) for field, value in values.items()
     }

@@ -1,4 +1,4 @@
-"""What the ledger has beyond a mark: whole rows by their rev, a bounded number at a time, for whoever keeps a copy."""
+"""The rows of the ledger that changed after a mark, in the order of their rev, a bounded number at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FACTS = {
     " FROM reading JOIN binding ON binding.id = binding_id JOIN vm ON vm.id = vm_id",
     "usage": "SELECT usage.*, vm.name AS vm, vm.found_at, vm.retired_at FROM usage JOIN vm ON vm.id = vm_id",
     "event": "SELECT event.*, vm.name AS vm FROM event LEFT JOIN vm ON vm.id = vm_id",
-    # After the bindings: what was pushed of one that was then folded is taken back.
+    # After binding: the documents of bindings that were folded are deleted then.
     "digest": "SELECT digest.*, vm.name AS vm, vm.found_at FROM digest JOIN vm ON vm.id = vm_id",
 }
 TABLES = tuple(_FACTS)
@@ -23,7 +23,7 @@ TABLES = tuple(_FACTS)
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows of one table that changed after a mark, each as it is now; upto: the mark once they are copied."""
+    """Rows of one table that changed after a mark, as they are now. upto: the mark once they are copied."""
 
     table: str
     rows: tuple[sqlite3.Row, ...]
@@ -31,8 +31,8 @@ class Chunk:
 
 
 def after(ledger: Ledger, table: str, mark: int, limit: int) -> Chunk:
-    """The next rows, in the order of their last change. A transaction's rows are never torn apart, so there may be some
-    more than limit."""
+    """The next rows, in the order of their last change. The rows of a transaction stay together, so there may be more
+    rows than `limit`."""
     last = ledger.rows(f"SELECT rev FROM {table} WHERE rev > ? ORDER BY rev LIMIT 1 OFFSET ?", mark, limit - 1)  # noqa: S608
     upto = last[0][0] if last else ledger.meta("rev")
     rows = ledger.rows(f"{_FACTS[table]} WHERE {table}.rev > ? AND {table}.rev <= ? ORDER BY {table}.rev", mark, upto)
@@ -61,7 +61,7 @@ def day_sums(ledger: Ledger, vm_id: int, day: str) -> sqlite3.Row:
 
 
 def bindings_beside(ledger: Ledger, digest: sqlite3.Row) -> list[sqlite3.Row]:
-    """The bindings that began in the time of a digest of their VM and that the ledger still has."""
+    """The bindings in the ledger that began in the time of a digest of their VM."""
     return ledger.rows(
         "SELECT boot_id, ifindex, started_at FROM binding WHERE vm_id = ? AND started_at BETWEEN ? AND ?",
         digest["vm_id"],
@@ -71,7 +71,7 @@ def bindings_beside(ledger: Ledger, digest: sqlite3.Row) -> list[sqlite3.Row]:
 
 
 def backlog(ledger: Ledger, done: Mapping[str, int]) -> int:
-    """How many rows the copy lacks."""
+    """How many rows the book lacks. done: the mark of each table."""
     return sum(
         int(ledger.rows(f"SELECT count(*) FROM {table} WHERE rev > ?", mark)[0][0])  # noqa: S608
         for table, mark in done.items()

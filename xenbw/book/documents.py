@@ -1,5 +1,5 @@
-"""Rows of the ledger as the book has them: whole documents with absolute values, under an _id that is made of what the
-thing itself is."""
+"""Rows of the ledger as documents of the book: whole, with absolute values, under an _id made of what identifies the
+thing itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Documents:
 
     def of(self, ledger: Ledger, chunk: Chunk) -> Iterator[tuple[str, list[Document]]]:
         """(collection, documents) for rows of the ledger."""
-        version = {"ledger": ledger.meta("id")}  # revs are one ledger's own
+        version = {"ledger": ledger.meta("id")}  # revs can be compared within one ledger only
         match chunk.table:
             case "binding":
                 yield "bindings", [self._binding(row) | version for row in chunk.rows]
@@ -106,7 +106,7 @@ class Documents:
 
     def _usage(self, row: sqlite3.Row, sums: sqlite3.Row, span: str, start: str, key: str) -> Document:
         return {
-            # A VM that was removed and added again is another one under the same name.
+            # found_at tells a VM from an earlier one of the same name that was removed.
             "_id": f"{self._host}/{row['vm']}/{row['found_at']}/{span}/{key}",
             "host": self._host,
             "vm": row["vm"],

@@ -1,5 +1,5 @@
-"""MongoDB's driver, imported by one thread at a time: two at once may each see a half of it (its bson imports itself in
-a circle, and Python lets a thread see such a module before it is complete rather than wait for ever)."""
+"""MongoDB's driver, imported by one thread at a time. Two threads at once could each see half of it: its bson imports
+itself in a circle, and Python shows a thread an incomplete module rather than let it wait for ever."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TURN = threading.Lock()
 
 
 def load() -> None:
-    """Import pymongo, which is 28 MB and a tenth of a second: only for who has a book. Raises XenbwError."""
+    """Import pymongo, which takes 28 MB and a tenth of a second, so only with a book. Raises XenbwError."""
     with _TURN:
         try:
             importlib.import_module("pymongo")

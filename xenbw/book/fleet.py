@@ -1,12 +1,10 @@
-"""What the book says of all hosts together."""
+"""The book's hosts, and the usage of VMs on all of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-
-from pymongo.errors import PyMongoError
 
 from xenbw.book import foreign
 from xenbw.book.book import Book, BookError
@@ -18,7 +16,7 @@ _LONGEST_PERIOD = timedelta(days=31, hours=1)
 
 @dataclass(frozen=True)
 class HostSeen:
-    """A host as it last wrote of itself. backlog: records that the book then lacked."""
+    """A host's own document, as it last wrote it. backlog: records that the book lacked then."""
 
     name: str
     seen_at: datetime | None
@@ -28,7 +26,7 @@ class HostSeen:
 
 @dataclass(frozen=True)
 class FleetUsage:
-    """A VM's usage in its present period: in all, and by the name of the host where it passed."""
+    """A VM's usage in its present period: the sum, and each host's part by the host's name."""
 
     name: str
     period_start: datetime
@@ -36,51 +34,48 @@ class FleetUsage:
     hosts: dict[str, Counters]
 
 
-class Fleet(Book):
-    """The book, to be read."""
+def hosts(book: Book) -> list[HostSeen]:
+    """Every host that ever wrote to the book, by name. Raises BookError."""
+    known = {"seen_at": foreign.date("seen_at"), "backlog": foreign.whole("backlog")}
+    fields = {"_id": foreign.label(), **known, "version": foreign.text("version")}
+    rows = _read(book, "hosts", [{"$sort": {"_id": 1}}, {"$project": fields}])
+    return [HostSeen(row["_id"], row["seen_at"], row["backlog"], row["version"]) for row in rows]
 
-    def hosts(self) -> list[HostSeen]:
-        """Every host that ever wrote to the book, by name. Raises BookError."""
-        known = {"seen_at": foreign.date("seen_at"), "backlog": foreign.whole("backlog")}
-        fields = {"_id": foreign.label(), **known, "version": foreign.text("version")}
-        rows = self._rows("hosts", [{"$sort": {"_id": 1}}, {"$project": fields}])
-        return [HostSeen(row["_id"], row["seen_at"], row["backlog"], row["version"]) for row in rows]
 
-    def usage(self, now: datetime) -> list[FleetUsage]:
-        """The VMs that were used in their present period, the largest first. Raises BookError.
+def usage(book: Book, now: datetime) -> list[FleetUsage]:
+    """The VMs that used something in their present period, the largest usage first. Raises BookError.
 
-        A VM's present period is the latest that any host has usage of; one that can be over by now does not count, nor
-        does what no host can have passed.
-        """
-        each = {"host": "$_id.host", "in_bytes": "$in_bytes", "out_bytes": "$out_bytes"}
-        pipeline: list[dict[str, Any]] = [
-            *foreign.by_host(_present(now), now),
-            # What was filed under another period leaves zeros behind.
-            {"$match": {"$or": [{"in_bytes": {"$gt": 0}}, {"out_bytes": {"$gt": 0}}], "$nor": [_too_much(now)]}},
-            {"$group": {"_id": {"vm": "$_id.vm", "start": "$_id.start"}, "hosts": {"$push": each}}},
-            {"$sort": {"_id.start": -1}},
-            {"$group": {"_id": "$_id.vm", "start": {"$first": "$_id.start"}, "hosts": {"$first": "$hosts"}}},
-        ]
-        found = [_usage(row) for row in self._rows("usage", pipeline)]
-        return sorted(found, key=lambda vm: (-sum(vm.usage), vm.name))
+    A VM's present period is the latest one that any host has usage of. A period that can be over by now does not count,
+    nor do more bytes than a host can have passed.
+    """
+    each = {"host": "$_id.host", "in_bytes": "$in_bytes", "out_bytes": "$out_bytes"}
+    pipeline: list[dict[str, Any]] = [
+        *foreign.by_host(_present(now), now),
+        # Usage that was filed under another period leaves zeros behind.
+        {"$match": {"$or": [{"in_bytes": {"$gt": 0}}, {"out_bytes": {"$gt": 0}}], "$nor": [_too_much(now)]}},
+        {"$group": {"_id": {"vm": "$_id.vm", "start": "$_id.start"}, "hosts": {"$push": each}}},
+        {"$sort": {"_id.start": -1}},
+        {"$group": {"_id": "$_id.vm", "start": {"$first": "$_id.start"}, "hosts": {"$first": "$hosts"}}},
+    ]
+    found = [_usage(row) for row in _read(book, "usage", pipeline)]
+    return sorted(found, key=lambda vm: (-sum(vm.usage), vm.name))
 
-    def left_out(self, now: datetime) -> list[str]:
-        """What of the usage of present periods is not believed, for the admin. Raises BookError."""
-        wanted = _present(now)
-        unbelieved = [*foreign.by_host(wanted, now), {"$match": _too_much(now)}, {"$limit": foreign.NAMED}]
-        return [
-            *foreign.named(self._rows("usage", foreign.left_out(wanted, now))),
-            *(foreign.unbelieved(row["_id"]["vm"], row["_id"]["host"], row) for row in self._rows("usage", unbelieved)),
-        ]
 
-    def _rows(self, collection: str, pipeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        try:
-            return list(self._database.get_collection(collection).aggregate(pipeline, allowDiskUse=True))
-        except PyMongoError as error:
-            raise self._failed(error) from None
+def left_out(book: Book, now: datetime) -> list[str]:
+    """Which usage of present periods is not believed: a sentence for each document, for the admin. Raises BookError."""
+    wanted = _present(now)
+    unbelieved = [*foreign.by_host(wanted, now), {"$match": _too_much(now)}, {"$limit": foreign.NAMED}]
+    return [
+        *foreign.named(_read(book, "usage", foreign.left_out(wanted, now))),
+        *(foreign.unbelieved(row["_id"]["vm"], row["_id"]["host"], row) for row in _read(book, "usage", unbelieved)),
+    ]
 
-    def _failed(self, error: PyMongoError) -> BookError:
-        return BookError(super()._failed(error).message, "see [mongodb] in the configuration, and the server's log")
+
+def _read(book: Book, collection: str, pipeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    try:
+        return book.aggregate(collection, pipeline)
+    except BookError as error:
+        raise BookError(error.message, "see [mongodb] in the configuration, and the server's log") from None
 
 
 def _present(now: datetime) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What the book and this host each say of a VM's allowance, brought together: pure functions of values.
+"""The merge of a VM's allowance in the book with that on this host: pure functions of values.
 
-A field that only one side changed since both agreed is taken from that side. Where both did, the book wins, and what
-was lost is told.
+A field that only one side changed since both last agreed is taken from that side. If both changed it, the book wins,
+and the lost value is told.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ FIELDS = (
     "blocked_reason",
     "lifted_until",
 )
-# Beside the fields above, what may stand in a document without being remarked on.
+# Fields that may be in a document; others are told as unknown.
 _KNOWN = {*FIELDS, "_id", "name", "edited_at", "edited_by", "retired_at"}
 _LARGEST = 2**63 - 1
-_SHOWN = 60  # letters of what somebody wrote into the book
-_NAMED = 5  # of the fields that are not known
-_YEARS = range(1970, 9000)  # which every time zone can show
+_SHOWN = 60  # letters of a value in the book
+_NAMED = 5  # unknown fields
+_YEARS = range(1970, 9000)  # that every time zone can show
 
 
 @dataclass(frozen=True)
 class Merge:
-    """take: what this host changes to; give: what the book is to be changed to, if it still holds what it was read
-    with; base: what both then agree on; lost: this host's values that the book overruled; faults: what is wrong in the
+    """take: fields that this host changes. give: fields to change in the book, if they still have the values that were
+    read. base: what both agree on then. lost: this host's values that the book overruled. faults: what is wrong in the
     book."""
 
     take: Values
@@ -49,8 +49,8 @@ class Merge:
 
 
 def merge(local: Values, base: Values, book: Values) -> Merge:
-    """Bring together this host's fields, those both last agreed on, and the book's document. A value in the book that
-    cannot be is as if it were not there: the last good one is kept."""
+    """Merge this host's fields, those that both last agreed on, and the book's document. An impossible value in the
+    book is ignored: the last good one is kept."""
     take, give, agreed, lost = {}, {}, {}, {}
     unknown = sorted(book.keys() - _KNOWN)
     faults = [f"unknown field {field[:_SHOWN]!r}" for field in unknown[:_NAMED]]
@@ -77,7 +77,7 @@ def merge(local: Values, base: Values, book: Values) -> Merge:
 
 
 def fault(field: str, value: Any) -> str | None:
-    """What a value of the book should have been, or None when it is good. None stands for the host's default."""
+    """What a value in the book should be, or None if it is good. The value None stands for the host's default."""
     if value is None:
         return None
     whole = isinstance(value, int) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""What the book says that this host does not know: allowances that were edited elsewhere, and usage on other hosts."""
+"""What this host takes from the book: allowances that were edited elsewhere, and usage on other hosts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from xenbw import checks
 from xenbw.book import policy
 from xenbw.errors import UsageError
+from xenbw.ledger import shared
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import to_column
 from xenbw.model import VM, ZERO, Counters
@@ -20,11 +21,11 @@ from xenbw.units import format_time
 Values = Mapping[str, Any]
 
 _TOLD = 100  # faults
-_CLOCKS = timedelta(minutes=10)  # by which the server's may be ahead of ours
+_CLOCKS = timedelta(minutes=10)  # by which another clock may be ahead of ours
 
 
 class Shelf(Protocol):
-    """The book's share that all hosts write: one document a VM, under its name; and what other hosts counted."""
+    """What `pull` needs of a Book: the documents of VMs, which all hosts write, and what other hosts counted."""
 
     def policies(self, names: list[str]) -> dict[str, dict[str, Any] | None]: ...
 
@@ -38,15 +39,13 @@ class Shelf(Protocol):
 
 
 def pull(ledger: Ledger, shelf: Shelf, now: datetime) -> list[str]:
-    """Bring this host's VMs and the book's together. Returns what is wrong in the book, for the admin.
-
-    Raises BookError, LedgerError.
-    """
-    for vm_id, (name, at) in ledger.retired().items():
+    """Merge this host's VMs with the book's. Returns what is wrong in the book, for the admin. Raises BookError,
+    LedgerError."""
+    for vm_id, (name, at) in shared.removed(ledger).items():
         shelf.retire(name, at)
         ledger.set_vm(vm_id, book_base=None)
     vms = ledger.vms()
-    documents, bases = shelf.policies([vm.name for vm in vms.values()]), ledger.bases()
+    documents, bases = shelf.policies([vm.name for vm in vms.values()]), shared.bases(ledger)
     faults: list[str] = []
     for vm in vms.values():
         document = documents.get(vm.name)
@@ -66,14 +65,14 @@ def pull(ledger: Ledger, shelf: Shelf, now: datetime) -> list[str]:
 
 
 def _local(vm: VM) -> dict[str, Any]:
-    # An allowance that is not set to unlimited is not "false": None stands for what holds by default.
+    # False stands for the default here, as in the book: `unlimited` is True or None.
     values = {field: getattr(vm, field) for field in policy.FIELDS}
-    # That nothing at all is allowed is a value.
+    # An empty list of allowed networks is a value of its own.
     return {field: value if value or value == () else None for field, value in values.items()}
 
 
 def _text(values: Values) -> str:
-    """Values as the ledger keeps what was agreed on."""
+    """Values that both sides agreed on, as the ledger keeps them."""
     return json.dumps({field: to_column(value) for field, value in values.items() if value is not None})
 
 
@@ -88,8 +87,8 @@ def _base(kept: Values) -> dict[str, Any]:
 
 
 def _heed_removal(ledger: Ledger, shelf: Shelf, vm: VM, kept: Values, retired_at: datetime, now: datetime) -> list[str]:
-    """The book says that the VM was removed. One that was added since then is entered again: one that was added later
-    than the date, or after this host had taken it out for this very date, which may be one to come."""
+    """The book says that the VM was removed. It is entered again if it was added here after that: later than the date,
+    or after this host had taken it out because of this date, which may be in the future."""
     if vm.added_at is not None:
         if vm.added_at > retired_at or kept.get("retired_at") == to_column(retired_at):
             _enter(ledger, shelf, vm, now)
@@ -101,7 +100,7 @@ def _heed_removal(ledger: Ledger, shelf: Shelf, vm: VM, kept: Values, retired_at
 
 
 def _take_out(ledger: Ledger, vm: VM, retired_at: datetime, now: datetime) -> None:
-    """The VM was removed on another host: here it is one that nobody added."""
+    """The VM was removed on another host: here it becomes a VM that nobody added."""
     with ledger.transaction():
         nothing = dict.fromkeys(policy.FIELDS)
         base = json.dumps({"retired_at": to_column(retired_at)})
@@ -110,7 +109,7 @@ def _take_out(ledger: Ledger, vm: VM, retired_at: datetime, now: datetime) -> No
 
 
 def _enter(ledger: Ledger, shelf: Shelf, vm: VM, now: datetime) -> None:
-    """The book does not know the VM, or no more: this host's word is all there is."""
+    """The book does not have the VM, or no longer: enter it with this host's values."""
     shelf.enter(vm.name, _local(vm), now)
     ledger.set_vm(vm.id, book_base=_text(_local(vm)))
 
@@ -119,10 +118,10 @@ def _merge(ledger: Ledger, shelf: Shelf, vm: VM, kept: Values, document: dict[st
     local, base = _local(vm), _base(kept)
     found = policy.merge(local, base, {field: _read(field, value) for field, value in document.items()})
     agreed = dict(found.base)
-    # As it stands there: the same network can be written in several ways.
+    # Compared as the document has them, since the same network can be written in several ways.
     still = {field: None if base.get(field) is None else document[field] for field in found.give}
     if found.give and not shelf.offer(vm.name, found.give, still, now):
-        # Somebody was quicker; the next round sees what he wrote.
+        # Another client changed the document first; the next round takes that over.
         agreed |= {field: base.get(field) for field in found.give}
     if found.take or _text(agreed) != _text(base) or vm.added_at is None:
         taken = dict(found.take)
@@ -136,8 +135,8 @@ def _merge(ledger: Ledger, shelf: Shelf, vm: VM, kept: Values, document: dict[st
 
 
 def _read(field: str, value: Any) -> Any:
-    """A number as a JavaScript panel writes it, where every number is a double; "not unlimited" as the default; and
-    networks, if that is what they are."""
+    """A value of the book as the ledger has it: a whole double, as JavaScript panels write numbers, becomes an int;
+    false becomes the default; a list of texts becomes networks if it can."""
     if field == "allow" and isinstance(value, list):
         with suppress(UsageError):
             return checks.some_networks(value)
@@ -162,12 +161,12 @@ def _shown(value: Any) -> str:
 
 
 def _count_elsewhere(ledger: Ledger, shelf: Shelf, now: datetime) -> list[str]:
-    known, vms = ledger.elsewhere(), ledger.vms()
+    known, vms = shared.elsewhere(ledger), ledger.vms()
     periods = {vm.name: vm.period_start for vm in vms.values() if vm.period_start is not None}
     found, faults = shelf.elsewhere(periods, now)
     for vm in vms.values():
         used = found.get(vm.name, ZERO)
-        # Nothing is worth a row only where there was something.
+        # A zero gets a row only if there was a row before.
         if vm.period_start and known.get(vm.id, (vm.period_start, ZERO)) != (vm.period_start, used):
-            ledger.set_elsewhere(vm.id, vm.period_start, used)
+            shared.set_elsewhere(ledger, vm.id, vm.period_start, used)
     return faults

@@ -1,4 +1,4 @@
-"""The hosts that the book's address names."""
+"""The servers that the book's address names."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from xenbw.errors import XenbwError
 
 
 def servers(uri: str) -> tuple[str, ...]:
-    """Names and IP addresses of the servers, as the driver reads the address. For mongodb+srv:// the DNS is asked: not
-    for the event loop's thread. Raises XenbwError."""
+    """Names and IP addresses of the servers, as the driver reads the address. For mongodb+srv:// this asks the DNS, so
+    it is not for the event loop's thread. Raises XenbwError."""
     driver.load()
     from pymongo.errors import PyMongoError
     from pymongo.uri_parser import parse_uri
 
-    # With srvMaxHosts the driver picks some of the servers by chance, each time others; 0 stands for all of them.
+    # With srvMaxHosts the driver picks some of the servers at random, each time others; 0 means all.
     everyone = re.sub(r"(?i)\bsrvMaxHosts=\d+", "srvMaxHosts=0", uri)
     try:
         nodes = parse_uri(everyone, validate=False)["nodelist"]

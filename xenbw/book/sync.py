@@ -1,4 +1,4 @@
-"""The thread that keeps the book up to the ledger, however long the book is away; nothing else waits for it."""
+"""The thread that pushes the ledger to the book, however long the book is away. Nothing else waits for it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _LOCK_PATIENCE = 1.0
 
 
 def marks_path(settings: Settings) -> Path:
-    """Where it is kept how far the book is. Without the file everything that is in the ledger is pushed again."""
+    """The file with the marks. Without it, everything in the ledger is pushed again."""
     return settings.ledger.path.with_name(f"{settings.ledger.path.name}.book")
 
 
 class Marks:
-    """How far the book has each table of the ledger. Kept beside the ledger and not in it, where each push would look
-    to the daemon like somebody else's change; good for one ledger and one book only."""
+    """Up to which rev the book has each table of the ledger, for one ledger and one book. They are in a file beside the
+    ledger: in it, each push would look like a change by another process to the daemon."""
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         section = settings.mongodb
@@ -49,10 +49,10 @@ class Marks:
             if kept["of"] == self._of:
                 self.done |= {table: int(kept["done"].get(table, 0)) for table in changes.TABLES}
         except (OSError, ValueError, KeyError, TypeError):
-            return  # none yet, or torn: pushing something twice changes nothing
+            return  # no marks, or a torn file: pushing a row twice changes nothing
 
     def move(self, table: str, upto: int) -> None:
-        """The book has acknowledged a table up to there. Raises OSError."""
+        """The book has acknowledged a table up to that rev. Raises OSError."""
         self.done[table] = upto
         fresh = self._path.with_name(f"{self._path.name}.new")
         fresh.write_text(json.dumps({"of": self._of, "done": self.done}), encoding="ascii")
@@ -68,10 +68,10 @@ def _ago(time: timedelta) -> str:
 
 
 class Sync(threading.Thread):
-    """Pushes what the ledger has beyond what the book acknowledged, and only then moves the mark.
+    """Pushes rows that the book has not acknowledged, and moves the mark after the acknowledgement.
 
-    problem: why the book is behind, or None. faults: what is wrong in it. backlog: rows it lacks. current_at: when it
-    last had everything.
+    problem: why the book is behind, or None. faults: what is wrong in the book. backlog: rows that it lacks.
+    current_at: when it last had everything.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -85,7 +85,7 @@ class Sync(threading.Thread):
         self.current_at: datetime | None = None
 
     def stop(self, grace: float = 1.0) -> None:
-        """End the thread; one that is waiting for the server is left behind after `grace` seconds."""
+        """End the thread. If it waits for the server, it is left alone after `grace` seconds."""
         self._ending.set()
         self.join(grace)
 
@@ -95,7 +95,7 @@ class Sync(threading.Thread):
         return {"backlog": self.backlog, "current_at": current_at, "summary": self.summary()}
 
     def summary(self) -> str:
-        """The same in a few words: "up to date", "3 h behind, 41,220 records"."""
+        """The state in a few words: "up to date", "3 h behind, 41,220 records"."""
         if self.problem is None:
             return "up to date" if self.backlog == 0 else f"{self.backlog:,} records to go"
         if self.current_at is None:
@@ -114,7 +114,7 @@ class Sync(threading.Thread):
             except XenbwError as error:
                 failures += 1
                 self.problem = str(error)
-            except Exception as error:  # noqa: BLE001 (whatever any login wrote, the next round may find it mended)
+            except Exception as error:  # noqa: BLE001 (any login may have written the cause, and may repair it)
                 failures += 1
                 self.problem = f"the book: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
                 log.debug("the book", exc_info=True)
@@ -124,7 +124,7 @@ class Sync(threading.Thread):
             self._book.close()
 
     def _log_changes(self, problem: str | None, faults: list[str]) -> None:
-        """A line when something begins to be wrong or is right again, not at each try."""
+        """Log a problem when it begins and when it ends, not at each try."""
         if self.problem is not None and problem is None:
             log.error("%s", self.problem)
         elif self.problem is None and problem is not None:
@@ -134,20 +134,20 @@ class Sync(threading.Thread):
                 log.error("%s", fault)
 
     def _pause(self, failures: int) -> float:
-        """Longer after each failure, and never two hosts in step."""
+        """Seconds to wait: longer after each failure, and random, so that hosts do not retry in step."""
         interval = self._settings.mongodb.interval
         longest = max(interval, min(_LONGEST_PAUSE, interval * float(2 ** min(failures, 10))))
         return longest if failures == 0 else random.uniform(longest / 2, longest)  # noqa: S311 (no secret)
 
     def push(self) -> None:
-        """Copy everything that the book lacks. Raises BookError, LedgerError; what was acknowledged stays so."""
+        """Push everything that the book lacks. Raises BookError, LedgerError; rows acknowledged by then stay so."""
         ledger = Ledger.open(self._settings.ledger.path, patience=_LOCK_PATIENCE)
         try:
             marks = Marks(self._settings, ledger)
             self.backlog = changes.backlog(ledger, marks.done)
             book = self._open_book()
             if not any(marks.done.values()):
-                book.prepare()  # a resync: the server may be a new one, without the indexes
+                book.prepare()  # a resync: a new server has no indexes
             for table in changes.TABLES:
                 while self._push_chunk(ledger, book, table, marks) and not self._ending.is_set():
                     pass
@@ -161,7 +161,7 @@ class Sync(threading.Thread):
             ledger.close()
 
     def _push_chunk(self, ledger: Ledger, book: Book, table: str, marks: Marks) -> bool:
-        """Copy the next rows of a table; whether there may be more."""
+        """Push the next rows of a table. Returns whether there may be more."""
         chunk = changes.after(ledger, table, marks.done[table], _CHUNK)
         for collection, documents in book.documents(ledger, chunk):
             book.write(collection, documents)

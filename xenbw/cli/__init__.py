@@ -1,5 +1,5 @@
-"""The command line: one module per command, its parser beside it; main.py has the table of them and the way out.
+"""The command line: one module for each command and its parser; main.py has the table of commands and prints errors.
 
-At the top of the arrows: it may call everything, and nothing calls it. What is slow to import (python-iptables) is
-imported where it is used.
+This room may call all others, and none calls it. Modules that are slow to import (python-iptables) are imported where
+they are used.
 """

@@ -1,4 +1,4 @@
-"""Reading the ledger for the listings."""
+"""Read the accounts of VMs from the ledger, for the commands that show them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xenbw.rundir import control
 
 
 def freshen(context: Context) -> str | None:
-    """Have the daemon write what it counted so far; returns why the numbers may be old, or None."""
+    """Have the daemon write its latest counts to the ledger. Returns why the ledger's numbers may be old, or None."""
     try:
         answer = control.ask(context.settings.daemon.run_dir, "commit", timeout=2)
     except XenbwError as error:
@@ -37,11 +37,11 @@ def accounts(ledger: Ledger, vms: Roster) -> dict[int, Account]:
     """Every VM's account by its id, in the order of names."""
     usage, here = vms.usage(), boot_id()
     running = {binding.vm_id for binding in ledger.live_bindings().values() if binding.boot_id == here}
-    # Of a VM whose vif has come since, the next survey will say so.
+    # A VM that has got a vif since the last survey is metered, though the survey says otherwise.
     unseen = {id_: one for id_, one in unmetered.known(ledger, here).items() if not (one.wholly and id_ in running)}
     found = {}
     for vm_id, entry in vms.entries.items():
-        used = usage.get(vm_id, ZERO).plus(entry.elsewhere)
+        used = entry.used(usage.get(vm_id, ZERO))
         standing = quota.stand(entry.vm, entry.allowance, entry.enforced, used, entry.period)
         if vm_id in unseen:
             standing = quota.as_seen(standing, unseen[vm_id].reason, wholly=unseen[vm_id].wholly)

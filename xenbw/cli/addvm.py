@@ -29,7 +29,7 @@ from xenbw.xen import domaincfg
 
 @dataclass(frozen=True)
 class _Scene:
-    """What there is before anything is written: the toolstack's guests, addresses that are never blocked, and the
+    """The state before anything is written: the toolstack's guests, the networks that are never blocked, and the
     ledger's VMs with their live vifs."""
 
     context: Context
@@ -42,7 +42,7 @@ class _Scene:
         return name in self.vms and self.vms[name].added_at is not None
 
     def macs(self, name: str) -> set[str]:
-        """Those with which the VM runs, as the ledger knows."""
+        """The MACs of the VM's live vifs in the ledger."""
         return {binding.mac for binding in self.bindings(name) if binding.mac}
 
     def bindings(self, name: str) -> Sequence[Binding]:
@@ -51,7 +51,7 @@ class _Scene:
 
 @dataclass(frozen=True)
 class _Wish:
-    """One VM, and the columns of its row that are to change."""
+    """A VM, and the columns of its row that must change."""
 
     name: str
     columns: Terms
@@ -61,10 +61,10 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("name", metavar="VM", nargs="?", type=vm_name, help="the VM's name, as xl list prints it")
     terms.arguments(parser)
     parser.add_argument(
-        "--ip", metavar="ADDR", nargs="+", action="extend", default=[], help="addresses of the VM, beside those found"
+        "--ip", metavar="ADDR", nargs="+", action="extend", default=[], help="more addresses of the VM than are found"
     )
-    parser.add_argument("--config-file", metavar="FILE", type=Path, help="the VM's config file, where it is not found")
-    parser.add_argument("--force", action="store_true", help="add a VM that is not there (yet)")
+    parser.add_argument("--config-file", metavar="FILE", type=Path, help="the VM's config file, if it is not found")
+    parser.add_argument("--force", action="store_true", help="add a VM that does not exist (yet)")
     parser.add_argument("--all", action="store_true", help="add every running VM that is not added yet")
 
 
@@ -99,7 +99,7 @@ def _wish_for_all(options: Namespace, scene: _Scene) -> list[_Wish]:
         raise scene.guests.problem
     given = terms.given(options)
     _require_limit("--all", given, scene.context.settings)
-    read = cache(domaincfg.read)  # each VM without a file of its own name looks into all of them
+    read = cache(domaincfg.read)  # a VM without a file of its own name has all files read
     names = [name for name in scene.guests.names if not scene.added(name)]
     sightings = [host.look(name, scene.guests, scene.context, macs=scene.macs(name), read=read) for name in names]
     if not sightings:
@@ -139,7 +139,7 @@ def _require_limit(whom: str, given: Terms, settings: Settings) -> None:
 
 
 def _tell(sighting: Sighting, scene: _Scene) -> None:
-    """Show what was found of the VM."""
+    """Show what was found out about the VM."""
     running = "running" if sighting.listed else "not known to run" if scene.guests.problem else "not running"
     file = f"config file {sighting.config.path}" if sighting.config else "no config file found"
     say(printable(f"{sighting.name}: {running}, {file}"))
@@ -152,33 +152,33 @@ def _tell(sighting: Sighting, scene: _Scene) -> None:
 
 
 def _found(sighting: Sighting, addresses: tuple[Address, ...], scene: _Scene) -> Terms:
-    """The columns for addresses and config file: what was given, and what the config file tells."""
+    """The columns for addresses and config file: the given addresses, and those in the config file."""
     config = sighting.config
     from_file = dict.fromkeys(address for vif in (config.vifs if config else ()) for address in vif.ips)
     protect = scene.context.settings.enforce.protect
     usable = [address for address in from_file if host.may_be_given(address, protect)]
     for address in from_file:
         if address not in usable:
-            warn(f"note: {sighting.name}: {address} in its config file is no VM's address and was passed over")
+            warn(f"note: {sighting.name}: {address} in its config file cannot be a VM's address and was ignored")
     ips = tuple(dict.fromkeys((*addresses, *usable)))
     if not ips and not any(binding.ips for binding in scene.bindings(sighting.name)):
-        warn(f"note: {sighting.name}: no address of it is known, so a block has nothing to null-route (--ip ADDR)")
+        warn(f"note: {sighting.name}: none of its addresses is known, so a block has nothing to null-route (--ip ADDR)")
     _doubt(sighting.name, ips, scene)
     return {"ips": ips, "config_file": str(config.path)} if config else {"ips": ips}
 
 
 def _doubt(name: str, ips: tuple[Address, ...], scene: _Scene) -> None:
-    """Say what keeps an address of the VM from being blocked. It may be meant: a guest can be this host's gateway."""
+    """Warn of addresses that cannot be blocked. They may be right all the same: a guest can be this host's gateway."""
     for address in ips:
         if is_protected(address, scene.needed):
-            warn(f"note: {name}: {address} is one that this host itself needs; it is never blocked")
+            warn(f"note: {name}: this host itself needs {address}, so it is never blocked")
         for other in scene.vms.values():
             if address in other.ips and other.name != name:
                 warn(f"note: {name}: {address} is also an address of {other.name}")
 
 
 def _write(wishes: Sequence[_Wish], context: Context) -> None:
-    """Write them all or none, then have them hold."""
+    """Write all wishes or none, then apply them."""
     with context.ledger(create=True) as ledger:
         with ledger.transaction():
             said = [_write_one(ledger, wish, context) for wish in wishes]

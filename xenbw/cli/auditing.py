@@ -1,4 +1,4 @@
-"""Looking at a VM's live interfaces through everybody's counters at once."""
+"""Read the counters of xenbw, the kernel and xentop for a VM's live interfaces, as close together as possible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xenbw.report.audit import Audit, Audited
 
 
 def look(ledger: Ledger, vm: VM, context: Context) -> Audit:
-    """Compare what was counted on the VM's live interfaces with the kernel's counters and xentop's. Raises MeterError,
+    """Compare xenbw's counters of the VM's live interfaces with the kernel's and xentop's. Raises MeterError,
     LedgerError."""
     here = boot_id()
     stale = freshen(context)
@@ -43,7 +43,7 @@ def _counted_at(ledger: Ledger) -> float:
 
 
 def _xentop(ledger: Ledger, context: Context) -> tuple[dict[str, Counters], str | None]:
-    """xentop's counters by interface, and why there are none."""
+    """xentop's counters by interface, and why there are none, or None."""
     names = {vm.id: vm.name for vm in ledger.vms().values()}
     owners = {
         binding.interface: (names[binding.vm_id], binding.ifindex)

@@ -1,4 +1,4 @@
-"""xenbw block: null-route a VM by hand."""
+"""xenbw block: block a VM by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(options: Namespace, context: Context) -> int:
         routes = null_routes(ledger, roster(ledger, context), context)
     addresses = ", ".join(str(address) for address, name in routes.items() if name == vm.name)
     if not addresses:
-        outcome = "but nothing is null-routed: no address of it is known that may be blocked"
+        outcome = "but nothing is null-routed: the VM has no known address that may be blocked"
     else:
         outcome = f"null-routed: {addresses}" if held else f"to be null-routed, see the problems: {addresses}"
     say(printable(f"{vm.name}: blocked, {outcome}"))

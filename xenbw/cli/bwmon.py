@@ -1,4 +1,4 @@
-"""xenbw import-bwmon: take over the VMs of the 2014 script, with their limits and what it counted this period."""
+"""xenbw import-bwmon: take over the VMs of the 2014 script, with their limits and their usage in this period."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from xenbw.cli.terms import Terms
 from xenbw.cli.transfer import refuse_beside_daemon
 from xenbw.errors import UsageError
 from xenbw.judge.roster import allowance_of
+from xenbw.ledger import usagelog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, Count, Period
 from xenbw.report.table import Column, local_time, render
-from xenbw.transfer.transfer import credit
 from xenbw.units import format_size
 from xenbw.xen import domaincfg
 
@@ -44,8 +44,8 @@ _SOURCE = "mongodb://localhost/bwmon"
 
 @dataclass(frozen=True)
 class _Step:
-    """What is to be done about one VM. terms: columns of its row that change; missing: bytes that the script counted
-    in the period since `since`, by its last measurement, and the ledger lacks, to be added to that hour."""
+    """What to do about one VM. terms: columns of its row that change. missing: bytes of the period since `since` that
+    the script counted and the ledger lacks; they are added to `hour`, that of the last measurement."""
 
     watched: Watched
     name: str
@@ -76,7 +76,7 @@ def run(options: Namespace, context: Context) -> int:
     from xenbw.transfer import bwmon
 
     if not options.dry_run:
-        # It would go on from the sums that it has in memory.
+        # The daemon would go on from the sums in its memory.
         refuse_beside_daemon(context, "nothing was taken over")
     now = context.clock.tick().wall
     look = partial(host.look, listed=host.guests(context), context=context, read=cache(domaincfg.read))
@@ -103,7 +103,7 @@ def run(options: Namespace, context: Context) -> int:
 
 
 def _known(context: Context) -> dict[str, VM]:
-    """The VMs that were known before, by their names."""
+    """The VMs in the ledger, by name."""
     if not context.settings.ledger.path.exists():
         return {}
     with context.ledger() as ledger:
@@ -111,21 +111,21 @@ def _known(context: Context) -> dict[str, VM]:
 
 
 def _period(vm: VM | None, now: datetime, context: Context) -> Period:
-    """The present period of a VM, which may be unknown yet."""
+    """The present period of a VM. vm None: one that is not in the ledger yet."""
     default = context.settings.default_allowance
     reset_day = allowance_of(vm, default).reset_day if vm else default.reset_day
     return quota.period_at(now, reset_day, context.settings.period.timezone)
 
 
 def _months(now: datetime, context: Context) -> list[Month]:
-    """The calendar months in which present periods lie: this one and the one before."""
+    """The calendar months in which present periods can lie: this month and the one before."""
     today = now.astimezone(context.settings.period.timezone)
     earlier = today.replace(day=1) - timedelta(days=1)
     return [(earlier.year, earlier.month), (today.year, today.month)]
 
 
 def _usable(found: Iterable[Watched]) -> dict[str, Watched]:
-    """Those that can be VMs here, by their names."""
+    """The script's VMs that can be VMs here, by name."""
     usable: dict[str, Watched] = {}
     for its in sorted(found, key=lambda its: its.name != its.hostname):
         try:
@@ -145,7 +145,7 @@ def _usable(found: Iterable[Watched]) -> dict[str, Watched]:
 
 
 def _terms(its: Watched, before: VM | None, overwrite: bool, look: Callable[[], Sighting], context: Context) -> Terms:
-    """The columns of its row that change; all that the script counts is in and out together."""
+    """The columns of the VM's row that change. The script counts in and out together."""
     added = before is not None and before.added_at is not None
     if added and not overwrite:
         return {}
@@ -160,9 +160,9 @@ def _terms(its: Watched, before: VM | None, overwrite: bool, look: Callable[[], 
 
 
 def _missing(its: Watched, ledger: Ledger | None, before: VM | None, since: datetime, hour: datetime) -> int:
-    """What the script has counted and the ledger has not. What the ledger has of the period until the last measurement,
-    metered here or taken over before, is in the script's sum too."""
-    hours = ledger.hours(before.id, since) if ledger and before else []
+    """The bytes that the script has counted and the ledger lacks. The ledger's usage of the period until the last
+    measurement, metered here or taken over before, is in the script's sum too."""
+    hours = usagelog.hours(ledger, before.id, since) if ledger and before else []
     return max(0, its.used_bytes - sum(sum(usage) for at, usage in hours if at <= hour))
 
 
@@ -174,7 +174,7 @@ def _do(step: _Step, ledger: Ledger, context: Context) -> None:
     if step.terms:
         ledger.set_vm(vm.id, added_at=vm.added_at or at, **step.terms)
     if step.missing:
-        credit(ledger, vm.id, step.since, step.hour, step.missing)
+        usagelog.credit(ledger, vm.id, step.since, step.hour, step.missing)
     limit, missing = format_size(step.watched.limit_bytes or 0), format_size(step.missing)
     what = f"limit {limit}, {missing} of usage" if step.terms else f"{missing} of usage"
     ledger.record(at, "added", f"{step.name}: taken over from xen-bandwidth-monitor: {what}", vm.id)

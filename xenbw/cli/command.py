@@ -1,4 +1,4 @@
-"""What a command is, and what it is handed."""
+"""The type of a command, and the context in which it runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.timeline import timeline
 from xenbw.runner import Runner
 
-# Seconds to wait for word whether the clock is synchronised, where it is in doubt: soon after boot, mostly.
+# Seconds to wait for the answer whether the clock is synchronised. It is asked only in doubt, mostly soon after boot.
 _PATIENCE = 2.0
 
 
 @dataclass(frozen=True)
 class Context:
-    """The configuration, and the doors to other commands and to the clock."""
+    """The configuration, the runner of other programs, and the clock."""
 
     settings: Settings
     run: Runner
@@ -35,7 +35,7 @@ class Context:
             ledger.close()
 
     def moment(self, ledger: Ledger) -> Moment:
-        """Now, as the ledger's timeline has it."""
+        """The present moment on the ledger's timeline."""
         return timeline(ledger.alive(), boot_id(), self.settings, self._vouches).moment(self.clock.tick())
 
     def _vouches(self, _since: float, _now: float) -> bool:
@@ -44,8 +44,8 @@ class Context:
 
 @dataclass(frozen=True)
 class Command:
-    """What a word of the command line does. `arguments` puts its options on its parser; `run` does it and returns the
-    exit status, or raises XenbwError."""
+    """A command of xenbw. `arguments` adds its options to its parser; `run` runs it and returns the exit status, or
+    raises XenbwError."""
 
     arguments: Callable[[ArgumentParser], None]
     run: Callable[[Namespace, Context], int]

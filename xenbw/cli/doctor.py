@@ -1,4 +1,4 @@
-"""xenbw doctor: what is wrong with this host, and what to do about it."""
+"""xenbw doctor: find what is wrong with this host, and say how to fix it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from xenbw.text import printable
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the same as JSON")
-    parser.add_argument("--on", metavar="BRIDGE", help="send packets on this bridge of the host's, too")
+    parser.add_argument("--on", metavar="BRIDGE", help="also send packets on this bridge of the host")
 
 
 def run(options: Namespace, context: Context) -> int:
-    # It looks at everything, and so imports everything.
+    # doctor examines every part of xenbw, and so imports all of it.
     from xenbw.doctor.examination import examine
     from xenbw.doctor.host import Host
     from xenbw.doctor.rig import require_bridge
@@ -52,7 +52,7 @@ def run(options: Namespace, context: Context) -> int:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """What ends a program ends this one as Ctrl-C does, with everything put back."""
+    """Let SIGTERM and SIGHUP end the examination as Ctrl-C does, so that it cleans up after itself."""
 
     def stop(number: int, _frame: object) -> None:
         sys.exit(128 + number)

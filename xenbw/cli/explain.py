@@ -1,4 +1,4 @@
-"""xenbw explain: where each byte of a VM's usage came from."""
+"""xenbw explain: show where each byte of a VM's usage came from."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from xenbw.cli.auditing import look
 from xenbw.cli.command import Command, Context
 from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import say, warn
+from xenbw.ledger import eventlog
 from xenbw.ledger.digests import KEPT
 from xenbw.model import Amounts, Counters, Digest
 from xenbw.report.account import Account
@@ -36,7 +37,7 @@ _GAP = "-"
 
 @dataclass(frozen=True)
 class _Explained:
-    """What there is to print. gaps: (time, text) of each time that counters were found gone while it ran."""
+    """The explanation to print. gaps: (time, text) of each loss of counters while an interface of the VM was there."""
 
     account: Account
     lines: Sequence[Line]
@@ -46,7 +47,7 @@ class _Explained:
 def arguments(parser: ArgumentParser) -> None:
     name_argument(parser)
     parser.add_argument("--json", action="store_true", help="the same as JSON")
-    parser.add_argument("--audit", action="store_true", help="compare with the kernel's counters and with xentop's")
+    parser.add_argument("--audit", action="store_true", help="compare with the counters of the kernel and of xentop")
 
 
 def run(options: Namespace, context: Context) -> int:
@@ -58,7 +59,7 @@ def run(options: Namespace, context: Context) -> int:
             account = accounts(ledger, vms)[vm.id]
             elsewhere = vms.entries[vm.id].elsewhere
             lines = explain(vms.lives(vm.id), vms.usage()[vm.id], elsewhere, vms.earlier(vm.id))
-            gaps = ledger.events_since("meter-gap", account.period.start)
+            gaps = eventlog.of_kind(ledger, "meter-gap", account.period.start)
             found = _Explained(account, lines, [gap for gap in gaps if _concerns(gap[0], lines)])
         audit = look(ledger, vm, context) if options.audit else None
     if options.json:
@@ -71,13 +72,13 @@ def run(options: Namespace, context: Context) -> int:
 
 
 def _concerns(at: datetime, lines: Iterable[Line]) -> bool:
-    """Whether one of the interfaces was there at that time."""
+    """Whether one of the interfaces existed at that time."""
     lived = (line.digest or line.binding for line in lines)
     return any(life.started_at <= at and (life.ended_at is None or at <= life.ended_at) for life in lived if life)
 
 
 def _text(found: _Explained, audit: Audit | None, zone: ZoneInfo) -> Iterator[str]:
-    """The explanation as a person reads it, in bytes, so that it can be added up."""
+    """The explanation as text for a screen. Sizes are in bytes, so that a reader can add them up."""
     account, lines = found.account, found.lines
     unseen = ", as far as it was metered" if account.unmetered else ""
     yield facts(
@@ -96,7 +97,7 @@ def _text(found: _Explained, audit: Audit | None, zone: ZoneInfo) -> Iterator[st
         yield "\n".join(notes)
     if found.gaps:
         gaps = [f"  {local_time(at, zone)}  {text}" for at, text in found.gaps]
-        yield "\n".join(["gaps in this host's nft counters meanwhile", *map(printable, gaps)])
+        yield "\n".join(["gaps in this host's nft counters while the interfaces existed", *map(printable, gaps)])
     if audit is not None:
         yield _audited(audit)
 
@@ -148,10 +149,10 @@ def _notes(account: Account, lines: Iterable[Line]) -> Iterator[str]:
             yield f"{_sum(line.usage)}: {line.why}"
     earlier = sum(line.digest.lives for line in lines if line.digest)
     if earlier:
-        yield f"{earlier:,} earlier lives are told together; the latest {KEPT} of a month have a line each"
+        yield f"{earlier:,} earlier lives are summed up in one line; the latest {KEPT} of a month have a line each"
     lived = [line.digest or line.binding for line in lines]
     if any(life and life.started_at < account.period.start and any(life.counted[2:]) for life in lived):
-        yield "FLOOD and REFUSED, which are no usage, are of an interface's whole life, from before this period on"
+        yield "FLOOD and REFUSED, which are not usage, are of an interface's whole life, also before this period"
 
 
 def _sum(usage: Counters) -> str:
@@ -160,14 +161,14 @@ def _sum(usage: Counters) -> str:
 
 def _audited(audit: Audit) -> str:
     if not audit.interfaces:
-        return "audit: no interface of it is there to look at"
+        return "audit: the VM has no interface to look at"
     rows = [row for one in audit.interfaces for row in _compared(one)]
-    lines = [render(_AUDIT, rows), "", f"ours were read {audit.apart:.3f} s apart, before and after the others"]
+    lines = [render(_AUDIT, rows), "", f"xenbw's were read {audit.apart:.3f} s apart, before and after the others"]
     lines += [f"{printable(one.binding.interface)}: {why}" for one in audit.interfaces if (why := reason(one))]
     if audit.stale:
-        lines.append(f"ours are old, and the difference is no drift: {printable(audit.stale)}")
+        lines.append(f"xenbw's counters are old, so the difference is no drift: {printable(audit.stale)}")
     if audit.no_xentop:
-        lines.append(f"nothing by xentop: {printable(audit.no_xentop)}")
+        lines.append(f"no counters of xentop: {printable(audit.no_xentop)}")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""xenbw fleet: what the book says of all hosts and of their VMs together."""
+"""xenbw fleet: all hosts and VMs of the book."""
 
 from __future__ import annotations
 
@@ -36,12 +36,13 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace, context: Context) -> int:
     require_book(context.settings)
-    # pymongo is 28 MB and a tenth of a second: only for who needs it.
-    from xenbw.book.fleet import Fleet
+    # Importing pymongo takes 28 MB and a tenth of a second, so only this command does.
+    from xenbw.book import fleet
+    from xenbw.book.book import Book
 
     now = context.clock.tick().wall
-    with closing(Fleet(context.settings)) as fleet:
-        hosts, vms, left_out = fleet.hosts(), fleet.usage(now), fleet.left_out(now)
+    with closing(Book(context.settings)) as book:
+        hosts, vms, left_out = fleet.hosts(book), fleet.usage(book, now), fleet.left_out(book, now)
     for fault in left_out:
         warn(f"! {fault}")
     say(dump(_document(hosts, vms, left_out, now)) if options.json else _text(hosts, vms, now, context.settings))
@@ -49,13 +50,13 @@ def run(options: Namespace, context: Context) -> int:
 
 
 def require_book(settings: Settings) -> None:
-    """Raises UsageError where none is configured."""
+    """Raise UsageError if no book is configured."""
     if not settings.mongodb.uri:
         raise UsageError("there is no book", "set [mongodb] uri in the configuration first")
 
 
 def _lag(host: HostSeen, now: datetime) -> int | None:
-    """Seconds since it last wrote; its clock may be ahead of ours."""
+    """Seconds since the host last wrote. Its clock may be ahead of ours."""
     return None if host.seen_at is None else max(0, round((now - host.seen_at).total_seconds()))
 
 

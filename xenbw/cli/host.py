@@ -1,4 +1,4 @@
-"""What this host tells of a VM: the toolstack's list, its config file, and addresses nobody may be given."""
+"""Ask this host about a VM: the toolstack's list, its config file, and addresses that no VM may have."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _THIS_NETWORK = ip_network("0.0.0.0/8")  # RFC 1122, 3.2.1.3: no host's address
 
 @dataclass(frozen=True)
 class Guests:
-    """The names of the VMs that the toolstack lists, each once (during a migration a name can be there twice);
-    `problem` says why it could not be asked."""
+    """The names of the VMs that the toolstack lists, each once (during a migration the list can have a name twice).
+    `problem` says why the toolstack could not be asked."""
 
     names: tuple[str, ...]
     problem: XenbwError | None = None
 
 
 def guests(context: Context) -> Guests:
-    """Ask xl or xm, and xenstore whose the domains are."""
+    """Ask xl or xm for the domains, and xenstore for their VMs."""
     try:
         tools = toolstack.detect(context.settings.toolstack.command, context.run)
         listed = toolstack.guests(tools.list(timeout=_LIST_LIMIT))
@@ -41,7 +41,7 @@ def guests(context: Context) -> Guests:
 
 @dataclass(frozen=True)
 class Sighting:
-    """What was found of a VM. notes: sentences on what was passed over; rivals: on config files that differ."""
+    """What was found out about a VM. notes: sentences on what was ignored; rivals: on config files that differ."""
 
     name: str
     listed: bool
@@ -59,8 +59,8 @@ def look(
     macs: Collection[str] = (),
     read: Callable[[Path], DomainConfig] = domaincfg.read,
 ) -> Sighting:
-    """Look for the VM in the toolstack's list and in the config files, or in `file`. macs: those with which it runs.
-    Raises XenbwError when `file` cannot be read."""
+    """Look for the VM in the toolstack's list and in the config files, or in `file`. macs: the MACs with which the VM
+    runs. Raises XenbwError when `file` cannot be read."""
     if file is not None:
         config = read(file.absolute())
         return Sighting(name, name in listed.names, config, config.problems)
@@ -70,26 +70,26 @@ def look(
 
 
 def check(sighting: Sighting, listed: Guests, known: Collection[str], context: Context) -> None:
-    """Raise XenbwError unless the VM is one: running, or with a config file of its own."""
+    """Raise XenbwError unless a VM of this name runs or has a config file."""
     config = sighting.config
     if config is not None and config.name not in (None, sighting.name):
-        raise XenbwError(f"{config.path} is the config file of {config.name!r}", "--force takes it for this VM")
+        raise XenbwError(f"{config.path} is the config file of {config.name!r}", "--force uses it for this VM")
     if sighting.listed or config is not None:
         return
     if sighting.rivals:
-        raise XenbwError(sighting.rivals, "--config-file FILE takes one of them, --force none")
+        raise XenbwError(sighting.rivals, "--config-file FILE uses one of them, --force none")
     if listed.problem is not None:
         raise XenbwError(
             f"cannot tell whether {sighting.name!r} is a VM: {listed.problem.message}",
             "; ".join(filter(None, (listed.problem.hint, "--force adds it unchecked"))),
         )
     folders = ", ".join(str(folder) for folder in context.settings.toolstack.config_dirs)
-    hint = near(sighting.name, {*listed.names, *known}) or "--force adds it all the same"
+    hint = near(sighting.name, {*listed.names, *known}) or "--force adds it anyway"
     raise XenbwError(f"no VM named {sighting.name!r} is running or has a config file in {folders}", hint)
 
 
 def vif_table(config: DomainConfig | None, bindings: Sequence[Binding]) -> str | None:
-    """The VM's vifs as its config file has them and as they run; None where there are none."""
+    """A table of the VM's vifs in its config file and of its live vifs; None if there are none."""
     rows = [
         (str(number), vif.interface or "", vif.mac or "", " ".join(map(str, vif.ips)), vif.bridge or "", "config file")
         for number, vif in enumerate(config.vifs if config else ())
@@ -102,7 +102,7 @@ def vif_table(config: DomainConfig | None, bindings: Sequence[Binding]) -> str |
 
 
 def given_address(text: str, protect: Collection[Network]) -> Address:
-    """An address that the admin gives to a VM. Raises UsageError for anything but one address that may be blocked."""
+    """An address that the admin gives to a VM. Raises UsageError unless it is a single address that may be blocked."""
     try:
         if "%" in text:
             raise ValueError(text)
@@ -113,7 +113,7 @@ def given_address(text: str, protect: Collection[Network]) -> Address:
             f"not {'one address' if network else 'an address'}: {text!r}", "give single addresses, like 192.0.2.10"
         ) from None
     if not may_be_given(address, protect):
-        raise UsageError(f"{address} is no VM's address", "it is protected by [enforce] protect, or no host's at all")
+        raise UsageError(f"{address} cannot be a VM's address", "[enforce] protect covers it, or no host can have it")
     return address
 
 

@@ -1,4 +1,4 @@
-"""The questions of addvm, asked of whoever sits at the terminal."""
+"""The questions that addvm asks at a terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xenbw.units import format_size
 
 
 def ask_name(listed: Guests, added: Callable[[str], bool], look: Callable[[str], Sighting]) -> Sighting:
-    """Which VM; asked again until `look` finds it."""
+    """Ask which VM to add, again and again until `look` finds it."""
     missing = [name for name in listed.names if not added(name)]
     if listed.problem:
         say(printable(str(listed.problem)))
@@ -29,7 +29,8 @@ def ask_name(listed: Guests, added: Callable[[str], bool], look: Callable[[str],
 
 
 def ask_terms(name: str, vm: VM | None, given: Terms, settings: Settings) -> Terms:
-    """`given`, and what it lacks of limit and reset day. Enter keeps what holds for the VM, or would by [default]."""
+    """`given`, completed with limit and reset day from the terminal. Enter keeps the VM's values, or those of
+    [default]."""
     default = settings.default_allowance
     present = default if vm is None else allowance_of(vm, default)
     terms_now = dict(given)

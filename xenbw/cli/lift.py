@@ -1,4 +1,4 @@
-"""xenbw lift: let a blocked VM through again."""
+"""xenbw lift: end the block of a VM."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ def run(options: Namespace, context: Context) -> int:
     with context.ledger() as ledger:
         vm = find(ledger, options.name)
         vms = roster(ledger, context)
-        entry, usage = vms.entries[vm.id], vms.usage().get(vm.id, ZERO).plus(vms.entries[vm.id].elsewhere)
+        entry = vms.entries[vm.id]
+        usage = entry.used(vms.usage().get(vm.id, ZERO))
         standing = quota.stand(vm, entry.allowance, entry.enforced, usage, entry.period)
         columns: dict[str, object] = {}
         if standing.block is Cause.ADMIN:
             columns["blocked_reason"] = None
-        # A VM that the admin blocked may be over its allowance too: who lifts it wants it to pass.
+        # A VM that the admin blocked may be over its allowance too. Its traffic is to pass then as well.
         without = quota.stand(replace(vm, blocked_reason=None), entry.allowance, entry.enforced, usage, entry.period)
         if standing.block is not None and without.block is Cause.QUOTA:
             columns["lifted_until"] = entry.period.end

@@ -1,4 +1,4 @@
-"""xenbw list: every VM with its usage."""
+"""xenbw list: show every VM with its usage."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(options: Namespace, context: Context) -> int:
 
 
 def text(found: Sequence[Account], settings: Settings) -> str:
-    """The listing as a person reads it. A VM that nobody added is marked."""
+    """The listing as text for a screen. A VM that nobody added is marked."""
     if not found:
         return "no VM is known yet: xenbw addvm adds one"
     lines = [render(_COLUMNS, [_row(account, settings) for account in found])]
@@ -73,7 +73,7 @@ def _row(account: Account, settings: Settings) -> tuple[str, ...]:
 
 
 def _counted(account: Account, size: int) -> str:
-    """Of a VM that is not metered, nothing counted is nothing known."""
+    """A size, or "-" for 0 bytes of a VM that is not metered: its real usage is unknown."""
     return "-" if account.unmetered and size == 0 else format_size(size)
 
 

@@ -1,4 +1,4 @@
-"""The entry points xenbw and xenbw-addvm, the table of commands, and the one place where errors are printed."""
+"""The entry points xenbw and xenbw-addvm, the table of commands, and the only place where errors are printed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from xenbw.runner import run
 
 
 class _Entry(NamedTuple):
-    """A word of the command line: what it does in a few words, and the module of this package that has its Command."""
+    """A command in the table: a summary, and the module of this package and the attribute that have its Command."""
 
     summary: str
     module: str
     attribute: str = "COMMAND"
 
     def load(self) -> Command:
-        """Import it: what a command needs is imported when it is chosen, not by all others."""
+        """Import the command's module, only when the command is chosen, so that others start fast."""
         command: Command = getattr(importlib.import_module(f"xenbw.cli.{self.module}"), self.attribute)
         return command
 
@@ -38,21 +38,21 @@ _ENTRIES = {
     "list": _Entry("show every VM with its usage", "listing"),
     "show": _Entry("show one VM with its blocks, interfaces and history", "show"),
     "explain": _Entry("show where a VM's usage came from", "explain"),
-    "block": _Entry("null-route a VM until it is lifted", "block"),
-    "lift": _Entry("let a blocked VM through until its period ends", "lift"),
+    "block": _Entry("block a VM until it is lifted", "block"),
+    "lift": _Entry("let a blocked VM pass until its period ends", "lift"),
     "rmvm": _Entry("remove a VM and its allowance; its history stays", "rmvm"),
     "status": _Entry("show whether everything works", "status"),
     "doctor": _Entry("check this host, and say what to fix", "doctor"),
-    "fleet": _Entry("show all hosts of the book, and VMs by their usage across hosts", "fleet"),
+    "fleet": _Entry("show all hosts of the book, and the usage of VMs across hosts", "fleet"),
     "resync": _Entry("push everything in the ledger to the book again", "resync"),
     "export": _Entry("write the ledger, or the book, as JSON lines", "transfer", "EXPORT"),
-    "import": _Entry("fill an empty ledger, or the book, from such a file", "transfer", "IMPORT"),
+    "import": _Entry("fill an empty ledger, or the book, from an exported file", "transfer", "IMPORT"),
     "import-bwmon": _Entry("take over VMs, limits and this period's usage of the 2014 script", "bwmon"),
 }
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with its errors on one line and by the same way out as all others."""
+    """argparse with errors as UsageError, which are printed like all others."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, f"see {self.prog} --help")
@@ -72,9 +72,9 @@ def _config_argument(parser: argparse.ArgumentParser, default: str | None) -> No
 
 
 def parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
-    """The command line of xenbw; its manual page and its completion are checked against it.
+    """The command line of xenbw. The manual page is checked against it, and the completion is made from it.
 
-    words: those that were typed, if any. Of commands that are not among them only the names are known then.
+    words: the words that were typed, if known. Only commands among them get their options then.
     """
     program = _program("xenbw", "Meter the traffic of this host's VMs and hold it to their allowances.")
     commands = program.add_subparsers(metavar="COMMAND", required=True)
@@ -86,7 +86,7 @@ def parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
 
 
 def _equip(parser: argparse.ArgumentParser, command: Command) -> None:
-    # Also after the command, where it must not undo what stood before it.
+    # --config may also follow the command; without a default there it does not undo a --config before the command.
     _config_argument(parser, default=argparse.SUPPRESS)
     command.arguments(parser)
     parser.set_defaults(run=command.run)
@@ -102,7 +102,7 @@ def addvm_parser(_words: Sequence[str] | None = None) -> argparse.ArgumentParser
 
 
 def _do(make_parser: Callable[[Sequence[str]], argparse.ArgumentParser], argv: Sequence[str] | None) -> int:
-    """Run a command; every failure an admin can act on becomes one line and an exit status."""
+    """Run a command. Every failure that an admin can act on becomes one line and an exit status."""
     _accept_any_text(sys.stdin, sys.stdout, sys.stderr)
     try:
         words = sys.argv[1:] if argv is None else argv
@@ -114,7 +114,7 @@ def _do(make_parser: Callable[[Sequence[str]], argparse.ArgumentParser], argv: S
         warn(f"xenbw: {error}")
         return error.exit_code
     except BrokenPipeError:
-        # Whoever read our output has seen enough; the interpreter's own flush at exit must not complain either.
+        # The reader of the output has gone; the interpreter, which flushes it again at exit, must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -127,7 +127,7 @@ def _do(make_parser: Callable[[Sequence[str]], argparse.ArgumentParser], argv: S
 
 
 def _accept_any_text(*streams: TextIO) -> None:
-    """Let no byte typed and no letter printed be an error, whatever the terminal's encoding is."""
+    """Let no typed byte and no printed character be an error, whatever the terminal's encoding is."""
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""VMs' names as an admin types them."""
+"""Names of VMs as an admin types them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from xenbw.text import base_name, decode
 
 
 def vm_name(typed: str) -> str:
-    """A VM's name from a command line argument, in the spelling that the toolstack's output gets; blanks are a part of
-    it. Raises UsageError."""
+    """A VM's name from a command line argument, decoded like the toolstack's output. Blanks belong to the name. Raises
+    UsageError."""
     name = decode(os.fsencode(typed))
     if not name.strip():
         raise UsageError("the name of a VM is empty", "xenbw list shows the VMs known here")
@@ -25,8 +25,8 @@ def vm_name(typed: str) -> str:
 
 
 def meant(name: str, names: Collection[str]) -> str:
-    """The one of `names` that somebody means who types `name`: the very same, else the only one that differs by blanks
-    at its ends, which no screen shows, else the VM that migrates under that name; `name` if there is none."""
+    """The name in `names` that the admin means by `name`: the same name, else the only one that differs in blanks at
+    its ends, which no screen shows, else the name without xl's migration suffix; `name` if none matches."""
     if name in names:
         return name
     alike = [one for one in names if one.strip() == name.strip()]
@@ -36,19 +36,19 @@ def meant(name: str, names: Collection[str]) -> str:
 
 
 def name_argument(parser: ArgumentParser) -> None:
-    """The one argument that most commands take."""
+    """Add the argument VM, which most commands take."""
     parser.add_argument("name", metavar="VM", type=vm_name, help="the VM's name, as xl list prints it")
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """Up to five names that may have been meant, as a hint; "" where none is near."""
+    """A hint with up to five names that are similar to `name`; "" if none is."""
     by_lower = {candidate.lower(): candidate for candidate in names}
     close = [by_lower[found] for found in difflib.get_close_matches(name.lower(), by_lower, 5)]
     return f"did you mean {', '.join(close)}?" if close else ""
 
 
 def find(ledger: Ledger, name: str) -> VM:
-    """The VM of that name. Raises XenbwError naming those that are near."""
+    """The VM of that name. Raises XenbwError with a hint of similar names."""
     known = [vm.name for vm in ledger.vms().values()]
     vm = ledger.vm_named(meant(name, known))
     if vm is None:

@@ -1,4 +1,4 @@
-"""xenbw resync: have the book written again from the ledger."""
+"""xenbw resync: push the whole ledger to the book again."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from argparse import ArgumentParser, Namespace
 
 from xenbw.book.sync import marks_path
 from xenbw.cli.command import Command, Context
+from xenbw.cli.fleet import require_book
 from xenbw.cli.terminal import say
-from xenbw.errors import UsageError, XenbwError
+from xenbw.errors import XenbwError
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """It takes none."""
+    """resync takes none."""
 
 
 def run(options: Namespace, context: Context) -> int:
-    if not context.settings.mongodb.uri:
-        raise UsageError("there is no book", "set [mongodb] uri in the configuration first")
+    require_book(context.settings)
     try:
         marks_path(context.settings).unlink(missing_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""xenbw rmvm: take a VM's row out of service."""
+"""xenbw rmvm: remove a VM and its allowance, and keep its history."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import attended, confirm, say, stopped
 from xenbw.clock import boot_id
 from xenbw.errors import UsageError
+from xenbw.ledger import vmlog
 from xenbw.text import printable
 
 
@@ -22,7 +23,7 @@ def run(options: Namespace, context: Context) -> int:
     with context.ledger() as ledger:
         vm = find(ledger, options.name)
         if not options.yes and not attended():
-            raise UsageError(f"{vm.name}: not removed: nobody can be asked here", "--yes removes it without asking")
+            raise UsageError(f"{vm.name}: not removed: no terminal to ask on", "--yes removes it without asking")
         if not options.yes and not confirm(f"Remove {vm.name} and its allowance? Its history stays", default=False):
             raise stopped()
         here = boot_id()
@@ -30,8 +31,8 @@ def run(options: Namespace, context: Context) -> int:
         at = context.moment(ledger).at
         with ledger.transaction():
             ledger.record(at, "removed", f"{vm.name} removed by the admin", vm.id)
-            ledger.retire(vm.id, at)
-        still = "; it runs, and goes on being metered as a VM that nobody added" if running else ""
+            vmlog.retire(ledger, vm.id, at)
+        still = "; it runs, and is still metered as a VM that nobody added" if running else ""
         say(printable(f"{vm.name}: removed{still}"))
         apply(ledger, context)
     return 0

@@ -1,4 +1,4 @@
-"""xenbw show: everything about one VM."""
+"""xenbw show: show everything about one VM."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import say, warn
 from xenbw.cli.terms import reached
 from xenbw.config import Settings
+from xenbw.ledger import blocklog, usagelog, viflog
 from xenbw.model import Binding, Block, Digest
 from xenbw.quota import used_bytes
 from xenbw.report.account import Account
@@ -27,7 +28,7 @@ def _columns(left: str, right: str = "") -> tuple[Column, ...]:
 
 _BLOCKS = _columns("BLOCKED|UNTIL|LIFTED|WHY")
 _BINDINGS = _columns("INTERFACE|DOMID|MAC|IPS|BRIDGE|FROM|TO|ENDED", "IN|OUT")
-_HISTORY = _columns("PERIOD FROM", "IN|OUT|USED|PLACED BY TIME")
+_HISTORY = _columns("PERIOD FROM", "IN|OUT|USED|ESTIMATED")
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -41,9 +42,9 @@ def run(options: Namespace, context: Context) -> int:
         vm = find(ledger, options.name)
         vms = roster(ledger, context)
         account = accounts(ledger, vms)[vm.id]
-        blocks = ledger.blocks_of(vm.id)
-        bindings = ledger.bindings_of(vm.id, account.period.start)
-        history, earlier = ledger.history(vm.id), vms.earlier(vm.id)
+        blocks = blocklog.of_vm(ledger, vm.id)
+        bindings = viflog.of_vm(ledger, vm.id, account.period.start)
+        history, earlier = usagelog.periods(ledger, vm.id), vms.earlier(vm.id)
     if options.json:
         say(dump(detail(account, blocks, bindings, history, earlier)))
     else:
@@ -61,7 +62,7 @@ def text(
     earlier: Sequence[Digest],
     settings: Settings,
 ) -> str:
-    """The VM as a person reads it."""
+    """The VM as text for a screen."""
     zone = settings.period.timezone
     parts = [facts(_facts(account, zone))]
     if blocks:
@@ -99,7 +100,7 @@ def _binding(binding: Binding, zone: ZoneInfo) -> tuple[str, ...]:
 
 
 def _earlier(digest: Digest, zone: ZoneInfo) -> tuple[str, ...]:
-    """Lives that are told together."""
+    """A row for several lives that have been summed up."""
     return (
         f"({digest.lives:,} lives)",
         "",
@@ -138,7 +139,7 @@ def _facts(account: Account, zone: ZoneInfo) -> list[tuple[str, str]]:
         ("added", added),
         ("addresses given", " ".join(str(address) for address in vm.ips) or "none"),
         ("config file", vm.config_file or "none"),
-        ("open if blocked", reached(vm) or "as configured"),
+        ("allowed while blocked", reached(vm) or "as configured"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""xenbw status: whether everything works, and what stands in the way."""
+"""xenbw status: show whether everything works, and which problems there are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xenbw.doctor import last
 from xenbw.doctor.finding import Level
 from xenbw.doctor.last import Last
 from xenbw.errors import XenbwError
-from xenbw.ledger import outbox
+from xenbw.ledger import eventlog, outbox
 from xenbw.ledger.outbox import Channel, Waiting
 from xenbw.model import Address
 from xenbw.report.document import Document, dump
@@ -32,10 +32,10 @@ _EVENTS = 5
 
 @dataclass(frozen=True)
 class _Books:
-    """What the ledger says; empty where it cannot be read."""
+    """What the ledger says; empty if it cannot be read."""
 
     states: Mapping[str, int] = field(default_factory=dict)
-    unmetered: Mapping[str, str] = field(default_factory=dict)  # VM's name -> why its traffic is not seen
+    unmetered: Mapping[str, str] = field(default_factory=dict)  # VM's name -> why its traffic is not metered
     null_routes: Mapping[Address, str] = field(default_factory=dict)
     waiting: Mapping[Channel, Waiting] = field(default_factory=lambda: dict.fromkeys(Channel, Waiting()))
     events: list[tuple[datetime, str, str]] = field(default_factory=list)
@@ -73,11 +73,11 @@ def _read(context: Context) -> _Books:
         states = Counter(account.standing.state.value for account in found)
         unmetered = {account.vm.name: account.standing.reason for account in found if account.unmetered}
         routes, waiting = null_routes(ledger, vms, context), outbox.waiting_by_channel(ledger)
-        return _Books(states, unmetered, routes, waiting, ledger.events(_EVENTS))
+        return _Books(states, unmetered, routes, waiting, eventlog.newest(ledger, _EVENTS))
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of the ledger with what SQLite has not merged into it yet."""
+    """The size of the ledger in bytes, with SQLite's write-ahead log; None if there is no ledger."""
     files = [file for file in (path, path.with_name(f"{path.name}-wal")) if file.exists()]
     return sum(file.stat().st_size for file in files) if files else None
 
@@ -104,7 +104,7 @@ def _document(daemon: Answer | None, books: _Books, problems: list[str], context
 
 
 def _doctor(told: Last | None) -> Document | None:
-    """When doctor last looked, and what it found."""
+    """The time and the counts of doctor's last examination."""
     if told is None:
         return None
     return {"at": format_time(told.at), "fail": told.counts[Level.FAIL], "warn": told.counts[Level.WARN]}
@@ -139,7 +139,7 @@ def _text(daemon: Answer | None, books: _Books, problems: list[str], context: Co
 
 
 def _waiting(waiting: Mapping[Channel, Waiting], context: Context) -> list[tuple[str, str]]:
-    """Messages not delivered yet; of the command's only where there are some, or may be."""
+    """The numbers of undelivered messages. The command's is left out if it is 0 and no command is configured."""
     lines = []
     for channel, label in ((Channel.MAIL, "mails waiting"), (Channel.COMMAND, "commands waiting")):
         found = waiting[channel]
@@ -150,7 +150,7 @@ def _waiting(waiting: Mapping[Channel, Waiting], context: Context) -> list[tuple
 
 
 def _checked(told: Last | None, context: Context) -> list[tuple[str, str]]:
-    """The last result of doctor; nothing where it was never asked."""
+    """The result of doctor's last examination; nothing if there was none."""
     if told is None:
         return []
     found = f"{told.counts[Level.FAIL]} FAIL, {told.counts[Level.WARN]} WARN"
@@ -158,10 +158,10 @@ def _checked(told: Last | None, context: Context) -> list[tuple[str, str]]:
 
 
 def _meter(daemon: Answer) -> str:
-    """Which meter is in use; why it is not the best one, and whether the kernel's had to stand in for it."""
+    """The meter in use, why it is not the best one, and how often the kernel's counters had to replace nft's."""
     reason, gaps = daemon.get("meter_reason"), daemon.get("meter_gaps")
     text = str(daemon.get("meter")) + (f": {reason}" if reason else "")
-    return text + (f"; its counters were gone {gaps} times, and bridged by the kernel's" if gaps else "")
+    return text + (f"; its counters were lost {gaps} times, and the kernel's used instead" if gaps else "")
 
 
 def _alive(daemon: Answer | None) -> str:

@@ -1,4 +1,4 @@
-"""Talking with the person at the terminal."""
+"""Print to the terminal and ask questions on it."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ _T = TypeVar("_T")
 
 
 def say(text: str) -> None:
-    """Text on standard output; what comes from outside in it is already printable."""
+    """Print text on standard output. The caller has made names and other foreign text in it printable."""
     print(text)  # noqa: T201
 
 
 def warn(text: str) -> None:
-    """One line on standard error."""
+    """Print one line on standard error."""
     print(printable(text), file=sys.stderr)  # noqa: T201
 
 
 def attended() -> bool:
-    """Whether somebody can be asked."""
+    """Whether there is a terminal on which to ask."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def ask(question: str, understand: Callable[[str], _T], default: str = "") -> _T:
-    """What `understand` makes of the answer, "" where it was only Enter: then `default`, as shown, is meant. A wrong
-    answer (XenbwError) is asked again.
+    """The answer to a question, parsed by `understand`. Enter alone is parsed as "" and stands for `default`, which is
+    shown. After a wrong answer (XenbwError) the question is asked again.
 
     Raises XenbwError at the end of the input.
     """
     shown = f"{question} [{default}]: " if default else f"{question}: "
     while True:
-        # Not input(): that puts its question on standard error, where it is lost when errors go to a file.
+        # input() would print the question on standard error, where it is lost if errors go to a file.
         print(printable(shown), end="", flush=True)  # noqa: T201
         answer = sys.stdin.readline()
         if not answer:
@@ -48,7 +48,7 @@ def ask(question: str, understand: Callable[[str], _T], default: str = "") -> _T
 
 
 def confirm(question: str, *, default: bool) -> bool:
-    """A yes or a no; Enter is the default."""
+    """Ask a yes-or-no question; Enter means the default."""
 
     def understand(answer: str) -> bool:
         if not answer:
@@ -61,5 +61,5 @@ def confirm(question: str, *, default: bool) -> bool:
 
 
 def stopped() -> XenbwError:
-    """What a command ends with that was told not to go on."""
+    """The error of a command that the admin stopped."""
     return XenbwError("stopped: nothing was written")

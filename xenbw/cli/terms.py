@@ -1,4 +1,4 @@
-"""An allowance as the admin gives it on the command line, and as it is told back."""
+"""Read an allowance from the command line, and describe it in words."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from xenbw.model import VM, Action, Allowance, Count, Network
 from xenbw.units import format_size, parse_size
 
 Terms = dict[str, object]
-"""Columns of a VM (names as in model.VM) with their new values; what was not given is not in it."""
+"""Columns of a VM (names as in model.VM) with new values; columns that were not given are left out."""
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """The options that make an allowance."""
+    """Add the options of an allowance."""
     parser.add_argument("--limit", metavar="SIZE", type=limit, help="per period, like 500GB or 1.5TiB; or unlimited")
     parser.add_argument("--count", choices=[str(count) for count in Count], help="what counts (max: larger of in, out)")
     parser.add_argument("--reset-day", metavar="DAY", type=reset_day, help="day of the month a period begins, 1 to 31")
@@ -24,13 +24,13 @@ def arguments(parser: ArgumentParser) -> None:
         "--allow",
         metavar="ADDR",
         nargs="+",
-        help="addresses and networks that it reaches while blocked; or none; or default, for [enforce] allow",
+        help="addresses and networks that the VM may reach while blocked; or none; or default, for [enforce] allow",
     )
     parser.add_argument("--action", choices=[str(action) for action in Action], help="what happens past the limit")
 
 
 def given(options: Namespace) -> Terms:
-    """What was given of them."""
+    """The values of the options that were given."""
     terms: Terms = dict(options.limit or {})
     if options.count is not None:
         terms["count"] = Count(options.count)
@@ -46,14 +46,14 @@ def given(options: Namespace) -> Terms:
 
 
 def limit(text: str) -> Terms:
-    """Raises UsageError."""
+    """The columns for --limit. Raises UsageError."""
     if text.strip().lower() == "unlimited":
         return {"limit_bytes": None, "unlimited": True}
     return {"limit_bytes": parse_size(text), "unlimited": False}
 
 
 def allowed(words: list[str]) -> tuple[Network, ...] | None:
-    """Raises UsageError."""
+    """The networks of --allow; None for the default. Raises UsageError."""
     if words == ["default"]:
         return None
     if len(words) > checks.LONGEST_LIST:
@@ -79,7 +79,7 @@ warn_percent = _number(1, 100, "percentage to warn at")
 
 
 def describe(vm: VM, default: Allowance) -> Iterator[tuple[str, str]]:
-    """(what, its value) for everything the admin can give a VM."""
+    """(what, its value) for everything that an admin can set for a VM."""
     standard = "unlimited" if default.limit_bytes is None else format_size(default.limit_bytes)
     own = "unlimited" if vm.unlimited else "" if vm.limit_bytes is None else format_size(vm.limit_bytes)
     yield "limit", own or f"{standard} (default)"
@@ -93,17 +93,17 @@ def describe(vm: VM, default: Allowance) -> Iterator[tuple[str, str]]:
 
 
 def reached(vm: VM) -> str:
-    """What a VM is allowed to reach while it is blocked, or "" where it is what all are."""
+    """The networks that a VM may reach while it is blocked; "" if it has no list of its own."""
     return "" if vm.allow is None else " ".join(str(network) for network in vm.allow) or "nothing"
 
 
 def summary(bare: VM, vm: VM, default: Allowance) -> str:
-    """What a VM was given beyond its bare row, in words; its limit in any case."""
+    """The settings in which a VM differs from `bare`, in words; always with its limit."""
     pairs = zip(describe(bare, default), describe(vm, default), strict=True)
     return ", ".join(f"{what} {value}" for (_, was), (what, value) in pairs if value != was or what == "limit")
 
 
 def difference(before: VM, after: VM, default: Allowance) -> str:
-    """What changed between two states of a VM, in words; "" when nothing did."""
+    """The settings that changed between two states of a VM, in words; "" if none did."""
     pairs = zip(describe(before, default), describe(after, default), strict=True)
     return ", ".join(f"{what} {old} -> {new}" for (what, old), (_, new) in pairs if old != new)

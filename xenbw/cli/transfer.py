@@ -1,4 +1,4 @@
-"""xenbw export and xenbw import: the ledger or the book as a file of JSON lines, and back."""
+"""xenbw export and xenbw import: the ledger as a file of JSON lines, and back."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from typing import Any, TextIO
 
 from xenbw.cli.accounts import freshen
 from xenbw.cli.command import Command, Context
-from xenbw.cli.fleet import require_book
 from xenbw.cli.terminal import say, warn
 from xenbw.errors import XenbwError
+from xenbw.ledger.ledger import Ledger
 from xenbw.rundir import control
 from xenbw.rundir.control import NoDaemonError
 from xenbw.text import printable
-from xenbw.transfer import archive
-from xenbw.transfer.transfer import LedgerCopy
+from xenbw.transfer import archive, transfer
 from xenbw.units import format_time
 
-# Linux follows as many (path_resolution(7)).
+# Linux follows as many symbolic links (path_resolution(7)).
 _MOST_LINKS = 40
 
 
 def refuse_beside_daemon(context: Context, why: str) -> None:
-    """Raise XenbwError while xenbwd runs, or may."""
+    """Raise XenbwError while xenbwd runs, or may run."""
     try:
         control.ask(context.settings.daemon.run_dir, "status")
     except NoDaemonError:
@@ -38,41 +37,34 @@ def refuse_beside_daemon(context: Context, why: str) -> None:
 
 def _export_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="write to it instead of standard output")
-    parser.add_argument("--book", action="store_true", help="the book's collections instead of this host's ledger")
 
 
 def _export(options: Namespace, context: Context) -> int:
-    if options.book:
-        require_book(context.settings)
-        from xenbw.transfer.bookcopy import BookCopy
-
-        with closing(BookCopy(context.settings)) as book:
-            return _write(options.file, "book", {}, book.records(), context)
     if stale := freshen(context):
         warn(f"note: {stale}")
-    with closing(LedgerCopy.open(context.settings.ledger.path)) as ledger:
-        return _write(options.file, "ledger", ledger.facts(), ledger.records(), context)
+    with closing(Ledger.open(context.settings.ledger.path)) as ledger:
+        return _write(options.file, transfer.facts(), transfer.records(ledger), context)
 
 
-def _write(path: Path | None, kind: str, facts: Mapping[str, Any], records: Iterable[str], context: Context) -> int:
+def _write(path: Path | None, facts: Mapping[str, Any], records: Iterable[str], context: Context) -> int:
     about = {"host": context.settings.host_name, "at": format_time(context.clock.tick().wall), **facts}
     if path is None:
-        archive.write(sys.stdout, kind, about, records)
+        archive.write(sys.stdout, about, records)
         return 0
     with _replacing(path) as stream:
-        count = archive.write(stream, kind, about, records)
-    say(printable(f"{path}: the {kind}, {count:,} records"))
+        count = archive.write(stream, about, records)
+    say(printable(f"{path}: the ledger, {count:,} records"))
     return 0
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[TextIO]:
-    """A file that takes the path's place once it is whole. Who may read it is as with the ledger: it names customers
-    and their traffic."""
+    """A file that takes the path's place once it is whole. It has the ledger's permissions: it names customers and
+    their traffic."""
     target = _followed(path)
     if target.exists() and not target.is_file():
         raise XenbwError(f"{path}: not a file", "without a FILE it goes to standard output")
-    # A name that nobody can have taken before: in a folder like /tmp others may write, too.
+    # An unguessable name: in a folder like /tmp others could have made a file of a known name before.
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     fresh = Path(name)
     try:
@@ -88,9 +80,10 @@ def _replacing(path: Path) -> Iterator[TextIO]:
 
 
 def _followed(path: Path) -> Path:
-    """Where the admin's own links lead. A link of somebody else's is not followed: root would write where they want.
+    """The path with the admin's own symbolic links followed. Raises XenbwError for a link of another user, who could
+    choose where root writes.
 
-    The kernel's fs.protected_symlinks is no help here, since a rename never meets the link that it replaces.
+    The kernel's fs.protected_symlinks does not help here, since rename(2) replaces a link without following it.
     """
     for _ in range(_MOST_LINKS):
         if not path.is_symlink():
@@ -103,42 +96,20 @@ def _followed(path: Path) -> Path:
 
 def _import_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="what xenbw export wrote")
-    parser.add_argument("--book", action="store_true", help="into the book, in place of documents with the same _id")
 
 
 def _import(options: Namespace, context: Context) -> int:
-    return _import_book(options.file, context) if options.book else _import_ledger(options.file, context)
-
-
-def _import_ledger(path: Path, context: Context) -> int:
+    path: Path = options.file
     refuse_beside_daemon(context, "nothing was imported")
-    header = archive.header(path, "ledger")
+    header = archive.header(path)
     with (
-        closing(LedgerCopy.open(context.settings.ledger.path, create=True)) as ledger,
-        ledger.filling(header.get("schema")) as filling,
+        closing(Ledger.open(context.settings.ledger.path, create=True)) as ledger,
+        transfer.filling(ledger, header.get("schema")) as filling,
     ):
         archive.each(path, filling.take)
-    say(printable(f"{context.settings.ledger.path}: {_told(filling.counts)}, of {header.get('host')}"))
+    told = ", ".join(f"{count:,} {name}" for name, count in filling.counts.items()) or "nothing"
+    say(printable(f"{context.settings.ledger.path}: {told}, of {header.get('host')}"))
     return 0
-
-
-def _import_book(path: Path, context: Context) -> int:
-    require_book(context.settings)
-    from xenbw.transfer.bookcopy import BookCopy, check
-
-    archive.header(path, "book")
-    # Twice, since no transaction is as large as a book: a file with a line that is wrong is not written in part.
-    archive.each(path, check)
-    with closing(BookCopy(context.settings)) as book:
-        archive.each(path, book.take)
-        book.flush()
-    say(f"the book: {_told(book.counts)}")
-    say("a host that has counted more since then pushes it with: xenbw resync")
-    return 0
-
-
-def _told(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "nothing"
 
 
 EXPORT = Command(_export_arguments, _export)

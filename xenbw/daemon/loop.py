@@ -23,9 +23,10 @@ from xenbw.clock import Clock, SystemClock, Timedated, boot_id
 from xenbw.config import Settings
 from xenbw.daemon.cycle import Work
 from xenbw.errors import XenbwError
-from xenbw.ledger import rescue
+from xenbw.ledger import rescue, vmlog
 from xenbw.ledger.ledger import CorruptLedgerError
 from xenbw.nft.netlink import RuleWatch
+from xenbw.rundir import overfile
 from xenbw.rundir.control import Answer, Server, socket_path
 from xenbw.runner import run
 from xenbw.tell import carriers
@@ -70,10 +71,11 @@ class Daemon:
         # Two daemons on one ledger would count every byte twice, and two in one folder undo each other's blocks.
         self._run_lock = _only_one(settings.daemon.run_dir / "xenbwd.lock")
         self._ledger_lock = _only_one(settings.ledger.path.with_name(f"{settings.ledger.path.name}.lock"))
+        over = overfile.read(str(settings.daemon.run_dir / "over"))
         ledger = rescue.open_or_replace(
-            settings.ledger.path, settings.daemon.run_dir / "over", clock.tick().wall, self._ask_for_time
+            settings.ledger.path, over.blocked if over else None, clock.tick().wall, self._ask_for_time
         )
-        self._ask_for_more_time(ledger.count_vms())
+        self._ask_for_more_time(vmlog.count(ledger))
         self._lookup = Lookup()
         self._watcher, self._rules = Watcher(), RuleWatch()
         self._work = Work(
@@ -100,7 +102,7 @@ class Daemon:
         self._work.enforce()
         self._notifier.notify("READY=1")
         self._work.start()
-        log.info("xenbwd %s runs: %s", __version__, self._work.summary())
+        log.info("xenbwd %s runs: %s", __version__, self._work.status().summary())
         self._start_threads()
         due = time.monotonic()
         while self._running:
@@ -125,7 +127,7 @@ class Daemon:
                 due = max(due + self._work.settings.meter.interval, time.monotonic())
         # Count to the last moment; the blocks stay.
         self._work.catch_up()
-        log.info("xenbwd stops, its blocks stay: %s", self._work.summary())
+        log.info("xenbwd stops, its blocks stay: %s", self._work.status().summary())
 
     def close(self) -> None:
         """Let go of everything; after a failure as well as after a clean stop."""
@@ -248,7 +250,7 @@ class Daemon:
         return changes
 
     def _status(self) -> Answer:
-        status = self._work.status()
+        status = self._work.status().document()
         if self._courier and self._courier.problem:
             status["problems"].append(f"messages: {self._courier.problem}")
         if self._sync:
@@ -275,7 +277,7 @@ class Daemon:
         if time.monotonic() - self._pinged_at >= _PING:
             self._pinged_at = time.monotonic()
             book = f"; book: {self._sync.summary()}" if self._sync else ""
-            self._notifier.notify(f"WATCHDOG=1\nSTATUS={self._work.summary()}{book}")
+            self._notifier.notify(f"WATCHDOG=1\nSTATUS={self._work.status().summary()}{book}")
 
 
 def _drain(descriptor: int) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from xenbw.blocks.wanted import Desired
+from xenbw.blocks.block import Wanted
+from xenbw.blocks.registry import NULL_ROUTES
 from xenbw.doctor import wire
 from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.namespace import has_ipv6
 from xenbw.doctor.rig import DOM0_ADDRESS, GUEST_ADDRESS, GUEST_MAC, PEER_ADDRESS, PEER_MAC, Rig
 from xenbw.doctor.wire import Card
-from xenbw.nft.chains import Chains
 
 # The largest size is 1280 bytes, which every link carries (RFC 8200), and the Ethernet header.
 _FRAMES, _SIZES = 50, (64, 600, 1294)
@@ -57,7 +57,7 @@ def of_meter_and_seal(rig: Rig, where: str) -> Iterator[Finding]:
         fix = f"find out why a new port gets no frames: bridge -d link show, tcpdump on {where}"
         yield doubt("meter", f"{where}: no frame passes between two ports, so the test cannot be done there", fix)
         return
-    why = _keep(rig, sealed=False)
+    why = rig.cover()
     if why:
         yield bad("meter", f"{where}: {'; '.join(why)}", "journalctl -k, and nft list ruleset, may show why")
         return
@@ -66,22 +66,20 @@ def of_meter_and_seal(rig: Rig, where: str) -> Iterator[Finding]:
 
 
 def of_null_route(rig: Rig, *, filtered: bool) -> Iterator[Finding]:
-    """Test the iptables null route in the rig's own tables. Raises IptablesError, OSError."""
-    # python-iptables takes 0.25 s to import.
-    from xenbw.blocks.iptables import Iptables
-
+    """In the rig's own tables. Raises XenbwError, OSError."""
     for version in (4, 6) if has_ipv6() else (4,):
-        why = rig.dom0.do(Iptables(version).probe)
+        with rig.block(NULL_ROUTES[version]) as block:
+            why = rig.dom0.do(block.probe)
         if why is not None:
             module = "iptable_filter" if version == 4 else "ip6table_filter"
             yield bad("null route", f"IPv{version} cannot be null-routed: {why}", f"modprobe {module}")
             if version == 4:
                 return
-    method = Iptables(4)
-    before = _pings(rig)
-    rig.dom0.do(lambda: method.apply(Desired({IPv4Address(GUEST_ADDRESS): "xenbw doctor"})))
-    blocked = _pings(rig)
-    rig.dom0.do(lambda: method.apply(Desired({})))
+    with rig.block(NULL_ROUTES[4]) as null_route:
+        before = _pings(rig)
+        rig.dom0.do(lambda: null_route.apply(Wanted({IPv4Address(GUEST_ADDRESS): "xenbw doctor"})))
+        blocked = _pings(rig)
+        rig.dom0.do(lambda: null_route.apply(Wanted()))
     yield judge_null_route(Routed(before, blocked, _pings(rig), filtered))
 
 
@@ -119,13 +117,10 @@ def judge_seal(sealed: Sealed, where: str) -> Finding:
     return good("seal", f"{where}: stops every frame, both ways; after its removal frames pass again")
 
 
-def _keep(rig: Rig, *, sealed: bool) -> list[str]:
-    """Add xenbw's chains to the guest's interface. Returns why that failed, if it did."""
-
-    def keep(chains: Chains) -> None:
-        chains.keep([rig.port._replace(sealed=sealed)], chains.look())
-
-    return rig.chains(keep)
+def _put_seal(rig: Rig, *, sealed: bool) -> None:
+    """Put the seal on the guest's interface, or take it away."""
+    with rig.block("seal") as seal:
+        rig.dom0.do(lambda: seal.apply(Wanted(ports=(rig.port._replace(sealed=sealed),))))
 
 
 def _exchange(rig: Rig, size: int, seconds: float = wire.SURELY) -> tuple[int, int]:
@@ -155,9 +150,9 @@ def _weigh(rig: Rig) -> tuple[Card, dict[str, int]]:
 
 
 def _seal(rig: Rig) -> Sealed:
-    _keep(rig, sealed=True)
+    _put_seal(rig, sealed=True)
     to_guest, from_guest = _exchange(rig, 64, wire.IN_VAIN)
-    _keep(rig, sealed=False)
+    _put_seal(rig, sealed=False)
     return Sealed(from_guest, to_guest, min(_exchange(rig, 64)))
 
 

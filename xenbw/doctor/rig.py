@@ -12,17 +12,21 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from xenbw.blocks.block import Block
+from xenbw.blocks.registry import REGISTRY, Means
 from xenbw.doctor.namespace import Here, Namespace, Place, has_ipv6
 from xenbw.doctor.wire import CARD, until
 from xenbw.errors import UsageError, XenbwError
 from xenbw.nft.chains import Chains, Port
 from xenbw.nft.netlink import Table, hand_to_nft
 from xenbw.nft.nft import TABLE, life_of
+from xenbw.nft.tables import Tables
 from xenbw.runner import Runner
 from xenbw.vifs import interfaces
 
@@ -48,19 +52,22 @@ class Rig:
     peer: Namespace
     port: Port
 
-    def chains(self, work: Callable[[Chains], None]) -> list[str]:
-        """Do some work with the chains on the guest's interface; return why it failed, if so. Raises MeterError."""
+    def cover(self) -> list[str]:
+        """Have our chains on the guest's interface; why that did not work. Raises MeterError."""
 
         def there() -> list[str]:
-            table = Table(TABLE)
-            try:
-                chains = Chains(hand_to_nft, table)
-                work(chains)
-                return list(chains.failed.values())
-            finally:
-                table.close()
+            with closing(Tables(hand_to_nft)) as tables:
+                chains = Chains(tables)
+                chains.keep([self.port], chains.look())
+                return chains.problems([self.port])
 
         return self.dom0.do(there)
+
+    @contextmanager
+    def block(self, name: str) -> Iterator[Block]:
+        """One of the registry's blocks, for the rig's dom0."""
+        with closing(Tables(hand_to_nft)) as tables, TemporaryDirectory() as run_dir:
+            yield REGISTRY[name].make(Means(tables, Chains(tables), run_dir))
 
     def counted(self) -> dict[str, int]:
         """The bytes of each of xenbw's counters on the guest's interface. Raises MeterError."""
@@ -147,15 +154,13 @@ def _leave_nothing(run: Runner) -> None:
         present = {name for _, name in socket.if_nameindex()}
         for interface in {GUEST, PEER} & present:
             run(["ip", "link", "delete", interface])
-        table = Table(TABLE)
-        try:
+        with closing(Tables(hand_to_nft)) as tables:
+            table = tables.of()
             keys = {name.rpartition("-in")[0] for name in table.counters() if name.endswith("-in")}
             lives = {key: life_of(key) for key in keys}
             # Keep the loopback interface's counters, by which the daemon tests nft with the same domid.
             ours = [key for key, life in lives.items() if life and life[0] == _DOMID and life[2] != 1]
-            Chains(hand_to_nft, table).release(ours)
-        finally:
-            table.close()
+            Chains(tables).release(ours)
 
 
 def _plug(dom0: Place, bridge: str, run: Runner, leaving: ExitStack, patience: float) -> Rig:

@@ -16,6 +16,7 @@ from xenbw.config import Settings
 from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.host import Host
 from xenbw.errors import XenbwError
+from xenbw.ledger import check
 from xenbw.ledger.ledger import Ledger
 from xenbw.rundir.control import Answer
 from xenbw.units import format_size
@@ -71,7 +72,7 @@ def ledger(host: Host) -> Iterator[Finding]:
     path = host.settings.ledger.path
     opened = Ledger.open(path)
     try:
-        opened.check(_CHECKING)
+        check.check(opened, _CHECKING)
     finally:
         opened.close()
     files = [file for file in (path, path.with_name(f"{path.name}-wal")) if file.exists()]
@@ -111,11 +112,12 @@ class _Asked(threading.Thread):
 
     def run(self) -> None:
         # Import pymongo only here: it takes 28 MB and a tenth of a second.
-        from xenbw.book.fleet import Fleet
+        from xenbw.book import fleet
+        from xenbw.book.book import Book
 
         try:
-            with closing(Fleet(self._settings)) as fleet:
-                self.seen = fleet.hosts()
+            with closing(Book(self._settings)) as book:
+                self.seen = fleet.hosts(book)
         except XenbwError as error:
             self.problem = error
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from types import MappingProxyType
 
 from xenbw.allow import Exceptions
-from xenbw.blocks.wanted import Desired
-from xenbw.model import Address, Network
+from xenbw.config import Settings
+from xenbw.judge.roster import Roster
+from xenbw.model import Address, Binding, Block, Network
+from xenbw.nft.chains import Port
+
+_NOBODY: Mapping[str, Collection[Address]] = MappingProxyType({})
+_EVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -26,14 +32,16 @@ class Holder:
 
 @dataclass(frozen=True)
 class Plan:
-    """desired, and what the admin and the hook need to know beside it.
+    """Which addresses are null-routed, and what the admin and the hook need to know beside it.
 
-    protected: addresses of blocked VMs that are never to be blocked -> that VM. withheld: addresses that a blocked VM
-    runs with but another one, in good standing, holds -> both names. shared: addresses that several VMs run with,
-    blocked or not -> their names. held: addresses that running VMs in good standing hold.
+    null_routes: address -> name of the VM that owes it; there are to be no others.
+    protected: addresses of blocked VMs that are never to be blocked -> that VM.
+    withheld: addresses that a blocked VM runs with but another VM, in good standing, holds -> both names.
+    shared: addresses that several VMs run with, blocked or not -> their names.
+    held: addresses that running VMs in good standing hold.
     """
 
-    desired: Desired
+    null_routes: Mapping[Address, str]
     protected: Mapping[Address, str]
     withheld: Mapping[Address, tuple[str, str]]
     shared: Mapping[Address, tuple[str, ...]]
@@ -50,8 +58,8 @@ def is_protected(address: Address, protect: Collection[Network]) -> bool:
     )
 
 
-def plan(holders: Collection[Holder], protect: Collection[Network], allow: Exceptions | None = None) -> Plan:
-    """The null routes for these holders, with these exceptions by their names.
+def plan(holders: Collection[Holder], protect: Collection[Network]) -> Plan:
+    """The null routes for these holders.
 
     An address is blocked only while a blocked VM holds it and no VM in good standing does. Who runs with it on an
     interface holds it before whom the admin gave it to, and a running VM before one that is down; of those that are
@@ -71,7 +79,7 @@ def plan(holders: Collection[Holder], protect: Collection[Network], allow: Excep
     routes = {address: owner.name for address, owner in owners.items() if owner.blocked}
     refused = {address: name for address, name in routes.items() if is_protected(address, protect)}
     return Plan(
-        Desired({address: name for address, name in routes.items() if address not in refused}, allow or Exceptions()),
+        {address: name for address, name in routes.items() if address not in refused},
         refused,
         {
             address: (holder.name, owners[address].name)
@@ -91,9 +99,95 @@ def added(before: Plan, after: Plan) -> dict[str, list[str]]:
     """The null routes that only `after` has, by VM. Those of addresses that `before` had to leave open are left out:
     that they were open was a problem of its own."""
     found: dict[str, list[str]] = {}
-    routes = after.desired.null_routes
+    routes = after.null_routes
     for address, name in sorted(routes.items(), key=lambda route: (route[0].version, int(route[0]))):
         spared = address in before.protected or address in before.withheld
-        if before.desired.null_routes.get(address) != name and not spared:
+        if before.null_routes.get(address) != name and not spared:
             found.setdefault(name, []).append(str(address))
     return found
+
+
+def obstacles(plan: Plan) -> list[str]:
+    """Why some blocked VM is not wholly null-routed, or one in good standing may come to be."""
+    found = [f"{name}: {address} is protected and is not blocked" for address, name in plan.protected.items()]
+    found += [
+        f"{name}: {address} is not blocked: {other}, in good standing, holds it too"
+        for address, (name, other) in plan.withheld.items()
+    ]
+    found += [
+        f"{' and '.join(names)}: all run with {address}: one of them has it wrong"
+        for address, names in plan.shared.items()
+        if address not in plan.withheld
+    ]
+    return sorted(found)
+
+
+def exceptions(roster: Roster, settings: Settings) -> Exceptions:
+    """What VMs may reach while they are blocked, by their ids."""
+    own = {vm_id: entry.vm.allow for vm_id, entry in roster.entries.items()}
+    return Exceptions(
+        settings.enforce.exceptions,
+        {vm_id: [str(network) for network in networks] for vm_id, networks in own.items() if networks is not None},
+    )
+
+
+def _by_name(allow: Exceptions, roster: Roster) -> Exceptions:
+    return Exceptions(allow.common, {roster.entries[vm_id].vm.name: networks for vm_id, networks in allow.own.items()})
+
+
+def holders(
+    roster: Roster,
+    blocks: Mapping[int, Block],
+    latest: Iterable[Binding],
+    arrived: Mapping[str, Collection[Address]] = _NOBODY,
+) -> list[Holder]:
+    """Who holds which addresses: those of their newest life, and those the admin gave them. arrived: addresses that VMs
+    run with as well, by their names; one that is not in the roster is in good standing."""
+    lives: dict[int, list[Binding]] = {}
+    for binding in latest:
+        lives.setdefault(binding.vm_id, []).append(binding)
+    found = []
+    for vm_id, entry in roster.entries.items():
+        life, name = lives.get(vm_id, []), entry.vm.name
+        runs = name in arrived or any(b.ended_at is None for b in life)
+        given = frozenset(entry.vm.ips)
+        live = frozenset(address for b in life if b.ended_at is None for address in b.ips).union(arrived.get(name, ()))
+        known = frozenset(address for b in life for address in b.ips) | given | live
+        since = max((b.started_at for b in life), default=_EVER)
+        found.append(Holder(name, vm_id in blocks, live, given if runs else frozenset(), known, since))
+    for name in arrived.keys() - {holder.name for holder in found}:
+        live = frozenset(arrived[name])
+        found.append(Holder(name, blocked=False, live=live, given=frozenset(), known=live, since=_EVER))
+    return found
+
+
+@dataclass(frozen=True)
+class Present:
+    """The vifs of this dom0, as the daemon sees them, or the CLI where no daemon runs.
+
+    bound: the bindings of those that are there. arriving: those that are not bound yet, with the names of their VMs as
+    xenstore has them. starting: ifindexes of those whose VM only their hook knows yet.
+    """
+
+    bound: Collection[Binding] = ()
+    arriving: Collection[tuple[Port, str]] = ()
+    starting: Collection[int] = ()
+
+
+def ports(present: Present, blocked: Collection[int], allow: Exceptions, ids: Mapping[str, int]) -> tuple[Port, ...]:
+    """Every vif, sealed if its VM is blocked. blocked: ids of VMs; allow: by VM's id; ids: of VMs, by name."""
+    found = [Port(*one.key, one.interface, one.mac, one.vm_id in blocked, allow.of(one.vm_id)) for one in present.bound]
+    for port, name in present.arriving:
+        vm_id = ids.get(name)
+        found.append(port._replace(sealed=vm_id in blocked, allow=allow.of(vm_id)))
+    return tuple(found)
+
+
+def running(latest: Iterable[Binding], blocked: Container[int], boot_id: str) -> dict[int, int]:
+    """The domids of blocked VMs' newest lives in this boot -> the VM's id. A domain without any vif left may still run
+    and be given another; so a domid is taken to be of the VM that had it last."""
+    owners: dict[int, int] = {}
+    for binding in sorted(latest, key=lambda binding: binding.id):
+        if binding.boot_id == boot_id:
+            owners[binding.domid] = binding.vm_id
+    return {domid: vm_id for domid, vm_id in owners.items() if vm_id in blocked}

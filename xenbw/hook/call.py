@@ -12,7 +12,7 @@ import sqlite3
 import time
 
 from xenbw.blocks import latch_text
-from xenbw.blocks.link import Links
+from xenbw.blocks.link import Link
 from xenbw.errors import XenbwError
 from xenbw.hook import gate
 from xenbw.ledger import bindings
@@ -74,7 +74,7 @@ class _Facts:
     def __init__(self, call: HotplugCall) -> None:
         self.call = call
         backend = f"/local/domain/0/backend/vif/{call.domid}/{call.devid}"
-        store = wire.Wire(_STORE_PATIENCE)
+        store = wire.Store(_STORE_PATIENCE)
         mac, ip = store.read(f"{backend}/mac"), store.read(f"{backend}/ip")
         self.failed = store.read(f"{backend}/hotplug-error") is not None  # its script, and with it the domain's start
         name = store.read(f"/local/domain/{identity.served(store, call.domid)}/name")
@@ -137,8 +137,7 @@ class _Facts:
         db.execute("BEGIN IMMEDIATE")
         rev = bindings.next_rev(db)
         if self.starts:
-            bindings.bind(
-                db,
+            new = bindings.NewBinding(
                 name=self.name,
                 boot_id=self.boot_id,
                 domid=call.domid,
@@ -149,10 +148,9 @@ class _Facts:
                 mac=self.mac,
                 ips=" ".join(self.ips),
                 bridge=call.bridge,
-                at=self.at,
-                rev=rev,
                 own=bindings.COUNTED if self.covered else None,
             )
+            bindings.bind(db, new, at=self.at, rev=rev)
         else:
             bindings.unbind(
                 db,
@@ -285,7 +283,7 @@ def run(env: dict[str, str]) -> None:
         if over.nft or sealed:
             facts.cover(over.allow, sealed=sealed)
         if sealed and not over.allow.of(facts.name):
-            Links(paths.run_dir).lower(facts.ifindex)
+            Link(paths.run_dir).lower(facts.ifindex)
         if sealed:
             _mark(Marks(paths.run_dir).put, call.domid)
         # A blocked VM's block waits for no ledger.

@@ -11,7 +11,7 @@ from xenbw import quota
 from xenbw.accounting import PeriodOf
 from xenbw.clock import Moment
 from xenbw.config import Settings
-from xenbw.ledger import digests, portions
+from xenbw.ledger import digests, portions, shared, usagelog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, ZERO, Allowance, Binding, Counters, Digest, Entry, Period
 
@@ -55,7 +55,7 @@ class Roster:
         """Read the VMs again. A VM without a period gets one; after a change of reset day or zone, the usage of the
         hours concerned moves to the right period. Returns the ids of these VMs."""
         zone, default = self.settings.period.timezone, self.settings.default_allowance
-        entries, reckoned, elsewhere = {}, set(), self._ledger.elsewhere()
+        entries, reckoned, elsewhere = {}, set(), shared.elsewhere(self._ledger)
         for vm in self._ledger.vms().values():
             allowance = allowance_of(vm, default)
             rule = f"{allowance.reset_day}@{zone.key}"
@@ -73,9 +73,9 @@ class Roster:
                     and _period(before, allowance.reset_day, zone).end < start
                     and not vm.period_rule
                 ):
-                    self._ledger.refile_untimed(vm.id, before, start, moment.at)
+                    usagelog.refile_untimed(self._ledger, vm.id, before, start, moment.at)
                 if self._record:
-                    self._ledger.refile(vm.id, start, rule if moment.trusted else "")
+                    usagelog.refile(self._ledger, vm.id, start, rule if moment.trusted else "")
                 reckoned.add(vm.id)
             entries[vm.id] = Entry(
                 replace(vm, period_start=start, period_rule=rule),
@@ -119,16 +119,16 @@ class Roster:
 
     def usage(self) -> dict[int, Counters]:
         """Each VM's usage on this host in the period that this roster has for it, from the ledger."""
-        recorded, vms = self._ledger.usage(), self._ledger.vms()
+        recorded, vms = usagelog.present(self._ledger), self._ledger.vms()
         found = {}
         for vm_id, entry in self.entries.items():
             start = entry.period.start
             if vm_id in self._reckoned:
-                found[vm_id] = self._ledger.usage_since(vm_id, start)
+                found[vm_id] = usagelog.since(self._ledger, vm_id, start)
             elif vm_id in vms and vms[vm_id].period_start == start:
                 found[vm_id] = recorded.get(vm_id, ZERO)
             else:
-                found[vm_id] = self._ledger.usage_in(vm_id, start)
+                found[vm_id] = usagelog.of_period(self._ledger, vm_id, start)
         return found
 
     def earlier(self, vm_id: int) -> list[Digest]:

@@ -11,35 +11,35 @@ from pathlib import Path
 from xenbw.ledger.trouble import LedgerError
 from xenbw.units import format_size
 
-# Pages copied between two signs of life: 16 MB, which a slow disk takes in a second.
+# Pages copied between two calls of on_progress: 16 MB, for which a slow disk needs a second.
 _STEP = 4096
-# Bytes left to whoever writes meanwhile: the copy must not be what fills the disk.
+# Bytes left for other programs that write meanwhile: the copy must not fill the disk.
 _SPARE = 16 * 1024**2
 
 _State = tuple[object, ...]
-"""(schema version, id of the ledger, rev): every change of a ledger moves its rev, so these name its content."""
+"""(schema version, id of the ledger, rev): every change of a ledger raises its rev, so these identify its content."""
 
 
 def path_of(ledger: Path, version: int) -> Path:
-    """Where the copy of a ledger with that schema is kept."""
+    """The path of the copy of a ledger with that schema."""
     return ledger.with_name(f"{ledger.name}.schema{version}")
 
 
 def keep(db: sqlite3.Connection, ledger: Path, version: int, on_progress: Callable[[], None]) -> None:
-    """Copy the ledger, which has that schema, as it stands now; the copy is whole and on the disk, or not there.
+    """Copy the ledger, which has that schema, as it is now. The copy is whole and on the disk, or not there.
 
-    A copy of the same content, made for an upgrade that then failed, is kept; an older one gives way to the new one
-    when that is whole. Nobody waits for it: it is read as of one moment, while others go on writing. on_progress is
-    called after each 16 MB. Raises LedgerError; then nothing has changed.
+    A copy of the same content, from an upgrade that failed, is kept. A complete new copy replaces an older one. Other
+    processes go on writing: the ledger is read as of one moment. on_progress is called after each 16 MB. Raises
+    LedgerError; then nothing has changed.
     """
     copy = path_of(ledger, version)
     unfinished = copy.with_name(f"{copy.name}.new")
-    # In WAL mode a reader's transaction sees one state, however long it takes.
+    # In WAL mode a read transaction sees one state, however long it takes.
     db.execute("BEGIN")
     try:
         if _state_of(copy) == _state(db):
             return
-        # Left there by a process that was killed.
+        # A process that was killed may have left one.
         unfinished.unlink(missing_ok=True)
         _need_room(db, ledger)
         _write(db, unfinished, on_progress)
@@ -59,8 +59,8 @@ def _state(db: sqlite3.Connection) -> _State:
 
 
 def _state_of(copy: Path) -> _State | None:
-    """What the copy there holds; None where there is none that can be read."""
-    # immutable: reading it leaves no -wal and -shm beside it.
+    """The state of the copy at that path, or None if there is no readable copy."""
+    # With immutable, reading leaves no -wal and -shm files.
     try:
         with closing(sqlite3.connect(f"{copy.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as db:
             return _state(db)
@@ -81,23 +81,23 @@ def _need_room(db: sqlite3.Connection, ledger: Path) -> None:
 
 
 def _write(db: sqlite3.Connection, path: Path, on_progress: Callable[[], None]) -> None:
-    """Raises LedgerError, OSError; sqlite3.Error where the ledger itself cannot be read."""
+    """Raises LedgerError, OSError, and sqlite3.Error if the ledger itself cannot be read."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
 
     def step(_status: int, _remaining: int, _total: int) -> None:
-        # Bit by bit, or the last sync would take as long as all the rest.
+        # Synced in steps: one sync at the end would take as long as all of the copying.
         os.fdatasync(file)
         on_progress()
 
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as target:
-            # Before it is renamed it is nobody's ledger: no journal, and one sync at the end.
+            # No program uses the file before it is renamed: it needs no journal, and one sync at the end.
             target.execute("PRAGMA journal_mode = OFF")
             target.execute("PRAGMA synchronous = OFF")
             db.backup(target, pages=_STEP, progress=step)
         os.fsync(file)
     except sqlite3.OperationalError as error:
-        # Damage of the ledger, a DatabaseError of another kind, is told by whoever opens it.
+        # Damage of the ledger is another kind of DatabaseError, which file.connect explains.
         raise _failed(path, str(error)) from None
     finally:
         os.close(file)

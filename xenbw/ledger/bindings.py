@@ -1,16 +1,16 @@
-"""A vif's life in the ledger, as the hook and the daemon both record it.
+"""The statements on bindings and blocks that the hook and the daemon share.
 
-The hook pays for every import at each boot of a VM, so this module takes a sqlite3 connection and plain values and
-imports nothing but time.
+Every import slows the boot of a VM down, so this module takes a sqlite3 connection and plain values, and imports only
+time.
 """
 
 from __future__ import annotations
 
 import time
 
-# What a binding's own_last says of counters of ours that stand at zero, as the kernel's do.
+# The own_last of a binding whose counters, ours and the kernel's, stand at zero.
 COUNTED = "0 0 0 0 0 0 0"
-_OWN_SINCE, _ALLOWED_SINCE = 2, 3  # the schema's version
+_OWN_SINCE, _ALLOWED_SINCE = 2, 3  # schema versions that brought binding.own_last and vm.allow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 def stamp(seconds: float) -> str:
-    """A wall time in seconds as the ledger writes it: UTC, fixed width, so that text order is time order."""
+    """A wall time in seconds, as the ledger writes it: UTC, fixed width, so that text order is time order."""
     whole, micro = divmod(round(seconds * 1_000_000), 1_000_000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{micro:06d}+00:00"
 
 
 def next_rev(db: sqlite3.Connection) -> int:
-    """The number of this transaction; every row it changes carries it."""
+    """The number of this transaction, which every row that it changes gets."""
     row = db.execute("UPDATE meta SET value = value + 1 WHERE key = 'rev' RETURNING value").fetchone()
     return int(row[0])
 
 
 def meet(db: sqlite3.Connection, name: str, at: str, rev: int) -> int:
-    """The id of the VM of that name; a VM that nobody added gets a row of its own."""
+    """The id of the VM of that name. A new name gets a new row, as a VM that nobody added."""
     row = db.execute("SELECT id FROM vm WHERE name = ? AND retired_at IS NULL", (name,)).fetchone()
     if row is None:
         row = db.execute(
@@ -39,77 +39,92 @@ def meet(db: sqlite3.Connection, name: str, at: str, rev: int) -> int:
     return int(row[0])
 
 
-def bind(
-    db: sqlite3.Connection,
-    *,
-    name: str,
-    boot_id: str,
-    domid: int,
-    devid: int,
-    kind: str,
-    ifindex: int,
-    interface: str,
-    mac: str | None,
-    ips: str,
-    bridge: str | None,
-    at: str,
-    rev: int,
-    baseline: tuple[int, int] = (0, 0),
-    since: str | None = None,
-    own: str | None = None,
-) -> int:
-    """Record that this interface belongs to that VM, and return the binding's id. Saying it twice changes nothing.
+class NewBinding:
+    """An interface that belongs to a VM from now on.
 
-    An interface known under another VM's name (renamed with `xl rename`) ends that binding and goes on under the new
-    one from the same counters. ips are separated by spaces. baseline: raw bytes (in, out) not to be charged. since: the
-    earliest moment at which its bytes can have passed, where that is not `at`. own: COUNTED, if our own counters stood
-    before its first byte.
+    name: the VM's. ips: its addresses, separated by spaces. baseline: raw bytes (in, out) that are not charged. since:
+    the earliest moment at which its bytes can have passed, if that is not the moment of the binding. own: COUNTED if
+    our counters stood on the interface before its first byte.
     """
-    vm_id = meet(db, name, at, rev)
+
+    __slots__ = (
+        *("name", "boot_id", "domid", "devid", "kind", "ifindex", "interface"),
+        *("mac", "ips", "bridge", "baseline", "since", "own"),
+    )
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        boot_id: str,
+        domid: int,
+        devid: int,
+        kind: str,
+        ifindex: int,
+        interface: str,
+        mac: str | None = None,
+        ips: str = "",
+        bridge: str | None = None,
+        baseline: tuple[int, int] = (0, 0),
+        since: str | None = None,
+        own: str | None = None,
+    ) -> None:
+        self.name, self.boot_id, self.domid, self.devid, self.kind = name, boot_id, domid, devid, kind
+        self.ifindex, self.interface, self.mac, self.ips, self.bridge = ifindex, interface, mac, ips, bridge
+        self.baseline, self.since, self.own = baseline, since, own
+
+
+def bind(db: sqlite3.Connection, new: NewBinding, *, at: str, rev: int) -> int:
+    """Record that an interface belongs to a VM. Returns the binding's id. Repeating it changes nothing.
+
+    If the interface is bound to another VM (`xl rename`), that binding ends, and the new one goes on from the same
+    counters.
+    """
+    vm_id = meet(db, new.name, at, rev)
     known = db.execute(
         "SELECT id, vm_id FROM binding WHERE boot_id = ? AND ifindex = ? AND ended_at IS NULL",
-        (boot_id, ifindex),
+        (new.boot_id, new.ifindex),
     ).fetchone()
     if known is not None and known[1] == vm_id:
         db.execute(
             "UPDATE binding SET interface = ?, mac = coalesce(?, mac), bridge = coalesce(?, bridge),"
             " ips = CASE ? WHEN '' THEN ips ELSE ? END, rev = ? WHERE id = ?",
-            (interface, mac, bridge, ips, ips, rev, known[0]),
+            (new.interface, new.mac, new.bridge, new.ips, new.ips, rev, known[0]),
         )
         return int(known[0])
     if known is not None:
         _end(db, known[0], at, "renamed", rev)
-    # Whatever ended it, an interface that is bound again goes on from where it was last read: it is the same device.
+    # An interface that was bound before is the same device: its counters go on from their last reading.
     before = db.execute(
         "SELECT id, last_in, last_out FROM binding WHERE boot_id = ? AND ifindex = ? ORDER BY id DESC LIMIT 1",
-        (boot_id, ifindex),
+        (new.boot_id, new.ifindex),
     ).fetchone()
-    if before is not None:
-        baseline = (before[1], before[2])
-    facts = (vm_id, boot_id, domid, devid, kind, ifindex, interface, mac, ips, bridge, at, since or at)
+    baseline = new.baseline if before is None else (before[1], before[2])
+    vif = (new.boot_id, new.domid, new.devid, new.kind, new.ifindex, new.interface, new.mac, new.ips, new.bridge)
     row = db.execute(
         "INSERT INTO binding (vm_id, boot_id, domid, devid, kind, ifindex, interface, mac, ips, bridge, started_at,"
         " last_at, last_in, last_out, rev) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-        (*facts, *baseline, rev),
+        (vm_id, *vif, at, new.since or at, *baseline, rev),
     ).fetchone()
-    # A hook may come upon a ledger that an upgrade has yet to reach: then the kernel's counters tell.
+    # During an upgrade the hook may find a ledger without the column: then the kernel's counters are the measure.
     if db.execute("PRAGMA user_version").fetchone()[0] >= _OWN_SINCE:
         if before is not None:
             db.execute(
                 "UPDATE binding SET own_last = (SELECT own_last FROM binding WHERE id = ?) WHERE id = ?",
                 (before[0], row[0]),
             )
-        elif own is not None:
-            db.execute("UPDATE binding SET own_last = ? WHERE id = ?", (own, row[0]))
+        elif new.own is not None:
+            db.execute("UPDATE binding SET own_last = ? WHERE id = ?", (new.own, row[0]))
     return int(row[0])
 
 
 def unbind(
     db: sqlite3.Connection, *, boot_id: str, domid: int, devid: int, kind: str, at: str, reason: str, rev: int
 ) -> None:
-    """Record the end of the interface's life. Its counters are the daemon's to write.
+    """Record the end of an interface's life. The daemon writes its counters.
 
-    Detach and attach use the same domid and devid again: an end told late does not end what began after it.
+    A vif that is detached and attached again has the same domid and devid, so an end that is recorded late does not end
+    a binding that began after it.
     """
     rows = db.execute(
         "SELECT id FROM binding WHERE boot_id = ? AND domid = ? AND devid = ? AND kind = ? AND ended_at IS NULL"
@@ -121,7 +136,7 @@ def unbind(
 
 
 def known(db: sqlite3.Connection, boot_id: str, domid: int, devid: int, kind: str) -> bool:
-    """Whether any life of that card of a domain was ever recorded."""
+    """Whether any binding of that vif of a domain was ever recorded."""
     vif = (boot_id, domid, devid, kind)
     where = "boot_id = ? AND domid = ? AND devid = ? AND kind = ?"
     return db.execute(f"SELECT 1 FROM binding WHERE {where} LIMIT 1", vif).fetchone() is not None  # noqa: S608
@@ -139,8 +154,7 @@ def end(db: sqlite3.Connection, binding_id: int, at: str, reason: str, rev: int)
 
 
 def blocked(db: sqlite3.Connection) -> dict[str, list[str]]:
-    """The name of every VM that is blocked at present, with the addresses it is known by: those the admin gave it and
-    those of its newest life."""
+    """The blocked VMs by name, with their addresses: those that the admin gave, and those of the newest bindings."""
     found: dict[str, list[str]] = {}
     for name, given, ips in db.execute(
         "SELECT vm.name, vm.ips, binding.ips FROM vm JOIN block ON block.vm_id = vm.id AND block.lifted_at IS NULL"
@@ -154,8 +168,8 @@ def blocked(db: sqlite3.Connection) -> dict[str, list[str]]:
 
 
 def allowed(db: sqlite3.Connection) -> dict[str, list[str]]:
-    """What blocked VMs may reach, of those that are allowed something else than the others."""
-    # During an upgrade the ledger may still be of the version before.
+    """The networks that blocked VMs with an allow list of their own may reach, by VM."""
+    # During an upgrade the ledger may still have the schema before.
     if db.execute("PRAGMA user_version").fetchone()[0] < _ALLOWED_SINCE:
         return {}
     rows = db.execute(
@@ -166,7 +180,7 @@ def allowed(db: sqlite3.Connection) -> dict[str, list[str]]:
 
 
 def had_by_blocked(db: sqlite3.Connection, boot_id: str, domid: int, name: str) -> bool:
-    """Whether a domid was, in this boot, that of a VM of another name that is blocked at present."""
+    """Whether the domid belonged, in this boot, to a VM of another name that is blocked now."""
     rows = db.execute(
         "SELECT 1 FROM block CROSS JOIN binding ON binding.vm_id = block.vm_id JOIN vm ON vm.id = block.vm_id"
         " WHERE block.lifted_at IS NULL AND binding.boot_id = ? AND binding.domid = ? AND vm.name != ? LIMIT 1",
@@ -176,7 +190,7 @@ def had_by_blocked(db: sqlite3.Connection, boot_id: str, domid: int, name: str) 
 
 
 def held(db: sqlite3.Connection, boot_id: str) -> set[str]:
-    """The addresses that running VMs in good standing hold."""
+    """The addresses of running VMs that are not blocked."""
     rows = db.execute(
         "SELECT binding.ips FROM binding WHERE ended_at IS NULL AND boot_id = ?"
         " AND NOT EXISTS (SELECT 1 FROM block WHERE block.vm_id = binding.vm_id AND lifted_at IS NULL)",
@@ -186,7 +200,7 @@ def held(db: sqlite3.Connection, boot_id: str) -> set[str]:
 
 
 def networks(db: sqlite3.Connection, kind: str) -> list[str]:
-    """The addresses and networks of a kind, as the daemon last knew them: "protected", which are never blocked, or
-    "allow", which blocked VMs may reach."""
+    """The networks of a kind, as the daemon last wrote them: "protected", which are never blocked, or "allow", which
+    blocked VMs may reach."""
     row = db.execute("SELECT value FROM meta WHERE key = ?", (kind,)).fetchone()
     return [] if row is None else str(row[0]).split()

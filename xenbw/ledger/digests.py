@@ -1,8 +1,8 @@
-"""Earlier lives of a VM told together, so that a guest that reboots all day leaves hardly more rows than any other.
+"""Digests: sums over a VM's older bindings, so that a guest that reboots all day leaves few rows.
 
-Of the bindings of a VM that ended in a calendar month (UTC) the latest KEPT stay as they are. Older ones are folded
-into digests, one for each period and reason why they ended. A digest's usage is what they counted in its period;
-floods, what was refused and the lives themselves are told once, in the period in which they ended.
+Of the bindings of a VM that ended in a calendar month (UTC), the latest KEPT keep their rows. Older ones are folded
+into digests, one for each period and reason of their end. A digest's usage is what these bindings counted in its
+period. Flood bytes, refused bytes and the number of lives are in the digest of the period in which a life ended.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from xenbw.ledger import portions
-from xenbw.ledger.file import LedgerFile
+from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import digest_of, to_text
 from xenbw.model import Amounts, Digest
 
@@ -23,7 +23,7 @@ KEPT = 100
 _AT_ONCE = 2000
 
 _CHOSEN = "(SELECT value FROM json_each(:chosen))"
-# The period in which a life ended; one that ended before all that are known is told in the present one.
+# The period in which a life ended; the present period for a life that ended before all known periods.
 _HOME = """coalesce((SELECT max(start) FROM (
     SELECT max(period_start) AS start FROM binding_usage WHERE binding_id = binding.id
     UNION ALL SELECT max(period_start) FROM usage WHERE usage.vm_id = vm.id AND period_start < ended_at
@@ -32,19 +32,19 @@ _HOME = """coalesce((SELECT max(start) FROM (
 
 @dataclass(frozen=True)
 class _Key:
-    """Which digest of the ledger."""
+    """The key of a digest in the ledger."""
 
     vm_id: int
     period_start: str
     end_reason: str
 
 
-def fold(ledger: LedgerFile, boot_id: str, busy: Callable[[], Collection[int]], keep: int = KEPT) -> int:
+def fold(ledger: Ledger, boot_id: str, busy: Callable[[], Collection[int]], keep: int = KEPT) -> int:
     """Fold some of the lives beyond the latest `keep` of each VM and month, the oldest first. Returns how many.
 
-    busy(): the ifindexes of this boot whose lives may not be accounted for to the end; asked only where there is
-    something to fold. Only the daemon removes bindings, and none comes to life again: what is found to be over stays so
-    until it is folded. Raises LedgerError.
+    busy(): the ifindexes of this boot whose last bytes may not be counted yet; called only if there are lives to fold.
+    Only the daemon removes bindings, and an ended binding stays ended, so the choice holds until the transaction.
+    Raises LedgerError.
     """
     over = _over(ledger, keep)
     counting = busy() if over else ()
@@ -61,15 +61,15 @@ def fold(ledger: LedgerFile, boot_id: str, busy: Callable[[], Collection[int]], 
     return len(ids)
 
 
-def _over(ledger: LedgerFile, keep: int) -> list[tuple[int, str, int]]:
-    """(id, boot_id, ifindex) of lives that need no row of their own any more."""
+def _over(ledger: Ledger, keep: int) -> list[tuple[int, str, int]]:
+    """(id, boot_id, ifindex) of lives that can be folded."""
     found: list[tuple[int, str, int]] = []
     for vm_id, month, count in ledger.rows(
         "SELECT vm_id, substr(ended_at, 1, 7) AS month, count(*) FROM binding WHERE ended_at IS NOT NULL"
         " GROUP BY vm_id, month HAVING count(*) > ?",
         keep,
     ):
-        # An interface that lives on under another binding is told by all of its bindings together.
+        # An interface that is live under another binding keeps all of its bindings.
         rows = ledger.rows(
             "SELECT id, boot_id, ifindex FROM binding WHERE vm_id = ? AND substr(ended_at, 1, 7) = ?"
             " AND ended_at IS NOT NULL AND EXISTS (SELECT 1 FROM vm WHERE vm.id = vm_id AND period_start IS NOT NULL)"
@@ -83,8 +83,8 @@ def _over(ledger: LedgerFile, keep: int) -> list[tuple[int, str, int]]:
     return found
 
 
-def _readings_of(ledger: LedgerFile, ids: Collection[int]) -> list[tuple[str, int]]:
-    """The (at, binding_id) of their readings: from one moment to the next, since those of an interface lie apart."""
+def _readings_of(ledger: Ledger, ids: Collection[int]) -> list[tuple[str, int]]:
+    """The (at, binding_id) of their readings, found moment by moment, since the key begins with the time."""
     rows = ledger.rows(
         "WITH RECURSIVE moment (at) AS (SELECT min(at) FROM reading UNION ALL"
         " SELECT (SELECT min(at) FROM reading WHERE at > moment.at) FROM moment WHERE moment.at IS NOT NULL)"
@@ -98,7 +98,7 @@ def _readings_of(ledger: LedgerFile, ids: Collection[int]) -> list[tuple[str, in
 
 
 def _lives(db: sqlite3.Connection, chosen: dict[str, str]) -> list[tuple[_Key, Digest]]:
-    """How many lives ended in which period, and what was counted in them that is no usage."""
+    """How many lives ended in which period, and their flood and refused bytes."""
     rows = db.execute(
         "SELECT vm_id, period_start, coalesce(end_reason, '') AS end_reason, count(*) AS lives,"  # noqa: S608 (ours)
         " min(started_at) AS started_at, max(ended_at) AS ended_at,"
@@ -112,7 +112,7 @@ def _lives(db: sqlite3.Connection, chosen: dict[str, str]) -> list[tuple[_Key, D
 
 
 def _usage(db: sqlite3.Connection, chosen: dict[str, str]) -> list[tuple[_Key, Digest]]:
-    """What was counted in which period."""
+    """What they counted in which period."""
     rows = db.execute(
         "SELECT vm_id, period_start, coalesce(end_reason, '') AS end_reason, 0 AS lives, min(started_at) AS started_at,"  # noqa: S608
         " max(ended_at) AS ended_at, '' AS ips, sum(binding_usage.in_bytes) AS in_bytes,"
@@ -166,25 +166,26 @@ def _plus(one: Digest, other: Digest) -> Digest:
 
 
 def refile(db: sqlite3.Connection, vm_id: int, start: datetime, rev: int) -> None:
-    """The VM's present period now starts at `start`: digests of lives that all lie in it move there."""
+    """The VM's present period now starts at `start`: move digests there whose lives all lie in it."""
     values = {"vm": vm_id, "rev": rev, **portions.times(start)}
     moved = f"vm_id = :vm AND period_start != :start AND {portions.SINCE}"
-    rows = db.execute(f"SELECT * FROM digest WHERE {moved}", values).fetchall()  # noqa: S608 (texts of the store)
-    # The rows stay, empty, as those of usage do, so that the book learns of it.
+    rows = db.execute(f"SELECT * FROM digest WHERE {moved}", values).fetchall()  # noqa: S608 (texts of this room)
+    # The emptied rows stay, as those of usage do, so that the book learns of the change.
     zeros = ", ".join(f"{what} = 0" for what in ("lives", *Amounts._fields))
     db.execute(f"UPDATE digest SET {zeros}, rev = :rev WHERE {moved}", values)  # noqa: S608 (as above)
     for row in rows:
         _add(db, _Key(vm_id, str(to_text(start)), row["end_reason"]), digest_of(row), rev)
 
 
-def of_period(ledger: LedgerFile, vm_id: int, start: datetime, *, refiled: bool = False) -> list[Digest]:
+def of_period(ledger: Ledger, vm_id: int, start: datetime, *, refiled: bool = False) -> list[Digest]:
     """The VM's digests of lives that lie in the period from `start` on, or counted something in it, the earliest first.
-    refiled: as `refile` would have it, where nobody has done that yet. Raises LedgerError."""
+    refiled: as they would be after `refile`. Raises LedgerError."""
     counted = f"(period_start = :start OR {portions.SINCE})" if refiled else "period_start = :start"
-    rows = ledger.rows_named(
-        f"SELECT * FROM digest WHERE vm_id = :vm AND {counted}"  # noqa: S608 (texts of the store)
+    rows = ledger.rows(
+        f"SELECT * FROM digest WHERE vm_id = :vm AND {counted}"  # noqa: S608 (texts of this room)
         " AND (ended_at > :start AND lives > 0 OR in_bytes + out_bytes > 0) ORDER BY id",
-        {"vm": vm_id, **portions.times(start)},
+        vm=vm_id,
+        **portions.times(start),
     )
     found: dict[str, Digest] = {}
     for row in rows:

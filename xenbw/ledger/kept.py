@@ -1,10 +1,11 @@
-"""VMs that were blocked when the ledger was damaged or lost: they stay so until an admin decides."""
+"""VMs that were blocked when the ledger was damaged or lost: they stay blocked until an admin decides."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from xenbw.ledger import blocklog
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.sieve import Sieve
 from xenbw.model import Cause, State
@@ -13,8 +14,8 @@ REASON = "was blocked when the ledger was damaged or lost; xenbw lift releases i
 
 
 def keep(ledger: Ledger, sieve: Sieve, listed: Mapping[str, Iterable[str]], now: datetime) -> dict[int, str]:
-    """Block until an admin decides: who is blocked and may be released by what is missing, and who the over file lists
-    (name -> addresses) though the ledger does not say that he was released. Returns these VMs by id."""
+    """Block VMs until an admin decides: blocked VMs that missing rows could release, and those of `listed` (name ->
+    addresses) that the ledger does not show as released. Returns these VMs by id."""
     vms, blocks = ledger.vms(), ledger.active_blocks()
     wanted = {id_ for id_ in blocks if sieve.everyone or id_ in sieve.doubted} | sieve.blocked
     if sieve.lost_block:
@@ -38,13 +39,13 @@ def keep(ledger: Ledger, sieve: Sieve, listed: Mapping[str, Iterable[str]], now:
 def _block(ledger: Ledger, vm_id: int, now: datetime) -> None:
     if ledger.vms()[vm_id].blocked_reason is None:
         ledger.set_vm(vm_id, blocked_reason=REASON)
-        ledger.block(vm_id, Cause.ADMIN, REASON, now, None)
+        blocklog.block(ledger, vm_id, Cause.ADMIN, REASON, now, None)
     elif vm_id not in ledger.active_blocks():
-        ledger.block(vm_id, Cause.ADMIN, ledger.vms()[vm_id].blocked_reason or REASON, now, None)
+        blocklog.block(ledger, vm_id, Cause.ADMIN, ledger.vms()[vm_id].blocked_reason or REASON, now, None)
 
 
 def _released(ledger: Ledger, name: str) -> bool:
-    """Whether the ledger says that the last block of the VM of that name has ended: its own words agree on it."""
+    """Whether the ledger shows the last block of the VM of that name as ended, and its state agrees."""
     rows = ledger.rows(
         "SELECT lifted_at, state, retired_at FROM block JOIN vm ON vm.id = vm_id WHERE name = ?"
         " ORDER BY block.id DESC LIMIT 1",

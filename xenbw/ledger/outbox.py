@@ -1,4 +1,4 @@
-"""Messages waiting to be delivered, kept in the ledger so that a restart neither loses nor repeats one."""
+"""Messages that wait for delivery, kept in the ledger so that a restart neither loses nor repeats one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AT_ONCE = 20
 
 
 class Channel(StrEnum):
-    """The way a message goes: to the recipients of [mail], or to the program of [command]."""
+    """How a message is delivered: to the recipients of [mail], or to the program of [command]."""
 
     MAIL = "mail"
     COMMAND = "command"
@@ -23,7 +23,7 @@ class Channel(StrEnum):
 
 @dataclass(frozen=True)
 class Message:
-    """One message for the admin. body: text for a mail, a JSON object for the command. tries: how often delivering it
+    """One message for the admin. body: text for a mail, a JSON object for the command. tries: how often its delivery
     has failed."""
 
     id: int
@@ -36,7 +36,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Waiting:
-    """What is not delivered yet on a channel. failure: why the last attempt at the oldest that failed did so."""
+    """The messages that wait on a channel. failure: why the oldest message that failed did so the last time."""
 
     count: int = 0
     failure: str | None = None
@@ -50,7 +50,7 @@ def _channel(name: str) -> Channel:
 
 
 def queue(ledger: Ledger, at: datetime, subject: str, body: str, channel: Channel = Channel.MAIL) -> None:
-    """Put a message in the outbox; inside a transaction it is queued if and only if that commits."""
+    """Put a message in the outbox. Inside a transaction it is queued if and only if the transaction commits."""
     with ledger.transaction() as db:
         db.execute(
             "INSERT INTO outbox (created_at, channel, subject, body, next_at) VALUES (?, ?, ?, ?, ?)",
@@ -61,10 +61,10 @@ def queue(ledger: Ledger, at: datetime, subject: str, body: str, channel: Channe
 def due(
     ledger: Ledger, at: datetime, horizon: datetime, channels: Collection[Channel] = tuple(Channel)
 ) -> list[Message]:
-    """Some of the messages that are to be delivered now, oldest first.
+    """Some of the messages that are due now, oldest first.
 
-    horizon: no pause reaches beyond it; a message that is to wait longer was queued by a clock since set back, and is
-    due as well.
+    horizon: the longest possible pause from now; a message that would wait longer was queued before the clock was set
+    back, and is due as well.
     """
     marks = ", ".join("?" * len(channels))
     rows = ledger.rows(
@@ -95,7 +95,7 @@ def sent(ledger: Ledger, message_id: int, at: datetime) -> None:
 
 
 def postpone(ledger: Ledger, message_id: int, until: datetime, failure: str) -> None:
-    """Delivering the message failed, for this reason; it is due again at `until`."""
+    """The delivery of the message failed; it is due again at `until`."""
     with ledger.transaction() as db:
         db.execute(
             "UPDATE outbox SET tries = tries + 1, next_at = ?, failure = ? WHERE id = ?",
@@ -104,7 +104,7 @@ def postpone(ledger: Ledger, message_id: int, until: datetime, failure: str) -> 
 
 
 def drop(ledger: Ledger, message_id: int) -> None:
-    """Give a message up; the caller says so in an event."""
+    """Give a message up. The caller records an event."""
     with ledger.transaction() as db:
         db.execute("DELETE FROM outbox WHERE id = ?", (message_id,))
 
@@ -115,7 +115,7 @@ def waiting(ledger: Ledger) -> int:
 
 
 def waiting_by_channel(ledger: Ledger) -> dict[Channel, Waiting]:
-    """What is not delivered yet, for every channel."""
+    """The messages that wait, for every channel."""
     rows = ledger.rows(
         "SELECT channel, count(*), (SELECT failure FROM outbox AS failed WHERE failed.channel = outbox.channel"
         " AND sent_at IS NULL AND failure IS NOT NULL ORDER BY id LIMIT 1)"

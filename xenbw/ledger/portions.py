@@ -1,7 +1,7 @@
-"""Whose a period's usage is: what each binding counted in it.
+"""Portions: what each binding counted of its VM's usage in a period.
 
-Kept beside the usage by the hour, which is the VM's, in the same transactions. Bytes that no binding here counted, such
-as those that were taken over from elsewhere, are in the usage alone.
+They are written in the same transactions as the VM's usage by the hour. Bytes that no binding here counted, such as
+those of `xenbw import-bwmon`, are in the usage alone.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from xenbw.accounting import HOUR, hour_of
-from xenbw.ledger.file import LedgerFile
+from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import binding_of, to_text
 from xenbw.model import Binding, Counters
 
-# Usage is filed anew by the hour: surely of the new period is what was counted in whole hours of it.
+# Usage moves to another period by whole hours: only what was counted in whole hours of the new period surely moves.
 SINCE = "(period_start >= :whole OR started_at >= :whole)"
 _PORTION = "binding_id, period_start, binding_usage.in_bytes, binding_usage.out_bytes, vm_id, started_at"
 _PORTIONS = f"(SELECT {_PORTION} FROM binding_usage JOIN binding ON binding.id = binding_id)"  # noqa: S608 (names)
 
 
 def times(start: datetime) -> dict[str, str | None]:
-    """The values of SINCE: the period's start, and that of the first hour that is its own."""
+    """The values of SINCE: the period's start, and the start of its first whole hour."""
     whole = hour_of(start + HOUR - timedelta(microseconds=1))
     return {"start": to_text(start), "whole": to_text(whole)}
 
 
 def add(db: sqlite3.Connection, portions: Iterable[tuple[int, datetime, Counters]]) -> None:
-    """Add to (binding_id, period start) what was counted since the last commit."""
+    """Add what each binding counted in each period since the last commit: (binding_id, period start, bytes)."""
     db.executemany(
         "INSERT INTO binding_usage VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
         " in_bytes = in_bytes + excluded.in_bytes, out_bytes = out_bytes + excluded.out_bytes",
@@ -37,8 +37,8 @@ def add(db: sqlite3.Connection, portions: Iterable[tuple[int, datetime, Counters
 
 
 def refile(db: sqlite3.Connection, vm_id: int, start: datetime) -> None:
-    """The VM's present period now starts at `start`: what lies in it as a whole moves there. What lies in it in part
-    stays, since nobody knows which."""
+    """The VM's present period now starts at `start`: move portions there that lie in it as a whole. A portion that lies
+    in it in part stays, since it cannot be divided."""
     values = {"vm": vm_id, **times(start)}
     moved = f"FROM {_PORTIONS} WHERE vm_id = :vm AND period_start != :start AND {SINCE}"
     db.execute(
@@ -54,7 +54,7 @@ def refile(db: sqlite3.Connection, vm_id: int, start: datetime) -> None:
 
 
 def refile_all(db: sqlite3.Connection, vm_id: int, before: datetime, start: datetime) -> None:
-    """All of the VM's period that began at `before` was of the one that begins at `start`."""
+    """Move all portions of the VM's period that began at `before` to the period that begins at `start`."""
     values = {"vm": vm_id, "before": to_text(before), "start": to_text(start)}
     own = "period_start = :before AND binding_id IN (SELECT id FROM binding WHERE vm_id = :vm)"
     db.execute(
@@ -67,25 +67,26 @@ def refile_all(db: sqlite3.Connection, vm_id: int, before: datetime, start: date
     db.execute(f"DELETE FROM binding_usage WHERE {own}", values)  # noqa: S608 (a text of this function)
 
 
-def lives(ledger: LedgerFile, vm_id: int, start: datetime, *, refiled: bool = False) -> list[tuple[Binding, Counters]]:
+def lives(ledger: Ledger, vm_id: int, start: datetime, *, refiled: bool = False) -> list[tuple[Binding, Counters]]:
     """The VM's bindings that lived in the period from `start` on or counted something in it, oldest first, each with
-    what that was. refiled: as `refile` would have it, where nobody has done that yet. Raises LedgerError."""
+    what it counted. refiled: as the portions would be after `refile`. Raises LedgerError."""
     counted = f"(period_start = :start OR {SINCE})" if refiled else "period_start = :start"
-    rows = ledger.rows_named(
+    rows = ledger.rows(
         "SELECT binding.*, coalesce(sum(binding_usage.in_bytes), 0) AS portion_in,"  # noqa: S608 (texts of this module)
         " coalesce(sum(binding_usage.out_bytes), 0) AS portion_out"
         f" FROM binding LEFT JOIN binding_usage ON binding_id = binding.id AND {counted}"
         " WHERE vm_id = :vm GROUP BY binding.id"
         " HAVING ended_at IS NULL OR ended_at > :start OR portion_in + portion_out > 0 ORDER BY started_at, binding.id",
-        {"vm": vm_id, **times(start)},
+        vm=vm_id,
+        **times(start),
     )
     return [(binding_of(row), Counters(row["portion_in"], row["portion_out"])) for row in rows]
 
 
-def passed(ledger: LedgerFile, vm_id: int, boot_id: str) -> list[tuple[Binding, Counters]]:
-    """The VM's live bindings of this boot, each with all that was ever counted on its interface: usage, floods and what
-    was refused, also of a binding before this one. Raises LedgerError."""
-    # A cross join is done in the order in which it is written: SQLite would begin with all bindings of the boot.
+def passed(ledger: Ledger, vm_id: int, boot_id: str) -> list[tuple[Binding, Counters]]:
+    """The VM's live bindings of this boot, each with all bytes ever counted on its interface: usage, flood and refused
+    bytes, of earlier bindings too. Raises LedgerError."""
+    # SQLite keeps the order of a cross join; otherwise it would begin with all bindings of the boot.
     rows = ledger.rows(
         "SELECT live.*, sum(any.in_bytes + any.flood_bytes + any.refused_in_bytes) AS all_in,"
         " sum(any.out_bytes + any.refused_out_bytes) AS all_out FROM binding AS live"

@@ -1,4 +1,4 @@
-"""A damaged or lost ledger: what can be read goes on, nothing is thrown away, and nobody is set free by it."""
+"""A damaged or lost ledger: rows that can be read are kept in use, no file is deleted, and no VM is released by it."""
 
 from __future__ import annotations
 
@@ -7,42 +7,48 @@ import logging
 import math
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from xenbw.ledger import kept, sound
+from xenbw.ledger import check, kept, sound
 from xenbw.ledger.ledger import CorruptLedgerError, Ledger, to_text
 from xenbw.ledger.sieve import Sieve, reading_anything, shapes
 from xenbw.ledger.sift import sift
 from xenbw.ledger.sound import Shape
-from xenbw.rundir import overfile
 
 log = logging.getLogger(__name__)
 
 # Seconds to look for damage at start: guests at boot wait for READY.
 _CHECK = 1.0
 
-# What a new ledger needs to go on as before; bindings are found again, history stays in the file set aside.
+# The tables that a new ledger needs. Bindings are found again; history stays in the file that is set aside.
 _CARRIED = ("vm", "block", "usage", "elsewhere")
-# What indexes still tell of rows that cannot be read, since they are on pages of their own.
+# Indexes have pages of their own: they can tell of rows that cannot be read.
 _INDEXED = {
     "vm": "SELECT id, name FROM vm INDEXED BY vm_name WHERE retired_at IS NULL",
     "block": "SELECT vm_id FROM block INDEXED BY block_active WHERE lifted_at IS NULL",
 }
 
 
-def open_or_replace(path: Path, over: Path, now: datetime, on_progress: Callable[[], None] = lambda: None) -> Ledger:
-    """The ledger, made where there is none; what was wrong with it is in its `damage`. For the daemon alone.
+Blocked = Mapping[str, Iterable[str]]
+"""The blocked VMs by name, with their addresses."""
 
-    Rows with values that cannot be are taken out of it. A file that cannot be read as a whole is renamed and replaced
-    by a new one, with whatever of its VMs, blocks and usage can still be read. Whoever was blocked, by the ledger or by
-    the over file, stays blocked.
 
-    on_progress: as for Ledger.open. Raises LedgerError for everything else that is wrong with it.
+def open_or_replace(
+    path: Path, listed: Blocked | None, now: datetime, on_progress: Callable[[], None] = lambda: None
+) -> Ledger:
+    """Open the ledger, or make one where there is none. Its `damage` says what was wrong with it. For the daemon alone.
+
+    Rows with impossible values are taken out. A file that cannot be read as a whole is renamed and replaced by a new
+    one, with the VMs, blocks and usage that can still be read. A VM that was blocked, by the ledger or by `listed`,
+    stays blocked.
+
+    listed: the blocked VMs of the over file, or None if there is no such file; it holds for this host also if it was
+    written for another ledger, as before a change of [ledger] path. on_progress: as for Ledger.open. Raises LedgerError
+    for everything else that is wrong with the ledger.
     """
-    sieve, listed = Sieve(str(to_text(now))), overfile.read(str(over))
-    # Of another ledger's VMs, as after a change of [ledger] path, the file tells as well who is blocked on this host.
+    sieve = Sieve(str(to_text(now)))
     missing = listed is not None and not _has_content(path)
     try:
         ledger = _open(path, sieve, on_progress)
@@ -70,13 +76,13 @@ def _has_content(path: Path) -> bool:
 
 
 def _open(path: Path, sieve: Sieve, on_progress: Callable[[], None]) -> Ledger:
-    """Raises CorruptLedgerError where the file is damaged in more than values."""
+    """Open the ledger and sift its rows. Raises CorruptLedgerError if more than values is damaged."""
     ledger = Ledger.open(path, create=True, patience=0.5, on_progress=on_progress)
-    # Where damage was met in use, all of the ledger is looked at, however long that takes.
+    # A ledger that was found damaged in use is checked completely, however long that takes.
     suspect = _suspect(path).exists()
     try:
         ledger.lend(lambda db: sift(db, sieve, math.inf if suspect else _CHECK))
-        ledger.check(math.inf if suspect else _CHECK)
+        check.check(ledger, math.inf if suspect else _CHECK)
         if suspect and not sieve.aside:
             raise CorruptLedgerError(f"{path}: the ledger was found damaged while in use", "it is set aside")
     except BaseException:
@@ -86,7 +92,7 @@ def _open(path: Path, sieve: Sieve, on_progress: Callable[[], None]) -> Ledger:
 
 
 def _write_aside(path: Path, sieve: Sieve, now: datetime) -> Path:
-    """Keep the rows for the admin, as JSON, beside the ledger."""
+    """Write the rows that were set aside into a file beside the ledger, as JSON, for the admin."""
     aside = path.with_name(f"{path.name}.rows-{now:%Y%m%dT%H%M%SZ}.jsonl")
     with contextlib.suppress(OSError):
         file = os.open(aside, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -95,39 +101,39 @@ def _write_aside(path: Path, sieve: Sieve, now: datetime) -> Path:
     return aside
 
 
-def _replace(path: Path, aside: Path, sieve: Sieve, listed: overfile.Over | None, now: datetime) -> tuple[Ledger, str]:
-    """A new ledger in place of one that is renamed, with what can be read of it."""
+def _replace(path: Path, aside: Path, sieve: Sieve, listed: Blocked | None, now: datetime) -> tuple[Ledger, str]:
+    """Rename the ledger, and make a new one from the rows that can be read. Also returns what to tell the admin."""
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
     ledger = Ledger.open(path, create=True, patience=0.5)
     with ledger.transaction() as db:
-        # What is missing is not known, so nobody is released by what is there.
+        # Nobody knows which rows are missing, so the rows that are left release no VM.
         sieve.everyone, sieve.rev = True, ledger.rev
         carried = _carry_over(db, aside, sieve)
         for table in ("vm", "block", "usage"):
-            # By the damaged ledger's count the book would wait for revs that this one has yet to reach.
+            # With the damaged ledger's revs the book would miss changes until this ledger's revs reach them.
             db.execute(f"UPDATE {table} SET rev = ?", (ledger.rev,))  # noqa: S608 (names of this module)
         told = f"the ledger was damaged and set aside as {aside}; {carried}"
         _keep(ledger, sieve, listed, now, told)
     return ledger, told
 
 
-def _keep(ledger: Ledger, sieve: Sieve, listed: overfile.Over | None, now: datetime, told: str) -> None:
-    """Nobody may come free because a file was damaged. Tells of it."""
+def _keep(ledger: Ledger, sieve: Sieve, listed: Blocked | None, now: datetime, told: str) -> None:
+    """Keep VMs blocked that were blocked before the damage, and record what was wrong."""
     with ledger.transaction():
-        ledger.kept = kept.keep(ledger, sieve, listed.blocked if listed else {}, now)
+        ledger.kept = kept.keep(ledger, sieve, listed or {}, now)
         if ledger.kept and not told:
             told = "the ledger does not say of all that were blocked, nor that they were released"
         if told:
             names = ", ".join(sorted(ledger.kept.values())) or "nobody"
-            # The event keeps the names; who of them is still blocked, the status tells as it is then.
+            # The names are for the event only: the status names those that are still blocked.
             ledger.damage = told
             ledger.record(now, "damaged", f"{told}; blocked until an admin lifts them: {names}")
 
 
 def mark(path: Path) -> None:
-    """Leave word for the next start that the ledger is damaged, where a short look at it might not find out."""
+    """Mark the ledger as damaged for the next start, whose short check might not find the damage."""
     with contextlib.suppress(OSError):
         _suspect(path).touch()
 
@@ -137,8 +143,8 @@ def _suspect(path: Path) -> Path:
 
 
 def _carry_over(db: sqlite3.Connection, aside: Path, sieve: Sieve) -> str:
-    """Copy what can still be read, table by table, from both ends up to the damage; then part with rows whose VMs could
-    not be: another VM gets their ids."""
+    """Copy the rows that can be read, table by table, from both ends up to the damage. Rows of VMs that could not be
+    read are dropped, since other VMs get their ids. Returns a sentence on it."""
     with contextlib.closing(sqlite3.connect(aside, isolation_level=None)) as old, reading_anything(old):
         old.row_factory = sqlite3.Row
         told = [f"{_copy(old, db, table, sieve)} {table} rows" for table in _CARRIED]
@@ -176,7 +182,7 @@ def _copy(old: sqlite3.Connection, db: sqlite3.Connection, table: str, sieve: Si
 
 
 def _read(old: sqlite3.Connection, sql: str, table: str, sieve: Sieve) -> Iterator[sqlite3.Row]:
-    """Rows up to the damage, which is noted."""
+    """The rows up to the damage, which is noted in the sieve."""
     try:
         yield from old.execute(sql)
     except sqlite3.Error as error:

@@ -15,11 +15,16 @@ from xenbw.model import VM, Action, Address, Amounts, Binding, Block, Cause, Cou
 _T = TypeVar("_T")
 
 
-# A commit writes the same few times into every row.
+# A commit writes the same few times into all its rows.
 @lru_cache(maxsize=64)
 def to_text(moment: datetime | None) -> str | None:
     """A time as the ledger writes it: UTC, fixed width, so that text order is time order."""
     return None if moment is None else moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def text_of(moment: datetime) -> str:
+    """A time as the ledger writes it."""
+    return str(to_text(moment))
 
 
 def time_of(text: str) -> datetime:
@@ -31,12 +36,12 @@ def time_of(text: str) -> datetime:
 
 
 def to_time(text: str | None) -> datetime | None:
-    """The same, where there may be none."""
+    """The same for a column that may be empty."""
     return None if text is None else time_of(text)
 
 
 def _or_damaged(make: Callable[[sqlite3.Row], _T]) -> Callable[[sqlite3.Row], _T]:
-    """A row with a value that cannot be is damage, as a page is that cannot be read: CorruptLedgerError."""
+    """Turn the error for an impossible value in a row into CorruptLedgerError, like that for an unreadable page."""
 
     @wraps(make)
     def of(row: sqlite3.Row) -> _T:
@@ -114,7 +119,7 @@ def _mark_of(row: sqlite3.Row) -> Mark:
 
 
 def mark_columns(mark: Mark) -> tuple[int, int, str | None]:
-    """last_in, last_out and own_last of a binding: the last has our counters and `ahead` as words, where ours count."""
+    """last_in, last_out and own_last of a binding. own_last is our counters and `ahead` as words, or None."""
     own = None if mark.own is None else " ".join(map(str, (*mark.own, *mark.ahead)))
     return (*mark.kernel, own)
 

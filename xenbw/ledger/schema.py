@@ -128,11 +128,10 @@ CREATE TABLE outbox (
 )
 """
 
-# Which way a message goes, and why it last could not; what there was to send before went by mail. What our own counters
-# on an interface say beside usage, and up to where they were read (rows.mark_columns). Whose the usage of a period is,
-# interface by interface; a daemon of the version before knows nothing of it and removes bindings all the same. Which
-# running domains have traffic that this dom0 does not see, as far as the daemon knows. What earlier bindings of a VM
-# that comes and goes came to, in place of their rows.
+# outbox: a message's channel, and why its last delivery failed; older messages go by mail. binding: what our counters
+# counted beside usage, and up to where they were read (rows.mark_columns). binding_usage: what a binding counted in a
+# period; its trigger is for daemons of the version before, which delete bindings without it. unmetered: running domains
+# with traffic that this dom0 does not see. digest: the sums of bindings that were folded.
 _V2 = """
 ALTER TABLE outbox ADD COLUMN channel TEXT NOT NULL DEFAULT 'mail';
 ALTER TABLE outbox ADD COLUMN failure TEXT;
@@ -179,12 +178,12 @@ CREATE INDEX digest_rev ON digest (rev);
 CREATE INDEX binding_month ON binding (vm_id, substr(ended_at, 1, 7)) WHERE ended_at IS NOT NULL
 """
 
-# What a VM may reach while it is blocked, in place of what the configuration allows; null: that.
+# What a VM may reach while it is blocked; null: what the configuration allows.
 _V3 = "ALTER TABLE vm ADD COLUMN allow TEXT"
 
-# What was released stays as it is. During an upgrade the hook and a daemon of the version before work with the new
-# schema: tables are added, and columns, with defaults, to tables into which nobody inserts by position; nothing is
-# renamed or dropped.
+# A released migration is never changed. During an upgrade the hook and the daemon of the version before work with the
+# new schema, so a migration only adds: tables, and columns with defaults in tables into which no program inserts by
+# position.
 MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3)
 VERSION = len(MIGRATIONS)
 
@@ -193,7 +192,7 @@ def migrate(db: sqlite3.Connection) -> None:
     """Bring a ledger that is not newer than this code to VERSION, in one transaction. Only forward."""
     db.execute("BEGIN IMMEDIATE")
     try:
-        # Asked again inside the transaction: another process may just have done it, or more.
+        # Asked again inside the transaction: another process may just have upgraded the ledger.
         version = db.execute("PRAGMA user_version").fetchone()[0]
         for script in MIGRATIONS[version:]:
             for statement in script.split(";\n"):

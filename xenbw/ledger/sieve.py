@@ -1,4 +1,4 @@
-"""Rows of a damaged ledger: which of them go on, which are set aside, and whose standing is in doubt for it."""
+"""Rows of a damaged ledger: which of them are kept, which are set aside, and which VMs' blocks are in doubt then."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from xenbw.ledger import sound
 from xenbw.ledger.sound import Row, Shape
 
-NOW, REV = object(), object()  # the time of the mending, the number of its transaction
+NOW, REV = object(), object()  # the time of the repair, and the number of its transaction
 
-# What a value that cannot be gives way to, where the row is worth more without it than lost. A binding's marks are not
-# among them: to count from a mark that is made up would charge bytes twice.
+# What replaces an impossible value, by table and column. A row with an impossible value in any other column is set
+# aside; a binding's marks are such columns, since counting from an invented mark would charge bytes twice.
 _INSTEAD: Mapping[str, Mapping[str, object]] = {
     "vm": {
         "found_at": NOW,
@@ -39,9 +39,9 @@ _INSTEAD: Mapping[str, Mapping[str, object]] = {
     },
     **{table: {"rev": REV} for table in ("usage", "reading", "block", "event", "digest")},
 }
-# The tables by which it is decided whether a VM is blocked.
+# The tables that decide whether a VM is blocked.
 _DECIDE = frozenset({"block", "usage", "elsewhere"})
-# child table, its column, parent table. What refers to rows that are gone would be filed under whoever gets their ids.
+# child table, its column, parent table. A child row whose parent is gone would belong to the next parent with that id.
 _FAMILIES = (
     *((child, "vm_id", "vm") for child in ("block", "usage", "elsewhere", "unmetered", "digest", "binding")),
     *((child, "binding_id", "binding") for child in ("binding_usage", "reading")),
@@ -49,12 +49,12 @@ _FAMILIES = (
 
 
 class Sieve:
-    """Lets rows through, and remembers what it did not.
+    """Lets rows through, and notes the rows that it did not let through unchanged.
 
-    aside: the rows that were set aside or mended, as JSON. doubted: ids of the VMs whose block or usage is not known
-    whole; everyone: that may be any VM. blocked: ids of VMs that rows which were set aside call blocked. lost_block:
-    somebody was blocked, nobody knows who. uncounted: an interface may have lost the mark that it is counted from. cut:
-    the tables that could not be read to their end. now, rev: when, and in which transaction, rows are mended.
+    aside: the rows that were set aside or repaired, as JSON. doubted: ids of the VMs whose blocks or usage may be
+    incomplete; everyone: any VM's may be. blocked: ids of VMs that are blocked by rows that were set aside. lost_block:
+    a VM was blocked, and its id is lost. uncounted: an interface may have lost the mark that it is counted from. cut:
+    the tables that could not be read to their end. now, rev: the time and the transaction of the repair.
     """
 
     def __init__(self, now: str) -> None:
@@ -66,7 +66,7 @@ class Sieve:
         self.everyone = self.lost_block = self.uncounted = False
 
     def pass_through(self, shape: Shape, row: Row) -> dict[str, object] | None:
-        """The row as it goes on; None: it does not."""
+        """The row as it is kept, or None if it is set aside."""
         whole, faults = dict(row), shape.faults(row)
         if faults:
             self.note(shape.table, row, faults)
@@ -83,7 +83,7 @@ class Sieve:
         return self.now if instead is NOW else self.rev if instead is REV else instead
 
     def note(self, table: str, row: Row, faults: list[str]) -> None:
-        """A row is set aside or mended: keep it for the admin, and draw the conclusions."""
+        """A row is set aside or repaired: keep it for the admin, and note what is in doubt now."""
         shown = {name: value.hex() if isinstance(value, bytes) else value for name, value in dict(row).items()}
         self.aside.append(json.dumps({"table": table, "wrong": faults, **shown}))
         if faults == ["rev"]:
@@ -99,11 +99,11 @@ class Sieve:
             self.lost_block = self.lost_block or not known
 
     def part_orphans(self, db: sqlite3.Connection) -> None:
-        """Take out whatever refers to a row that is not there, before its id is given out again."""
+        """Delete the rows that refer to a missing row, before its id is given out again."""
         db.row_factory = sqlite3.Row
         for child, column, parent in _FAMILIES:
             orphaned = f"FROM {child} WHERE {column} NOT IN (SELECT id FROM {parent})"  # noqa: S608 (names of this module)
-            # The record of what is gone as a whole would be as long as the ledger.
+            # These tables are not noted row by row: the notes could be as long as the ledger.
             if child not in ("reading", "binding_usage", "binding"):
                 for row in db.execute(f"SELECT * {orphaned}").fetchall():
                     of_known = row[column] in self.doubted
@@ -123,7 +123,7 @@ def shapes(db: sqlite3.Connection) -> dict[str, Shape]:
 
 @contextmanager
 def reading_anything(db: sqlite3.Connection) -> Iterator[None]:
-    """Meanwhile text that is no UTF-8 can be read as well."""
+    """Inside, text that is not UTF-8 can be read as well."""
     before, db.text_factory = db.text_factory, sound.readable
     try:
         yield

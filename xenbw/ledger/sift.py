@@ -1,4 +1,4 @@
-"""Looking at the ledger's values at each start: a row with one that cannot be is set aside, and the rest goes on."""
+"""The look at the ledger's values at each start: a row with an impossible value is repaired or set aside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xenbw.ledger.bindings import next_rev
 from xenbw.ledger.sieve import Sieve, reading_anything, shapes
 from xenbw.ledger.sound import ENCODING, Shape, is_time
 
-# What a start reads comes first, and the newest of it. Tables without text that is free are looked through by SQLite.
+# In this order: the tables that a start reads first, and their newest rows first. SQLite itself checks _PLAIN.
 _ORDER = (
     ("meta", ""),
     ("vm", ""),
@@ -26,12 +26,13 @@ _ORDER = (
 )
 _PLAIN = ("usage", "binding_usage", "reading", "elsewhere")
 _PATTERN = f"[12][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].{'[0-9]' * 6}+00:00"
-_NEEDED = frozenset({b"rev", b"id"})  # rows of meta without which no transaction begins
+_NEEDED = frozenset({b"rev", b"id"})  # rows of meta that every transaction needs
 _NO_ROWID = ("meta", "usage", "binding_usage", "reading")
 
 
 def sift(db: sqlite3.Connection, sieve: Sieve, seconds: float) -> None:
-    """Set aside what cannot be, as far as so many seconds of looking find it. Raises sqlite3.Error."""
+    """Repair or set aside the rows with impossible values that are found within so many seconds. Raises
+    sqlite3.Error."""
     found, lost = (
         _unsound(db, seconds),
         _NEEDED.difference(key for (key,) in db.execute("SELECT CAST(key AS BLOB) FROM meta")),
@@ -52,9 +53,9 @@ def sift(db: sqlite3.Connection, sieve: Sieve, seconds: float) -> None:
                 _settle(db, sieve, shape, row)
         sieve.part_orphans(db)
         if sieve.uncounted:
-            # Without it the daemon charges nothing of what passed before interfaces whose marks are lost are found.
+            # Without `alive` the daemon does not charge what passed interfaces whose marks are lost before it starts.
             db.execute("DELETE FROM meta WHERE key = 'alive'")
-        # A value that the disk changed is not where the indexes have it.
+        # The indexes do not match a value that the disk changed.
         db.execute("REINDEX")
         db.execute("COMMIT")
     except BaseException:
@@ -89,7 +90,7 @@ def _unsound(db: sqlite3.Connection, seconds: float) -> list[tuple[Shape, dict[s
                 key = "" if table in _NO_ROWID else "rowid AS _rowid, "
                 condition = f"WHERE {_suspect(known[table])}" if table in _PLAIN else ""
                 rows = db.execute(f"SELECT {key}* FROM {table} {condition} {order}")  # noqa: S608 (as above)
-                # One by one: what was found stays found when the time is up.
+                # One by one, so that the rows found so far are kept when the time is up.
                 for row in filter(known[table].faults, rows):
                     found.append((known[table], dict(row)))  # noqa: PERF401
     except sqlite3.OperationalError as error:
@@ -102,7 +103,7 @@ def _unsound(db: sqlite3.Connection, seconds: float) -> list[tuple[Shape, dict[s
 
 
 def _suspect(shape: Shape) -> str:
-    """What SQLite finds odd in a table of whole numbers and times, so that not each of its rows has to be looked at."""
+    """The SQL condition for impossible values in a table of whole numbers and times: SQLite finds such rows faster."""
     odd = []
     for name, (_, optional) in shape.columns.items():
         if is_time(name):
@@ -123,7 +124,7 @@ def _where(db: sqlite3.Connection, shape: Shape, row: dict[str, object]) -> tupl
         return "rowid = ?", [row["_rowid"]]
     keys = db.execute("SELECT name FROM pragma_table_info(?) WHERE pk", (shape.table,)).fetchall()
     values = [row[name] for (name,) in keys]
-    # Text that is no UTF-8 is given back as the bytes that it is.
+    # Text that is not UTF-8 is compared as bytes.
     where = " AND ".join(
         f"{name} IS CAST(? AS TEXT)" if isinstance(value, str) else f"{name} IS ?"
         for (name,), value in zip(keys, values, strict=True)
@@ -132,7 +133,7 @@ def _where(db: sqlite3.Connection, shape: Shape, row: dict[str, object]) -> tupl
 
 
 def _mend_meta(db: sqlite3.Connection) -> None:
-    """Without a number of its own that goes on, no transaction begins; without an id, the book knows no ledger."""
+    """Restore missing rows of meta: transactions need `rev`, which must not go back, and the book needs `id`."""
     revs = " UNION ALL ".join(
         f"SELECT max(rev) AS rev FROM {table} WHERE typeof(rev) = 'integer' AND rev < {2**53}"  # noqa: S608 (as above)
         for table, shape in shapes(db).items()

@@ -1,5 +1,5 @@
-"""Whether a row of the ledger can be what xenbw wrote: value by value. SQLite takes anything into any column, and so
-does a damaged disk.
+"""Whether xenbw can have written a row of the ledger, checked value by value. SQLite stores anything in any column, and
+a damaged disk changes anything.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from xenbw.model import Action, Cause, Count, Kind, State
 Check = Callable[[object], bool]
 Row = Mapping[str, object]
 
-# Text that is no UTF-8 is read with surrogates in its place (readable), which nothing that xenbw writes has.
+# Text that is not UTF-8 is read with surrogates in it (readable), which xenbw never writes.
 ENCODING = ("utf-8", "surrogateescape")
 
-# Of an hour's bytes, so that sums of a thousand hours stay within SQLite's 64 bits: 400 Gbit/s make 2**48 of them.
+# Bytes in an hour: sums of a thousand hours stay within SQLite's 64 bits. 400 Gbit/s are 2**48 bytes an hour.
 _AN_HOUR = 2**53
 _LARGEST = 2**63
-# A clock that starts in 1970 has a period that began in 1969.
+# With a clock that starts in 1970, a period can have begun in 1969.
 _FIRST, _LAST = "1969", "2200"
 
 
 def readable(raw: bytes) -> str:
-    """Text as SQLite has it, readable whatever it is: a connection's text_factory."""
+    """Any bytes as text: a text_factory for a connection."""
     return raw.decode(*ENCODING)
 
 
@@ -49,7 +49,7 @@ def _encodes(value: str) -> bool:
     return True
 
 
-# Rows of one commit have the same few times.
+# The rows of one commit have the same few times.
 @lru_cache(maxsize=1024)
 def _time(value: str) -> bool:
     return _FIRST <= value < _LAST and to_text(datetime.fromisoformat(value)) == value
@@ -93,7 +93,7 @@ _ADDRESSES, _NETWORKS = _words(ip_address), _words(ip_network)
 _FLAG, _HOUR = partial(whole, beyond=2), partial(whole, beyond=_AN_HOUR)
 _RAW, _REV = partial(whole, least=-_LARGEST), partial(whole, beyond=2**53)
 
-# Of columns whose type does not say enough.
+# Checks of columns whose declared type does not say enough.
 _CHECKS: Mapping[str, Mapping[str, Check]] = {
     "vm": {
         "unlimited": _FLAG,
@@ -135,7 +135,7 @@ def is_time(column: str) -> bool:
 
 
 class Shape:
-    """What the rows of one table look like. columns: name -> (declared type, whether it may be empty)."""
+    """The columns of a table and their checks. columns: name -> (declared type, whether it may be empty)."""
 
     def __init__(self, table: str, columns: Mapping[str, tuple[str, bool]]) -> None:
         self.table, self.columns = table, columns
@@ -145,7 +145,7 @@ class Shape:
         ]
 
     def faults(self, row: Row) -> list[str]:
-        """The columns of that row whose values cannot be."""
+        """The columns of a row with impossible values."""
         if self.table == "meta":
             key = row["key"]
             return [] if text(key) and _META.get(str(key), _scalar)(row["value"]) else ["value"]

@@ -1,4 +1,4 @@
-"""Time that goes on from what the ledger knows."""
+"""The daemon's timeline, continued from the ledger's last commit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from xenbw.ledger.ledger import Alive
 
 
 def timeline(alive: Alive | None, boot_id: str, settings: Settings, witness: Witness) -> Timeline:
-    """The timeline that goes on from the ledger's last commit, by the clock of this boot where that was in it."""
+    """The timeline that goes on from the ledger's last commit; by this boot's clock if the commit was in this boot."""
     last = None
     if alive is not None and alive.boot_id == boot_id:
         last = Tick(alive.at, alive.elapsed)

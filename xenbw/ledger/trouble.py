@@ -1,4 +1,4 @@
-"""What goes wrong with the ledger's file, in the admin's words."""
+"""What can be wrong with the ledger's file, as errors with a hint for the admin."""
 
 from __future__ import annotations
 
@@ -17,20 +17,25 @@ class CorruptLedgerError(LedgerError):
 
 
 _HINT = "start xenbwd: it sets aside what is damaged; blocks stay"
-# What SQLite's module says of a value that is not what its column holds.
+# How the sqlite3 module's errors begin for a value that does not fit its column.
 _IMPOSSIBLE = ("Could not decode to UTF-8", "integer overflow")
 
 
 def impossible(error: Exception) -> CorruptLedgerError:
-    """A value of the ledger is none that xenbw wrote."""
+    """The error for a value in the ledger that xenbw cannot have written."""
     return CorruptLedgerError(f"the ledger is damaged: {error}", _HINT)
 
 
+def damaged(path: Path) -> CorruptLedgerError:
+    """The error for a ledger's file in which SQLite found damage."""
+    return CorruptLedgerError(f"{path}: the ledger is damaged", _HINT)
+
+
 def explain(path: Path, error: sqlite3.Error) -> LedgerError:
-    """SQLite's error about the ledger there, with what to do about it."""
+    """SQLite's error about the ledger at that path, with a hint."""
     name = getattr(error, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or str(error).startswith(_IMPOSSIBLE):
-        return CorruptLedgerError(f"{path}: the ledger is damaged", _HINT)
+        return damaged(path)
     hint = {
         "SQLITE_BUSY": "another process holds it; try again",
         "SQLITE_READONLY": "is the file system mounted read-only? are you root?",

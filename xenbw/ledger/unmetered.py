@@ -1,23 +1,24 @@
-"""Which running VMs have traffic that this dom0 does not see, as the daemon last found."""
+"""Running VMs with traffic that this dom0 does not see, as the daemon last found them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xenbw.ledger.file import LedgerFile
+from xenbw.ledger.ledger import Ledger
 
 
 @dataclass(frozen=True)
 class Unmetered:
-    """wholly: none of its traffic is seen here. reason: why, in words that may hold another domain's name."""
+    """Why a VM is not metered. wholly: none of its traffic is seen here. reason: a text that may have another domain's
+    name in it."""
 
     wholly: bool
     reason: str
 
 
-def keep(ledger: LedgerFile, boot_id: str, found: Mapping[int, Unmetered]) -> None:
-    """Put what was found, by VM id, in place of what was known. Raises LedgerError."""
+def keep(ledger: Ledger, boot_id: str, found: Mapping[int, Unmetered]) -> None:
+    """Replace the known unmetered VMs by those that were found, by VM id. Raises LedgerError."""
     with ledger.transaction() as db:
         db.execute("DELETE FROM unmetered")
         db.executemany(
@@ -26,7 +27,7 @@ def keep(ledger: LedgerFile, boot_id: str, found: Mapping[int, Unmetered]) -> No
         )
 
 
-def known(ledger: LedgerFile, boot_id: str) -> dict[int, Unmetered]:
-    """What was last found in this boot, by VM id. Of one before it no domain is left. Raises LedgerError."""
+def known(ledger: Ledger, boot_id: str) -> dict[int, Unmetered]:
+    """The unmetered VMs that were last found in this boot, by VM id. Raises LedgerError."""
     rows = ledger.rows("SELECT vm_id, wholly, reason FROM unmetered WHERE boot_id = ?", boot_id)
     return {row["vm_id"]: Unmetered(bool(row["wholly"]), row["reason"]) for row in rows}

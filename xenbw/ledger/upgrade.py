@@ -1,7 +1,7 @@
-"""Bringing the ledger up to date before the new daemon starts: python3 -m xenbw.ledger.upgrade, for the package.
+"""Upgrade the ledger before the new daemon starts: python3 -m xenbw.ledger.upgrade, for the package.
 
-The daemon of the version before goes on meanwhile, so however large the copy is, metering does not wait for it; and
-where it fails, that daemon keeps metering and blocking until the upgrade is repeated.
+The daemon of the version before runs on meanwhile: metering does not wait for a large copy, and goes on if the upgrade
+fails, until it is repeated.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from xenbw.ledger.ledger import Ledger
 
 
 def main() -> int:
-    """Upgrade the ledger that the configuration names, where there is one. Returns the exit status."""
+    """Upgrade the ledger that the configuration names, if it exists. Returns the exit status."""
     try:
         path = config.load().ledger.path
     except XenbwError as error:
-        # A mistake in the configuration is no reason to stop the upgrade: the daemon says it too, and tries again.
+        # A mistake in the configuration must not stop the package's upgrade. The daemon reports it too.
         _tell(error)
         return 0
     try:

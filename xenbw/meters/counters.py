@@ -5,13 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from xenbw.errors import MeterError, XenbwError
-from xenbw.model import Counters, Reading
+from xenbw.model import Amounts, Counters, Life, Reading
 from xenbw.runner import Runner
 from xenbw.xen import xentop
 
@@ -20,30 +20,53 @@ _STALE = 10.0
 
 
 class Metered(Protocol):
-    """What a meter is asked for: a binding, which life of which vif it is (domid, devid, ifindex), and its name now."""
+    """What a meter is asked for: a binding, which life of which vif it is, and the interface's name now."""
 
     @property
     def binding_id(self) -> int: ...
     @property
-    def key(self) -> tuple[int, int, int]: ...
+    def key(self) -> Life: ...
     @property
     def interface(self) -> str: ...
 
 
 class Meter(Protocol):
-    """One source of counters. What is absent is not in the answer; `last` is asked when an interface has gone."""
+    """One source of counters. The answers here are those of a source that has no counters of its own on the vifs.
+
+    own: whether it reads our own counters, which outlive their interface.
+    """
 
     name: str
+    own: bool = False
 
-    def read(self, wanted: Iterable[Metered]) -> dict[int, Reading]: ...
+    def probe(self) -> str | None:
+        """Why it cannot work on this host, or None."""
+        return None
 
-    def last(self, wanted: Iterable[Metered]) -> dict[int, Reading]: ...
+    def read(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
+        """The present counters, by binding's id, of those that there are. Raises MeterError."""
+        ...
 
-    def close(self) -> None: ...
+    def last(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
+        """The last counters of interfaces that are gone, of those that are still known. Raises MeterError."""
+        return {}
+
+    def counted(self, lives: Collection[Life]) -> dict[Life, Amounts]:
+        """What our counters of these lives say, of those that have any. Raises MeterError."""
+        return {}
+
+    def lives(self) -> set[Life]:
+        """The life of every vif that has counters of ours, gone or not. Raises MeterError."""
+        return set()
+
+    def close(self) -> None:
+        """Let go of what it holds open."""
+        return
 
 
-class KernelMeter:
-    """One pass over /proc/net/dev: a millisecond for 500 interfaces, where sysfs takes twenty."""
+class KernelMeter(Meter):
+    """One pass over /proc/net/dev: a millisecond for 500 interfaces, where sysfs takes twenty. These counters go with
+    the interface, and netback clears them before."""
 
     name = "kernel"
 
@@ -53,13 +76,6 @@ class KernelMeter:
     def read(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
         lines = self._lines()
         return {one.binding_id: Reading(_counters(lines[one.interface])) for one in wanted if one.interface in lines}
-
-    def last(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
-        """The kernel's counters go with the interface, and netback clears them before."""
-        return {}
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
     def read_all(self) -> dict[str, Counters]:
         """Every interface there is."""
@@ -81,7 +97,7 @@ def _counters(fields: str) -> Counters:
     return Counters(int(values[8]), int(values[0]))
 
 
-class XentopMeter:
+class XentopMeter(Meter):
     """The same counters by Xen's own tool, which runs in a thread: it takes its time, and may hang.
 
     owner_of(interface) -> (the VM's name, ifindex) of an interface that is metered. `Net<i>` is the place among the
@@ -114,10 +130,6 @@ class XentopMeter:
             for interface, counters in sample.assign(self._owner_of).items()
             if interface in by_interface
         }
-
-    def last(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
-        """A sample is older than the end of the interface."""
-        return {}
 
     def close(self) -> None:
         """End the thread, after the run that is under way."""

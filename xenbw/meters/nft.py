@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-from xenbw.meters.counters import KernelMeter, Metered
+from xenbw.meters.counters import KernelMeter, Meter, Metered
 from xenbw.model import Amounts, Life, Reading
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains
@@ -15,14 +15,18 @@ from xenbw.nft.netlink import Table
 _LOOKS, _PAUSE = 25, 0.002
 
 
-class NftMeter:
+class NftMeter(Meter):
     """Our own counters on each interface, with the kernel's beside them to bridge a loss of ours. They outlive the
     interface: `last` reads what the kernel's counters no longer have."""
 
     name = "nft"
+    own = True
 
     def __init__(self, table: Table, chains: Chains, kernel: KernelMeter) -> None:
         self._table, self._chains, self._kernel = table, chains, kernel
+
+    def probe(self) -> str | None:
+        return self._chains.probe()
 
     def read(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
         wanted = list(wanted)
@@ -48,22 +52,13 @@ class NftMeter:
         return {id_: Reading(None, own) for id_, own in found.items() if own is not None}
 
     def lives(self) -> set[Life]:
-        """(domid, devid, ifindex) of every interface that has counters of ours, gone or not."""
         lives = (nft.life_of(name.removesuffix("-in")) for name in self._table.counters() if name.endswith("-in"))
-        return {life for life in lives if life is not None}
+        return {Life(*life) for life in lives if life is not None}
 
-    def counted(self, lives: Iterable[Life]) -> dict[Life, Amounts]:
-        """What our counters of interfaces say, which may be gone; of those that have any."""
+    def counted(self, lives: Collection[Life]) -> dict[Life, Amounts]:
         counted = self._table.counters()
         found = {life: _amounts(counted, nft.key(*life)) for life in lives}
         return {life: amounts for life, amounts in found.items() if amounts is not None}
-
-    def passed(self, life: Life) -> bool:
-        """Whether an interface, which may be gone, has counters of ours that have seen anything."""
-        return any(_amounts(self._table.counters(), nft.key(*life)) or ())
-
-    def close(self) -> None:
-        self._table.close()
 
 
 def _readings(

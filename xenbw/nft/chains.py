@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from xenbw.nft import nft
-from xenbw.nft.netlink import Chain, Table
-
-Apply = Callable[[str], str | None]
-"""apply(text): hand nft a whole batch, which happens wholly or not at all. None if it did, else what nft says against
-it."""
+from xenbw.nft.netlink import Chain
+from xenbw.nft.tables import Tables
 
 
 class Port(NamedTuple):
@@ -35,39 +32,38 @@ class Port(NamedTuple):
 
 
 class Chains:
-    """The chains of the guests' interfaces.
+    """The chains of the vifs: they carry our counters, and the seal.
 
-    fresh: keys of those whose counters began just now. failed: interface -> why it has no chains.
-    stuck: what nft says against the last try to take chains or counters away; "" where it took them.
+    usable: whether the kernel has such chains, by the last probe; assumed until one was made.
+    fresh: keys of those whose counters began just now.
+    stuck: nft's error when chains or counters were last taken away; "" where it took them away.
     """
 
-    def __init__(self, apply: Apply, table: Table) -> None:
-        self._apply, self._table = apply, table
+    def __init__(self, tables: Tables) -> None:
+        self._tables, self._apply, self._table = tables, tables.apply, tables.of()
+        self._failed: dict[str, str] = {}  # interface -> why it has no chains
+        self.usable = True
         self._allowed: dict[str, tuple[str, ...]] = {}  # what their chains say
         self._known: dict[str, tuple[int, ...]] = {}  # rules as first seen: what came before that is not noticed
         self._seen: View | None = None
-        self._mark: tuple[int, list[tuple[int, str]]] = (0, [])  # the generation and the interfaces before that look
+        self._mark: object = None  # the rules' generation and the interfaces, just before that look
         self.fresh: set[str] = set()
-        self.failed: dict[str, str] = {}
         self.stuck = ""
 
     def probe(self) -> str | None:
         """Why chains cannot be had on this host, or None. Tries them on the loopback interface."""
         trial = Port(0, 0, 1, "lo")
         said = self._apply(nft.foundation() + nft.cover(*trial[:5])) or self._apply(nft.uncover(trial.key))
+        self.usable = said is None
         return said and f"nft refuses netdev chains with ingress and egress hooks (they need linux 5.16): {said}"
 
     def look(self) -> View:
         """How things stand: as at the last look, if neither a rule nor an interface has changed since. Raises
         MeterError."""
-        generation, interfaces = self._table.generation(), socket.if_nameindex()
+        generation, interfaces = self._tables.generation(), socket.if_nameindex()
         if self._seen is None or self._mark != (generation, interfaces) or self._seen.interfaces != interfaces:
             self._seen, self._mark = self._look(), (generation, interfaces)
         return self._seen
-
-    def forget(self) -> None:
-        """Look again in any case: rules have changed. Their generation is counted before they show."""
-        self._seen = None
 
     def _look(self) -> View:
         # A hook may add to it meanwhile, all at once: what must be there where something else is, is looked for later.
@@ -84,10 +80,11 @@ class Chains:
         whole = view.founded
         return [port for port in ports if view.counts(port) and not (whole and view.bound(port))]
 
-    def keep(self, ports: Iterable[Port], view: View) -> None:
+    def keep(self, ports: Collection[Port], view: View) -> None:
         """Make the chains of these interfaces what they should be."""
         wrong = [port for port in ports if not self._right(port, view)]
-        self.failed = {}
+        elsewhere = {name for _, name in view.interfaces} - {port.interface for port in ports}
+        self._failed = {name: why for name, why in self._failed.items() if name in elsewhere}
         if not wrong and view.founded:
             return
         able = [port for port in wrong if nft.can_name(port.interface)]
@@ -106,12 +103,17 @@ class Chains:
         self._allowed |= {port.key: port.allow for port in able}
         self.fresh |= {port.key for port in able if not view.counts(port)}
         unable = [port for port in wrong if port not in able]
-        self.failed = {
+        self._failed |= {
             port.interface: f"nft refuses its chains: {said[port]}" if port in said else "nft cannot spell its name"
             for port in unable
         }
         # Counters that nothing reaches would pass for an interface that stands still.
         self.release([port.key for port in unable if view.counts(port)])
+
+    def problems(self, ports: Iterable[Port]) -> list[str]:
+        """Which of these interfaces have no chains although they should, and why."""
+        failed = sorted(self._failed.keys() & {port.interface for port in ports})
+        return [f"{one}: neither sealed nor metered to its last byte: {self._failed[one]}" for one in failed]
 
     def restart(self, ports: Collection[Port], view: View) -> None:
         """Take away the counters of interfaces that something passed by; whoever is sealed stays so meanwhile."""
@@ -159,6 +161,11 @@ class View:
     maps: Mapping[str, Mapping[int, str]]
     changed: frozenset[str]
     interfaces: list[tuple[int, str]]
+
+    def present(self, ports: Iterable[Port]) -> list[Port]:
+        """Those whose interfaces were there. One that went away has lost nothing: its counters are read at its end."""
+        there = {ifindex for ifindex, _ in self.interfaces}
+        return [port for port in ports if port.ifindex in there]
 
     @property
     def founded(self) -> bool:

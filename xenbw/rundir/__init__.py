@@ -1,4 +1,4 @@
-"""Every file in /run/xenbw: who is over, what is pending, what is latched, the daemon's socket, and whose turn it is.
+"""The files in /run/xenbw: the over file, the hooks' notes, marks of latched domains, the daemon's socket, the lock.
 
-The hook, the daemon and the CLI share them, so each module here imports next to nothing.
+The hook, the daemon and the CLI share them. The modules that the hook uses import next to nothing.
 """

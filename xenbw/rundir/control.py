@@ -1,8 +1,8 @@
-"""The daemon's door: a unix socket that takes one JSON line and answers with one.
+"""The daemon's control socket: a unix socket that takes one line of JSON and answers with one.
 
-{"op": "poke"} there is news, no answer is waited for; {"op": "sync"} read the ledger anew, judge and enforce, then
-answer; {"op": "commit"} count to this moment and write it, then answer; {"op": "status"}
-answer with the daemon's state. Any other line is answered with {"error": ...}.
+{"op": "poke"}: there is news; the caller does not wait for the answer. {"op": "sync"}: read the ledger again, judge and
+enforce, then answer. {"op": "commit"}: count up to now and write it to the ledger, then answer. {"op": "status"}:
+answer with the daemon's state. The answer to any other line is {"error": ...}.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Answer = dict[str, Any]
 
 
 class NoDaemonError(XenbwError):
-    """No daemon listens there."""
+    """No daemon listens on the socket."""
 
 
 def socket_path(run_dir: Path) -> Path:
@@ -30,7 +30,7 @@ def socket_path(run_dir: Path) -> Path:
 
 
 def ask(run_dir: Path, op: str, timeout: float = 5.0) -> Answer:
-    """Ask the daemon. Raises NoDaemonError when none listens, XenbwError when it does not answer in time."""
+    """The daemon's answer. Raises NoDaemonError when no daemon listens, XenbwError when it does not answer in time."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
         stream.settimeout(timeout)
         try:
@@ -71,7 +71,7 @@ class Server:
         return self._socket.fileno()
 
     def accept(self) -> socket.socket | None:
-        """The next caller, not to be waited for."""
+        """The next caller's stream, which does not block; None if there is no caller."""
         try:
             stream, _ = self._socket.accept()
         except OSError:
@@ -80,8 +80,8 @@ class Server:
         return stream
 
     def serve(self, stream: socket.socket) -> None:
-        """Take the caller's line, do what it says, answer, hang up. Who sends no whole line at once is not waited for:
-        all callers are on this host and write theirs in one piece."""
+        """Read the caller's request, handle it, answer and close the stream. A request that has not arrived whole is
+        an error: all callers are on this host and write it in one piece."""
         with stream:
             try:
                 op = _op(stream.recv(_LONGEST))
@@ -91,20 +91,20 @@ class Server:
                 answer: Answer = {"error": f"not understood: a request is a line of JSON of {_LONGEST} bytes at most"}
             else:
                 answer = self._handle(op)
-            with contextlib.suppress(OSError):  # a hook does not wait for its answer
+            with contextlib.suppress(OSError):  # a hook does not wait for the answer
                 stream.setblocking(True)
                 stream.settimeout(0.2)
                 stream.sendall(json.dumps(answer).encode() + b"\n")
 
     def stands(self) -> bool:
-        """Whether callers find this socket where they look for it."""
+        """Whether the socket's path still leads to this socket."""
         try:
             return self._path.stat().st_ino == self._inode
         except OSError:
             return False
 
     def shut(self) -> None:
-        """Answer nobody any more; what is in its place is another's."""
+        """Close the socket and leave its path alone: another daemon's socket may be there."""
         self._socket.close()
 
     def close(self) -> None:
@@ -113,8 +113,8 @@ class Server:
 
 
 def _op(line: bytes) -> str:
-    """What a caller asks for. Raises ValueError. A request is one object with nothing in it that is another: json goes
-    down into each by a call, and some thousand are more than Python takes (RecursionError)."""
+    """The `op` of a request. Raises ValueError. A request is one JSON object without objects or lists in it: json
+    parses nested ones by recursion, and some thousand levels would raise RecursionError."""
     if line.count(b"{") != 1 or b"[" in line:
         raise ValueError
     request = json.loads(line)

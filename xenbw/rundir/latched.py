@@ -1,8 +1,9 @@
-"""Marks of latched domains in the run folder: udev puts their new interfaces into a group for each domain, by which a
-latch knows them when their script has given them another name (etc/udev, hooks/vif-group).
+"""Marks of latched domains in the run folder. udev's rule reads them and puts each new interface of a latched domain
+into that domain's interface group, so that the latch also holds an interface that its script renames (etc/udev,
+hooks/vif-group).
 
-The folder is there only while somebody is latched. The hook uses this at each boot of a blocked VM, so it imports next
-to nothing.
+The folder exists only while a domain is latched. The hook uses this module at each boot of a blocked VM, so it imports
+next to nothing.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ _FOLDER = "latched"
 
 
 class Marks:
-    """The marks, by domid. run_dir: xenbw's folder under /run."""
+    """The marks by domid. run_dir: xenbw's folder in /run."""
 
     def __init__(self, run_dir: str) -> None:
         self._folder = f"{run_dir}/{_FOLDER}"
 
     def keep(self, domids: Collection[int]) -> set[int]:
-        """Mark these domains, and no others. Returns those that are marked no more. Raises OSError."""
+        """Mark these domains and no others. Returns the domids whose marks were removed. Raises OSError."""
         marked = self._marked()
         for domid in set(domids) - marked:
             self.put(domid)
@@ -34,7 +35,7 @@ class Marks:
         return gone
 
     def put(self, domid: int) -> None:
-        """Raises OSError."""
+        """Mark a domain. Raises OSError."""
         try:
             self._touch(domid)
         except FileNotFoundError:
@@ -42,7 +43,7 @@ class Marks:
             self._touch(domid)
 
     def clear(self, domid: int) -> None:
-        """Raises OSError."""
+        """Remove a domain's mark. Raises OSError."""
         try:
             os.unlink(f"{self._folder}/{domid}")
             os.rmdir(self._folder)

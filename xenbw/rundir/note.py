@@ -1,9 +1,9 @@
-"""What a hook has to record, as a file in the run folder until it is recorded: words for the daemon (see pending.py).
+"""A hook's note for the daemon: a file in the run folder with the facts that the hook has to record (see pending.py).
 
-A hook writes it before it does anything else, so that one that is killed leaves word whose interface it was called for.
-While the hook lives it holds a lock on the file, by which others know that it is not done.
+The hook writes the note before it does anything else, so that the daemon knows the interface and its VM if the hook is
+killed. The hook holds a lock on the file as long as it runs.
 
-The hook uses this at each boot of a VM, so it imports next to nothing.
+The hook uses this module at each boot of a VM, so it imports next to nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BEGUN, _UNFINISHED = ".begun", ".new"
 
 
 class Note:
-    """The note of one call. run_dir: xenbw's folder under /run; at: when it was called."""
+    """The note of one call of the hook. run_dir: xenbw's folder in /run; at: the time of the call."""
 
     def __init__(self, run_dir: str, at: str) -> None:
         self._folder = f"{run_dir}/pending"
@@ -29,7 +29,7 @@ class Note:
         self._lock = -1
 
     def begin(self, words: Mapping[str, str]) -> None:
-        """Write it, for the case that the hook does not live to record it. Raises OSError."""
+        """Write the note, in case the hook is killed before it has recorded the facts. Raises OSError."""
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         path = f"{self._path}{_UNFINISHED}"
         self._lock = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -38,17 +38,17 @@ class Note:
         os.replace(path, f"{self._path}{BEGUN}")
 
     def leave(self, words: Mapping[str, str]) -> None:
-        """Leave it to the daemon, in place of what it said at the beginning. Raises OSError."""
+        """Replace the note by one from which the daemon is to record the facts. Raises OSError."""
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         path = f"{self._path}{_UNFINISHED}"
-        # It names a customer: root's eyes only.
+        # The note names a customer, so only root may read it.
         with open(path, "wb", opener=overfile.for_root) as file:
             file.write(_lines(words))
         os.replace(path, self._path)
         self.withdraw()
 
     def withdraw(self) -> None:
-        """What it said at the beginning is recorded. Raises OSError."""
+        """Remove the note of `begin`. Raises OSError."""
         if self._lock >= 0:
             os.unlink(f"{self._path}{BEGUN}")
             os.close(self._lock)

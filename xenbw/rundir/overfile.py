@@ -1,11 +1,13 @@
-"""/run/xenbw/over: who is blocked, with their addresses, for the hook, which must know it with the ledger unreadable
-and the daemon dead.
+"""/run/xenbw/over: the blocked VMs and their addresses, for the hook, which needs them even if the ledger cannot be
+read and the daemon is dead.
 
-Lines of words separated by tabs: `ledger PATH`, `protected ADDRESS...`, `held ADDRESS...` (by running VMs in good
-standing), `free ADDRESS...` (held no more), `vm NAME ADDRESS...`, `meter NAME`; names are backslash-escaped. The daemon
-writes it whole; a hook appends what it knows better while no daemon runs. Lines add up; an address that is held is not
-blocked. `allow NETWORK...`: what blocked VMs may reach all the same; `allow-vm NAME NETWORK...`: what that one may,
-instead.
+Each line is a list of words separated by tabs; names are backslash-escaped:
+`ledger PATH`, `meter NAME`, `protected ADDRESS...`
+`vm NAME ADDRESS...`: a blocked VM
+`held ADDRESS...`: running VMs in good standing have these addresses, so they are not blocked
+`free ADDRESS...`: no VM in good standing has these addresses any more
+`allow NETWORK...`: blocked VMs may reach these networks; `allow-vm NAME NETWORK...`: this VM may reach these instead
+The daemon writes the whole file. While no daemon runs, hooks append lines, which add to or correct the lines before.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 class Over:
     """What the file says. blocked: VM name -> its null-routed addresses; protected: addresses or networks; nft: whether
-    our counters are to stand on the vifs; allow: networks that blocked VMs may reach, by their names."""
+    vifs get nft counters; allow: the networks that blocked VMs may reach."""
 
     __slots__ = ("allow", "blocked", "held", "ledger", "nft", "protected")
 
@@ -34,7 +36,7 @@ class Over:
         self.blocked: dict[str, list[str]] = {}
 
     def addresses(self) -> dict[str, str]:
-        """Every address to be null-routed, with its VM's name."""
+        """Every address that must be null-routed, with its VM's name."""
         return {
             address: name
             for name, addresses in self.blocked.items()
@@ -47,7 +49,7 @@ _NONE = Exceptions()
 
 
 def escape(name: str) -> str:
-    """A name as one word on one line."""
+    """A name as one word of the file."""
     return name.encode("unicode_escape").decode("ascii")
 
 
@@ -60,8 +62,7 @@ def _line(kind: str, *words: str) -> str:
 
 
 def read(path: str) -> Over | None:
-    """The file's content, or None when there is none by a daemon that can be read. A line that is not understood is
-    passed over."""
+    """The file's content, or None when there is no file of a daemon or it cannot be read. A damaged line is ignored."""
     over = Over()
     try:
         with open(path, encoding="ascii", errors="replace") as file:
@@ -69,7 +70,7 @@ def read(path: str) -> Over | None:
                 try:
                     _take(over, *line.rstrip("\n").split("\t"))
                 except ValueError:
-                    pass  # one line that is damaged frees none of the others
+                    pass  # a damaged line must not release the VMs on the other lines
     except OSError:
         return None
     return over if over.ledger else None
@@ -109,34 +110,35 @@ def write(
     text += "".join(_line("allow-vm", escape(name), *networks) for name, networks in sorted(allow.own.items()))
     text += "".join(_line("vm", escape(name), *addresses) for name, addresses in sorted(blocked.items()))
     fresh = f"{path}.{os.getpid()}"
-    # It names customers: root's eyes only, whoever writes it.
+    # The file names customers, so only root may read it.
     with open(fresh, "w", encoding="ascii", opener=for_root) as file:
         file.write(text)
     os.replace(fresh, path)
 
 
 def for_root(path: str, flags: int) -> int:
-    """An opener that lets nobody else read what it makes."""
+    """An opener for open(): only root may read the file that it creates."""
     return os.open(path, flags, 0o600)
 
 
 def blocked_line(name: str, addresses: Iterable[str]) -> str:
-    """What to append for a blocked VM."""
+    """A line for a blocked VM."""
     return _line("vm", escape(name), *addresses)
 
 
 def held_line(addresses: Iterable[str]) -> str:
-    """What to append for addresses that a VM in good standing holds."""
+    """A line for addresses that a VM in good standing has."""
     return _line("held", *addresses)
 
 
 def free_line(addresses: Iterable[str]) -> str:
-    """What to append for addresses that a VM in good standing held until now."""
+    """A line for addresses that a VM in good standing had until now."""
     return _line("free", *addresses)
 
 
 def append(path: str, line: str) -> None:
-    """Add a line to a daemon's file, as one write, so that hooks side by side do not mix theirs. Raises OSError."""
+    """Add a line to a daemon's file in one write, so that hooks that run at once do not mix their lines. Raises
+    OSError."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
         os.write(file, line.encode("ascii"))

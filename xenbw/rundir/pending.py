@@ -1,4 +1,4 @@
-"""What hooks could not write into the ledger and left in the run folder (note.py): a file of words for each call."""
+"""Read the notes (note.py) that hooks left in the run folder because they could not write to the ledger."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xenbw.rundir.note import BEGUN
 
 @dataclass(frozen=True)
 class Start:
-    """A vif that began in a call. name: its VM's; ended: in a later call."""
+    """The start of a vif, as a hook noted it. name: its VM's; ended: whether a later call noted the vif's end."""
 
     name: str
     domid: int
@@ -27,13 +27,12 @@ class Start:
 
 
 def folder(run_dir: Path) -> Path:
-    """Where they are."""
+    """The folder of the notes."""
     return run_dir / "pending"
 
 
 def files(spool: Path) -> list[Path]:
-    """The calls, oldest first; none where there is no such folder. Of those that began and did not end, only whose hook
-    was killed."""
+    """The notes, oldest first; none if there is no such folder. Notes of hooks that still run are left out."""
     try:
         return sorted(path for path in spool.iterdir() if path.suffix != ".new" and not _held(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -41,13 +40,13 @@ def files(spool: Path) -> list[Path]:
 
 
 def _held(path: Path) -> bool:
-    """Whether the hook that wrote a note is still at work."""
+    """Whether the hook that wrote a note still runs."""
     if path.suffix != BEGUN:
         return False
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return True  # it is done, a moment ago
+        return True  # the hook has just finished
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -58,8 +57,8 @@ def _held(path: Path) -> bool:
 
 
 def words(path: Path) -> dict[str, str]:
-    """What a hook was told in a call. Raises OSError or ValueError."""
-    # To open a FIFO is to wait for whoever writes it.
+    """The facts in a note. Raises OSError or ValueError."""
+    # Opening a FIFO would wait for its writer.
     if not stat.S_ISREG(path.lstat().st_mode):
         raise ValueError("not a file")
     lines = path.read_text(encoding="ascii").splitlines()
@@ -67,11 +66,11 @@ def words(path: Path) -> dict[str, str]:
 
 
 def set_aside(path: Path) -> Path:
-    """Move what is no call out of the folder, beside it, for the admin to look at. Raises OSError."""
+    """Move a file that is not a note into a folder beside the notes, for the admin to look at. Raises OSError."""
     beside = folder(path.parent.parent).with_suffix(".odd")
     beside.mkdir(mode=0o700, exist_ok=True)
     aside = beside / path.name
-    # The name may be that of an earlier one, which need not be a file.
+    # An earlier file, or a folder, may have the same name.
     for number in itertools.count(1):
         if not os.path.lexists(aside):
             break
@@ -80,7 +79,7 @@ def set_aside(path: Path) -> Path:
 
 
 def started(spool: Path) -> list[Start]:
-    """Each vif that began in a call. What is not understood is left to whoever takes it."""
+    """The vifs whose start is noted. Notes that cannot be read are skipped; the daemon handles them later."""
     found: dict[tuple[str, str, str], Start] = {}
     for path in files(spool):
         try:

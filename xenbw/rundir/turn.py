@@ -1,6 +1,6 @@
-"""Whose turn it is to change null routes and the over file: one hook, or the daemon, at a time.
+"""The lock under which hooks and the daemon change null routes and the over file, one at a time.
 
-The hook uses this at each boot of a blocked VM, so it imports next to nothing.
+The hook uses this module at each boot of a blocked VM, so it imports next to nothing.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ import fcntl
 import os
 import time
 
-# Seconds for other hooks, and for other programs' lock on the tables. A block late is better than a boot held up.
+# Seconds to wait for other hooks, and for other programs' lock on the tables. A late block is better than a slow boot.
 PATIENCE = 0.4
 
 
 def lock_of(run_dir: str) -> str:
-    """The lock that hooks and whoever else writes the over file take while they change what is null-routed."""
+    """The path of the lock that hooks and the daemon hold while they change null routes and the over file."""
     return f"{run_dir}/over.lock"
 
 
 def take(path: str, locks: list[int]) -> bool:
-    """Take a lock, which is held until the file that is put into `locks` is closed; whether it was to be had in time. A
-    lock that cannot even be opened keeps nobody else either."""
+    """Take a lock, and return whether it was free in time. It is held until the file that is appended to `locks` is
+    closed. If the lock cannot be opened, go on without it: nobody else can open it either."""
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:

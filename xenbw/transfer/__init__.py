@@ -1,1 +1,1 @@
-"""Export and import of the ledger and the book, and the 2014 script's database. Only the CLI calls it."""
+"""Export and import of the ledger, and the 2014 script's database. Only the CLI calls it."""

@@ -1,7 +1,7 @@
 """The file that `xenbw export` writes: JSON, a record a line.
 
-Before the records stands a line that says what the file is, after them one that says how many there were, so that a
-file cut short is told from a whole one.
+The first line says that the file is a ledger; the last line says how many records there were, so that a file cut short
+is told from a whole one.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from typing import Any, BinaryIO, TextIO
 from xenbw.errors import XenbwError
 
 FORMAT = 1
-# A document of MongoDB's largest, 16 MiB, is a few times that in JSON.
+_KIND = "ledger"
+# No record is nearly as long: a longer line is not read into memory.
 _LONGEST_LINE = 2**26
 
 
 class ArchiveError(XenbwError):
-    """The file is not one of ours, is cut short, or a line of it cannot be understood."""
+    """The file was not written by `xenbw export`, is cut short, or has a line that cannot be understood."""
 
 
-def write(stream: TextIO, kind: str, facts: Mapping[str, Any], records: Iterable[str]) -> int:
-    """Write a whole file of JSON texts, each without a line break in it; returns how many there were."""
-    stream.write(json.dumps({"xenbw": kind, "format": FORMAT, **facts}) + "\n")
+def write(stream: TextIO, facts: Mapping[str, Any], records: Iterable[str]) -> int:
+    """Write a whole file of JSON texts, each without a line break in it. Returns how many there were."""
+    stream.write(json.dumps({"xenbw": _KIND, "format": FORMAT, **facts}) + "\n")
     count = 0
     for record in records:
         stream.write(record + "\n")
@@ -33,17 +34,14 @@ def write(stream: TextIO, kind: str, facts: Mapping[str, Any], records: Iterable
     return count
 
 
-def header(path: Path, kind: str) -> dict[str, Any]:
-    """The file's first line. Raises ArchiveError unless this file was written by `write` as the same kind."""
+def header(path: Path) -> dict[str, Any]:
+    """The file's first line. Raises ArchiveError unless `write` wrote this file."""
     with _open(path) as stream:
         found = _document(next(_lines(stream, path), ""))
-    if found.get("xenbw") not in ("ledger", "book"):
+    if found.get("xenbw") == "book":
+        raise ArchiveError(f"{path}: a copy of the book, not of a ledger", "this xenbw imports ledgers only")
+    if found.get("xenbw") != _KIND:
         raise ArchiveError(f"{path}: not a file that xenbw export wrote", "its first line says what it is")
-    if found["xenbw"] != kind:
-        raise ArchiveError(
-            f"{path}: a copy of the {found['xenbw']}, not of the {kind}",
-            "import it without --book" if kind == "book" else "import it with --book",
-        )
     if found.get("format") != FORMAT:
         raise ArchiveError(f"{path}: written by another xenbw (format {found.get('format')})", "upgrade xenbw")
     return found
@@ -52,7 +50,7 @@ def header(path: Path, kind: str) -> dict[str, Any]:
 def each(path: Path, take: Callable[[str], None]) -> None:
     """Hand every record to `take`, which raises ValueError, KeyError or TypeError for one that it cannot understand.
 
-    Raises ArchiveError with the line's number; also, but only after the last record, where the file is cut short.
+    Raises ArchiveError with the line's number; after the last record also for a file that is cut short.
     """
     with _open(path) as stream:
         number, held = 0, ""

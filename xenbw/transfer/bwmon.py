@@ -1,4 +1,4 @@
-"""What the 2014 Ruby script, xen-bandwidth-monitor, keeps in MongoDB: read from its server, or from a dump of it.
+"""The database of the 2014 Ruby script, xen-bandwidth-monitor, read from its MongoDB server or from a dump.
 
 Its db.rb: `virtual_machines` {hostname, bandwidth_limit_gigabytes}; `bandwidth_measurements` {virtual_machine_id,
 cumulative_gigabytes, current_gigabytes, timestamp}, where timestamp is mongoid-metastamp's {time, year, month, ...},
@@ -17,13 +17,13 @@ from typing import Any
 
 import bson
 import pymongo
+from bson import json_util
 from bson.codec_options import CodecOptions
 from bson.errors import BSONError
 from pymongo.errors import ConfigurationError, PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from xenbw.errors import XenbwError
-from xenbw.transfer import extended
 
 GIGABYTE = 2**30
 DATABASE = "bwmon"  # its mongoid.yml
@@ -31,6 +31,7 @@ DATABASE = "bwmon"  # its mongoid.yml
 _MACHINES, _MEASUREMENTS = "virtual_machines", "bandwidth_measurements"
 _PATIENCE_MS = 5_000
 _LARGEST = 2**63 - 1
+_EXTENDED_JSON = json_util.JSONOptions(tz_aware=True)
 
 
 Month = tuple[int, int]
@@ -40,9 +41,12 @@ Since = Callable[[str], datetime]
 
 @dataclass(frozen=True)
 class Watched:
-    """One VM of the script's. hostname: as its document has it; name: as it compares it with xentop's, without blanks.
-    limit_bytes None: none that makes sense. used_bytes: what it counted in the present period, by its last measurement
-    at measured_at; None where it made none."""
+    """A VM in the script's database.
+
+    hostname: as in the document. name: without blanks, as the script compares it with xentop's names. limit_bytes None:
+    the limit is not usable. used_bytes: the usage of the present period by the last measurement, at measured_at.
+    measured_at None: there is no measurement in the period.
+    """
 
     hostname: str
     name: str
@@ -52,9 +56,9 @@ class Watched:
 
 
 def read(source: str, months: Collection[Month], since: Since) -> list[Watched]:
-    """The VMs by name, with what was counted since then. months: the calendar months that this may lie in.
+    """The VMs by name, with their usage since their period began. months: the calendar months that the periods lie in.
 
-    source: mongodb:// and the rest of an address, or a folder that mongodump or mongoexport wrote. Raises XenbwError.
+    source: a mongodb:// address, or a folder that mongodump or mongoexport wrote. Raises XenbwError.
     """
     try:
         if source.startswith(("mongodb://", "mongodb+srv://")):
@@ -85,7 +89,7 @@ def _from_server(uri: str, months: Collection[Month], since: Since) -> list[Watc
 
 
 def _stored(folder: Path, collection: str) -> Iterator[Mapping[str, Any]]:
-    """A collection's documents from a file of a dump, one at a time."""
+    """The documents of a collection, one at a time, from a file of a dump."""
     dumped, exported = folder / f"{collection}.bson", folder / f"{collection}.json"
     path = dumped if dumped.exists() else exported
     try:
@@ -94,7 +98,7 @@ def _stored(folder: Path, collection: str) -> Iterator[Mapping[str, Any]]:
                 yield from bson.decode_file_iter(stream, CodecOptions(tz_aware=True))
             else:
                 for line in stream:
-                    yield extended.loads(line.decode("utf-8"))
+                    yield _document(line.decode("utf-8"))
     except OSError as error:
         raise XenbwError(
             f"{path}: {error.strerror}", f"name a folder with {collection}.bson (mongodump) or .json (mongoexport)"
@@ -103,8 +107,20 @@ def _stored(folder: Path, collection: str) -> Iterator[Mapping[str, Any]]:
         raise XenbwError(f"{path}: {error}", "dump it again; nothing was taken over") from None
 
 
+def _document(line: str) -> dict[str, Any]:
+    """The document on a line of MongoDB's Extended JSON. Raises ValueError for anything else."""
+    try:
+        found = json_util.loads(line, json_options=_EXTENDED_JSON)
+    except (BSONError, LookupError, ArithmeticError, AttributeError, TypeError, RecursionError) as error:
+        # What the versions of json_util raise for {"$date": "never"} and the like.
+        raise ValueError(f"not Extended JSON: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise ValueError("not one document a line")
+    return found
+
+
 class _Counted:
-    """What the script counted of one VM in one calendar month: its last sum before the present period, and its last."""
+    """The script's sums for one VM in one calendar month: the last one before the present period, and the last one."""
 
     def __init__(self) -> None:
         self._before: tuple[datetime, int] | None = None
@@ -118,7 +134,7 @@ class _Counted:
 
     @property
     def used_bytes(self) -> int:
-        """In the present period."""
+        """The usage in the present period."""
         before = self._before[1] if self._before else 0
         return max(0, self.last[1] - before) if self.last else 0
 
@@ -152,12 +168,12 @@ def _watched(
 
 
 def _name(hostname: str) -> str:
-    """The name that the script looks for: its bwmon.rb drops all blanks from a hostname before it compares."""
+    """The name that the script looks for: its bwmon.rb drops all blanks from a hostname before it compares names."""
     return "".join(hostname.split())
 
 
 def _bytes(gigabytes: object) -> int | None:
-    """Its gigabytes, a whole number or the double that the mongo shell makes of one, in bytes."""
+    """The script's gigabytes in bytes. They are whole numbers, or the doubles that the mongo shell writes."""
     if isinstance(gigabytes, bool) or not isinstance(gigabytes, int | float):
         return None
     size = gigabytes * GIGABYTE

@@ -1,4 +1,4 @@
-"""The whole ledger as records, and a new ledger from them: every row of every table, exactly as it is."""
+"""The whole ledger as records, and a new ledger from them: every row of every table, unchanged."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from xenbw.ledger import schema, sieve
-from xenbw.ledger.file import CorruptLedgerError, LedgerError, LedgerFile
-from xenbw.ledger.ledger import Ledger
+from xenbw.ledger.ledger import CorruptLedgerError, Ledger, LedgerError
 from xenbw.ledger.rows import binding_of, block_of, digest_of, to_text, vm_of
 
 Record = dict[str, Any]
@@ -29,78 +28,81 @@ _LARGEST = 2**63
 _LONGEST_RECORD = 2**20
 
 
-class LedgerCopy(LedgerFile):
-    """A ledger's connection for copying it out or in."""
+def facts() -> Record:
+    """What an archive's first line says of the ledger in it."""
+    return {"schema": schema.VERSION}
 
-    def facts(self) -> Record:
-        """What an archive's first line says of it."""
-        return {"schema": schema.VERSION}
 
-    def records(self) -> Iterator[str]:
-        """Every row as {"table": …, its columns} in JSON, all as of one moment. Rows come after those that they refer
-        to. Raises LedgerError."""
-        with self.snapshot():
-            for table in self._tables():
-                for row in self._walk(table):
-                    yield json.dumps({"table": table, **dict(row)})
+def records(ledger: Ledger) -> Iterator[str]:
+    """Every row as {"table": …, its columns} in JSON, all as of one moment. A row comes after the rows that it refers
+    to. Raises LedgerError."""
+    with ledger.snapshot():
+        for table in _tables(ledger):
+            for row in _walk(ledger, table):
+                yield json.dumps({"table": table, **dict(row)})
 
-    def empty(self) -> bool:
-        """Whether nothing was ever recorded in it."""
-        return not any(
-            self.rows(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608 (a name of this ledger's schema)
-            for table in self._tables()
-            if table != "meta"
+
+@contextmanager
+def filling(ledger: Ledger, schema_version: object) -> Iterator[Filling]:
+    """Fill an empty ledger, whole or not at all. Raises LedgerError."""
+    if schema_version != schema.VERSION:
+        raise LedgerError(
+            f"a copy of a ledger with schema {schema_version}, this xenbw has {schema.VERSION}",
+            "import it with the xenbw that wrote it, then upgrade",
         )
-
-    @contextmanager
-    def filling(self, schema_version: object) -> Iterator[Filling]:
-        """Fill an empty ledger, whole or not at all. Raises LedgerError."""
-        if schema_version != schema.VERSION:
+    columns = {table: _columns(ledger, table) for table in _tables(ledger)}
+    # SQLite checks each row's references at once, so that the error can name the line.
+    ledger.rows("PRAGMA foreign_keys = ON")
+    with ledger.transaction() as db:
+        if not _empty(ledger):
             raise LedgerError(
-                f"a copy of a ledger with schema {schema_version}, this xenbw has {schema.VERSION}",
-                "import it with the xenbw that wrote it, then upgrade",
+                f"{ledger.path}: has records in it, and only an empty ledger is filled",
+                f"move {ledger.path}* away first",
             )
-        columns = {table: self._columns(table) for table in self._tables()}
-        # Each row is held to its references at once, so that the line at fault can be named.
-        self.rows("PRAGMA foreign_keys = ON")
-        with self.transaction() as db:
-            if not self.empty():
-                raise LedgerError(
-                    f"{self.path}: has records in it, and only an empty ledger is filled",
-                    f"move {self.path}* away first",
-                )
-            yield Filling(db, columns)
+        yield Filling(db, columns)
 
-    def _tables(self) -> list[str]:
-        return [row[0] for row in self.rows("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY rowid")]
 
-    def _columns(self, table: str) -> dict[str, str]:
-        return {row["name"]: row["type"] for row in self.rows("SELECT * FROM pragma_table_info(?)", table)}
+def _empty(ledger: Ledger) -> bool:
+    """Whether nothing was ever recorded in the ledger."""
+    return not any(
+        ledger.rows(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608 (a name of this ledger's schema)
+        for table in _tables(ledger)
+        if table != "meta"
+    )
 
-    def _walk(self, table: str) -> Iterator[sqlite3.Row]:
-        """The table by its primary key, some rows at a time."""
-        keys = [row[0] for row in self.rows("SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", table)]
-        key, marks = ", ".join(keys), ", ".join("?" * len(keys))
-        order = f"ORDER BY {key} LIMIT {_AT_ONCE}"
-        rows = self.rows(f"SELECT * FROM {table} {order}")  # noqa: S608 (names of this ledger's schema)
-        while rows:
-            yield from rows
-            beyond = f"WHERE ({key}) > ({marks})"
-            rows = self.rows(
-                f"SELECT * FROM {table} {beyond} {order}",  # noqa: S608 (as above)
-                *(rows[-1][name] for name in keys),
-            )
+
+def _tables(ledger: Ledger) -> list[str]:
+    return [row[0] for row in ledger.rows("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY rowid")]
+
+
+def _columns(ledger: Ledger, table: str) -> dict[str, str]:
+    return {row["name"]: row["type"] for row in ledger.rows("SELECT * FROM pragma_table_info(?)", table)}
+
+
+def _walk(ledger: Ledger, table: str) -> Iterator[sqlite3.Row]:
+    """The table by its primary key, some rows at a time."""
+    keys = [row[0] for row in ledger.rows("SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", table)]
+    key, marks = ", ".join(keys), ", ".join("?" * len(keys))
+    order = f"ORDER BY {key} LIMIT {_AT_ONCE}"
+    rows = ledger.rows(f"SELECT * FROM {table} {order}")  # noqa: S608 (names of this ledger's schema)
+    while rows:
+        yield from rows
+        beyond = f"WHERE ({key}) > ({marks})"
+        rows = ledger.rows(
+            f"SELECT * FROM {table} {beyond} {order}",  # noqa: S608 (as above)
+            *(rows[-1][name] for name in keys),
+        )
 
 
 class Filling:
-    """A ledger being filled, inside its transaction. counts: rows by table."""
+    """A ledger that is being filled, inside its transaction. counts: rows by table."""
 
     def __init__(self, db: sqlite3.Connection, columns: Mapping[str, Mapping[str, str]]) -> None:
         self._db, self._columns, self._shapes = db, columns, sieve.shapes(db)
         self.counts: Counter[str] = Counter()
 
     def take(self, text: str) -> None:
-        """Put one record in. Raises ValueError, KeyError or TypeError for one that is not a row of this schema."""
+        """Insert one record. Raises ValueError, KeyError or TypeError for a record that is not a row of this schema."""
         if len(text) > _LONGEST_RECORD:
             raise ValueError(f"a record of {len(text):,} letters, and none has more than {_LONGEST_RECORD:,}")
         record = json.loads(text)
@@ -123,13 +125,13 @@ class Filling:
 
     def _check_values(self, table: str, record: Record) -> None:
         for name in self._shapes[table].faults(record):
-            # SQLite says where nothing is allowed, and the model what a word should have been.
+            # Other faults are left to SQLite (NOT NULL) and to the model, which name the reason.
             is_number = isinstance(record[name], int) and not name.endswith("_bytes")
             if is_number or (table == "meta" and record["key"] == "alive"):
                 raise ValueError(f"{table}: {name}: {record[name]!r} cannot be")
 
     def _take_meta(self, key: object, value: object) -> None:
-        # A ledger that was put back is another one to whoever keeps marks of how far he copied it.
+        # The imported ledger keeps its own id, so that the book starts from its beginning (book.sync.Marks).
         if key == "rev":
             if not isinstance(value, int):
                 raise TypeError("rev is a whole number")
@@ -154,9 +156,9 @@ class Filling:
 
 
 def _check(name: str, kind: str, value: object) -> None:
-    """Whether a column may hold this. SQLite itself would take anything."""
+    """Raise ValueError or TypeError if the column may not hold this value. SQLite itself would take anything."""
     if value is None:
-        return  # for SQLite to judge, which knows where nothing is allowed
+        return  # SQLite checks NOT NULL
     if isinstance(value, bool) or not isinstance(value, {"INTEGER": int, "TEXT": str}.get(kind, (int, float, str))):
         raise TypeError(f"{name}: {value!r} is not {'a whole number' if kind == 'INTEGER' else 'a text'}")
     if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
@@ -164,13 +166,3 @@ def _check(name: str, kind: str, value: object) -> None:
     is_time = isinstance(value, str) and (name in _TIMES or name.endswith("_at"))
     if is_time and to_text(datetime.fromisoformat(str(value))) != value:
         raise ValueError(f"{name}: {value!r} is not a time as the ledger writes it")
-
-
-def credit(ledger: Ledger, vm_id: int, period_start: datetime, hour: datetime, in_bytes: int) -> None:
-    """Add usage that was counted elsewhere, as bytes to the VM, to one of its hours."""
-    with ledger.transaction() as db:
-        db.execute(
-            "INSERT INTO usage (vm_id, period_start, hour, in_bytes, out_bytes, rev) VALUES (?, ?, ?, ?, 0, ?)"
-            " ON CONFLICT DO UPDATE SET in_bytes = in_bytes + excluded.in_bytes, rev = excluded.rev",
-            (vm_id, to_text(period_start), to_text(hour), in_bytes, ledger.rev),
-        )

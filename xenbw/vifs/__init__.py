@@ -1,3 +1,3 @@
-"""Which network interface is whose: sysfs, udev, and the census of bindings. The daemon calls it; the hook and the
-blocks use its readers of sysfs.
+"""Which network interface belongs to which VM: sysfs, udev, and the census of bindings. The daemon calls it; the hook
+and the blocks use its readers of sysfs.
 """

@@ -1,5 +1,5 @@
-"""Which interface belongs to which VM, from its first byte to its last: what hooks left, what the kernel tells, and
-what a look at the host finds, kept as bindings in the ledger and followed by the tally."""
+"""The census: which interface belongs to which VM, from its first byte to its last. The kernel's events, looks at sysfs
+and xenstore become bindings in the ledger, which the tally follows."""
 
 from __future__ import annotations
 
@@ -11,37 +11,35 @@ from pathlib import Path
 from typing import TypeVar
 
 from xenbw.accounting import Tally
-from xenbw.ledger import bindings
+from xenbw.ledger import viflog
+from xenbw.ledger.bindings import NewBinding
 from xenbw.ledger.ledger import Ledger
-from xenbw.model import ZERO, Binding, Counters, Kind, Life
-from xenbw.rundir import pending
-from xenbw.text import AWAY, INCOMING
-from xenbw.vifs import calls, interfaces
+from xenbw.model import ZERO, Binding, Counters, Life
+from xenbw.text import INCOMING
+from xenbw.vifs import interfaces
 from xenbw.vifs.churn import Churn
 from xenbw.vifs.interfaces import Vif
-from xenbw.vifs.orphans import Orphans
+from xenbw.vifs.naming import Naming
 from xenbw.vifs.outsiders import Outsiders
 from xenbw.vifs.udev import BackendEvent, Event, NetEvent, Overflow
-from xenbw.xen import addresses, identity
+from xenbw.xen import addresses
 from xenbw.xen.xenstore import Answer, Lookup, Survey, VifFacts
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-# libxl gives a hotplug script 40 s (libxl_internal.h, LIBXL_HOTPLUG_TIMEOUT); one that never reports is not waited for.
+# libxl gives a hotplug script 40 s (libxl_internal.h, LIBXL_HOTPLUG_TIMEOUT); a vif is bound then in any case.
 _SCRIPT_LIMIT = timedelta(seconds=40)
-# How long a domain is taken to be one that is being received. Its vifs come when all of it is there, and the two hosts
-# have only two words to exchange by then (xl_migrate.c, migrate_receive).
-_HANDOVER = timedelta(seconds=60)
-# How long a new vif's domain is asked for its name each second: toolstacks rename domains, if they do, as these start.
+# How long a new vif's domain is asked for its name each second: toolstacks rename domains while these start.
 _NEW = timedelta(seconds=10)
 
 
 @dataclass
 class _Waiting:
-    """An interface that is bound to no VM yet. since: from when its bytes count; baseline: raw bytes that do not.
+    """An interface that is bound to no VM yet.
 
-    facts: what xenstore says of it while its script runs.
+    since: the moment from which its bytes count. baseline: raw bytes that do not count. facts: what xenstore says of
+    the interface while its vif script runs.
     """
 
     vif: Vif
@@ -71,45 +69,38 @@ class Census:
         self._names: dict[int, str] = {}
         self._by_ifindex: dict[int, Binding] = {}
         self._waiting: dict[int, _Waiting] = {}
-        # By ifindex: since when a domain has had a name as one that is being received, and whose own name that is.
-        self._received: dict[int, datetime] = {}
-        self._own_name: set[int] = set()
+        self._naming = Naming()
         self._floor: datetime | None = None
-        self.orphans: Orphans | None = None
 
     @property
     def waiting(self) -> Collection[int]:
-        """The ifindexes of interfaces without a known VM yet."""
+        """The ifindexes of interfaces that are bound to no VM yet."""
         return self._waiting.keys()
 
     def unsettled(self, at: datetime) -> list[Binding]:
-        """The bound interfaces whose domain may get another name at any time: those that are new, and those of domains
-        that are perhaps being received, which get theirs when they may run."""
+        """The bindings whose domain may get another name at any time: new ones, and those of domains that are perhaps
+        being received by a migration, which get their name when they may run."""
         return [
             binding
             for ifindex, binding in self._by_ifindex.items()
-            if at - binding.started_at < _NEW
-            or (
-                ifindex not in self._own_name
-                and (ifindex in self._received or self._names.get(binding.vm_id, "").endswith(INCOMING))
-            )
+            if at - binding.started_at < _NEW or self._naming.may_change(ifindex, self._names.get(binding.vm_id, ""))
         ]
 
     @property
     def arriving(self) -> list[tuple[Vif, VifFacts]]:
-        """The interfaces whose scripts still run. A card that is attached to a running guest is connected by then:
+        """The interfaces whose vif scripts still run. A vif that is attached to a running guest is connected by then:
         netback does not wait for the script (linux drivers/net/xen-netback/xenbus.c, connect)."""
         return [(waiting.vif, waiting.facts) for waiting in self._waiting.values() if waiting.facts is not None]
 
     @property
     def bound(self) -> Collection[Binding]:
-        """The bindings of the interfaces that are there."""
+        """The bindings of the interfaces that exist."""
         return self._by_ifindex.values()
 
     def load(self, vm_ids: Container[int], floor: datetime | None = None) -> None:
-        """Follow the ledger's live bindings of these VMs; those of a VM met a moment later follow with the next load.
+        """Follow the ledger's live bindings of these VMs. Bindings of VMs that are met later follow with the next load.
 
-        floor: the last moment until which a daemon read them all, given at its start.
+        floor: the moment of the last daemon's last reading, given at the start.
         """
         self._floor = floor or self._floor
         tracked = self._tally.tracked
@@ -128,8 +119,8 @@ class Census:
             self._waiting.pop(binding.ifindex, None)
 
     def _present(self) -> list[Binding]:
-        """The live bindings of this boot. Of two with one interface name the older is gone, and its removal is still on
-        its way to us: names are unique."""
+        """The live bindings of this boot. Interface names are unique: of two bindings with one name the older's
+        interface is gone, and the event of its removal is still to come."""
         newest: dict[str, Binding] = {}
         for binding in sorted(self.live.values(), key=lambda binding: binding.ifindex):
             if binding.boot_id == self._boot_id:
@@ -143,56 +134,10 @@ class Census:
                 return self._names[binding.vm_id], binding.ifindex
         return None
 
-    def take_spool(self, folder: Path) -> int:
-        """Record what hooks could not write into the ledger themselves; returns how many calls that were."""
-        files = pending.files(folder)
-        for path in files:
-            try:
-                call = calls.recordable(path)
-            except FileNotFoundError:
-                continue  # somebody took it away after we had seen it
-            except (OSError, ValueError, KeyError) as error:
-                log.error("%s: not understood (%r), moved to %s", path, error, pending.set_aside(path).parent)
-            else:
-                self._take(call)
-                path.unlink(missing_ok=True)
-        return len(files)
-
-    def _take(self, call: Mapping[str, str]) -> None:
-        at = datetime.fromisoformat(call["at"])
-        vif = {
-            "boot_id": call["boot_id"],
-            "domid": int(call["domid"]),
-            "devid": int(call["devid"]),
-            "kind": call["kind"],
-        }
-        if call["starts"] == "1":
-            known = self._ledger.ended_bindings(call["boot_id"], [int(call["ifindex"])])
-            binding_id = self._ledger.bind(
-                at=at,
-                name=call["name"],
-                ifindex=int(call["ifindex"]),
-                interface=call["interface"],
-                mac=call["mac"] or None,
-                ips=call["ips"],
-                bridge=call["bridge"] or None,
-                own=bindings.COUNTED if call.get("covered") == "1" else None,
-                **vif,
-            )
-            # Told late: it may have gone meanwhile.
-            if call["boot_id"] != self._boot_id or int(call["ifindex"]) not in interfaces.present(self._sysfs):
-                self._ledger.end_binding(binding_id, at, "vanished")
-                if self.orphans is not None and call.get("begun") == "1" and not known:
-                    self.orphans.broken_off(call, at)
-        else:
-            self._ledger.unbind(at=at, reason="offline", **vif)
-            if self.orphans is not None and call.get("unannounced") == "1":
-                self.orphans.take(call, at)
-
     # what the kernel tells
 
     def see(self, events: Iterable[Event], at: datetime, baseline: Callable[[], Mapping[str, Counters]]) -> bool:
-        """Take note of events. Whether bindings ended or were renamed, so that the caller commits and loads."""
+        """Take over events. Returns whether bindings ended or were renamed, so that the caller commits and loads."""
         changed = False
         for event in events:
             match event:
@@ -210,47 +155,47 @@ class Census:
         return changed
 
     def _go(self, ifindex: int, at: datetime) -> bool:
-        """An interface is gone. One that no hook announced, and that had no time to be found connected, was its VM's
-        all the same: its counters tell what passed. Whether a binding changed."""
+        """An interface is gone. Returns whether a binding changed. An interface that no hook recorded, and that went
+        before it was found connected, is bound now: its counters tell what passed."""
         waiting = self._waiting.get(ifindex)
         if waiting is not None and waiting.facts is not None and self._unrecorded(waiting.vif):
             facts, called = waiting.facts, waiting.facts.called or ""
-            # Nothing passes a vif of a domain that is still being received: the name is the VM's own.
+            # Bytes passed, so the domain was no longer being received: --incoming is part of the VM's name.
             facts = replace(facts, name=called) if called.endswith(INCOMING) else facts
             self._write(waiting.vif, facts, waiting.seen_at, waiting.since, waiting.baseline)
         self._waiting.pop(ifindex, None)
-        self._received.pop(ifindex, None)
-        self._own_name.discard(ifindex)
+        self._naming.forget(ifindex)
         return self._end(ifindex, at, "vanished")
 
     def _unrecorded(self, vif: Vif) -> bool:
-        """Whether bytes passed an interface of which no hook has told. Nothing passes one whose script failed."""
-        told = self._ledger.live_on(self._boot_id, vif.ifindex) or self._ledger.ended_bindings(
-            self._boot_id, [vif.ifindex]
+        """Whether bytes passed an interface that no hook recorded. Nothing passes one whose vif script failed."""
+        told = viflog.live_on(self._ledger, self._boot_id, vif.ifindex) or viflog.ended(
+            self._ledger, self._boot_id, [vif.ifindex]
         )
         return not told and self._passed(vif.life)
 
     def _end(self, ifindex: int, at: datetime, reason: str) -> bool:
         ended = [b for b in self.live.values() if (b.boot_id, b.ifindex) == (self._boot_id, ifindex)]
-        # A hook may have bound it a moment ago, and nobody will say again that it has gone.
-        ended = ended or self._ledger.live_on(self._boot_id, ifindex)
+        # A hook may have bound it a moment ago, and its removal is not told again.
+        ended = ended or viflog.live_on(self._ledger, self._boot_id, ifindex)
         for binding in ended:
-            self._ledger.end_binding(binding.id, at, reason)
+            viflog.end(self._ledger, binding.id, at, reason)
             self.live.pop(binding.id, None)
             if binding.id in self._tally.tracked:
-                # Its name may be the next one's already: what our own counters still have goes by the ifindex.
+                # A new interface may have its name already. Our own counters are found by the ifindex.
                 self._tally.tracked[binding.id].interface = ""
         self._by_ifindex.pop(ifindex, None)
         return bool(ended)
 
     def _appear(self, ifindex: int, interface: str, at: datetime, since: datetime, baseline: Counters) -> bool:
-        """An interface is there, or has a new name; once known, it goes by its ifindex. Whether a binding changed."""
+        """An interface exists, or has a new name; a known one is found by its ifindex. Returns whether a binding
+        changed."""
         binding, waiting, name = self._by_ifindex.get(ifindex), self._waiting.get(ifindex), interfaces.shown(interface)
         if binding is not None:
             bridge = interfaces.bridge_of(interface, self._sysfs) or binding.bridge
             if (binding.interface, binding.bridge) == (name, bridge):
                 return False
-            self._ledger.rename_interface(binding.id, name, bridge)
+            viflog.rename(self._ledger, binding.id, name, bridge)
             return True
         if waiting is not None:
             waiting.vif = replace(waiting.vif, interface=name)
@@ -262,17 +207,17 @@ class Census:
         return False
 
     def rescan(self, at: datetime, since: datetime, baseline: Callable[[], Mapping[str, Counters]]) -> bool:
-        """Look at every interface: settle what started or stopped unseen. Whether bindings changed.
+        """Look at every interface, and record starts and ends that no event told. Returns whether bindings changed.
 
-        since: the last moment at which the host was known. baseline: raw counters of interfaces whose past is not to be
-        charged.
+        since: the last moment at which all interfaces were known. baseline: raw counters of interfaces whose past is
+        not charged.
         """
         present = interfaces.present(self._sysfs)
         raw = baseline()
         changed = False
         for binding in list(self.live.values()):
             if binding.boot_id != self._boot_id:
-                self._ledger.end_binding(binding.id, since, "host rebooted")
+                viflog.end(self._ledger, binding.id, since, "host rebooted")
                 changed = True
             elif binding.ifindex not in present:
                 changed = self._go(binding.ifindex, at) or changed
@@ -285,8 +230,8 @@ class Census:
     # what xenstore tells
 
     def ask(self, at: datetime, *, everyone: bool = False) -> None:
-        """Ask xenstore about the interfaces whose VM is not known for sure, or about all of them, since domains can be
-        renamed, and about the domains that have none here."""
+        """Ask xenstore about the interfaces whose VM is not certain. everyone: about all interfaces, since domains can
+        be renamed, and about domains without interfaces here."""
         wanted = {(waiting.vif.domid, waiting.vif.devid) for waiting in self._waiting.values()}
         wanted |= {(binding.domid, binding.devid) for binding in self.unsettled(at)}
         if everyone:
@@ -297,11 +242,11 @@ class Census:
             self.survey()
 
     def survey(self) -> None:
-        """Ask xenstore whose traffic this dom0 does not see."""
+        """Ask xenstore for the domains whose traffic this dom0 does not see."""
         self._lookup.survey()
 
     def hear(self, answers: Iterable[Answer | Survey], at: datetime) -> bool:
-        """Bind what xenstore names. Whether bindings changed, or VMs were met."""
+        """Bind the interfaces that xenstore's answers name. Returns whether bindings changed or VMs are new."""
         changed = False
         waiting = _by_vif((entry.vif.domid, entry.vif.devid, entry) for entry in self._waiting.values())
         bound = _by_vif((binding.domid, binding.devid, binding) for binding in self._by_ifindex.values())
@@ -319,27 +264,11 @@ class Census:
                 changed = self._update(binding, answer.facts, at) or changed
         return changed
 
-    def _whose(self, ifindex: int, facts: VifFacts, present: str | None, at: datetime) -> str | None:
-        """The VM's name; None while that cannot be told. present: the VM that the interface is bound to."""
-        called = facts.called or str(facts.name)
-        if called.endswith(INCOMING):
-            since = self._received.setdefault(ifindex, at)
-            if facts.runs or at - since >= _HANDOVER:
-                self._own_name.add(ifindex)
-                return called
-            return present if present in {called, facts.name} else None
-        self._received.pop(ifindex, None)
-        self._own_name.discard(ifindex)
-        # What the toolstack renames for its own purposes stays whose it was.
-        if present is not None and identity.former(called) == present:
-            return present
-        return called if called.endswith(AWAY) else facts.name
-
     def _bind(self, waiting: _Waiting, facts: VifFacts, at: datetime) -> bool:
-        # Before its script is done the vif may still be renamed, and the hook will announce it.
+        # Until its script is done the vif may be renamed, and the hook will record it.
         if waiting.vif.ifindex not in self._waiting:
             return False
-        name = self._whose(waiting.vif.ifindex, facts, None, at)
+        name = self._naming.whose(waiting.vif.ifindex, facts, None, at)
         if name is None or (facts.hotplug_status != "connected" and at - waiting.seen_at < _SCRIPT_LIMIT):
             waiting.facts = facts
             return False
@@ -353,7 +282,7 @@ class Census:
 
     def _update(self, binding: Binding, facts: VifFacts, at: datetime) -> bool:
         before = self._names.get(binding.vm_id)
-        name = self._whose(binding.ifindex, facts, before, at)
+        name = self._naming.whose(binding.ifindex, facts, before, at)
         ips = addresses.parse(facts.ips)[0]
         if name is None or (name == before and (not ips or set(ips) == {str(ip) for ip in binding.ips})):
             return False
@@ -364,21 +293,21 @@ class Census:
         return True
 
     def _write(self, vif: Vif, facts: VifFacts, at: datetime, since: datetime, baseline: Counters) -> None:
-        self._ledger.bind(
-            at=at,
-            name=facts.name,
+        new = NewBinding(
+            name=str(facts.name),
             boot_id=self._boot_id,
             domid=vif.domid,
             devid=vif.devid,
-            kind=Kind(vif.kind).value,
+            kind=vif.kind.value,
             ifindex=vif.ifindex,
             interface=vif.interface,
             mac=facts.mac,
             ips=" ".join(addresses.parse(facts.ips)[0]),
             bridge=vif.bridge or facts.bridge,
-            baseline=tuple(baseline),
+            baseline=baseline,
             since=since.isoformat(timespec="microseconds"),
         )
+        viflog.bind(self._ledger, at, new)
 
 
 def _by_vif(entries: Iterable[tuple[int, int, _T]]) -> dict[tuple[int, int], list[_T]]:

@@ -1,4 +1,4 @@
-"""VMs that come and go all the time: the log has a line now and then that says how often, not some for each time."""
+"""VMs that start again and again: the log has a line now and then that says how often, not lines for each start."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from xenbw.tell.log import NOTICE
 log = logging.getLogger(__name__)
 
 WINDOW = timedelta(minutes=10)
-# How often a VM may start in that time, and how many lines it may then have of its own, before it is told by digest.
+# More starts in that time are told by one line, and after as many lines on single starts no more are logged.
 OFTEN = 10
 
 
 class Churn:
-    """Who started how often in the last ten minutes. Times are the daemon's."""
+    """How often VMs started in the last ten minutes, by the daemon's clock."""
 
     def __init__(self, ledger: Ledger) -> None:
-        # What began before nobody saw begin.
+        # Bindings from before the daemon's start are not counted.
         self._ledger, self._newest = ledger, starts.newest(ledger)
         self._starts: dict[str, deque[tuple[datetime, int]]] = {}
         self._lines: dict[str, deque[datetime]] = {}
         self._told: dict[str, datetime] = {}
 
     def quiet(self, name: str, at: datetime) -> bool:
-        """Whether a line on the VM's coming or going is better not said: it has had its share. One more is counted."""
+        """Whether the log has had enough lines on the VM's starts. If not, one more is counted."""
         lines = self._lines.setdefault(name, deque())
         while lines and lines[0] <= at - WINDOW:
             lines.popleft()
@@ -39,8 +39,8 @@ class Churn:
         return False
 
     def look(self, at: datetime) -> None:
-        """Look at what began since the last look, each minute, before rows of lives that ended can be gone; say in the
-        log what there is to tell. Raises LedgerError."""
+        """Count the starts since the last look, and log VMs that start too often. Called each minute, before bindings
+        that ended can be folded. Raises LedgerError."""
         begun = starts.since(self._ledger, self._newest)
         self._newest = begun.newest
         for text in self._take(begun.by_name, at):

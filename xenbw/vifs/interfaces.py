@@ -1,4 +1,4 @@
-"""Which interfaces of this host are guests', and whose."""
+"""Which interfaces of this host are guests', and of which domains."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from xenbw.model import Kind
+from xenbw.model import Kind, Life
 from xenbw.text import decode
 
 SYSFS = Path("/sys/class/net")
@@ -18,7 +18,7 @@ _EMU = "-emu"
 
 @dataclass(frozen=True)
 class Vif:
-    """A guest's interface in dom0. by_name: known only by what it is called, not by its xenbus node."""
+    """A guest's interface in dom0. by_name: known only by its name, not by its xenbus node."""
 
     interface: str
     ifindex: int
@@ -29,14 +29,13 @@ class Vif:
     by_name: bool
 
     @property
-    def life(self) -> tuple[int, int, int]:
-        """(domid, devid, ifindex)."""
-        return self.domid, self.devid, self.ifindex
+    def life(self) -> Life:
+        return Life(self.domid, self.devid, self.ifindex)
 
 
 def shown(interface: str) -> str:
-    """The interface's name as it is kept and printed: a name is bytes to the kernel, and what is no UTF-8 in it shows
-    as it does in VMs' names."""
+    """The interface's name as it is kept and printed. To the kernel a name is bytes; bytes that are not UTF-8 are shown
+    as in VMs' names."""
     return decode(os.fsencode(interface))
 
 
@@ -48,12 +47,12 @@ def _read(path: Path) -> str | None:
 
 
 def identify(interface: str, sysfs: Path = SYSFS) -> Vif | None:
-    """The guest's interface of that name, or None where there is none such.
+    """The guest's interface of that name, or None if there is none.
 
     A vif's identity is its xenbus node, /sys/class/net/X/device/nodename (linux drivers/xen/xenbus), which survives a
-    rename. A tap has none: it is named after its vif, with -emu (libxl_nic.c); so what has a node is a vif, also where
-    `vifname=` calls it like a tap. Other devices without a node are taken by name, vif<domid>.<devid>, and say so in
-    by_name.
+    rename. A tap has none: it is named after its vif, with -emu (libxl_nic.c). So a device with a node is a vif, even
+    if `vifname=` gives it a tap's name. Other devices without a node are identified by the name vif<domid>.<devid>,
+    with by_name set.
     """
     folder = sysfs / interface
     ifindex = _read(folder / "ifindex")
@@ -79,17 +78,17 @@ def identify(interface: str, sysfs: Path = SYSFS) -> Vif | None:
 
 
 def bridge_of(interface: str, sysfs: Path = SYSFS) -> str | None:
-    """The bridge that the interface is a port of."""
+    """The bridge that the interface is a port of, or None."""
     master = sysfs / interface / "master"
     return master.resolve().name if (master / "bridge").exists() else None
 
 
 def present(sysfs: Path = SYSFS) -> dict[int, str]:
-    """The name of every interface of this host, guests' and others', by ifindex."""
+    """The names of all interfaces of this host, by ifindex."""
     found = {folder.name: _read(folder / "ifindex") for folder in sysfs.iterdir()}
     return {int(ifindex): interface for interface, ifindex in found.items() if ifindex}
 
 
 def bridge_filtered(version: int, root: Path = Path("/proc/sys/net/bridge")) -> bool:
-    """Whether iptables (4) or ip6tables (6) sees the frames that a bridge forwards (br_netfilter, off on Debian)."""
+    """Whether iptables (4) or ip6tables (6) sees frames that a bridge forwards (br_netfilter, off on Debian)."""
     return _read(root / ("bridge-nf-call-iptables" if version == 4 else "bridge-nf-call-ip6tables")) == "1"

@@ -1,8 +1,8 @@
-"""Whose card an interface is, by its xenbus node, and whose it looks like by its name.
+"""To which domain an interface belongs by its xenbus node, and by its name.
 
-A name proves nothing: `vifname=vif5.0` gives another domain's card the name that netback gives to domain 5's. The node,
-/sys/class/net/X/device/nodename (linux drivers/xen/xenbus), is netback's alone. A tap has none: it is called after its
-vif, with -emu (libxl_nic.c).
+A name proves nothing: `vifname=vif5.0` gives another domain's vif the name that netback gives to domain 5's. Only
+netback writes the node, /sys/class/net/X/device/nodename (linux drivers/xen/xenbus). A tap has none: it is named after
+its vif, with -emu (libxl_nic.c).
 
 The hook uses this at each boot of a VM, so it imports next to nothing.
 """
@@ -16,13 +16,13 @@ _EMU = "-emu"
 
 
 def named(interface: str) -> int | None:
-    """The domain that an interface is called after, vif<domid>.<anything>."""
+    """The domain that an interface is named after: vif<domid>.<anything>."""
     domid, dot, _ = interface.removeprefix("vif").partition(".")
     return int(domid) if dot and interface.startswith("vif") and domid.isascii() and domid.isdecimal() else None
 
 
 def owner(interface: str) -> int | None:
-    """The domain that an interface belongs to by its node; None where it has none."""
+    """The domain that an interface belongs to by its node, or None without a node."""
     node = _node(interface)
     if node is None and interface.endswith(_EMU):
         node = _node(interface.removesuffix(_EMU))
@@ -31,7 +31,7 @@ def owner(interface: str) -> int | None:
 
 
 def called_after(domids: set[int]) -> list[tuple[int, str, int]]:
-    """(ifindex, name, domid) of each interface that is called after one of these domains."""
+    """(ifindex, name, domid) of each interface that is named after one of these domains."""
     found = ((index, interface, named(interface)) for index, interface in _socket.if_nameindex())
     return [(index, interface, domid) for index, interface, domid in found if domid is not None and domid in domids]
 

@@ -1,5 +1,5 @@
-"""Lives of interfaces that nobody announced: their hook was killed, no daemon ran, and they are gone. What their
-counters still say is charged to their VM where that can be told; where it cannot, the loss is told."""
+"""Interfaces that came and went unrecorded: their hook was killed and no daemon ran. What their counters still say is
+charged to their VM; where the VM is not known, the loss is told."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from contextlib import suppress
 from datetime import datetime
 
 from xenbw.errors import MeterError
+from xenbw.ledger import viflog
+from xenbw.ledger.bindings import NewBinding
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Amounts, Binding, Counters, Kind, Life
 from xenbw.units import format_size
@@ -17,8 +19,11 @@ log = logging.getLogger(__name__)
 
 
 class Orphans:
-    """unclaimed: interfaces that are gone, have counters of ours, and no binding. counts: what those of one say, or
-    None where it has none. Both may raise MeterError."""
+    """Charges such lives, or tells of them.
+
+    unclaimed: interfaces that are gone, have counters of ours, and no binding. counts: what the counters of a life say,
+    or None without counters. Both may raise MeterError.
+    """
 
     def __init__(
         self,
@@ -29,71 +34,67 @@ class Orphans:
     ) -> None:
         self._ledger, self._boot_id, self._unclaimed, self._counts = ledger, boot_id, unclaimed, counts
 
-    def take(self, call: Mapping[str, str], at: datetime) -> None:
-        """A hook was called at the end of a life, and nobody had recorded its beginning."""
-        domid, devid, name = int(call["domid"]), int(call["devid"]), call["name"]
-        if call["boot_id"] != self._boot_id or any(one.devid == devid for one in self._bindings(domid)):
-            return  # its note came before this one
+    def take(self, name: str, domid: int, devid: int, kind: Kind, ips: str, at: datetime) -> None:
+        """A hook was called at the end of a life in this boot, and no program had recorded the beginning."""
+        if any(one.devid == devid for one in self._bindings(domid)):
+            return  # the note of its beginning was recorded before this one
         try:
-            lives = [life for life in self._unclaimed() if life[:2] == (domid, devid)]
+            lives = [life for life in self._unclaimed() if (life.domid, life.devid) == (domid, devid)]
             for life in lives:
-                # Nothing passes one whose script failed.
+                # Nothing passes an interface whose vif script failed.
                 if any(self._counts(life) or ()):
-                    self._bind(life, name, call["kind"], at, call["ips"])
+                    self._bind(life, name, kind, at, ips)
         except MeterError:
-            return  # whoever claims them later tells of it
+            return  # `claim` or `lost` will tell of it later
         if not lives:
-            self._tell_uncounted(call, at)
+            self._tell_uncounted(name, domid, devid, at)
 
-    def broken_off(self, call: Mapping[str, str], at: datetime) -> None:
-        """A hook was killed at its work at the beginning of a life that is over."""
+    def broken_off(self, name: str, life: Life, at: datetime) -> None:
+        """A hook was killed while it recorded the beginning of a life that is over now."""
         with suppress(MeterError):
-            if self._counts((int(call["domid"]), int(call["devid"]), int(call["ifindex"]))) is None:
-                self._tell_uncounted(call, at)
+            if self._counts(life) is None:
+                self._tell_uncounted(name, life.domid, life.devid, at)
 
     def claim(self, at: datetime) -> bool:
-        """Charge lives to the VM of whose domain another interface is known. Whether there were any. Raises
-        MeterError."""
+        """Charge each life to the VM that another interface of the same domain is bound to. Returns whether there were
+        any. Raises MeterError."""
         lives, found = self._unclaimed(), False
         names = {vm.id: vm.name for vm in self._ledger.vms().values()} if lives else {}
         for life in lives:
-            known = [one for one in self._bindings(life[0]) if one.vm_id in names]
+            known = [one for one in self._bindings(life.domid) if one.vm_id in names]
             if known:
-                self._bind(life, names[known[-1].vm_id], Kind.VIF.value, at, "")
+                self._bind(life, names[known[-1].vm_id], Kind.VIF, at, "")
                 found = True
         return found
 
     def lost(self, swept: Mapping[Life, Counters], at: datetime) -> None:
-        """Tell of bytes that nobody can be charged with."""
+        """Tell of bytes that cannot be charged to any VM."""
         for (domid, devid, _), counted in swept.items():
             size = f"{format_size(counted.in_bytes)} in and {format_size(counted.out_bytes)} out"
             self._tell(f"vif{domid}.{devid} came and went, no hook told whose it was: {size} charged to nobody", at)
 
     def _bindings(self, domid: int) -> list[Binding]:
-        return self._ledger.bindings_of_domain(self._boot_id, domid)
+        return viflog.of_domain(self._ledger, self._boot_id, domid)
 
-    def _bind(self, life: Life, name: str, kind: str, at: datetime, ips: str) -> None:
+    def _bind(self, life: Life, name: str, kind: Kind, at: datetime, ips: str) -> None:
         domid, devid, ifindex = life
         interface = f"vif{domid}.{devid}"
-        binding_id = self._ledger.bind(
-            at=at,
+        new = NewBinding(
             name=name,
             boot_id=self._boot_id,
             domid=domid,
             devid=devid,
-            kind=kind,
+            kind=kind.value,
             ifindex=ifindex,
             interface=interface,
-            mac=None,
             ips=ips,
-            bridge=None,
         )
-        self._ledger.end_binding(binding_id, at, "vanished")
+        binding_id = viflog.bind(self._ledger, at, new)
+        viflog.end(self._ledger, binding_id, at, "vanished")
         log.info("%s: charged to %s after its end; no hook announced it", interface, name)
 
-    def _tell_uncounted(self, call: Mapping[str, str], at: datetime) -> None:
-        interface, name = f"vif{call['domid']}.{call['devid']}", call["name"]
-        self._tell(f"{interface} of {name} came and went uncounted: its hook was killed and no xenbwd ran", at)
+    def _tell_uncounted(self, name: str, domid: int, devid: int, at: datetime) -> None:
+        self._tell(f"vif{domid}.{devid} of {name} came and went uncounted: its hook was killed and no xenbwd ran", at)
 
     def _tell(self, text: str, at: datetime) -> None:
         log.warning("%s", text)

@@ -1,6 +1,6 @@
-"""The running VMs whose traffic this dom0 does not see, or not all of it: what surveys of xenstore find, in the ledger.
+"""Running VMs whose traffic this dom0 does not see, or not all of it: surveys of xenstore find them.
 
-Their standing is judged by what was counted, as everyone's: nobody is blocked or released because he is not seen.
+They are judged by what was counted, as all VMs are: no VM is blocked or released because it is not seen.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from xenbw.xen.xenstore import Survey
 
 log = logging.getLogger(__name__)
 
-# How long a domain may be without any vif before it counts as one that has none: while it is being built it is named
-# already, and its devices come last (libxl_create.c, domcreate_attach_devices).
+# How long a domain may be without a vif before it counts as unmetered: while it is built it has its name already, and
+# its devices come last (libxl_create.c, domcreate_attach_devices).
 _BEING_BUILT = timedelta(seconds=20)
-# How long a domain is taken to migrate if it has a name such as xl gives those that do: it gets no vif before all of
-# its memory is there.
+# How long a domain with a name that xl gives to migrating domains is taken to migrate: it gets no vif before all of its
+# memory is there.
 _MIGRATING = timedelta(hours=1)
 _EVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Outsiders:
-    """What the ledger has of them, written when it changes."""
+    """The unmetered VMs in the ledger, which are written when they change."""
 
     def __init__(self, ledger: Ledger, boot_id: str) -> None:
         self._ledger, self._boot_id = ledger, boot_id
         self._known: Mapping[int, Unmetered] | None = None
-        # Since when a domid has been without a vif.
+        # Since when each domid has been without a vif.
         self._bare: Mapping[int, datetime] = {}
-        # Since when a domid has had a name such as those that migrate have.
+        # Since when each domid has had the name of a migrating domain.
         self._moving: Mapping[int, datetime] = {}
         self._trouble = ""
 
     def hear(self, survey: Survey, at: datetime) -> bool:
-        """Take over what a survey found. Whether that brought VMs that nobody knew. Raises LedgerError."""
+        """Write what a survey found into the ledger. Returns whether that brought new VMs. Raises LedgerError."""
         if survey.error is not None:
-            # Each minute would say the same.
+            # Each survey would log the same line.
             if self._trouble != str(survey.error):
                 log.warning("xenstore: %s; who is unmetered stays as it was last found", survey.error)
             self._trouble = str(survey.error)
@@ -65,7 +65,7 @@ class Outsiders:
                 continue
             met = met or vm is None
             vm = vm or self._ledger.meet(name, at)
-            # Of two domains of a VM, as in a migration to its own host, the one that is seen tells more.
+            # A VM has two domains while it migrates to its own host: the one with a vif here tells more.
             if vm.id not in found or domain.here:
                 found[vm.id] = Unmetered(not domain.here, _reason(domain))
                 if found[vm.id] != known.get(vm.id):

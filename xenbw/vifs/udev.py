@@ -1,4 +1,4 @@
-"""The second pair of eyes: the kernel's word on every interface that comes, is renamed or goes."""
+"""The kernel's events of every interface that comes, is renamed or goes, beside what the hooks record."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BackendEvent:
 
 @dataclass(frozen=True)
 class Overflow:
-    """Events were lost: only a full rescan tells what they were."""
+    """Events were lost: only a look at all interfaces can find what changed."""
 
 
 Event = NetEvent | BackendEvent | Overflow
@@ -59,7 +59,7 @@ class Watcher:
         return self._socket.fileno()
 
     def drain(self) -> Iterator[Event]:
-        """Everything that is there now."""
+        """All events that wait now."""
         while True:
             # The kernel reports lost events as the socket's error, once (netlink(7)); pyudev would raise at it and not
             # say which error it was.

@@ -1,29 +1,31 @@
-"""The addresses in a vif's `ip=`, for all who read one: hook, daemon and command line. Light on purpose: the hook pays
-for every import."""
+"""Parse the addresses in a vif's `ip=`, for the hook, the daemon and the CLI.
+
+The hook imports this at each start of a vif, so it imports next to nothing.
+"""
 
 from __future__ import annotations
 
-import _socket  # socket without the enums and selectors around it, which take 5 ms to import
+import _socket  # socket without its enums and selectors, which take 5 ms to import
 
-# A shorter prefix is a range that the guest may use, or a network that is routed to it, and not its own address.
-# Blocking its first address would be a guess, blocking all of it could cut off others.
+# A shorter prefix is a range that the guest may use, or a network that is routed to it, not the guest's own address.
+# Blocking the network's first address would be a guess, and blocking the whole network could cut off other VMs.
 _SHORTEST = {_socket.AF_INET: 24, _socket.AF_INET6: 48}
-# With so many bits, both addresses of a network are hosts' (RFC 3021, RFC 6164).
+# With these prefix lengths both addresses of a network belong to hosts (RFC 3021, RFC 6164).
 _POINT_TO_POINT = {_socket.AF_INET: 31, _socket.AF_INET6: 127}
 _LONGEST = {_socket.AF_INET: 32, _socket.AF_INET6: 128}
-# inet_pton takes no address that is longer (INET6_ADDRSTRLEN); a guest's admin may have written a megabyte.
+# inet_pton takes no longer address (INET6_ADDRSTRLEN), and a config file may hold a megabyte here.
 _MAX_LENGTH = 64
-# More than any card has; each of them is a rule in the kernel.
+# More than any vif has; each address becomes a rule in the kernel.
 _MOST = 256
 _QUOTES = "\"'"
 
 
 def parse(text: str) -> tuple[list[str], list[str]]:
-    """(addresses in canonical form, words of which none was taken) from text as vif scripts take it: separated by
-    spaces, each perhaps with a prefix length, each or all perhaps in quotes.
+    """(addresses in canonical form, rejected words) from text as vif scripts take it: words separated by spaces, each
+    perhaps with a prefix length, and perhaps in quotes.
 
-    `10.50.0.9/24` means the one address 10.50.0.9. Of a network (`203.0.113.8/29`), a range (`10.0.0.1/8`) and an
-    address with a netmask nothing is taken: `why` tells what is wrong with a word.
+    `10.50.0.9/24` means the one address 10.50.0.9. A network (`203.0.113.8/29`), a range (`10.0.0.1/8`) and an address
+    with a netmask are rejected: `why` says what is wrong with a word.
     """
     addresses: dict[str, None] = {}
     others: list[str] = []
@@ -37,16 +39,16 @@ def parse(text: str) -> tuple[list[str], list[str]]:
 
 
 def why(word: str) -> str:
-    """What is wrong with a word of `ip=` that `parse` did not take: the end of a sentence."""
+    """Why `parse` rejected a word of `ip=`: the end of a sentence that begins with the word."""
     return _read(word.strip(_QUOTES))[1] or f"is one address more than the {_MOST} that are taken"
 
 
 def _read(word: str) -> tuple[str, str]:
-    """(the address in canonical form, what is wrong with it): one of the two is ""."""
+    """(the address in canonical form, why the word is rejected): one of the two is ""."""
     bare, slash, length = word.partition("/")
     family = _socket.AF_INET6 if ":" in bare else _socket.AF_INET
     try:
-        # A zone ("%eth0") is no part of it; a surrogate is no character of any address.
+        # inet_pton rejects a zone ("%eth0"), and it cannot encode a surrogate, which is why only ASCII reaches it.
         packed = _socket.inet_pton(family, bare) if len(bare) <= _MAX_LENGTH and bare.isascii() else b""
     except OSError:
         packed = b""

@@ -1,4 +1,5 @@
-"""One domain's config file: its name and vifs, in xl's grammar or in xm's Python style. Nothing in it is ever run."""
+"""Read the name and the vifs from a domain's config file, in xl's grammar or in xm's Python style. No code in the file
+is ever run."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ Address = IPv4Address | IPv6Address
 
 _MAX_BYTES = 1 << 20
 _MAC_PARTS = 6
-# What is read of a vif; xl knows more settings.
+# The settings of a vif that are read; xl knows more.
 _KEYS = frozenset({"mac", "ip", "bridge", "vifname", "script", "backend"})
 
 
@@ -36,7 +37,7 @@ class VifConfig:
 
 @dataclass(frozen=True)
 class DomainConfig:
-    """What a config file says. `problems` are sentences for the admin: what in it was passed over, and why."""
+    """What a config file says. `problems` are sentences for the admin: what in the file was ignored, and why."""
 
     path: Path
     name: str | None
@@ -79,14 +80,14 @@ def _content(path: Path, where: str) -> bytes:
 
 
 def _settings(where: str, data: bytes) -> tuple[dict[str, Value], tuple[str, ...]]:
-    """The settings, and a sentence for each one we need that only running the file would tell."""
+    """The settings, and a sentence for each setting that is needed and that only running the file would reveal."""
     try:
         settings, unknown = xlcfg.parse(data), frozenset[str]()
     except ConfigSyntaxError as xl_error:
         try:
             python = xmcfg.parse(data)
         except ConfigSyntaxError as python_error:
-            # The grammar that got further down the file is most likely the one it was written in.
+            # The grammar that read more lines is most likely the one in which the file was written.
             error = max(xl_error, python_error, key=lambda candidate: candidate.line)
             raise _unusable(f"{where}:{error.line}", error.reason) from None
         settings, unknown = python.known, python.unknown
@@ -102,12 +103,12 @@ def _unusable(where: str, reason: str) -> XenbwError:
 
 def _vifs(items: Value) -> tuple[tuple[VifConfig, ...], tuple[str, ...]]:
     if not isinstance(items, tuple):
-        return (), ("vif is not a list; it was passed over",)
+        return (), ("vif is not a list; it was ignored",)
     vifs: list[VifConfig] = []
     problems: list[str] = []
     for number, item in enumerate(items):
-        if not isinstance(item, str):  # xl stops there too: tools/xl/xl_parse.c, parse_config_data
-            problems.append(f"vif {number} is not a string; it and those after it were passed over")
+        if not isinstance(item, str):  # xl stops here too: tools/xl/xl_parse.c, parse_config_data
+            problems.append(f"vif {number} is not a string; this vif and those after it were ignored")
             break
         vif, wrong = _vif(item)
         vifs.append(vif)
@@ -116,7 +117,7 @@ def _vifs(items: Value) -> tuple[tuple[VifConfig, ...], tuple[str, ...]]:
 
 
 def _vif(item: str) -> tuple[VifConfig, tuple[str, ...]]:
-    """The vif that `item` describes, and what in it is wrong. '' is a valid vif; the last of equal keys counts."""
+    """The vif that `item` describes, and what is wrong with it. '' is a valid vif; the last of equal keys counts."""
     options, wrong = _options(item)
     mac = options.get("mac", "")
     ips, others = addresses.parse(options.get("ip", ""))
@@ -137,8 +138,8 @@ def _vif(item: str) -> tuple[VifConfig, tuple[str, ...]]:
 def _options(item: str) -> tuple[dict[str, str], list[str]]:
     """The `key=value` pairs of a vif, and what is wrong with their spelling.
 
-    xl skips blanks ahead of a key only and refuses a key with blanks behind it (tools/xl/xl_parse.c, parse_nic_config);
-    xm took blanks on both sides of `=` (tools/python/xen/xm/create.py). Neither takes capitals.
+    xl skips blanks before a key and refuses a key with blanks after it (tools/xl/xl_parse.c, parse_nic_config); xm
+    accepted blanks on both sides of `=` (tools/python/xen/xm/create.py). Neither accepts capital letters.
     """
     options: dict[str, str] = {}
     wrong: list[str] = []
@@ -148,9 +149,9 @@ def _options(item: str) -> tuple[dict[str, str], list[str]]:
         if key in _KEYS and equals:
             options[key] = value.strip()
             if key != written:
-                wrong.append(f"{written + '='!r} has a blank ahead of its '=', which xm took and xl refuses")
+                wrong.append(f"{written + '='!r} has a blank before its '=', which xm accepted and xl refuses")
         elif key.lower() in _KEYS:
-            wrong.append(f"{token.strip()!r} is not written {key.lower()}=VALUE, so it was passed over")
+            wrong.append(f"{token.strip()!r} is not written {key.lower()}=VALUE, so it was ignored")
     return options, wrong
 
 

@@ -1,4 +1,4 @@
-"""Finding the config file of a VM by its name, in the directories where the host keeps them."""
+"""Find the config file of a VM by its name, in the host's directories of config files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from xenbw.errors import XenbwError
 from xenbw.xen.domaincfg import DomainConfig, read
 
 _SUFFIXES = ("", ".cfg", ".conf")
-# xend's own store of managed domains: S-expressions, no config that an admin writes.
+# xend's files about managed domains are S-expressions, not config files that an admin writes.
 _FOREIGN_SUFFIX = ".sxp"
-# Where xendomains finds the domains to start with dom0 (XENDOMAINS_AUTO in /etc/default/xendomains).
+# In this folder xendomains finds the domains that it starts with dom0 (XENDOMAINS_AUTO in /etc/default/xendomains).
 _AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class Found:
-    """The config of the VM, or None; `problems` are sentences on files and directories that were passed over.
+    """The config of the VM, or None; `problems` are sentences on files and directories that were ignored.
 
-    `rivals` says which files name the VM and differ, where none of them could be chosen; "" otherwise.
+    `rivals` says which files name the VM and differ, if none of them could be chosen; "" otherwise.
     """
 
     config: DomainConfig | None
@@ -35,10 +35,10 @@ def find(
     """The config of the VM `name`: the file called NAME, NAME.cfg or NAME.conf, or one with `name = NAME` inside.
 
     Looks at regular files directly in `dirs` (symlinks followed, each real file read once); never at a path built from
-    `name`. A file called so that names another VM inside is not it. What cannot be read becomes a problem.
+    `name`. A file called NAME that names another VM inside does not match. A file that cannot be read is a problem.
 
-    macs: those with which the VM runs now. Of several files that name it, the one counts that has these MACs; else the
-    one that is in the folder `auto`; else the one that is called as the VM; else none, unless they say the same.
+    macs: the MACs with which the VM runs now. If several files name the VM, the file with these MACs is chosen; else
+    the file that is in the folder `auto`; else the file that is called NAME; else none, unless all files say the same.
     """
     folders = list(dirs)
     files, problems = _files(folders)
@@ -62,14 +62,14 @@ def find(
     rivals = ""
     if found and chosen is None:
         rivals = f"{', '.join(str(config.path) for config in found)} all say name = {name!r}, and differ"
-        problems.append(f"{rivals}: none was taken; name one with --config-file")
+        problems.append(f"{rivals}: none was used; name one with --config-file")
     return Found(chosen, tuple(problems), rivals)
 
 
 def _choose(
     found: Sequence[DomainConfig], titles: Sequence[str], macs: Collection[str], at_boot: Collection[str]
 ) -> DomainConfig | None:
-    """The one of several configs of a VM that counts, or None where nothing tells."""
+    """The one config to use among several of a VM, or None if nothing decides between them."""
     for group in (
         [config for config in found if any(vif.mac in macs for vif in config.vifs)],
         [config for config in found if os.path.realpath(config.path) in at_boot],
@@ -82,13 +82,13 @@ def _choose(
 
 
 def _started_at_boot(dirs: Iterable[Path]) -> set[str]:
-    """The real paths of the files that xendomains starts with dom0: those in the folder `auto`."""
+    """The real paths of the files that xendomains starts with dom0, which are in the folder `auto`."""
     started: set[str] = set()
     for directory in dirs:
         try:
             started.update(os.path.realpath(path) for path in (directory / _AUTO).iterdir())
         except OSError:
-            continue  # most folders have none, and what cannot be read there tells nothing
+            continue  # most folders have no `auto`, and one that cannot be read decides nothing
     return started
 
 

@@ -1,7 +1,7 @@
-"""What Xen told a hotplug script, read from the environment a vif-post hook sees.
+"""Read a call of a hotplug script from the environment in which Xen's scripts run a vif-post hook.
 
-The hook's start is part of every VM's boot: this imports nothing but the exceptions, and HotplugCall is written out
-because `dataclasses` and `typing` cost more than the rest of the hook's reading.
+The hook is part of every VM's boot, so this module imports only the exceptions. HotplugCall is no dataclass because
+importing `dataclasses` takes longer than everything else that the hook reads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# xen/include/public/xen.h: domids from DOMID_FIRST_RESERVED (0x7FF0) on are no domains; 0 is dom0 itself.
+# xen/include/public/xen.h: numbers from DOMID_FIRST_RESERVED (0x7FF0) on are not domains; 0 is dom0.
 _DOMID_END = 0x7FF0
 # linux/if.h IFNAMSIZ, with its final NUL.
 _INTERFACE_MAX = 15
@@ -24,8 +24,8 @@ class HotplugCall:
     """One call of a vif script; read only.
 
     `command` is online or offline for a vif, add or remove for the emulated card (`kind` "emu") of an HVM guest.
-    `interface` is the name as the script renamed it. `bridge` and `ips` (as configured: separated by spaces, perhaps
-    with prefix lengths) are None when not set.
+    `interface` is the name that the script gave the interface. `bridge` and `ips` (as configured: separated by spaces,
+    perhaps with prefix lengths) are None when they are not set.
     """
 
     __slots__ = ("bridge", "command", "devid", "domid", "interface", "ips", "kind")
@@ -62,9 +62,9 @@ class HotplugCall:
 
 
 def parse(env: Mapping[str, str]) -> HotplugCall:
-    """The call described by the variables of Xen's vif-common.sh: command, type_if, XENBUS_PATH, dev, bridge, ip.
+    """The call that the variables of Xen's vif-common.sh describe: command, type_if, XENBUS_PATH, dev, bridge, ip.
 
-    Raises XenbwError when they do not describe one.
+    Raises XenbwError when they do not describe a call.
     """
     type_if = env.get("type_if") or "vif"  # vif-common.sh's own default
     if type_if not in _KINDS:
@@ -86,7 +86,7 @@ def parse(env: Mapping[str, str]) -> HotplugCall:
 
 
 def _backend(path: str) -> tuple[int, int]:
-    """domid and devid from `backend/vif/7/0`, the path vif-common.sh may also write from the root."""
+    """domid and devid from `backend/vif/7/0`, which vif-common.sh may also write as an absolute path."""
     parts = path.removeprefix("/local/domain/0/").split("/")
     if len(parts) == 4 and parts[:2] == ["backend", "vif"] and _is_number(parts[2]) and _is_number(parts[3]):
         domid, devid = int(parts[2]), int(parts[3])
@@ -100,12 +100,12 @@ def _is_number(text: str) -> bool:
 
 
 def _interface(variable: str, name: str) -> str:
-    """`name` if the kernel would take it as an interface's name (net/core/dev.c, dev_valid_name)."""
+    """`name` if the kernel accepts it as an interface's name (net/core/dev.c, dev_valid_name), else XenbwError."""
     if (
         not name
         or len(name.encode("utf-8", "surrogateescape")) > _INTERFACE_MAX
         or name in {".", ".."}
         or any(char in "/:" or char.isspace() for char in name)
     ):
-        raise XenbwError(f"{variable} is {name!r}, not an interface's name")
+        raise XenbwError(f"{variable} is {name!r}, not the name of an interface")
     return name

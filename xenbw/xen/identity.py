@@ -1,8 +1,8 @@
-"""Whose traffic a domain's is, told by what only the toolstack writes in xenstore, and not by the name alone: a tenant
-may choose a name.
+"""Find out to which VM a domain's traffic belongs, from nodes in xenstore that only the toolstack can write. The name
+alone is not enough, since a tenant may choose it.
 
-libxl gives a guest its home /local/domain/<domid> and its /vm/<uuid> to read (libxl_create.c, libxl__domain_make:
-roperm), and makes the few folders below them that it may write. The hook imports this, so it imports next to nothing.
+A guest may read its home /local/domain/<domid> and its /vm/<uuid>, and write to a few folders below them, which libxl
+makes (libxl_create.c, libxl__domain_make: roperm). The hook imports this module, so it imports next to nothing.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Store(Protocol):
-        """What is asked of xenstore. None is what is not there."""
+        """A connection to xenstore. None stands for a node that does not exist."""
 
         def read(self, path: str) -> str | None: ...
 
         def owner(self, path: str) -> int | None: ...
 
 
-# xend's names for a domain that it sends, and for one that will not die (XendCheckpoint.py, save; XendConstants.py).
+# How xend's names begin for a domain that it is sending, and for one that cannot be destroyed (XendCheckpoint.py, save;
+# XendConstants.py).
 _XEND = ("migrating-", "Zombie-")
-# A crashed domain that is kept (xl_vmcontrol.c, preserve_domain: "-%Y%m%dT%H%MZ").
+# How the name of a crashed domain that is kept ends (xl_vmcontrol.c, preserve_domain: "-%Y%m%dT%H%MZ").
 _STAMP = "-00000000T0000Z"
-# More than lie between the hook and the program that runs the script.
+# More processes than there are between the hook and the program that runs the hotplug script.
 _ANCESTORS = 16
 
 
@@ -35,8 +36,8 @@ def served(store: Store, domid: int) -> int:
     """The domain whose traffic this domain carries: for a stub device model its guest, else the domain itself.
 
     libxl writes the guest's domid to the stub's `target` before the stub gets a vif (libxl_dm.c, libxl__spawn_stub_dm).
-    Under xend a guest owned its home and could have written one: xenstored makes whoever creates a node its owner
-    (docs/misc/xenstore.txt), so the node must be dom0's.
+    Under xend a guest owned its home and could create a `target` itself. xenstored makes the domain that creates a node
+    its owner (docs/misc/xenstore.txt), so only a node that dom0 owns is believed.
     """
     path = f"/local/domain/{domid}/target"
     target = store.read(path)
@@ -46,9 +47,9 @@ def served(store: Store, domid: int) -> int:
 
 
 def helps(store: Store, domid: int) -> bool:
-    """Whether a domain is a part of the host or of a guest and no VM: a stub device model, the xenstored of a host that
-    gives it a domain (init-xenstore-domain.c), a driver domain (libxl makes a folder `libxl` in its home for
-    `driver_domain = 1`: libxl_create.c, libxl__domain_make; and one for the backends that it has)."""
+    """Whether a domain is a helper of the host or of a guest, and not a VM: a stub device model, xenstored in a domain
+    of its own (init-xenstore-domain.c), or a driver domain (its home has a folder `libxl` if its config says
+    `driver_domain = 1`, see libxl_create.c, libxl__domain_make; and a folder `backend` if it has backends)."""
     home = f"/local/domain/{domid}"
     return (
         served(store, domid) != domid
@@ -58,38 +59,39 @@ def helps(store: Store, domid: int) -> bool:
 
 
 def preserved(called: str) -> str | None:
-    """The VM's name, if this looks like what libxl calls a crashed domain that is kept."""
+    """The VM's name, if `called` looks like the name that libxl gives a crashed domain that is kept; else None."""
     base, stamp = called[: -len(_STAMP)], called[-len(_STAMP) :]
     like = "".join("0" if char.isascii() and char.isdigit() else char for char in stamp)
     return base if base and like == _STAMP else None
 
 
 def corpse_of(called: str, vm_name: str | None) -> str | None:
-    """The VM whose crashed domain this is, kept under another name; None for a VM of that name.
+    """The VM whose crashed domain is kept under the name `called`; None if `called` is a VM's own name.
 
-    vm_name: what /vm/<uuid>/name says. Whoever starts or renames a domain writes its name there as well, but
-    libxl_domain_preserve gives the domain a new uuid, whose folder gets no name (libxl_domain.c: libxl__domain_rename
-    goes by the hypervisor's uuid, which stays).
+    vm_name: the value of /vm/<uuid>/name. A toolstack that starts or renames a domain writes its name there as well,
+    but libxl_domain_preserve gives the domain a new uuid, whose folder gets no name (libxl_domain.c:
+    libxl__domain_rename uses the hypervisor's uuid, which does not change).
     """
     return preserved(called) if vm_name != called else None
 
 
 def vm_name(store: Store, called: str, vm: str | None) -> str:
-    """The VM's name, as far as xenstore tells, of a domain that is called so. vm: its uuid's path, from its home."""
+    """The name of the VM to which the domain named `called` belongs, as far as xenstore tells. vm: the path of its
+    uuid, from its home."""
     if vm and preserved(called):
         return corpse_of(called, store.read(f"{vm}/name")) or called
     return base_name(called)
 
 
 def former(called: str) -> str | None:
-    """The VM that a domain is still of, if it was that VM's before it was called so: a toolstack's own renaming."""
+    """The VM to which a domain belongs, if a toolstack has renamed the domain to `called`; else None."""
     if called.endswith(AWAY):
         return called.removesuffix(AWAY)
     return next((called.removeprefix(prefix) for prefix in _XEND if called.startswith(prefix)), None)
 
 
 def received(pid: int | None = None) -> bool:
-    """Whether a process, the calling one if none is given, was started by `xl migrate-receive`."""
+    """Whether `xl migrate-receive` started a process, by default the calling one, directly or through others."""
     pid = os.getpid() if pid is None else pid
     try:
         for _ in range(_ANCESTORS):
@@ -101,5 +103,5 @@ def received(pid: int | None = None) -> bool:
             with open(f"/proc/{pid}/stat", "rb") as file:
                 pid = int(file.read().rpartition(b")")[2].split()[1])
     except (OSError, ValueError, IndexError):
-        pass  # pid 0: there is none above
+        pass  # pid 0: the process has no more ancestors
     return False

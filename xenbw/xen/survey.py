@@ -1,6 +1,6 @@
-"""Which running domains have traffic that this dom0 does not see: no vif here, or one in a driver domain.
+"""Find the running domains whose traffic this dom0 does not see: they have no vif here, or one in a driver domain.
 
-What is asked is the toolstack's own. libxl records a domain's devices in /libxl/<domid> (libxl_device.c,
+Only nodes that the toolstack writes are read. libxl records a domain's devices in /libxl/<domid> (libxl_device.c,
 libxl__device_generic_add), which guests can neither read nor write.
 """
 
@@ -15,13 +15,13 @@ from typing import Protocol
 from xenbw.xen import identity
 from xenbw.xen.connection import StoreError
 
-# Seconds. A thousand domains are some thousands of requests, each of some microseconds.
+# Seconds. A thousand domains take some thousands of requests of some microseconds each.
 _LIMIT = 30.0
 _BACKEND = re.compile(r"/local/domain/(\d+)/backend/vif/", re.ASCII)
 
 
 class Store(Protocol):
-    """What is asked. None and an empty set are what there is not; all raise StoreError."""
+    """A xenstore connection. None and an empty set stand for nodes that do not exist. Each call raises StoreError."""
 
     def read(self, path: str) -> str | None: ...
 
@@ -34,8 +34,8 @@ class Store(Protocol):
 class Outside:
     """A running domain of which this dom0 does not see all traffic.
 
-    here: how many vifs it has in this dom0. elsewhere: (devid, domid of the driver domain, its name) of each of its
-    vifs whose backend another domain has. called: the domain's name as it stands there, while `name` is the VM's.
+    name: its VM's. called: the domain's own name in xenstore. here: how many vifs it has in this dom0. elsewhere:
+    (devid, domid of the driver domain, name of the driver domain) of each vif whose backend is in a driver domain.
     """
 
     domid: int
@@ -46,7 +46,7 @@ class Outside:
 
 
 def survey(store: Store) -> tuple[Outside, ...]:
-    """The running VMs' domains that have no vif here or some elsewhere. Raises StoreError."""
+    """The domains of running VMs that have no vif in this dom0, or some in a driver domain. Raises StoreError."""
     return tuple(_outside(store))
 
 
@@ -57,7 +57,7 @@ def _outside(store: Store) -> Iterator[Outside]:
         elsewhere = tuple(_elsewhere(store, domid, here))
         if not here or elsewhere:
             called, vm = (store.read(f"/local/domain/{domid}/{key}") for key in ("name", "vm"))
-            # Of a domain that is being destroyed the name goes first.
+            # When a domain is destroyed, its name is removed first.
             name = identity.vm_name(store, called, vm) if called else ""
             dead = called is not None and identity.preserved(called) == name
             if called and name and not dead and not identity.helps(store, domid):

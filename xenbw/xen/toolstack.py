@@ -1,4 +1,4 @@
-"""Which domains exist, asked of the toolstack: `xl list`, or `xm list` on hosts from before Xen 4.5."""
+"""Ask the toolstack which domains exist: `xl list`, or `xm list` on hosts with a Xen older than 4.5."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _RUNNING = re.compile(
     rb"(?P<name>.*?) +(?P<domid>\d{1,9}) +(?P<mem>\d+) +(?P<vcpus>\d+)"
     rb"(?: +(?P<state>[-?A-Za-z]{6})| {11}) +(?P<time>\d+\.\d)"
 )
-# xm lists a managed domain that is powered off with five blanks for the ID and ten for the state; tried first, since
-# the name's last word may be a number and stand where _RUNNING looks for the ID.
+# xm lists a managed domain that is powered off with five blanks for the ID and ten for the state. This pattern is tried
+# first, since the last word of a name may be a number, which _RUNNING would take for the ID.
 _POWERED_OFF = re.compile(rb"(?P<name>.*?) {7,}(?P<mem>\d+) +(?P<vcpus>\d+) +(?P<time>\d+\.\d)")
-# The columns and the blanks that fill the name's are never longer. What a row may match is read in so many bytes: of a
-# name that is a megabyte of blanks each could be where the columns begin.
+# The columns, with the blanks before them, are never longer, so only the last bytes of a row are matched. Otherwise, in
+# a name that is a megabyte of blanks, the columns could begin at each blank.
 _TAIL = 160
 
-# What printf makes of the name of a domain that is going away: it has left xenstore, the hypervisor still lists it.
+# What printf makes of the missing name of a domain that has left xenstore but is still listed by the hypervisor.
 _NAMELESS = "(null)"
 
 
@@ -33,9 +33,9 @@ _NAMELESS = "(null)"
 class Domain:
     """A line of the list. `domid` is None for a managed domain that is powered off (xm only).
 
-    `name` has no blanks at its end: the list fills its column with them, and a VM's own cannot be told from those.
-    `state` is six letters, dashes or question marks, "" where none is printed: running, blocked, paused, shut down,
-    crashed, dying.
+    `name` has no blanks at its end: the list fills its column with blanks, so blanks of the name cannot be recognised.
+    `state` is six letters, dashes or question marks: running, blocked, paused, shut down, crashed, dying. It is "" if
+    the list has none.
     """
 
     name: str
@@ -44,15 +44,15 @@ class Domain:
 
     @property
     def dying(self) -> bool:
-        """Whether it was destroyed, and is still listed: xend calls it Zombie-NAME."""
+        """Whether it was destroyed but is still listed; xend calls such a domain Zombie-NAME."""
         return self.state.endswith("d")
 
 
 def parse_list(output: bytes) -> tuple[Domain, ...]:
     """The domains in the output of `xl list` or `xm list`, Domain-0 included, in the order printed.
 
-    Lines that are no row are skipped (a name with a line break in it must not hide the other VMs), but output without
-    the header or without any row raises XenbwError: Domain-0 is always listed.
+    Lines that are not rows are skipped, since a name with a line break must not hide the other VMs. Output without the
+    header or without any row raises XenbwError: Domain-0 is always listed.
     """
     lines = iter(output.split(b"\n"))
     if not any(line.split()[:2] == [b"Name", b"ID"] for line in lines):
@@ -64,19 +64,19 @@ def parse_list(output: bytes) -> tuple[Domain, ...]:
 
 
 def guests(domains: Iterable[Domain]) -> tuple[Domain, ...]:
-    """The domains that may be VMs: all but Domain-0 and those that were destroyed."""
+    """The domains that may be VMs: all but Domain-0 and domains that were destroyed."""
     return tuple(domain for domain in domains if domain.domid != 0 and not domain.dying)
 
 
 @dataclass(frozen=True)
 class Toolstack:
-    """The host's toolstack: `command` is "xl" or "xm"."""
+    """The host's toolstack; `command` is "xl" or "xm"."""
 
     command: str
     run: Runner
 
     def list(self, timeout: float) -> tuple[Domain, ...]:
-        """The domains now, Domain-0 included. Waits at most `timeout` seconds.
+        """The domains that exist now, Domain-0 included. Waits at most `timeout` seconds.
 
         Raises XenbwError when the command is missing, hangs, fails or prints something else.
         """
@@ -90,7 +90,7 @@ class Toolstack:
 
 
 def detect(setting: str, run: Runner, which: Callable[[str], str | None] = shutil.which) -> Toolstack:
-    """The toolstack that `setting` (auto, xl or xm) asks for; auto takes xl where it is on PATH, else xm.
+    """The toolstack that `setting` (auto, xl or xm) asks for; auto means xl if it is on PATH, else xm.
 
     Raises XenbwError when auto finds neither, UsageError for another setting.
     """
@@ -105,7 +105,7 @@ def detect(setting: str, run: Runner, which: Callable[[str], str | None] = shuti
 
 
 def _row(line: bytes) -> Domain | None:
-    """A line without the blanks at its end, if it is one of the list."""
+    """The domain in a line, which has no blanks at its end; None if the line is not a row of the list."""
     start, tail = line[:-_TAIL], line[-_TAIL:]
     row = _POWERED_OFF.fullmatch(tail) or _RUNNING.fullmatch(tail)
     if row is None:

@@ -1,30 +1,24 @@
-"""The names of the VMs among the domains that the toolstack lists.
+"""Find the names of the VMs among the domains that the toolstack lists.
 
-The list alone does not tell them: it pads names with blanks, prints a line break as one, and has helper domains and
-crashed ones beside VMs. xenstore has each name whole, and says whose a domain is.
+The list alone is not enough: it pads names with blanks, prints a line break as a line break, and has helper domains
+and crashed domains beside VMs. xenstore has each name whole, and tells to which VM a domain belongs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from xenbw.text import base_name
 from xenbw.xen import identity
 from xenbw.xen.toolstack import Domain
-
-if TYPE_CHECKING:
-    from xenbw.xen.xenstore import XenStore
+from xenbw.xen.xenstore import StoreError, XenStore
 
 _CONNECTED = "4"  # xen/include/public/io/xenbus.h, XenbusStateConnected
 
 
 def of(listed: Iterable[Domain], *, xend: bool) -> list[str]:
-    """The VMs' names, in the order listed; of a migration to this very host, one twice. xend: it was xm that listed.
-    Where xenstore does not answer, the list has to do."""
-    # pyxs takes its time to import, and only what lists domains needs it.
-    from xenbw.xen.xenstore import StoreError, XenStore
-
+    """The VMs' names, in the order of the list; a VM that migrates to its own host is there twice. xend: whether xm
+    made the list. If xenstored does not answer, the names are taken from the list."""
     listed = list(listed)
     try:
         with XenStore() as store:
@@ -34,7 +28,7 @@ def of(listed: Iterable[Domain], *, xend: bool) -> list[str]:
 
 
 def _names(store: XenStore, domain: Domain, xend: bool) -> Iterator[str]:
-    """The name of the domain's VM; none for one that is no VM, or gone."""
+    """The name of the domain's VM; nothing if the domain is not a VM or is gone."""
     if domain.domid is None:
         yield domain.name
         return
@@ -50,7 +44,7 @@ def _names(store: XenStore, domain: Domain, xend: bool) -> Iterator[str]:
 
 
 def _runs(store: XenStore, domid: int) -> bool:
-    """Whether a guest has connected a vif, as one that is being received has not."""
+    """Whether the guest has connected a vif; a domain that is still being received has not."""
     vifs = f"/local/domain/0/backend/vif/{domid}"
     return any(store.read(f"{vifs}/{devid}/state") == _CONNECTED for devid in store.numbers(vifs))
 

@@ -1,7 +1,7 @@
-"""xenstore, read only: what the toolstack wrote about a vif and its domain.
+"""Read from xenstore what the toolstack wrote about a vif and its domain.
 
-Guests can write below their own device/, data/ and control/: nothing there is read, and a backend's `frontend` (a
-path into device/) is not followed.
+Guests can write below their own device/, data/ and control/. Nothing there is read, and a backend's `frontend`, which
+is a path into device/, is not followed.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from xenbw.xen import identity
-from xenbw.xen.connection import Connection, StoreError, default_socket
+from xenbw.xen.connection import Connection, StoreError
 from xenbw.xen.survey import Outside, survey
+from xenbw.xen.wire import socket_path
 
-__all__ = ["Answer", "Lookup", "StoreError", "Survey", "VifFacts", "XenStore", "default_socket"]
+__all__ = ["Answer", "Lookup", "StoreError", "Survey", "VifFacts", "XenStore"]
 
 _CONNECTED = "4"  # xen/include/public/io/xenbus.h, XenbusStateConnected
 
 
 @dataclass(frozen=True)
 class VifFacts:
-    """A vif as xenstore knows it; None is what xenstore does not say.
+    """What xenstore says about a vif; None if it does not say.
 
-    `name` is the VM's own name, without xl's migration suffixes and what libxl calls a crashed domain that is kept; for
-    the vif of a stub device model, its guest's. `called` is that domain's name as it stands there. `runs`: the guest
-    has connected the vif, so its domain is not one that is still being received. `ips` is the backend's `ip` as it was
-    configured: addresses separated by spaces, perhaps with prefix lengths, "" when none. `interface` is the configured
-    `vifname`.
+    `name` is the VM's name, without the suffixes that xl appends during a migration and libxl to a crashed domain that
+    is kept; for the vif of a stub device model it is the name of the guest. `called` is the domain's name in xenstore.
+    `runs`: the guest has connected the vif, so its domain is no longer being received. `ips` is the backend's `ip` as
+    configured: addresses separated by spaces, perhaps with prefix lengths; "" if there is none. `interface` is the
+    configured `vifname`.
     """
 
     domid: int
@@ -53,7 +54,7 @@ class XenStore:
 
     def __init__(self, path: str | None = None, *, timeout: float = 5.0) -> None:
         self._timeout = timeout
-        self._connection = Connection(path or default_socket())
+        self._connection = Connection(path or socket_path())
 
     def __enter__(self) -> Self:
         return self
@@ -62,27 +63,28 @@ class XenStore:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connection; closing twice is fine."""
+        """Close the connection; a second call does nothing."""
         self._connection.close()
 
     def read(self, path: str) -> str | None:
-        """The value at `path` (a relative path is below /local/domain/0), None when absent. Raises StoreError."""
+        """The value at `path` (a relative path is below /local/domain/0), None when there is no such node. Raises
+        StoreError."""
         return self._connection.read(path, time.monotonic() + self._timeout)
 
     def owner(self, path: str) -> int | None:
-        """The domain that owns the node at `path`, None when absent. Raises StoreError."""
+        """The domid that owns the node at `path`, None when there is no such node. Raises StoreError."""
         return self._connection.owner(path, time.monotonic() + self._timeout)
 
     def numbers(self, path: str) -> set[int]:
-        """The children of `path` whose names are numbers; none where there is no such path. Debian's vif-bridge puts
-        others beside the domains (xen-network-common.sh, set_mtu of a renamed vif). Raises StoreError."""
+        """The children of `path` whose names are numbers; none if there is no such node. Debian's vif-bridge writes
+        other nodes beside the domains (xen-network-common.sh, set_mtu of a renamed vif). Raises StoreError."""
         names = self._connection.children(path, time.monotonic() + self._timeout)
         return {int(name) for name in names if name.isdigit()}
 
     def vif(self, domid: int, devid: int) -> VifFacts | None:
         """The facts about a vif, None when xenstore has no such vif. Raises StoreError.
 
-        The keys are read one by one: of a vif that is going away, some may be missing already.
+        The keys are read one by one, since some keys of a vif that is being removed may already be missing.
         """
         store = _InTime(self._connection, time.monotonic() + self._timeout)
 
@@ -95,7 +97,7 @@ class XenStore:
         if not (frontend_id.isascii() and frontend_id.isdigit()):
             raise StoreError(f"backend/vif/{domid}/{devid}: frontend-id is {frontend_id!r}, not a domid")
         state = backend("state")
-        # Read after the state: a domain that is being received gets its name before it may run.
+        # The name is read after the state, since a domain that is being received gets its name before it may run.
         whose = identity.served(store, int(frontend_id))
         called = store.read(f"/local/domain/{whose}/name")
         vm = store.read(f"/local/domain/{whose}/vm")
@@ -111,13 +113,13 @@ class XenStore:
             interface=backend("vifname") or None,
             script=backend("script"),
             called=called or None,
-            # A stub runs before its guest does.
+            # A stub device model runs before its guest does.
             runs=state == _CONNECTED and whose == int(frontend_id),
         )
 
 
 class _InTime:
-    """What identity asks: all of it until one deadline."""
+    """The connection as identity.py uses it, with one deadline for all requests."""
 
     def __init__(self, connection: Connection, deadline: float) -> None:
         self._connection, self._deadline = connection, deadline
@@ -131,7 +133,7 @@ class _InTime:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a lookup: the facts, or None when there is no such vif, or why it could not be told."""
+    """The result of a lookup: the facts, None if there is no such vif, or the error that prevented the lookup."""
 
     domid: int
     devid: int
@@ -141,23 +143,24 @@ class Answer:
 
 @dataclass(frozen=True)
 class Survey:
-    """What became of a survey: the domains of which not all traffic is seen here, or why that could not be told."""
+    """The result of a survey: the domains of which this dom0 does not see all traffic, or the error that prevented the
+    survey."""
 
     domains: tuple[Outside, ...]
     error: StoreError | None = None
 
 
-# What the thread is asked: a vif by (domid, devid), or for a survey.
+# A question to the thread: a vif by (domid, devid), or a survey.
 _SURVEY = None
 _Question = tuple[int, int] | None
 
 
 class Lookup:
-    """Asks xenstore from a thread of its own, so that a hung xenstored never stalls who asks.
+    """Asks xenstore from a thread of its own, so that a hung xenstored never stalls the caller.
 
-    `fileno()` is readable while answers wait. When a request fails (at the latest after `timeout` seconds), all that
-    wait behind it fail with it, and the next is tried on a fresh connection `pause` seconds later. Every wait of the
-    thread ends, so it is one thread however often xenstored hangs, and it never keeps the process from exiting.
+    `fileno()` is readable while there are answers. When a question fails (after `timeout` seconds at the latest), all
+    waiting questions fail with it, and the next one is tried on a new connection `pause` seconds later. Every wait of
+    the thread ends, so one thread is enough however often xenstored hangs, and it never keeps the process from exiting.
     """
 
     def __init__(self, path: str | None = None, *, timeout: float = 5.0, pause: float = 1.0) -> None:
@@ -168,28 +171,28 @@ class Lookup:
         self._answered: deque[Answer | Survey] = deque()
         self._surveying = threading.Event()
         self._closed = threading.Event()
-        # A pair of sockets and not an eventfd: writing to a closed socket fails, its number is not somebody else's.
+        # Not an eventfd: its number may belong to another file once it is closed, while a closed socket refuses writes.
         self._readable, self._bell = socket.socketpair()
         self._readable.setblocking(False)
         self._bell.setblocking(False)
         threading.Thread(target=self._serve, name="xenstore-lookup", daemon=True).start()
 
     def fileno(self) -> int:
-        """For a selector: readable while answers wait."""
+        """For a selector: readable while there are answers."""
         return self._readable.fileno()
 
     def ask(self, domid: int, devid: int) -> None:
-        """Ask for the facts about a vif; returns at once, the answer comes through `answers`."""
+        """Ask for the facts about a vif. Returns at once; `answers` returns the answer later."""
         self._asked.put((domid, devid))
 
     def survey(self) -> None:
-        """Ask for a survey, unless one is under way; returns at once, the answer comes through `answers`."""
+        """Ask for a survey, unless one is under way. Returns at once; `answers` returns the result later."""
         if not self._surveying.is_set():
             self._surveying.set()
             self._asked.put(_SURVEY)
 
     def answers(self) -> list[Answer | Survey]:
-        """The answers that have come since the last call, oldest first; never waits."""
+        """The answers that arrived since the last call, oldest first; never waits."""
         try:
             self._readable.recv(4096)
         except BlockingIOError:
@@ -197,9 +200,9 @@ class Lookup:
         return [self._answered.popleft() for _ in range(len(self._answered))]
 
     def close(self) -> None:
-        """Stop asking; what was asked and not answered is forgotten. Does not wait for the thread."""
+        """Stop the thread without waiting for it. Questions that it has not answered are dropped."""
         self._closed.set()
-        self.ask(0, 0)  # wakes the thread from its wait for a request
+        self.ask(0, 0)  # wakes the thread, which waits for a question
         self._readable.close()
         self._bell.close()
 
@@ -235,4 +238,4 @@ class Lookup:
         try:
             self._bell.send(b"\0")
         except OSError:
-            return  # closed, or so many answers wait that the bell rings anyway
+            return  # the lookup was closed, or so many answers wait that the socket is readable anyway

@@ -1,4 +1,4 @@
-"""What `xentop -b -f -n -i 1` prints, as samples: state and network counters of each domain."""
+"""Parse the output of `xentop -b -f -n -i 1`: state and network counters of each domain."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from xenbw.errors import XenbwError
 from xenbw.text import decode
 
-# A counter of 64 bits has no more digits, and no xentop has more than 19 columns (tools/xentop/xentop.c, fields[]). A
-# domain may be called like either, with more.
+# A counter of 64 bits has no more digits, and xentop has at most 19 columns (tools/xentop/xentop.c, fields[]). The
+# name of a domain may look like a counter or a header with more.
 _DIGITS, _COLUMNS = 20, 40
 # "Net%d RX: %8llubytes %8llupkts %8lluerr %8lludrop  TX: …" (tools/xentop/xentop.c, do_network).
 _NET = re.compile(
@@ -19,16 +19,16 @@ _NET = re.compile(
     rb" *TX: *(?P<tx_bytes>\d{1,20})bytes *(?P<tx_packets>\d{1,20})pkts *\d+err *(?P<tx_drops>\d{1,20})drop *"
 )
 _NAME_AND_STATE = rb"(?P<name>.*) (?P<state>[-dsbcpr]{6})"
-# MAXMEM(k) of a domain without a limit is "no limit", the one value of two words (print_maxmem).
+# MAXMEM(k) of a domain without a limit is "no limit", the only value of two words (print_maxmem).
 _VALUE = rb" +(no limit|\S+)"
 
 
 @dataclass(frozen=True)
 class NetSample:
-    """One network of a domain, counted since its vif was connected.
+    """The counters of one network of a domain since its vif was connected.
 
-    `index` is the position among the domain's interfaces in /proc/net/dev, not the devid. Received (rx) and
-    transmitted (tx) are the backend's view: rx comes from the guest, tx goes to the guest.
+    `index` is the position among the domain's interfaces in /proc/net/dev, not the devid. Received (rx) and transmitted
+    (tx) are the backend's view: rx comes from the guest, tx goes to the guest.
     """
 
     index: int
@@ -54,8 +54,8 @@ class NetSample:
 class DomainSample:
     """One domain. `nets` is the number of its networks; `tx_kib` and `rx_kib` are their sums, rounded down to KiB.
 
-    The three are None where this xentop has no such column. `networks` is empty without `-n`. Without `-f` the name
-    is cut to 10 bytes. `state` is six letters or dashes: dying, shut down, blocked, crashed, paused, running.
+    These three are None if xentop prints no such column. `networks` is empty without `-n`. Without `-f` the name is cut
+    to 10 bytes. `state` is six letters or dashes: dying, shut down, blocked, crashed, paused, running.
     """
 
     name: str
@@ -69,8 +69,8 @@ class DomainSample:
 def parse(output: bytes) -> tuple[DomainSample, ...]:
     """The domains of the last complete iteration in `output`, in the order printed.
 
-    Columns are found by the header, since Xen's versions print different ones. Lines of other kinds (`-v`, `-x`) are
-    skipped. Raises XenbwError when there is no complete iteration.
+    Columns are found by the header, since versions of Xen print different columns. Lines of other kinds (`-v`, `-x`)
+    are skipped. Raises XenbwError when there is no complete iteration.
     """
     iterations = [_domains(columns, rows) for columns, rows in _iterations(output)]
     with_networks = any(domain.networks for domains in iterations for domain in domains)
@@ -81,11 +81,12 @@ def parse(output: bytes) -> tuple[DomainSample, ...]:
 
 
 def parse_once(output: bytes) -> tuple[DomainSample, ...]:
-    """The domains that one iteration (`-i 1`) with networks (`-n`) prints, in the order printed; those of which it does
-    not have all networks are left out. Raises XenbwError when there is no header or no domain.
+    """The domains that one iteration (`-i 1`) with networks (`-n`) prints, in the order printed, without domains whose
+    networks are not all there. Raises XenbwError when there is no header or no domain.
 
-    A name may hold line breaks, and so may look like lines of other domains: a domain of which there seem to be two is
-    perhaps neither. It cannot hide one: the header comes before all names, and a domain's networks follow its own line.
+    A name may contain line breaks, and so may look like lines of other domains: if a domain seems to be there twice,
+    perhaps neither is real. A name cannot hide a domain, since the header comes before all names, and a domain's
+    networks follow its own line.
     """
     lines = iter(output.split(b"\n"))
     columns = next((words for line in lines if (words := line.split())[:2] == [b"NAME", b"STATE"]), [])
@@ -118,7 +119,7 @@ def _iterations(output: bytes) -> Iterator[tuple[list[bytes], list[bytes]]]:
 
 def _domains(columns: list[bytes], lines: list[bytes]) -> tuple[DomainSample, ...]:
     names = [column.decode("ascii", errors="replace") for column in columns[2:]]
-    # Read from the right end: the name on the left may hold spaces, colons and digits and be wider than its column.
+    # A row is read from its right end: the name may contain spaces, colons and digits and be wider than its column.
     row_pattern = re.compile(_NAME_AND_STATE + _VALUE * len(names) + rb" *")
     domains: list[DomainSample] = []
     for line in lines:
@@ -150,6 +151,6 @@ def _number(value: bytes | None) -> int | None:
 
 
 def _is_complete(domains: tuple[DomainSample, ...], with_networks: bool) -> bool:
-    """Whether the end is there: with `-n`, exactly NETS lines follow each domain (do_network)."""
+    """Whether the output was not cut off: with `-n`, exactly NETS lines follow each domain (do_network)."""
     cut = with_networks and any(domain.nets not in (None, len(domain.networks)) for domain in domains)
     return bool(domains) and not cut

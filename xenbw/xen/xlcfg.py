@@ -1,6 +1,6 @@
-"""The grammar of xl's config files, as libxlutil reads it (tools/libs/util/libxlu_cfg_l.l, _y.y and libxlu_cfg.c).
+"""Parse xl's config files with libxlutil's grammar (tools/libs/util/libxlu_cfg_l.l, _y.y and libxlu_cfg.c).
 
-Reads bytes, accepts and refuses exactly what Xen 4.17's library does, its oddities included, and evaluates nothing.
+The parser reads bytes, accepts and refuses exactly what Xen 4.17's library does, oddities included, and runs nothing.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TypeAlias
 from xenbw.text import decode
 
 Value: TypeAlias = "str | tuple[Value, ...]"
-# Both can be added to in place: `+=` again and again would else copy all that there is each time.
+# Both types can grow in place; otherwise each of many `+=` would copy the whole value.
 _Raw: TypeAlias = "bytearray | list[_Raw]"
 
-# Far above any real config (vNUMA nests two deep); keeps hostile input from exhausting the stack.
+# Far more than in any real config (vNUMA nests two deep), so that hostile input cannot exhaust the stack.
 _MAX_DEPTH = 100
 
 _TOKEN = re.compile(
@@ -37,7 +37,7 @@ _STRTOUL = re.compile(rb"[ \t\v\f\r]*[+-]?[0-9]+")
 
 
 class ConfigSyntaxError(Exception):
-    """The text is not in the grammar: `reason`, at `line` (counted from 1)."""
+    """The text does not follow the grammar: `reason`, at `line` (counted from 1)."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(f"line {line}: {reason}")
@@ -160,7 +160,7 @@ def _dequoted(token: _Token) -> bytearray:
 
 
 def _escape(body: bytes, at: int, line: int) -> tuple[bytes, int]:
-    r"""What the escape whose letter stands at `at` means, and where the text goes on.
+    r"""What the escape with its letter at `at` means, and where the text continues.
 
     xlu__cfgl_dequote checks a number after \0 to \7 (decimal, two or three characters) and then forgets to store it;
     its check of \x can never pass.

@@ -1,7 +1,7 @@
-"""Config files in the older style of xm, which were Python: read from the syntax tree, never run.
+"""Parse config files in the older style of xm, which were Python: their syntax tree is read, and nothing is run.
 
-Only what is written out is known: strings, integers, lists and tuples of them, `+` between them and names assigned so
-before. What a condition, loop, function or `%` computes is unknown.
+Only literal values are known: strings, integers, lists and tuples of them, `+` between them, and names to which such a
+value was assigned before. A value that a condition, a loop, a function or `%` computes is unknown.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from xenbw.xen.xlcfg import ConfigSyntaxError, Value
 
 _Known: TypeAlias = "str | int | tuple[_Known, ...]"
 
-# What a file of 1 MiB can write out, and some room for `+`. A short file can double a value again and again.
+# Enough for the literals of a file of 1 MiB and some `+`. A short file can double a value again and again.
 _MOST = 4 << 20
-# What only running the file would tell is said of these, which a file of settings is read for.
+# The settings for which config files are read; the admin is told if only running the file would reveal them.
 _NEEDED = frozenset({"name", "vif"})
-# Whoever calls one of them may give a value to any name.
+# A call of one of these functions may give a value to any name.
 _OTHER_CODE = frozenset({"execfile", "exec", "eval", "globals", "locals", "vars", "setattr", "__import__"})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`known` settings, integers as their decimal text, and the names of those that only running it would tell."""
+    """`known` settings, integers as decimal text, and the names of settings that only running the file would reveal."""
 
     known: dict[str, Value]
     unknown: frozenset[str]
 
 
 def parse(data: bytes) -> Settings:
-    """The settings in `data`. Raises ConfigSyntaxError where it is not Python, or its values are huge."""
+    """The settings in `data`. Raises ConfigSyntaxError if it is not Python, or its values are huge."""
     try:
         reader = _Reader()
         for statement in _syntax_tree(data).body:
@@ -48,21 +48,21 @@ def parse(data: bytes) -> Settings:
 
 def _syntax_tree(data: bytes) -> ast.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # '\d' and the like; the admin's Python is not ours to judge
-        # xm's Python had byte strings: Latin-1 keeps each byte as one character until the value is decoded.
+        warnings.simplefilter("ignore")  # for '\d' and the like, which are no concern of ours
+        # xm's Python had byte strings: as Latin-1 each byte stays one character until the value is decoded.
         return ast.parse(data.decode("latin-1"))
 
 
 @dataclass(frozen=True)
 class _Literal:
-    """A value that is written out, and its size: characters, with one for each item of a list."""
+    """A literal value and its size: its characters, plus one for each item of a list."""
 
     value: _Known
     size: int
 
 
 class _Reader:
-    """What is known after the statements so far."""
+    """The settings that are known after the statements read so far."""
 
     def __init__(self) -> None:
         self.known: dict[str, _Literal] = {}
@@ -70,9 +70,9 @@ class _Reader:
         self._room = _MOST
 
     def take(self, statement: ast.stmt) -> None:
-        """Go on by one statement. Raises ConfigSyntaxError."""
+        """Read the next statement. Raises ConfigSyntaxError."""
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Name):
-            # Python, but what a file looks like whose writing stopped in the middle of a word.
+            # This is Python, but more likely a file that was cut off in the middle of a word.
             raise ConfigSyntaxError(statement.lineno, "expected 'name = value'")
         names, value = self._assignment(statement)
         if _runs_other_code(statement):
@@ -87,7 +87,7 @@ class _Reader:
             self.known |= dict.fromkeys(names, value)
 
     def _assignment(self, statement: ast.stmt) -> tuple[set[str], _Literal | None]:
-        """The names and the value of a plain `name = value` or `name += value`; no value for any other statement."""
+        """The names and the value of a plain `name = value` or `name += value`; no value for other statements."""
         match statement:
             case ast.Assign(targets=targets, value=value):
                 names = {target.id for target in targets if isinstance(target, ast.Name)}
@@ -98,7 +98,7 @@ class _Reader:
                 return set(), None
 
     def _names_touched(self, statement: ast.stmt) -> Iterator[str]:
-        """The names that `statement` may give another value: those it binds, and lists that it could change."""
+        """The names whose values `statement` may change: the names that it binds, and lists that it uses."""
         for node in ast.walk(statement):
             match node:
                 case ast.Name(id=name, ctx=ast.Load()):
@@ -146,14 +146,14 @@ class _Reader:
         return _Literal(value, size)
 
     def _take_room(self, size: int, line: int) -> None:
-        """Count what is built, of which a sum or a list of lists may be far more than the file says."""
+        """Count the size of all values: sums and lists of lists may grow far larger than the file."""
         self._room -= size
         if self._room < 0:
             raise ConfigSyntaxError(line, "its values are larger than those of any domain")
 
 
 def _runs_other_code(statement: ast.stmt) -> bool:
-    """Whether a statement runs code that is not in the file, which may give a value to any name."""
+    """Whether a statement runs code from outside the file, which may give a value to any name."""
     for node in ast.walk(statement):
         match node:
             case ast.ImportFrom(names=[ast.alias(name="*")]):
@@ -170,5 +170,5 @@ def _text(value: _Known) -> Value:
         return str(value)
     try:
         return decode(value.encode("latin-1"))
-    except UnicodeEncodeError:  # written as \u….: text already
+    except UnicodeEncodeError:  # it was written as \u…, so it is text already
         return value

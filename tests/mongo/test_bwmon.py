@@ -1,4 +1,4 @@
-"""The book leaves as a file and comes back; the 2014 script's database becomes ours. Against a genuine mongod."""
+"""xenbw import-bwmon takes over the 2014 script's database, from a genuine mongod or from a dump of it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from zoneinfo import ZoneInfo
 import bson
 import pytest
 from bson import json_util
-from bson.decimal128 import Decimal128
-from bson.int64 import Int64
 from bson.objectid import ObjectId
 
-from tests.mongo.test_fleet import base, with_book
+from tests.mongo.test_fleet import with_book
 from tests.support.console import Console, StandIn
-from tests.support.mongoaccess import KEEPER
 from tests.support.mongod import Mongod
 from xenbw import quota
+from xenbw.ledger import usagelog
 from xenbw.model import Count, Counters
 
 pytestmark = pytest.mark.mongo
@@ -32,120 +30,6 @@ GB = 2**30
 @pytest.fixture
 def console(tmp_path: Path, server: Mongod) -> Console:
     return with_book(tmp_path, server.uri)
-
-
-# the book
-
-
-def fill(server: Mongod) -> dict[str, list[dict[str, Any]]]:
-    """Something in each collection, with what a panel may add in `vms`."""
-    at = datetime(2026, 3, 20, 12, 0, 0, 123000, UTC)
-    database = base(server)
-    database.vms.insert_one(
-        {"_id": "web1", "limit_bytes": Int64(2**62 + 1), "owner": ObjectId(), "rate": 0.1, "price": Decimal128("1.10")}
-    )
-    database.vms.insert_one({"_id": 'é"\n\x1b', "limit_bytes": None, "unlimited": True, "notes": {"a": [1, [2.0]]}})
-    database.hosts.insert_one({"_id": "dom0-a", "seen_at": at, "backlog": Int64(0)})
-    database.bindings.insert_one({"_id": "dom0-a/1", "ips": ["192.0.2.9"], "ended_at": None})
-    database.events.insert_one({"_id": "dom0-a/2", "at": at, "text": "over"})
-    database.usage.insert_many({"_id": f"dom0-a/{n}", "in_bytes": Int64(n), "start": at} for n in range(2500))
-    database.samples.insert_one({"_id": "dom0-a/3", "at": at, "in_raw": Int64(2**63 - 1)})
-    return contents(server)
-
-
-def contents(server: Mongod) -> dict[str, list[dict[str, Any]]]:
-    database = base(server)
-    return {name: list(database[name].find().sort("_id")) for name in sorted(database.list_collection_names())}
-
-
-def test_a_book_comes_back_as_it_was(console: Console, server: Mongod, tmp_path: Path) -> None:
-    before = fill(server)
-    path = str(tmp_path / "book.jsonl")
-    assert "the book, 2,506 records" in console.done("export", "--book", path)
-    server.client().drop_database(KEEPER.database)
-    said = console.done("import", "--book", path)
-    assert "2,500 usage" in said
-    assert contents(server) == before
-    kinds = base(server).usage.aggregate([{"$group": {"_id": {"$type": "$in_bytes"}}}])
-    assert [kind["_id"] for kind in kinds] == ["long"]
-
-
-def test_integers_and_dates_are_written_plainly(console: Console, server: Mongod) -> None:
-    fill(server)
-    records = [json.loads(line) for line in console.done("export", "--book").splitlines()]
-    vm = next(record for record in records if record.get("document", {}).get("_id") == "web1")
-    assert vm["document"]["limit_bytes"] == 2**62 + 1
-    host = next(record for record in records if record.get("collection") == "hosts")
-    assert host["document"]["seen_at"] == {"$date": "2026-03-20T12:00:00.123Z"}
-
-
-def test_repeating_an_import_changes_nothing_and_spares_what_is_not_in_the_file(
-    console: Console, server: Mongod, tmp_path: Path
-) -> None:
-    fill(server)
-    path = str(tmp_path / "book.jsonl")
-    console.done("export", "--book", path)
-    base(server).vms.insert_one({"_id": "web9"})
-    base(server).vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": 1}})
-    console.done("import", "--book", path)
-    once = contents(server)
-    console.done("import", "--book", path)
-    assert contents(server) == once
-    assert {vm["_id"]: vm.get("limit_bytes") for vm in once["vms"]} == {
-        "web1": 2**62 + 1,
-        "web9": None,
-        'é"\n\x1b': None,
-    }
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "{",
-        "[1]",
-        '{"collection": "vms"}',
-        '{"collection": "system.users", "document": {"_id": 1}}',
-        '{"collection": ["vms"], "document": {"_id": 1}}',
-        '{"collection": "vms", "document": {"name": "web1"}}',
-        '{"collection": "vms", "document": [1]}',
-        '{"collection": "vms", "document": {"_id": 1, "n": 9223372036854775808}}',
-        '{"collection": "vms", "document": {"_id": 1, "at": {"$date": "never"}}}',
-        '{"collection": "vms", "document": {"_id": {"$oid": "x"}}}',
-        '{"collection": "vms", "document": {"_id": 1, "$set": {}}}',
-        '{"collection": "vms", "document": {"_id": "\\ud800"}}',
-        '{"collection": "vms", "document": {"_id": 1, "a\\u0000b": 1}}',
-        '{"collection": "vms", "document": {"_id": 1, "deep": ' + "[" * 9000 + "]" * 9000 + "}}",
-    ],
-)
-def test_a_line_that_is_no_document_is_named_and_nothing_is_written(
-    console: Console, server: Mongod, tmp_path: Path, line: str
-) -> None:
-    path = tmp_path / "book.jsonl"
-    good = '{"collection": "vms", "document": {"_id": "web1"}}'
-    path.write_text(f'{{"xenbw": "book", "format": 1}}\n{good}\n{line}\n{{"end": 2}}\n')
-    result = console.run("import", "--book", str(path))
-    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1), result
-    assert f"{path}:3: " in result.stderr
-    assert contents(server) == {}
-
-
-def test_a_server_that_fails_meanwhile_is_one_line_and_repeating_it_makes_it_whole(
-    console: Console, server: Mongod, tmp_path: Path
-) -> None:
-    before = fill(server)
-    path = str(tmp_path / "book.jsonl")
-    console.done("export", "--book", path)
-    server.client().drop_database(KEEPER.database)
-    server.fail("update", mode={"skip": 2}, errorCode=8000)
-    result = console.run("import", "--book", path)
-    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
-    assert "repeating it is safe" in result.stderr
-    server.heal()
-    console.done("import", "--book", path)
-    assert contents(server) == before
-
-
-# the 2014 script
 
 
 def stamp(at: datetime) -> dict[str, Any]:
@@ -200,7 +84,7 @@ def used(console: Console, name: str) -> Counters:
     with console.ledger() as ledger:
         vm = ledger.vm_named(name)
         assert vm is not None
-        return ledger.usage_in(vm.id, MONTH)
+        return usagelog.of_period(ledger, vm.id, MONTH)
 
 
 def snapshot(console: Console) -> list[tuple[Any, ...]]:
@@ -259,7 +143,7 @@ def test_of_its_calendar_months_only_what_it_counted_in_the_present_period_is_ta
     with console.ledger() as ledger:
         vm = ledger.vm_named("web1")
         assert vm is not None
-        assert ledger.usage_in(vm.id, start) == Counters((script.now - start).days * GB, 0)
+        assert usagelog.of_period(ledger, vm.id, start) == Counters((script.now - start).days * GB, 0)
     once = snapshot(console)
     console.done("import-bwmon", script.uri)
     assert snapshot(console) == once

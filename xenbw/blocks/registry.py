@@ -1,0 +1,70 @@
+"""All blocks, in the order in which they are put: one line each.
+
+The registry is a module of its own, and not the room's __init__: the hook imports modules of this room at each boot of
+a VM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from xenbw.blocks import latch_text, link, restore, seal
+from xenbw.blocks.block import Block
+from xenbw.blocks.latch import Latch
+from xenbw.blocks.link import Link
+from xenbw.blocks.seal import Seal
+from xenbw.nft.chains import Chains
+from xenbw.nft.tables import Tables
+
+
+@dataclass(frozen=True)
+class Means:
+    """What blocks work with. chains: those that the meter uses as well. run_dir: xenbw's folder under /run."""
+
+    tables: Tables
+    chains: Chains
+    run_dir: str
+
+
+class _Entry(NamedTuple):
+    """make: builds the block. undo: shell commands that take away everything that the block ever put, for the removal
+    of the package, when no Python of ours is left."""
+
+    make: Callable[[Means], Block]
+    undo: str
+
+
+def _null_route(version: int) -> Block:
+    # python-iptables takes 0.25 s to import, and most commands put no block.
+    from xenbw.blocks.iptables import Iptables
+
+    return Iptables(version)
+
+
+REGISTRY: Mapping[str, _Entry] = {
+    "seal": _Entry(lambda means: Seal(means.chains), seal.UNDO),
+    "iptables": _Entry(lambda _: _null_route(4), restore.UNDO[4]),
+    "ip6tables": _Entry(lambda _: _null_route(6), restore.UNDO[6]),
+    "link": _Entry(lambda means: Link(means.run_dir), link.UNDO),
+    "latch": _Entry(lambda means: Latch(means.tables, means.run_dir), latch_text.UNDO),
+}
+
+
+NULL_ROUTES = {4: "iptables", 6: "ip6tables"}
+"""The names of the blocks that null-route addresses, by IP version."""
+
+
+def blocks(means: Means) -> list[Block]:
+    """One of each, in order."""
+    return [entry.make(means) for entry in REGISTRY.values()]
+
+
+def undo() -> str:
+    """Shell commands that take all blocks away. `python3 -m xenbw.blocks.registry` prints them."""
+    return "".join(f"# {name}\n{entry.undo}\n" for name, entry in REGISTRY.items())
+
+
+if __name__ == "__main__":
+    print(undo(), end="")  # noqa: T201

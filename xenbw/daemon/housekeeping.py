@@ -1,0 +1,139 @@
+"""What the daemon does from time to time: a table of chores, each with its seconds and one short method."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+from xenbw.accounting import Tally
+from xenbw.config import Settings
+from xenbw.daemon.accounts import Accounts
+from xenbw.daemon.now import Now
+from xenbw.enforce.protect import Protected
+from xenbw.errors import MeterError
+from xenbw.ledger import digests, prune, usagelog
+from xenbw.ledger.ledger import Ledger, LedgerError
+from xenbw.meters.metering import Metering
+from xenbw.rundir import pending
+from xenbw.vifs.census import Census
+from xenbw.vifs.orphans import Orphans
+
+_SAMPLE = 60.0
+_LOOK = 60.0
+_PROTECT = 60.0
+_PRUNE = 60.0
+# A round of the loop may come a little early.
+_EARLY = 0.05
+
+
+class Every:
+    """Something that is due each so many seconds of uptime."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self._last = seconds, float("-inf")
+
+    def due(self, elapsed: float) -> bool:
+        """Whether it is due; if so, it is due again that many seconds from now."""
+        if elapsed - self._last < self.seconds - _EARLY:
+            return False
+        self._last = elapsed
+        return True
+
+    def hasten(self) -> None:
+        """Let it be due at once."""
+        self._last = float("-inf")
+
+
+class Housekeeping:
+    """The chores."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        tally: Tally,
+        metering: Metering,
+        census: Census,
+        orphans: Orphans,
+        accounts: Accounts,
+        protected: Protected,
+        now: Now,
+        boot_id: str,
+    ) -> None:
+        self.settings, self._ledger, self._tally, self._metering = settings, ledger, tally, metering
+        self._census, self._orphans, self._accounts, self._protected = census, orphans, accounts, protected
+        self._now, self._boot_id = now, boot_id
+        self._asking: threading.Thread | None = None
+        self._look = Every(_LOOK)
+        self._chores: list[tuple[Every, Callable[[], bool | None]]] = [
+            (self._look, self._look_around),
+            (Every(_SAMPLE), self._sample),
+            (Every(_PROTECT), self._protect),
+            (Every(_PRUNE), self._prune),
+        ]
+
+    def hasten(self) -> None:
+        """An event could not be taken note of: look at every interface at once."""
+        self._look.hasten()
+
+    def configure(self, settings: Settings) -> None:
+        """Go by this configuration from now on: everything is due at once."""
+        self.settings = settings
+        for every, _ in self._chores:
+            every.hasten()
+
+    def run(self) -> bool:
+        """Do what is due. Whether bindings changed."""
+        changed = False
+        for every, chore in self._chores:
+            if every.due(self._now.tick.elapsed):
+                try:
+                    changed = bool(chore()) or changed
+                except LedgerError as error:
+                    every.hasten()
+                    self._accounts.failed(error)
+        return changed
+
+    def _look_around(self) -> bool:
+        """Look at every interface, and claim the counters of those that came and went unseen."""
+        at = self._now.moment.at
+        changed = self._census.rescan(at, at, dict)
+        self._census.churn.look(at)
+        # Hooks whose calls are not recorded yet may tell whose an interface was.
+        folder = pending.folder(self.settings.daemon.run_dir)
+        if not folder.is_dir() or not any(folder.iterdir()):
+            try:
+                changed = self._orphans.claim(at) or changed
+                self._orphans.lost(self._metering.sweep(), at)
+            except MeterError as error:
+                self._accounts.meter_failed(error)
+        self._census.ask(at, everyone=True)
+        return changed
+
+    def _sample(self) -> None:
+        usagelog.add_readings(self._ledger, self._tally.readings(), self._now.moment.at)
+
+    def _protect(self) -> None:
+        """Find out which addresses are never to be blocked, in a thread: the resolver may take its time."""
+        if self._asking is None or not self._asking.is_alive():
+            settings = self.settings
+            self._asking = threading.Thread(
+                target=lambda: self._protected.refresh(settings.helpers, settings.mongodb.uri),
+                name="protect",
+                daemon=True,
+            )
+            self._asking.start()
+
+    def _prune(self) -> None:
+        """Drop old readings and history, and fold earlier lives of VMs that come and go into digests, once all that
+        they counted is in the ledger."""
+        if not self._now.moment.trusted:
+            return
+        at, keep = self._now.moment.at, self.settings.ledger
+        prune.prune(self._ledger, at - timedelta(days=keep.keep_readings), at - timedelta(days=keep.keep_history))
+        try:
+            if self._accounts.commit():
+                digests.fold(self._ledger, self._boot_id, self._metering.busy)
+        except MeterError as error:
+            self._accounts.meter_failed(error)

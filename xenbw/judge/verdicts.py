@@ -1,0 +1,142 @@
+"""Verdicts: the pure rule (quota.py) asked of each VM, recorded in the ledger and announced.
+
+Used by the daemon in its rounds, and by the CLI where no daemon runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from xenbw import quota
+from xenbw.clock import Moment
+from xenbw.config import Settings
+from xenbw.judge.roster import Roster
+from xenbw.ledger import blocklog, outbox, viflog
+from xenbw.ledger.ledger import Ledger, LedgerError
+from xenbw.model import ZERO, Address, Block, Cause, Counters, Entry
+from xenbw.quota import Standing
+from xenbw.tell import carriers, message
+from xenbw.tell.announcement import Announcement, announcement, why_released
+from xenbw.tell.news import News
+
+
+class Judge:
+    """Judges VMs.
+
+    failure: why the last verdicts could not be recorded. unsettled: ids of the VMs concerned, to be judged again.
+    unrecorded: blocks of those that are over; they hold all the same.
+    queued: whether a message was put into the outbox; whoever sends the messages resets it.
+    """
+
+    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+        self._ledger, self.settings = ledger, settings
+        self.news = News()
+        self.queued = False
+        self.failure: LedgerError | None = None
+        self.unsettled: set[int] = set()
+        self.unrecorded: dict[int, Block] = {}
+        self._addresses: dict[int, set[Address]] | None = None
+
+    def judge(self, roster: Roster, usage: Mapping[int, Counters], vm_ids: Iterable[int], moment: Moment) -> bool:
+        """Judge these VMs; record and announce what changed. Whether blocks changed."""
+        blocks = self._ledger.active_blocks()
+        changed, self.failure, self._addresses = False, None, None
+        for vm_id in vm_ids:
+            entry = roster.entries[vm_id]
+            used = entry.used(usage.get(vm_id, ZERO))
+            standing = quota.stand(entry.vm, entry.allowance, entry.enforced, used, entry.period)
+            block = blocks.get(vm_id)
+            cause, until = (block.cause, block.until) if block else (None, None)
+            unrecorded = self.unrecorded.pop(vm_id, None)
+            self.unsettled.discard(vm_id)
+            if (standing.state, standing.block) == (entry.vm.state, cause) and block_until(entry, cause) == until:
+                self.news.as_recorded(vm_id)
+                changed = changed or unrecorded is not None
+                continue
+            try:
+                self._settle(entry, standing, block, moment.at)
+                roster.entries[vm_id] = _standing_now(entry, standing, moment.at)
+            except LedgerError as error:
+                # A full disk must not let a VM through: it is blocked now and recorded when that works again.
+                self.failure = error
+                self.unsettled.add(vm_id)
+                if standing.block is not None:
+                    until = block_until(entry, standing.block)
+                    self.unrecorded[vm_id] = Block(vm_id, standing.block, standing.reason, moment.at, until)
+            changed = changed or cause != standing.block
+        return changed
+
+    def _settle(self, entry: Entry, standing: Standing, block: Block | None, at: datetime) -> None:
+        """Record a verdict and announce it. Raises LedgerError."""
+        until, recorded = block_until(entry, standing.block), False
+        told = announcement(entry, standing, block, until, lambda: self.case(entry, standing, at))
+        try:
+            with self._ledger.transaction():
+                self._record(entry, standing, block, until, at)
+                if told is not None:
+                    self.announce(told, entry.vm.id, at)
+            recorded = True
+        finally:
+            if told is not None:
+                self.news.verdict(entry.vm, told, recorded=recorded)
+
+    def _record(
+        self, entry: Entry, standing: Standing, block: Block | None, until: datetime | None, at: datetime
+    ) -> None:
+        vm = entry.vm
+        since = vm.state_since if standing.state is vm.state else at
+        self._ledger.set_vm(vm.id, state=standing.state, state_reason=standing.reason, state_since=since)
+        if standing.block is not None:
+            blocklog.block(self._ledger, vm.id, standing.block, standing.reason, at, until)
+        elif block is not None:
+            blocklog.lift(self._ledger, vm.id, at, why_released(block, standing, at))
+
+    def announce(self, told: Announcement, vm_id: int, at: datetime) -> None:
+        self._ledger.record(at, told.kind, told.text, vm_id)
+        for channel in carriers.channels(self.settings):
+            outbox.queue(self._ledger, at, told.subject, carriers.text_for(channel, told), channel)
+            self.queued = True
+
+    def case(self, entry: Entry, standing: Standing | None, at: datetime) -> message.Case:
+        # Asked once for all the VMs of a judgement: on the first of a month that may be every one.
+        if self._addresses is None:
+            self._addresses = {}
+            for binding in viflog.latest(self._ledger):
+                self._addresses.setdefault(binding.vm_id, set()).update(binding.ips)
+        addresses = self._addresses.get(entry.vm.id, set()).union(entry.vm.ips)
+        ordered = sorted(addresses, key=lambda address: (address.version, int(address)))
+        return message.Case(
+            host=self.settings.host_name,
+            name=entry.vm.name,
+            reason=standing.reason if standing else entry.vm.state_reason,
+            addresses=ordered,
+            period=entry.period,
+            at=at,
+            zone=self.settings.period.timezone,
+            allowance=entry.allowance,
+            used_bytes=standing.verdict.used_bytes if standing else None,
+        )
+
+
+def _standing_now(entry: Entry, standing: Standing, at: datetime) -> Entry:
+    since = entry.vm.state_since if standing.state is entry.vm.state else at
+    vm = replace(entry.vm, state=standing.state, state_reason=standing.reason, state_since=since)
+    return replace(entry, vm=vm)
+
+
+def block_until(entry: Entry, cause: Cause | None) -> datetime | None:
+    """When a block for that cause ends by itself."""
+    return entry.period.end if cause is Cause.QUOTA else None
+
+
+def settle_kept(ledger: Ledger, roster: Roster, usage: Mapping[int, Counters]) -> None:
+    """A VM that was kept blocked since the ledger lacked its block, and that is over its allowance by what the ledger
+    has, is blocked for its usage from now on: its block ends with its period, as it would have. Raises LedgerError."""
+    for vm_id in ledger.kept.keys() & roster.entries.keys():
+        entry = roster.entries[vm_id]
+        used = entry.used(usage.get(vm_id, ZERO))
+        vm = replace(entry.vm, blocked_reason=None)
+        if quota.stand(vm, entry.allowance, entry.enforced, used, entry.period).block is Cause.QUOTA:
+            ledger.set_vm(vm_id, blocked_reason=None)

@@ -1,0 +1,51 @@
+"""How many VMs there are, and the removal of a VM."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from xenbw.ledger import blocklog, viflog
+from xenbw.ledger.bindings import NewBinding
+from xenbw.ledger.ledger import Ledger
+from xenbw.ledger.rows import binding_of, to_text
+
+
+def count(ledger: Ledger) -> int:
+    """How many VMs the ledger has, removed ones too. Raises LedgerError."""
+    return int(ledger.rows("SELECT count(*) FROM vm")[0][0])
+
+
+def retire(ledger: Ledger, vm_id: int, at: datetime) -> None:
+    """Take the VM's row out of service: a later VM of that name starts clean. The row's history stays.
+
+    The interfaces of a VM that runs are counted on from where they are, under a new row that nobody added.
+    """
+    with ledger.transaction() as db:
+        blocklog.lift(ledger, vm_id, at, "the VM was removed")
+        (name,) = db.execute("SELECT name FROM vm WHERE id = ?", (vm_id,)).fetchone()
+        live = [
+            binding_of(row) for row in ledger.rows("SELECT * FROM binding WHERE vm_id = ? AND ended_at IS NULL", vm_id)
+        ]
+        db.execute("UPDATE vm SET retired_at = ?, rev = ? WHERE id = ?", (to_text(at), ledger.rev, vm_id))
+        # The new rev makes the book learn that the VM was removed: its usage is not the next VM's of this name.
+        db.execute(
+            "UPDATE usage SET rev = ? WHERE vm_id = ?"
+            " AND period_start = (SELECT period_start FROM vm WHERE id = usage.vm_id)",
+            (ledger.rev, vm_id),
+        )
+        for binding in live:
+            viflog.end(ledger, binding.id, at, "removed")
+            new = NewBinding(
+                name=name,
+                boot_id=binding.boot_id,
+                domid=binding.domid,
+                devid=binding.devid,
+                kind=binding.kind.value,
+                ifindex=binding.ifindex,
+                interface=binding.interface,
+                mac=binding.mac,
+                ips=" ".join(map(str, binding.ips)),
+                bridge=binding.bridge,
+                since=to_text(binding.last_at),
+            )
+            viflog.bind(ledger, at, new)

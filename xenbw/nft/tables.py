@@ -1,0 +1,38 @@
+"""Our nft tables: batches that change them, and netlink's word on them, by one door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from xenbw.nft.netlink import NETDEV, Table
+from xenbw.nft.nft import TABLE
+
+Apply = Callable[[str], str | None]
+"""apply(text): hand nft a batch, which is carried out as a whole or not at all. None if it was, else nft's error."""
+
+
+class Tables:
+    """The table of our name in each family. apply: how batches reach nft."""
+
+    def __init__(self, apply: Apply) -> None:
+        self.apply = apply
+        self._tables: dict[int, Table] = {}
+        self._forgotten = 0
+
+    def of(self, family: int = NETDEV) -> Table:
+        """The table of a family, by linux/netfilter.h's number."""
+        return self._tables.setdefault(family, Table(TABLE, family))
+
+    def generation(self) -> tuple[int, int]:
+        """A value that changes with each change of the host's nft rules, and when `forget` is called. Raises
+        MeterError."""
+        return self._forgotten, self.of().generation()
+
+    def forget(self) -> None:
+        """Somebody else changed the rules: have all that was read of them be read again. The kernel counts a generation
+        before its rules show, so the generation alone does not tell."""
+        self._forgotten += 1
+
+    def close(self) -> None:
+        for table in self._tables.values():
+            table.close()
