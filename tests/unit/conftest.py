@@ -1,5 +1,5 @@
-"""What the unit tests share. No example of a property has to be fast, for a machine may be busy. A command line comes
-with a daemon that answers it, or without."""
+"""Fixtures of the unit tests: a command line, with or without a daemon that answers it. hypothesis has no deadline for
+an example, because a machine may be busy."""
 
 from __future__ import annotations
 

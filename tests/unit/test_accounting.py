@@ -42,24 +42,24 @@ def total(shares: list[Share]) -> Counters:
 # between two readings
 
 
-def test_what_passed_is_the_difference() -> None:
+def test_the_bytes_that_passed_are_the_difference_of_two_readings() -> None:
     assert delta(Counters(100, 10), Counters(150, 10)) == Counters(50, 0)
 
 
 @pytest.mark.parametrize("now", [Counters(7, 3), Counters(0, 20), Counters(200, 9)])
-def test_counters_of_which_one_fell_began_again_from_zero_both(now: Counters) -> None:
+def test_if_one_counter_fell_both_started_again_from_zero(now: Counters) -> None:
     assert delta(Counters(100, 10), now) == now
 
 
-def test_nothing_is_added_for_a_wrap() -> None:
+def test_no_counter_wraps() -> None:
     assert delta(Counters(2**32 - 1, 2**64 - 1), Counters(5, 5)) == Counters(5, 5)
 
 
-# our own counters, with the kernel's beside them
+# our own counters together with the kernel's
 
 
 class Wire:
-    """An interface with traffic, the kernel's counters of it, ours while they stand, and what was charged for it."""
+    """An interface with its traffic, the kernel's counters, our counters while they exist, and the charged bytes."""
 
     def __init__(self) -> None:
         self.kernel: Counters | None = ZERO
@@ -68,10 +68,10 @@ class Wire:
         self.mark = UNREAD
 
     def pass_(self, amounts: Amounts) -> None:
-        """Traffic, which ours tell apart and the kernel's do not."""
+        """Let traffic pass: our counters tell floods and refused frames from usage, the kernel's do not."""
         assert self.kernel is not None
         self.kernel = self.kernel.plus(amounts.everything)
-        # What nobody could tell apart when it passed is usage.
+        # Bytes that only the kernel counted are usage.
         self.passed = self.passed.plus(amounts if self.own is not None else Amounts(*amounts.everything))
         self.own = self.own and self.own.plus(amounts)
 
@@ -89,7 +89,7 @@ STEPS = st.one_of(TRAFFIC, st.sampled_from(["read", "cover", "flush"]))
 
 
 @given(st.lists(STEPS))
-def test_every_byte_is_charged_once_whoever_flushes_our_counters_and_whenever_they_come_back(
+def test_every_byte_is_charged_once_whenever_our_counters_are_flushed_and_restored(
     steps: list[object],
 ) -> None:
     wire = Wire()
@@ -102,7 +102,7 @@ def test_every_byte_is_charged_once_whoever_flushes_our_counters_and_whenever_th
             case "cover":
                 wire.cover()
             case _:
-                # What passed between the last reading and a flush cannot be told apart afterwards.
+                # Bytes between the last reading and a flush cannot be told apart afterwards.
                 wire.read()
                 wire.own = None
                 wire.read()
@@ -111,7 +111,7 @@ def test_every_byte_is_charged_once_whoever_flushes_our_counters_and_whenever_th
 
 
 @given(TRAFFIC, TRAFFIC, TRAFFIC)
-def test_what_passed_while_ours_were_gone_is_usage_by_the_kernels_counters(
+def test_bytes_that_pass_while_our_counters_are_gone_are_usage_by_the_kernels_counters(
     before: Amounts, between: Amounts, after: Amounts
 ) -> None:
     wire = Wire()
@@ -126,7 +126,7 @@ def test_what_passed_while_ours_were_gone_is_usage_by_the_kernels_counters(
     assert wire.read() == after
 
 
-def test_what_passed_between_the_last_reading_and_a_flush_is_usage_too() -> None:
+def test_bytes_between_the_last_reading_and_a_flush_are_usage_too() -> None:
     wire = Wire()
     wire.cover()
     wire.read()
@@ -135,7 +135,7 @@ def test_what_passed_between_the_last_reading_and_a_flush_is_usage_too() -> None
     assert wire.read() == Amounts(40, 20)
 
 
-def test_counters_that_began_anew_unseen_are_known_by_being_smaller() -> None:
+def test_counters_that_started_again_unnoticed_are_recognised_by_smaller_values() -> None:
     wire = Wire()
     wire.cover()
     wire.pass_(Amounts(1000, 1000))
@@ -145,7 +145,7 @@ def test_counters_that_began_anew_unseen_are_known_by_being_smaller() -> None:
     assert wire.read() == Amounts(10, 20, 3)
 
 
-def test_our_last_word_counts_when_the_interface_and_the_kernels_counters_are_gone() -> None:
+def test_our_last_counts_are_credited_when_the_interface_and_the_kernels_counters_are_gone() -> None:
     wire = Wire()
     wire.cover()
     wire.pass_(Amounts(100, 50))
@@ -155,7 +155,7 @@ def test_our_last_word_counts_when_the_interface_and_the_kernels_counters_are_go
     assert wire.read() == Amounts(7, 8, 9)
 
 
-def test_the_kernels_counters_that_netback_clears_take_nothing_from_ours() -> None:
+def test_our_counters_lose_nothing_when_netback_clears_the_kernels() -> None:
     wire = Wire()
     wire.cover()
     wire.pass_(Amounts(100, 50))
@@ -168,8 +168,8 @@ def test_the_kernels_counters_that_netback_clears_take_nothing_from_ours() -> No
     assert wire.read() == Amounts(1, 1)
 
 
-def test_where_ours_count_more_than_the_kernel_nothing_is_taken_back() -> None:
-    # netback drops what a slow guest does not fetch after ours have counted it
+def test_usage_never_shrinks_if_our_counters_are_ahead_of_the_kernels() -> None:
+    # netback drops frames that a slow guest does not fetch, after our counters have counted them
     wire = Wire()
     wire.cover()
     wire.pass_(Amounts(1000, 0))
@@ -179,7 +179,7 @@ def test_where_ours_count_more_than_the_kernel_nothing_is_taken_back() -> None:
     assert wire.read() == NOTHING
 
 
-def test_counters_that_came_late_add_to_what_the_kernel_had_before() -> None:
+def test_counters_that_were_added_late_add_to_the_kernels_count_before_them() -> None:
     wire = Wire()
     wire.pass_(Amounts(30, 40))
     wire.cover()
@@ -190,18 +190,18 @@ def test_counters_that_came_late_add_to_what_the_kernel_had_before() -> None:
 # over hours and periods
 
 
-def test_an_ordinary_reading_lies_in_its_hour_and_is_no_guess() -> None:
+def test_an_ordinary_reading_is_counted_in_its_hour_and_not_estimated() -> None:
     shares = list(divide(Counters(70, 7), NOON, NOON + 10 * SECOND, monthly))
     assert shares == [Share(monthly(NOON).start, NOON, 70, 7, 0)]
 
 
-def test_a_reading_across_the_hour_is_divided_by_time_without_being_called_a_guess() -> None:
+def test_a_reading_across_the_hour_is_divided_by_time_but_not_marked_as_estimated() -> None:
     shares = list(divide(Counters(100, 11), NOON - SECOND, NOON + 3 * SECOND, monthly))
     start = monthly(NOON).start
     assert shares == [Share(start, NOON - HOUR, 25, 2, 0), Share(start, NOON, 75, 9, 0)]
 
 
-def test_what_was_divided_across_a_long_gap_is_marked() -> None:
+def test_bytes_divided_across_a_long_gap_are_marked_as_estimated() -> None:
     shares = list(divide(Counters(60, 0), NOON - HOUR / 2, NOON + HOUR, monthly))
     assert [(share.hour, share.in_bytes, share.divided_bytes) for share in shares] == [
         (NOON - HOUR, 20, 20),
@@ -227,32 +227,32 @@ def test_a_reading_taken_exactly_at_the_boundary_belongs_to_the_period_before() 
 
 
 @pytest.mark.parametrize("back", [timedelta(0), SECOND, timedelta(days=400)])
-def test_a_clock_that_stood_still_or_went_back_leaves_all_in_the_present_hour(back: timedelta) -> None:
+def test_if_the_clock_stood_still_or_went_back_all_bytes_count_in_the_present_hour(back: timedelta) -> None:
     shares = list(divide(Counters(30, 3), NOON + back, NOON, monthly))
     assert shares == [Share(monthly(NOON).start, NOON, 30, 3, 0)]
 
 
-def test_however_far_apart_two_readings_are_they_are_divided_into_the_hours_of_a_year_at_most() -> None:
+def test_bytes_are_divided_into_the_hours_of_little_more_than_a_year_at_most() -> None:
     shares = list(divide(Counters(10**9, 1), utc("1970-01-01"), NOON, monthly))
     assert total(shares) == Counters(10**9, 1)
     assert len(shares) <= 400 * 24 + 14
 
 
 def counted(tally: Tally, until: datetime) -> dict[datetime, int]:
-    """Hour -> bytes, of a reading of 7200 bytes at `until`."""
+    """Hour -> bytes, for a reading of 7200 bytes at `until`."""
     one = binding(1)
     tally.credit({one.id: Reading(Counters(7200, 0))}, until, lambda _, moment: monthly(moment))
     return {share.hour: share.in_bytes for _, share in tally.pending().shares}
 
 
-def test_a_clock_that_was_set_by_years_divides_nothing_over_them() -> None:
+def test_no_bytes_are_spread_over_the_years_by_which_a_clock_was_set() -> None:
     tally = Tally()
     tally.follow(binding(1, last_at=NOON - HOUR), NOON - HOUR)
     tally.shift(timedelta(days=20_000))
     assert counted(tally, NOON + timedelta(days=20_000)).keys() == {NOON + timedelta(days=20_000) - HOUR}
 
 
-def test_nothing_is_divided_over_hours_from_before_the_host_booted() -> None:
+def test_no_bytes_are_spread_over_hours_before_the_host_booted() -> None:
     tally = Tally()
     tally.follow(binding(1, last_at=utc("1970-01-01")), utc("1970-01-01"))
     tally.booted_at = NOON - 2 * HOUR
@@ -264,7 +264,7 @@ def test_nothing_is_divided_over_hours_from_before_the_host_booted() -> None:
     st.timedeltas(timedelta(days=-70), timedelta(days=70)),
     st.timedeltas(timedelta(0), timedelta(days=70)) | st.timedeltas(timedelta(0), timedelta(hours=3)),
 )
-def test_a_division_is_exact_in_its_sum_and_every_share_lies_between_the_readings(
+def test_a_division_has_an_exact_sum_and_every_share_lies_between_the_readings(
     amount: Counters, offset: timedelta, gap: timedelta
 ) -> None:
     since, until = NOON + offset, NOON + offset + gap
@@ -310,7 +310,7 @@ def test_a_binding_goes_on_from_its_last_reading() -> None:
     assert pending == (1, Amounts(310, 201), Mark(Counters(1010, 501)), NOON + SECOND)
 
 
-def test_what_each_interface_counted_of_each_period_is_pending_beside_the_vm_s_hours() -> None:
+def test_the_bytes_of_each_interface_and_period_are_pending_besides_the_vm_s_hours() -> None:
     boundary = utc("2026-03-31 18:30")
     tally = following(binding(1), binding(2), since=boundary - 10 * SECOND)
     credit(tally, boundary - SECOND, vif1=(10, 1), vif2=(5, 2))
@@ -331,7 +331,7 @@ def test_an_interface_that_stands_still_changes_nothing() -> None:
     assert not tally.pending()
 
 
-def test_an_interface_without_a_reading_is_left_as_it_is() -> None:
+def test_an_interface_without_a_reading_does_not_change() -> None:
     tally = following(binding(1), binding(2))
     credit(tally, NOON + SECOND, vif2=(5, 5))
     credit(tally, NOON + 2 * HOUR, vif1=(70, 0), vif2=(5, 5))
@@ -339,7 +339,7 @@ def test_an_interface_without_a_reading_is_left_as_it_is() -> None:
     assert hours == {NOON: 5 + 35, NOON + HOUR: 35}
 
 
-def test_what_a_forgotten_binding_was_credited_is_still_written() -> None:
+def test_bytes_credited_to_a_forgotten_binding_are_still_written() -> None:
     tally = following(binding(1))
     credit(tally, NOON + SECOND, vif1=(10, 1))
     tally.forget(1)
@@ -348,7 +348,7 @@ def test_what_a_forgotten_binding_was_credited_is_still_written() -> None:
     assert total([share for _, share in tally.pending().shares]) == Counters(10, 1)
 
 
-def test_what_was_written_is_not_pending_any_more() -> None:
+def test_written_bytes_are_no_longer_pending() -> None:
     tally = following(binding(1))
     credit(tally, NOON + SECOND, vif1=(10, 1))
     tally.settled()
@@ -356,7 +356,7 @@ def test_what_was_written_is_not_pending_any_more() -> None:
     assert tally.usage[1] == Counters(10, 1)
 
 
-def test_what_passed_after_the_boundary_is_there_when_its_period_opens() -> None:
+def test_bytes_after_the_boundary_count_when_their_period_begins() -> None:
     boundary = utc("2026-03-31 18:30")
     tally = following(binding(1, last_at=boundary - 10 * SECOND), since=boundary - 10 * SECOND)
     credit(tally, boundary + 10 * SECOND, vif1=(20, 2))
@@ -365,7 +365,7 @@ def test_what_passed_after_the_boundary_is_there_when_its_period_opens() -> None
     assert tally.usage[1] == Counters(10, 1)
 
 
-def test_every_interfaces_bytes_are_there_when_a_gap_went_over_more_than_one_boundary() -> None:
+def test_every_interfaces_bytes_count_when_a_gap_spans_several_boundaries() -> None:
     since, until = utc("2026-03-30"), utc("2026-05-03")
     tally = following(binding(1, last_at=since), binding(2, last_at=since), since=since)
     credit(tally, until, vif1=(34_000, 0), vif2=(34_000, 0))
@@ -375,7 +375,7 @@ def test_every_interfaces_bytes_are_there_when_a_gap_went_over_more_than_one_bou
     assert tally.usage[1].in_bytes > 4000
 
 
-def test_a_period_that_nothing_was_placed_in_opens_empty() -> None:
+def test_a_period_without_counted_bytes_begins_empty() -> None:
     tally = following(binding(1))
     credit(tally, NOON + SECOND, vif1=(10, 1))
     tally.open_period(1, monthly(NOON).end)

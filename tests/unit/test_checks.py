@@ -1,4 +1,4 @@
-"""How much a configuration or a command line may hold: enough for any person, too little to stall the daemon with."""
+"""Limits of a configuration and a command line: enough for any person, too little to stall the daemon."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ def test_a_mistake_in_a_configuration_is_one_short_line(tmp_path: Path) -> None:
         (("addvm", "web1", "--force", "--limit", "1GB", "--ip", *["192.0.2.1"] * MANY), "--ip: 257 addresses"),
     ],
 )
-def test_a_command_line_without_measure_is_refused_in_one_line(
-    tmp_path: Path, words: tuple[str, ...], said: str
-) -> None:
+def test_an_excessive_command_line_is_refused_in_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     console = Console(tmp_path)
     assert console.run("addvm", "web1", "--force", "--limit", "5GB").returncode == 0
     result = console.run(*words)

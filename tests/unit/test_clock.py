@@ -17,12 +17,12 @@ WAIT = 900.0
 
 
 def tick(elapsed: float, jumped: timedelta = timedelta()) -> Tick:
-    """What the clocks say so many seconds after boot, with the wall clock set by so much."""
+    """The clocks `elapsed` seconds after boot, with the wall clock set by `jumped`."""
     return Tick(BOOT + timedelta(seconds=elapsed) + jumped, elapsed)
 
 
 class Vouching:
-    """A witness that says what it is told to, and remembers what it was asked."""
+    """A witness with a fixed answer, which remembers its calls."""
 
     def __init__(self, answer: bool = False) -> None:
         self.answer = answer
@@ -37,20 +37,20 @@ def timeline(known: datetime | None = KNOWN, last: Tick | None = None, *, vouche
     return Timeline(known, last, WAIT, Vouching(vouched))
 
 
-def test_a_synchronised_clock_is_believed_at_once() -> None:
+def test_a_synchronised_clock_is_trusted_at_once() -> None:
     line = timeline(None, vouched=True)
     assert line.moment(tick(5)) == Moment(BOOT + timedelta(seconds=5), True)
     assert line.trust is Trust.SYNCHRONISED
 
 
-def test_a_clock_that_nobody_set_since_boot_is_believed_after_the_wait() -> None:
+def test_a_clock_that_was_not_set_since_boot_is_trusted_after_the_wait() -> None:
     line = timeline(None)
     assert not line.moment(tick(5)).trusted
     assert not line.moment(tick(899)).trusted
     assert line.moment(tick(900)).trusted
 
 
-def test_a_clock_without_a_past_is_taken_as_it_is_but_not_trusted() -> None:
+def test_without_an_earlier_time_the_clock_is_used_but_not_trusted() -> None:
     assert timeline(None).moment(tick(5)) == Moment(BOOT + timedelta(seconds=5), False)
 
 
@@ -60,7 +60,7 @@ def test_after_a_boot_time_never_falls_behind_the_last_commit() -> None:
 
 
 @pytest.mark.parametrize("jump", [timedelta(days=40), timedelta(days=-40), timedelta(seconds=61)])
-def test_after_a_jump_time_goes_on_evenly_until_the_clock_has_proved_itself(jump: timedelta) -> None:
+def test_after_a_jump_time_goes_on_evenly_until_the_clock_is_trusted(jump: timedelta) -> None:
     line = timeline()
     assert line.moment(tick(5000)).trusted
     for elapsed in (5001, 5300, 5900):
@@ -68,14 +68,14 @@ def test_after_a_jump_time_goes_on_evenly_until_the_clock_has_proved_itself(jump
     assert line.moment(tick(5901, jump)) == Moment(BOOT + timedelta(seconds=5901) + jump, True)
 
 
-def test_a_jump_to_a_time_that_the_witness_vouches_for_is_believed_at_once() -> None:
+def test_a_jump_to_a_time_that_the_witness_confirms_is_trusted_at_once() -> None:
     line = timeline(vouched=True)
     line.moment(tick(5000))
     jump = timedelta(days=40)
     assert line.moment(tick(5001, jump)) == Moment(BOOT + timedelta(seconds=5001) + jump, True)
 
 
-def test_the_witness_is_asked_only_while_the_clock_is_in_doubt_and_about_this_doubt() -> None:
+def test_the_witness_is_asked_only_while_the_clock_is_doubted_and_about_this_doubt() -> None:
     witness = Vouching()
     line = Timeline(KNOWN, None, WAIT, witness)
     line.moment(tick(100))
@@ -88,7 +88,7 @@ def test_the_witness_is_asked_only_while_the_clock_is_in_doubt_and_about_this_do
     assert witness.asked[3:] == [(200, 220)]
 
 
-def test_a_clock_that_was_vouched_for_is_believed_until_the_next_jump() -> None:
+def test_a_confirmed_clock_is_trusted_until_the_next_jump() -> None:
     witness = Vouching(True)
     line = Timeline(KNOWN, None, WAIT, witness)
     line.moment(tick(100))
@@ -97,7 +97,7 @@ def test_a_clock_that_was_vouched_for_is_believed_until_the_next_jump() -> None:
     assert not line.moment(tick(120, timedelta(days=1))).trusted
 
 
-def test_after_the_wait_nobody_needs_a_witness() -> None:
+def test_after_the_wait_no_witness_is_needed() -> None:
     witness = Vouching()
     line = Timeline(KNOWN, None, WAIT, witness)
     assert line.moment(tick(900)).trusted
@@ -105,7 +105,7 @@ def test_after_the_wait_nobody_needs_a_witness() -> None:
     assert witness.asked == []
 
 
-def test_another_jump_begins_the_wait_anew() -> None:
+def test_another_jump_restarts_the_wait() -> None:
     line = timeline()
     line.moment(tick(5000))
     line.moment(tick(5001, timedelta(days=1)))
@@ -114,19 +114,19 @@ def test_another_jump_begins_the_wait_anew() -> None:
     assert line.moment(tick(6700, timedelta(days=2))).trusted
 
 
-def test_a_slow_correction_is_no_jump() -> None:
+def test_a_slow_correction_is_not_a_jump() -> None:
     line = timeline()
     line.moment(tick(5000))
     assert line.moment(tick(5001, timedelta(seconds=59))).trusted
 
 
-def test_a_suspended_host_is_no_jump() -> None:
+def test_a_suspend_is_not_a_jump() -> None:
     line = timeline()
     line.moment(tick(5000))
     assert line.moment(tick(5000 + 86400)).trusted
 
 
-def test_a_restart_does_not_make_a_doubted_clock_believed() -> None:
+def test_a_restart_does_not_make_a_doubted_clock_trusted() -> None:
     line = timeline()
     line.moment(tick(5000))
     doubted = line.moment(tick(5010, timedelta(days=40)))
@@ -141,7 +141,7 @@ def test_a_restart_does_not_make_a_doubted_clock_believed() -> None:
         max_size=30,
     )
 )
-def test_while_it_is_not_trusted_time_passes_as_the_kernel_counts_it(steps: list[tuple[float, int, bool]]) -> None:
+def test_while_the_clock_is_doubted_time_passes_as_the_kernel_counts_it(steps: list[tuple[float, int, bool]]) -> None:
     witness, elapsed = Vouching(), 2000.0
     line = Timeline(KNOWN, None, WAIT, witness)
     before = line.moment(tick(elapsed))
@@ -153,12 +153,12 @@ def test_while_it_is_not_trusted_time_passes_as_the_kernel_counts_it(steps: list
         before = now
 
 
-def test_the_system_clock_tells_the_wall_time_and_the_time_since_boot() -> None:
+def test_the_system_clock_gives_the_wall_time_and_the_time_since_boot() -> None:
     now = SystemClock().tick()
     assert abs(now.wall - datetime.now(UTC)) < timedelta(seconds=busy(1))
     assert abs(now.elapsed - float(Path("/proc/uptime").read_text().split()[0])) < busy(1)
 
 
-def test_a_boot_has_one_name() -> None:
+def test_a_boot_has_one_id() -> None:
     assert boot_id() == boot_id()
     assert len(boot_id()) == 36

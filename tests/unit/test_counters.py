@@ -1,4 +1,4 @@
-"""The meters: /proc/net/dev in one pass, and xentop's numbers laid to the right interfaces."""
+"""The meters: /proc/net/dev in one pass, and xentop's numbers assigned to the right interfaces."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIFE = Life(1, 0, 1)
 
 @dataclass(frozen=True)
 class Vif:
-    """What a meter is asked for; its binding goes by the interface's name, for the reader's sake."""
+    """An interface for a meter; its binding id is the interface's name, to make the tests readable."""
 
     binding_id: str
     key: Life = LIFE
@@ -44,7 +44,7 @@ def test_the_kernel_meter_reads_the_wanted_interfaces_in_the_guests_directions()
     }
 
 
-def test_the_kernel_meter_can_read_all_there_is() -> None:
+def test_the_kernel_meter_can_read_all_interfaces() -> None:
     everything = KernelMeter(CAPTURE / "proc-net-dev.txt").read_all()
     assert list(everything) == ["lo", "xenbr0", "out0", "vif1.0", "vif6.0", "vif6.1", "web0", "vif8.0"]
 
@@ -55,7 +55,7 @@ def test_a_kernel_meter_that_cannot_be_read_says_so(tmp_path: Path) -> None:
 
 
 class Machine:
-    """A host whose interfaces and xentop are those of a capture; names are kept by ifindex as the census does."""
+    """A host with the interfaces and the xentop output of a capture; names are kept by ifindex, as the census does."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, output: bytes) -> None:
         text = (CAPTURE / "sysfs-net.txt").read_text()
@@ -139,14 +139,14 @@ def test_two_domains_of_one_vm_are_both_counted(machine: Machine) -> None:
     assert until(lambda: machine.meter.read(vifs("vif1.0", "vif8.0")).keys() == {"vif1.0", "vif8.0"})
 
 
-def test_an_interface_reborn_since_the_sample_gets_nothing_of_its_past(machine: Machine) -> None:
+def test_an_interface_recreated_since_the_sample_gets_no_bytes_of_its_earlier_life(machine: Machine) -> None:
     assert until(lambda: bool(machine.meter.read(vifs("web0"))))
     machine.meter.close()
     machine.indexes["web0"] += 100
     assert machine.meter.read(vifs("web0", "vif1.0")).keys() == {"vif1.0"}
 
 
-def test_a_failing_xentop_is_said_and_forgotten_when_it_works_again(machine: Machine) -> None:
+def test_a_failing_xentop_is_reported_until_it_works_again(machine: Machine) -> None:
     assert until(lambda: bool(machine.meter.read(vifs("web0"))))
     machine.status = 1
 
@@ -163,7 +163,9 @@ def test_a_failing_xentop_is_said_and_forgotten_when_it_works_again(machine: Mac
 
 
 @pytest.mark.parametrize("problem", [CommandError("xentop: command not found"), b"no xentop output at all\n"])
-def test_a_missing_or_raving_xentop_is_an_error_and_no_reading(machine: Machine, problem: XenbwError | bytes) -> None:
+def test_a_missing_or_broken_xentop_is_an_error_and_not_a_reading(
+    machine: Machine, problem: XenbwError | bytes
+) -> None:
     machine.output = problem
 
     def fails() -> bool:

@@ -79,7 +79,7 @@ def test_a_queued_message_is_sent_at_once_when_the_courier_is_woken(
     assert not thread.is_alive()
 
 
-def test_what_waited_while_nobody_ran_is_sent_at_the_start_oldest_first_and_once(
+def test_messages_that_waited_while_no_daemon_ran_are_sent_once_at_the_start_oldest_first(
     path: Path, ledger: Ledger, clock: HandClock, mailbox: Mailbox
 ) -> None:
     for subject in ("first", "second", "third"):
@@ -104,7 +104,7 @@ def test_a_ledger_that_is_missing_does_not_end_the_thread(path: Path, clock: Han
         thread.stop()
 
 
-def test_stopping_does_not_wait_for_a_server_that_says_nothing(path: Path, ledger: Ledger, clock: HandClock) -> None:
+def test_stopping_does_not_wait_for_a_silent_server(path: Path, ledger: Ledger, clock: HandClock) -> None:
     outbox.queue(ledger, AT, "over", "text")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         thread = courier(path, clock, silent.getsockname()[1])
@@ -133,13 +133,13 @@ def test_looking_into_an_empty_outbox_writes_nothing(path: Path, ledger: Ledger,
     assert not ledger.changed_by_others()
 
 
-def test_a_daemon_that_sends_nothing_pays_for_no_mail_library() -> None:
+def test_a_daemon_that_sends_nothing_loads_no_mail_library() -> None:
     code = "import sys, xenbw.tell.courier; print(*sorted({'smtplib', 'email', 'ssl'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
 
 
-# a server that is away, and comes back
+# a server that is down, and comes back
 
 
 def test_while_the_server_is_away_the_pause_doubles_from_a_minute_to_an_hour(
@@ -228,7 +228,7 @@ def test_a_message_refused_for_good_is_not_tried_again_and_is_an_event(
     assert kinds(ledger) == ["mail-failed"]
 
 
-def test_a_recipient_refused_beside_others_is_an_event(
+def test_a_recipient_that_is_refused_while_others_are_accepted_is_an_event(
     path: Path, ledger: Ledger, clock: HandClock, mailbox: Mailbox
 ) -> None:
     outbox.queue(ledger, AT, "over", "text")
@@ -246,7 +246,7 @@ def test_a_recipient_refused_beside_others_is_an_event(
 # once, as far as SMTP allows
 
 
-def test_a_message_that_was_taken_but_could_not_be_marked_is_marked_later_and_not_sent_again(
+def test_an_accepted_message_that_could_not_be_marked_is_marked_later_and_not_sent_again(
     path: Path, ledger: Ledger, clock: HandClock, mailbox: Mailbox
 ) -> None:
     outbox.queue(ledger, AT, "over", "text")
@@ -263,23 +263,21 @@ def test_a_message_that_was_taken_but_could_not_be_marked_is_marked_later_and_no
     assert len(mailbox.letters) == 1
 
 
-def test_a_repeat_after_a_crash_bears_the_same_message_id(
+def test_a_repeat_after_a_crash_has_the_same_message_id(
     path: Path, ledger: Ledger, clock: HandClock, mailbox: Mailbox
 ) -> None:
     outbox.queue(ledger, AT, "over", "text")
     with serve(mailbox) as port:
         courier(path, clock, port).look()
         with ledger.transaction() as db:
-            db.execute("UPDATE outbox SET sent_at = NULL")  # as if the process had ended before it could mark it
+            db.execute("UPDATE outbox SET sent_at = NULL")  # as if the process had ended before it marked the message
         clock.go(minutes=5)
         courier(path, clock, port).look()
     assert len(mailbox.letters) == 2
     assert mailbox.letters[0] == mailbox.letters[1]
 
 
-def test_a_message_of_a_ledger_begun_anew_bears_another_message_id(
-    path: Path, clock: HandClock, mailbox: Mailbox
-) -> None:
+def test_a_message_of_a_new_ledger_has_another_message_id(path: Path, clock: HandClock, mailbox: Mailbox) -> None:
     with serve(mailbox) as port:
         for _ in range(2):
             with closing(Ledger.open(path, create=True)) as ledger:

@@ -24,7 +24,7 @@ def running(name: str, *addresses: object, blocked: bool = False, since: datetim
 
 
 def told(name: str, *addresses: object, blocked: bool = False) -> Holder:
-    """A running VM to which the admin gave addresses that none of its interfaces is known by."""
+    """A running VM to which the admin gave addresses that none of its interfaces is known to have."""
     held = frozenset(ip_address(str(address)) for address in addresses)
     return Holder(name, blocked, frozenset(), held, held, EARLIER)
 
@@ -54,7 +54,7 @@ def test_an_address_that_a_running_vm_in_good_standing_holds_is_not_blocked_for_
     assert routes(down("old", IP, blocked=True, since=LATER), running("new", IP)) == {}
 
 
-def test_a_blocked_vm_that_runs_does_not_free_its_address_by_someone_elses_memory_of_it() -> None:
+def test_a_running_blocked_vm_keeps_its_address_blocked_although_another_vm_once_had_it() -> None:
     assert routes(running("a", IP, blocked=True), down("b", IP, since=LATER)) == {IP: "a"}
 
 
@@ -73,23 +73,23 @@ def test_of_vms_that_are_down_the_last_to_run_holds_the_address() -> None:
     assert routes(down("a", IP), down("b", IP, blocked=True, since=LATER)) == {IP: "b"}
 
 
-def test_of_two_that_never_ran_the_one_in_good_standing_holds_the_address() -> None:
+def test_of_two_vms_that_never_ran_the_one_in_good_standing_holds_the_address() -> None:
     assert routes(down("a", IP), down("b", IP, blocked=True)) == {}
     assert routes(down("b", IP, blocked=True), down("a", IP)) == {}
 
 
-def test_what_a_running_vm_held_in_its_last_life_only_is_not_taken_from_another() -> None:
+def test_a_running_vm_takes_from_no_other_an_address_of_its_last_life_only() -> None:
     mover = Holder("mover", True, frozenset({IP6}), frozenset(), frozenset({IP, IP6}), EARLIER)
     assert routes(mover, running("heir", IP)) == {IP6: "mover"}
 
 
-def test_who_runs_with_an_address_holds_it_before_whom_the_admin_once_gave_it_to() -> None:
+def test_a_vm_running_with_an_address_holds_it_before_one_to_which_the_admin_gave_it() -> None:
     assert routes(told("a", IP), running("b", IP, blocked=True)) == {IP: "b"}
     assert routes(told("a", IP, blocked=True), running("b", IP)) == {}
     assert routes(told("a", IP, blocked=True)) == {IP: "a"}
 
 
-def test_an_address_withheld_from_a_block_is_named_with_who_holds_it() -> None:
+def test_an_address_left_out_of_a_block_is_named_with_the_vm_that_holds_it() -> None:
     found = plan([running("a", IP, blocked=True), running("b", IP)], ())
     assert found.withheld == {IP: ("a", "b")}
 
@@ -139,7 +139,7 @@ HOLDERS = st.lists(
 
 
 @given(HOLDERS)
-def test_every_null_route_is_owed_by_a_blocked_vm_and_harms_no_running_one_in_good_standing(
+def test_every_null_route_is_of_a_blocked_vm_and_hits_no_running_vm_in_good_standing(
     holders: list[Holder],
 ) -> None:
     found = plan(holders, [ip_network("192.0.2.1/32")])
@@ -153,7 +153,7 @@ def test_every_null_route_is_owed_by_a_blocked_vm_and_harms_no_running_one_in_go
 
 
 @given(HOLDERS)
-def test_a_blocked_vm_that_runs_is_let_through_only_for_another_that_runs_in_good_standing(
+def test_a_running_blocked_vm_is_let_through_only_if_a_running_vm_in_good_standing_has_its_address(
     holders: list[Holder],
 ) -> None:
     found = plan(holders, ())
@@ -164,7 +164,7 @@ def test_a_blocked_vm_that_runs_is_let_through_only_for_another_that_runs_in_goo
 
 
 @given(HOLDERS, st.randoms())
-def test_the_order_in_which_vms_are_listed_decides_no_block(holders: list[Holder], random: object) -> None:
+def test_the_order_of_the_vms_changes_no_block(holders: list[Holder], random: object) -> None:
     shuffled = list(holders)
     random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis hands out a random.Random
     assert set(plan(holders, ()).null_routes) == set(plan(shuffled, ()).null_routes)

@@ -13,8 +13,8 @@ NOBODY = 65534
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become nobody")
-def test_it_needs_root_and_says_so() -> None:
-    # pytest's own folders are closed to others.
+def test_doctor_needs_root_and_says_so() -> None:
+    # Other users may not enter pytest's own folders.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         console = Console(Path(folder))
@@ -24,6 +24,6 @@ def test_it_needs_root_and_says_so() -> None:
         assert not last.path(console.run_dir).exists()
 
 
-def test_an_option_it_does_not_know_is_a_usage_error(tmp_path: Path) -> None:
+def test_an_unknown_option_is_a_usage_error(tmp_path: Path) -> None:
     result = Console(tmp_path).run("doctor", "--fix")
     assert (result.returncode, result.stdout) == (2, "")

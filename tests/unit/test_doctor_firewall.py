@@ -1,4 +1,4 @@
-"""Which rules really let pass what a null route would stop, in the text that iptables-legacy-save prints."""
+"""Which rules really bypass a null route, in the text that iptables-legacy-save prints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JUMPS = {"INPUT": "-A INPUT -j XENBW", "OUTPUT": "-A OUTPUT -j XENBW", "FORWARD"
 
 
 def table(*ahead: str, chains: str = "", policy: str = "ACCEPT", own: str = NULL_ROUTE, without: str = "") -> str:
-    """A filter table with null routes; `ahead` are rules of FORWARD that come before the jump to them."""
+    """A filter table with null routes; `ahead`: rules of FORWARD before the jump to the null routes."""
     jumps = [jump for chain, jump in JUMPS.items() if chain != without]
     policies = "".join(f":{chain} {policy} [0:0]\n" for chain in JUMPS)
     rules = "\n".join([*ahead, *jumps, own])
@@ -34,11 +34,11 @@ def shadowed(save: str) -> bool:
     return any(level is Level.FAIL for level, _ in texts(save))
 
 
-def test_jumps_that_come_first_are_well() -> None:
+def test_jumps_that_come_first_pass() -> None:
     assert texts(table()) == []
 
 
-def test_a_rule_that_accepts_ahead_of_the_null_routes_is_named_and_how_to_delete_it() -> None:
+def test_a_rule_that_accepts_before_the_null_routes_is_named_with_the_command_to_delete_it() -> None:
     rule = r'-A FORWARD -m comment --comment "it\'s $(touch pwned)" -j ACCEPT'
     (finding,) = legacy.judge(6, legacy.parse(table(rule)))
     assert finding.level is Level.FAIL
@@ -56,7 +56,7 @@ def test_a_rule_that_accepts_ahead_of_the_null_routes_is_named_and_how_to_delete
         "-A FORWARD ! -i lo -j ACCEPT",
     ],
 )
-def test_what_ends_the_table_for_a_packet_that_goes_on_is_a_way_round(rule: str) -> None:
+def test_a_rule_after_which_a_packet_skips_the_table_and_goes_on_bypasses_null_routes(rule: str) -> None:
     assert shadowed(table(rule))
 
 
@@ -71,15 +71,15 @@ def test_what_ends_the_table_for_a_packet_that_goes_on_is_a_way_round(rule: str)
         "-A OUTPUT -o lo -j ACCEPT",
     ],
 )
-def test_what_lets_no_guest_s_packet_pass_is_none(rule: str) -> None:
+def test_a_rule_that_lets_no_guest_s_packet_pass_bypasses_nothing(rule: str) -> None:
     assert not shadowed(table(rule))
 
 
-def test_rules_ahead_that_let_nothing_pass_are_still_not_what_xenbw_put_there() -> None:
+def test_foreign_rules_before_the_null_routes_are_a_warning_even_if_they_let_nothing_pass() -> None:
     assert [level for level, _ in texts(table("-A FORWARD -j LOG"))] == [Level.WARN]
 
 
-def test_a_rule_behind_the_null_routes_is_nobody_s_business() -> None:
+def test_a_rule_after_the_null_routes_does_not_matter() -> None:
     assert texts(table(own=f"-A FORWARD -j ACCEPT\n{NULL_ROUTE}")) == []
 
 
@@ -87,35 +87,35 @@ def test_return_from_a_built_in_chain_passes_only_by_its_policy() -> None:
     assert not shadowed(table("-A FORWARD -j RETURN", policy="DROP"))
 
 
-def test_a_chain_that_is_called_is_followed_to_where_it_accepts() -> None:
+def test_a_called_chain_is_followed_to_the_rule_that_accepts() -> None:
     chains = ":one - [0:0]\n:two - [0:0]\n"
     assert shadowed(table("-A FORWARD -j one", "-A one -j two", "-A two -j ACCEPT", chains=chains))
     assert not shadowed(table("-A FORWARD -j one", "-A one -j two", "-A two -j RETURN", chains=chains))
 
 
-def test_a_chain_that_is_gone_to_never_comes_back_to_the_null_routes() -> None:
+def test_a_chain_reached_by_goto_never_returns_to_the_null_routes() -> None:
     chains = ":one - [0:0]\n"
     assert shadowed(table("-A FORWARD -g one", "-A one -j LOG", chains=chains))
     assert not shadowed(table("-A FORWARD -g one", "-A one -j LOG", chains=chains, policy="DROP"))
 
 
-def test_chains_that_call_each_other_do_not_keep_it_for_ever() -> None:
+def test_chains_that_call_each_other_cause_no_endless_loop() -> None:
     chains = ":one - [0:0]\n:two - [0:0]\n"
     assert not shadowed(table("-A FORWARD -j one", "-A one -j two", "-A two -j one", chains=chains))
 
 
 @pytest.mark.parametrize("chain", JUMPS)
-def test_a_jump_that_is_gone_is_told(chain: str) -> None:
+def test_a_missing_jump_is_reported(chain: str) -> None:
     assert [text for _, text in texts(table(without=chain))] == [
         f"iptables-legacy: {chain} has lost its jump to XENBW: no null route holds there"
     ]
 
 
-def test_a_rule_of_somebody_else_among_the_null_routes_is_told() -> None:
+def test_a_foreign_rule_among_the_null_routes_is_reported() -> None:
     assert shadowed(table(own=f"-A XENBW -j ACCEPT\n{NULL_ROUTE}"))
 
 
-def test_what_the_configuration_allows_to_blocked_vms_is_no_stranger() -> None:
+def test_exceptions_from_the_configuration_are_not_foreign_rules() -> None:
     allowed = restore.chain_text(4, {"192.0.2.9": "web1"}, Exceptions(["198.51.100.1/32"]), jumps_exist=False).decode()
     assert "-j RETURN" in allowed
     rules = [line for line in allowed.splitlines() if line.startswith("-A XENBW")]
@@ -127,7 +127,7 @@ def test_a_comment_with_an_odd_quote_is_still_a_rule() -> None:
     assert shadowed(table("-A FORWARD -m comment --comment it's -j ACCEPT"))
 
 
-def test_where_nobody_is_null_routed_nothing_is_in_the_way() -> None:
+def test_without_null_routes_there_is_no_finding() -> None:
     assert texts("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j ACCEPT\nCOMMIT\n") == []
 
 
@@ -142,27 +142,27 @@ def rule(family: str, table: str, chain: str, *expressions: object) -> dict[str,
     return {"rule": {"family": family, "table": table, "chain": chain, "expr": list(expressions)}}
 
 
-def test_a_chain_of_our_name_in_nft_blocks_for_ever() -> None:
+def test_a_chain_with_our_name_in_nft_blocks_for_ever() -> None:
     found = ruleset.judge(ruleset.parse([chain("ip6", "filter", "XENBW")]), 0)
     assert [(finding.level, finding.topic) for finding in found] == [(Level.FAIL, "iptables")]
     assert found[0].fix.endswith("ip6tables-nft -F XENBW; ip6tables-nft -X XENBW")
 
 
-def test_rules_in_both_kinds_of_iptables_are_a_trap() -> None:
+def test_rules_in_both_kinds_of_iptables_are_a_warning() -> None:
     mixed = Ruleset((), rules=3, flowtables=(), thieves=())
     assert [finding.level for finding in ruleset.judge(mixed, 2)] == [Level.WARN]
     assert [finding.level for finding in ruleset.judge(mixed, 0)] == [Level.PASS]
     assert [finding.level for finding in ruleset.judge(Ruleset((), 0, (), ()), 2)] == [Level.PASS]
 
 
-def test_our_own_table_and_nft_s_other_tables_are_no_iptables() -> None:
+def test_our_own_table_and_nft_s_other_tables_do_not_count_as_iptables() -> None:
     objects = [rule("netdev", "xenbw", "to-guest", {"fwd": {}}), rule("inet", "firewalld", "filter_FORWARD")]
     assert ruleset.parse(objects) == Ruleset((), 0, (), ())
     assert ruleset.parse([rule("ip", "filter", "FORWARD"), rule("ip", "nat", "POSTROUTING")]).rules == 2
 
 
 @pytest.mark.parametrize(("priority", "levels"), [(-301, [Level.FAIL]), (0, [])])
-def test_what_forwards_ahead_of_our_chains_takes_packets_away_from_them(priority: int, levels: list[Level]) -> None:
+def test_a_chain_that_forwards_before_ours_takes_packets_from_them(priority: int, levels: list[Level]) -> None:
     objects = [
         chain("netdev", "shape", "in", hook="ingress", prio=priority, dev="vif1.0"),
         rule("netdev", "shape", "in", {"counter": None}, {"fwd": {"dev": "eth0"}}),
@@ -194,14 +194,14 @@ def test_a_flowtable_carries_connections_past_the_null_routes() -> None:
         ("etc/nftables.d/bridge", "table bridge xenbw {\n\tset latched {\n", Kind.LATCH),
     ],
 )
-def test_a_saved_firewall_that_names_ours_is_found(tmp_path: Path, path: str, text: str, kind: Kind) -> None:
+def test_a_saved_firewall_that_names_our_chains_is_found(tmp_path: Path, path: str, text: str, kind: Kind) -> None:
     (tmp_path / path).parent.mkdir(parents=True)
     (tmp_path / path).write_text(text)
     assert saved.search(tmp_path) == [Saved(tmp_path / path, kind)]
 
 
 @pytest.mark.parametrize("text", ["# -A INPUT -j XENBW\n", "-A INPUT -j XENBW-MINE\n", "table ip xenbw {}\n"])
-def test_what_only_looks_like_ours_is_not(tmp_path: Path, text: str) -> None:
+def test_text_that_only_resembles_our_names_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "etc/iptables").mkdir(parents=True)
     (tmp_path / "etc/iptables/rules.v4").write_text(text)
     assert saved.search(tmp_path) == []
@@ -217,7 +217,7 @@ def test_a_saved_latch_holds_until_the_daemon_runs() -> None:
     assert (finding.level, "until xenbwd corrects that" in finding.text) == (Level.WARN, True)
 
 
-def test_saved_null_routes_are_worst_where_nobody_takes_them_away_again() -> None:
+def test_saved_null_routes_are_worst_if_nothing_removes_them_again() -> None:
     rules = [Saved(Path("/etc/iptables/rules.v4"), Kind.CHAIN)]
     assert [finding.level for finding in saved.judge(rules, to_nft=True)] == [Level.FAIL]
     assert [finding.level for finding in saved.judge(rules, to_nft=False)] == [Level.WARN]

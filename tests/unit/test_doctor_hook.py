@@ -19,13 +19,13 @@ def levels(facts: HookFacts) -> list[Level]:
     return [finding.level for finding in judge(facts)]
 
 
-def test_a_hook_that_is_whole_and_can_run_is_well() -> None:
+def test_an_unchanged_executable_hook_passes() -> None:
     assert levels(SOUND) == [Level.PASS]
-    # Installed by hand: nobody knows what it should be.
+    # Installed by hand, so its checksum is unknown.
     assert levels(replace(SOUND, whole=None)) == [Level.PASS]
 
 
-def test_a_hook_that_is_missing_comes_back_only_by_force() -> None:
+def test_a_missing_hook_is_restored_only_with_force() -> None:
     (finding,) = judge(replace(SOUND, there=False, executable=False, whole=None))
     assert finding.level is Level.FAIL
     assert "--force-confmiss" in finding.fix
@@ -36,7 +36,7 @@ def test_a_hook_that_is_not_executable_is_never_called() -> None:
     assert (finding.level, finding.fix) == (Level.FAIL, f"chmod 755 {SOUND.path}")
 
 
-def test_a_hook_that_was_changed_may_be_meant_so() -> None:
+def test_a_changed_hook_is_only_a_warning() -> None:
     assert levels(replace(SOUND, whole=False)) == [Level.WARN]
 
 
@@ -53,22 +53,22 @@ def hook(tmp_path: Path) -> Path:
 
 
 def recorded(hook: Path, text: str) -> Runner:
-    """dpkg-query, as it tells of a package's conffiles: each on a line of its own, after a blank, with its sum."""
+    """dpkg-query, as it prints a package's conffiles: each on its own line, after a blank, with its checksum."""
     total = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
     return lambda *_, **__: Result(0, f"\n /etc/default/xenbw 0123\n {hook} {total}\n".encode(), b"")
 
 
-def test_what_the_hook_should_be_is_known_to_dpkg(hook: Path) -> None:
+def test_dpkg_knows_the_checksum_of_the_hook(hook: Path) -> None:
     assert gather(hook, hook, recorded(hook, "as it was brought\n")) == replace(SOUND, path=hook, program=hook)
     assert gather(hook, hook, recorded(hook, "of another version\n")).whole is False
 
 
-def test_without_a_package_nobody_knows_what_it_should_be(hook: Path) -> None:
+def test_without_a_package_the_checksum_of_the_hook_is_unknown(hook: Path) -> None:
     assert gather(hook, hook, lambda *_, **__: Result(1, b"", b"no packages found")).whole is None
     assert gather(hook, hook, recorded(Path("/elsewhere"), "")).whole is None
 
 
-def test_what_is_no_file_or_cannot_be_executed_is_told_apart(hook: Path, tmp_path: Path) -> None:
+def test_a_missing_hook_and_one_that_is_not_executable_are_told_apart(hook: Path, tmp_path: Path) -> None:
     hook.chmod(0o644)
     facts = gather(hook, tmp_path / "none", recorded(hook, ""))
     assert (facts.there, facts.executable, facts.program_works) == (True, False, False)
@@ -80,7 +80,7 @@ def test_xen_s_own_scripts_call_the_hooks(script: str) -> None:
     assert calls_hooks(Path("/etc/xen/scripts") / script) is True
 
 
-def test_vif_openvswitch_does_not() -> None:
+def test_vif_openvswitch_does_not_call_the_hooks() -> None:
     assert calls_hooks(Path("/etc/xen/scripts") / "vif-openvswitch") is False
 
 
@@ -94,19 +94,19 @@ def test_vif_openvswitch_does_not() -> None:
         ("call_hooks vif post\n", True),
     ],
 )
-def test_a_custom_script_may_call_them_itself_or_by_one_that_does(tmp_path: Path, text: str, calls: bool) -> None:
+def test_a_custom_script_may_call_the_hooks_itself_or_by_another_script(tmp_path: Path, text: str, calls: bool) -> None:
     (tmp_path / "vif-bridge").write_text("call_hooks vif post\n")
     (tmp_path / "custom").write_text(f"#!/bin/bash\n{text}")
     assert calls_hooks(tmp_path / "custom") is calls
 
 
-def test_a_script_that_cannot_be_read_is_not_taken_for_one_that_calls(tmp_path: Path) -> None:
+def test_a_script_that_cannot_be_read_does_not_count_as_calling_the_hooks(tmp_path: Path) -> None:
     assert calls_hooks(tmp_path / "gone") is None
     (finding,) = judge_scripts([ScriptFacts("/etc/xen/scripts/gone", None, (("vif1.0", "web1"),))])
     assert finding.level is Level.WARN
 
 
-def test_who_is_open_for_a_moment_is_named() -> None:
+def test_vms_whose_block_comes_a_moment_late_are_named() -> None:
     ovs = ScriptFacts("/etc/xen/scripts/vif-openvswitch", False, (("vif3.0", "web1"), ("vif4.1", "db")))
     bridge = ScriptFacts("/etc/xen/scripts/vif-bridge", True, (("vif5.0", "mail"),))
     (finding,) = judge_scripts([ovs, bridge])

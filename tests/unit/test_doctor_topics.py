@@ -1,4 +1,4 @@
-"""What doctor makes of a host's other facts: each function that judges, given what a sound and a broken host has."""
+"""How doctor judges the other facts of a host: each judge with the facts of a sound and of a broken host."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def test_the_kernel_has_an_egress_hook_from_5_16_on(release: str, level: str) ->
     assert system.judge_kernel(release).level == level
 
 
-def test_a_clock_that_nobody_vouches_for_is_doubted() -> None:
+def test_a_clock_that_is_not_synchronised_is_a_warning() -> None:
     assert system.judge_clock(synchronised=True).level is Level.PASS
     assert system.judge_clock(synchronised=False).level is Level.WARN
 
 
-def test_the_delivering_unit_is_wanted_where_programs_deliver() -> None:
+def test_the_delivering_unit_must_be_enabled_if_programs_deliver() -> None:
     path = ["xenbwd.service", "xenbw-notify.path"]
     assert system.wanted(Settings()) == ["xenbwd.service"]
     assert system.wanted(Settings(mail=MailSection(to=("root",)))) == ["xenbwd.service"]
@@ -57,7 +57,7 @@ def test_the_delivering_unit_is_wanted_where_programs_deliver() -> None:
     assert system.wanted(Settings(command=CommandSection(run=("/bin/page",)))) == path
 
 
-def test_a_unit_that_is_not_enabled_is_a_failure_of_the_next_boot() -> None:
+def test_a_unit_that_is_not_enabled_is_a_failure() -> None:
     assert levels(system.judge_units({"xenbwd.service": True, "xenbw-notify.path": True})) == ["PASS"]
     (finding,) = system.judge_units({"xenbwd.service": False, "xenbw-notify.path": True})
     assert (finding.level, finding.fix) == (Level.FAIL, "systemctl enable --now xenbwd.service")
@@ -66,7 +66,7 @@ def test_a_unit_that_is_not_enabled_is_a_failure_of_the_next_boot() -> None:
 # the bridges
 
 
-def test_without_br_netfilter_it_is_the_seal_that_holds() -> None:
+def test_without_br_netfilter_the_seal_blocks() -> None:
     both, off = {4: True, 6: True}, {4: False, 6: False}
     assert levels(bridges.judge_filtering(both, seals=False)) == ["PASS"]
     assert levels(bridges.judge_filtering(off, seals=True)) == ["PASS"]
@@ -79,7 +79,7 @@ def test_ipv6_alone_can_be_what_iptables_does_not_see() -> None:
     assert "does not see IPv6 that" in finding.text
 
 
-def test_flooding_matters_to_a_meter_that_cannot_tell_it_apart() -> None:
+def test_flooding_matters_only_if_the_meter_cannot_tell_floods_apart() -> None:
     assert levels(bridges.judge_flooding(["vif1.0"], "nft")) == ["PASS"]
     (finding,) = bridges.judge_flooding(["vif2.0", "vif1.0"], "kernel")
     assert finding.level is Level.WARN
@@ -87,12 +87,12 @@ def test_flooding_matters_to_a_meter_that_cannot_tell_it_apart() -> None:
     assert bridges.judge_flooding([], "kernel") == []
 
 
-def test_who_is_redirected_on_ingress_is_neither_metered_nor_sealed() -> None:
+def test_an_interface_redirected_at_ingress_is_neither_metered_nor_sealed() -> None:
     assert bridges.judge_shaping([]) == []
     assert levels(bridges.judge_shaping(["vif1.0"])) == ["FAIL"]
 
 
-def test_an_iproute2_that_fails_is_told() -> None:
+def test_a_failing_iproute2_is_reported() -> None:
     with pytest.raises(XenbwError, match="bridge link: exit status 1"):
         bridges.ask(lambda *_, **__: Result(1, b"", b""), "bridge", "link")
 
@@ -100,7 +100,7 @@ def test_an_iproute2_that_fails_is_told() -> None:
 # the daemon and its stores
 
 
-def test_a_daemon_s_own_problems_are_doctor_s_as_well() -> None:
+def test_the_daemon_s_problems_are_findings_too() -> None:
     answer = {"version": __version__, "meter": "nft", "meter_reason": "", "problems": ["web1: no block"]}
     assert levels(list(service.judge_daemon(answer))) == ["PASS", "PASS", "WARN"]
     assert levels(list(service.judge_daemon({**answer, "version": "0.0.1", "problems": []}))) == [
@@ -110,7 +110,7 @@ def test_a_daemon_s_own_problems_are_doctor_s_as_well() -> None:
     ]
 
 
-def test_a_meter_that_stands_in_for_nft_is_a_doubt() -> None:
+def test_a_meter_other_than_nft_is_a_warning() -> None:
     answer = {"version": __version__, "meter": "kernel", "meter_reason": "nft refuses", "problems": []}
     assert levels(list(service.judge_daemon(answer))) == ["PASS", "WARN"]
 
@@ -137,7 +137,7 @@ def test_a_sound_ledger_passes(host: Host) -> None:
     assert finding.level is Level.PASS
 
 
-def test_a_damaged_ledger_does_not(host: Host) -> None:
+def test_a_damaged_ledger_fails(host: Host) -> None:
     path = host.settings.ledger.path
     size = path.stat().st_size
     with path.open("r+b") as file:
@@ -161,12 +161,12 @@ def seen(ago: timedelta | None, name: str = "dom0-a") -> HostSeen:
         (None, "FAIL"),
     ],
 )
-def test_the_book_is_to_be_reached_and_to_have_what_this_host_has(found: list[HostSeen] | None, level: str) -> None:
+def test_the_book_must_answer_and_have_recent_data_of_this_host(found: list[HostSeen] | None, level: str) -> None:
     assert service.judge_book(found, XenbwError("no answer"), "dom0-a", NOW).level == level
 
 
 def test_a_book_that_does_not_answer_is_not_waited_for(host: Host) -> None:
-    # 192.0.2.0/24 is nobody's (RFC 5737).
+    # No host uses 192.0.2.0/24 (RFC 5737).
     silent = MongodbSection(uri="mongodb://192.0.2.77/?connectTimeoutMS=60000&serverSelectionTimeoutMS=60000")
     began = SystemClock().tick().elapsed
     (finding,) = service.book(replace(host, settings=replace(host.settings, mongodb=silent)))
@@ -174,7 +174,7 @@ def test_a_book_that_does_not_answer_is_not_waited_for(host: Host) -> None:
     assert SystemClock().tick().elapsed - began < 20
 
 
-def test_a_book_that_was_not_asked_for_is_not_mentioned(host: Host) -> None:
+def test_a_book_that_is_not_configured_is_not_mentioned(host: Host) -> None:
     assert list(service.book(host)) == []
 
 
@@ -190,7 +190,7 @@ def test_the_meter_passes_only_if_every_byte_was_counted_once() -> None:
     assert proof.judge_meter(Metered(passed, flooded), "br0").level is Level.FAIL
 
 
-def test_a_null_route_may_pass_bridged_pings_only_where_iptables_does_not_see_them() -> None:
+def test_a_null_route_may_pass_bridged_pings_only_if_iptables_does_not_see_them() -> None:
     holds = Routed(before=(3, 3), blocked=(0, 0), after=(3, 3), filtered=True)
     assert proof.judge_null_route(holds).level is Level.PASS
     assert proof.judge_null_route(replace(holds, blocked=(0, 3), filtered=False)).level is Level.PASS
@@ -198,13 +198,13 @@ def test_a_null_route_may_pass_bridged_pings_only_where_iptables_does_not_see_th
     assert proof.judge_null_route(replace(holds, blocked=(1, 0), filtered=False)).level is Level.FAIL
 
 
-def test_a_null_route_that_proves_nothing_or_stays_is_a_failure() -> None:
+def test_a_null_route_that_cannot_be_tested_or_removed_is_a_failure() -> None:
     holds = Routed(before=(3, 3), blocked=(0, 0), after=(3, 3), filtered=True)
     assert proof.judge_null_route(replace(holds, before=(0, 3))).level is Level.FAIL
     assert proof.judge_null_route(replace(holds, after=(0, 3))).level is Level.FAIL
 
 
-def test_a_seal_lets_no_frame_through_and_opens_again() -> None:
+def test_a_seal_lets_no_frame_through_and_can_be_removed() -> None:
     assert proof.judge_seal(Sealed(0, 0, 50), "br0").level is Level.PASS
     for leaky in (Sealed(1, 0, 50), Sealed(0, 1, 50), Sealed(0, 0, 0)):
         assert proof.judge_seal(leaky, "br0").level is Level.FAIL
@@ -213,13 +213,13 @@ def test_a_seal_lets_no_frame_through_and_opens_again() -> None:
 # the result
 
 
-def test_the_worst_is_what_counts() -> None:
+def test_the_worst_finding_counts() -> None:
     assert worst([]) is Level.PASS
     assert worst([good("a", ""), doubt("b", "", ""), good("c", "")]) is Level.WARN
     assert worst([bad("a", "", ""), doubt("b", "", "")]) is Level.FAIL
 
 
-def test_the_kept_result_is_root_s_alone_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_only_root_can_read_the_kept_result_and_no_temporary_file_is_left(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     last.keep(folder, last.document([bad("hook", "web1 is open", "close it"), good("xen", "")], NOW))
     assert stat.S_IMODE(last.path(folder).stat().st_mode) == 0o600
@@ -229,7 +229,7 @@ def test_the_kept_result_is_root_s_alone_and_leaves_nothing_beside_it(tmp_path: 
     assert (told.at, told.counts) == (NOW, {Level.FAIL: 1, Level.PASS: 1})
 
 
-def test_the_document_has_what_panels_build_on() -> None:
+def test_the_document_has_the_keys_that_panels_use() -> None:
     assert last.document([bad("hook", "gone", "put it back"), good("xen", "answers")], NOW) == {
         "generated_at": "2026-11-23T04:38:00Z",
         "worst": "FAIL",

@@ -84,7 +84,7 @@ class EveryByteOnce(RuleBasedStateMachine):
             known = sum(sum(wire.kept[1]) for wire in wires)
             assert sum(sum(usage) for _, usage, _ in usagelog.periods(self.ledger, vm_id)) == known
 
-    # what the daemon does
+    # the daemon's steps
 
     def start_daemon(self) -> None:
         alive = self.ledger.alive()
@@ -100,7 +100,7 @@ class EveryByteOnce(RuleBasedStateMachine):
             self.tally.open_period(vm_id, entry.period.start, usage.get(vm_id, ZERO))
 
     def load_roster(self) -> set[int]:
-        """Take the rules over, as what was reckoned without recording it foresaw; who was refiled by them."""
+        """Load the roster as an unrecorded one foresaw. Returns the VMs whose usage moved to other periods."""
         foreseen = Roster(self.ledger, self.settings, record=False)
         foreseen.load(self.moment)
         lives = {vm_id: foreseen.lives(vm_id) for vm_id in foreseen.entries}
@@ -117,7 +117,7 @@ class EveryByteOnce(RuleBasedStateMachine):
         for wire in self.wires.values():
             wire.kept = wire.read
 
-    # what happens
+    # events
 
     @rule(interface=INTERFACES, to=AMOUNTS, out=AMOUNTS)
     def traffic_passes(self, interface: str, to: int, out: int) -> None:
@@ -181,7 +181,7 @@ class EveryByteOnce(RuleBasedStateMachine):
             start = self.roster.entries[vm_id].period.start
             self.tally.open_period(vm_id, start, usagelog.of_period(self.ledger, vm_id, start))
 
-    # what always holds
+    # invariants
 
     @invariant()
     def the_ledger_has_what_was_read_until_the_last_commit(self) -> None:

@@ -1,4 +1,4 @@
-"""Programs that nobody knows are run by their exit status, and none of them can hold us up or be talked into more."""
+"""Unknown programs are judged by their exit status; none can delay this process or get extra arguments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
-def test_a_program_gets_its_arguments_as_they_are_and_the_text_to_the_byte(tmp_path: Path) -> None:
+def test_a_program_gets_its_arguments_unchanged_and_the_text_to_the_byte(tmp_path: Path) -> None:
     program = script(tmp_path / "p", f"cd {tmp_path}; printf '%s\\n' \"$@\" > args; cat > text")
     executable.run([str(program), "two words", "$(reboot); `reboot` 'x", "*"], TEXT, 5)
     assert (tmp_path / "args").read_text().splitlines() == ["two words", "$(reboot); `reboot` 'x", "*"]
@@ -65,32 +65,32 @@ def test_an_exit_status_other_than_0_is_a_failure_to_be_repeated(tmp_path: Path,
         executable.run([str(program)], TEXT, 5)
 
 
-def test_a_program_that_crashes_is_told_by_its_signal(tmp_path: Path) -> None:
+def test_a_crashed_program_is_reported_with_its_signal(tmp_path: Path) -> None:
     program = script(tmp_path / "p", "kill -SEGV $$")
     with failing(f"{program} was ended by signal 11"):
         executable.run([str(program)], TEXT, 5)
 
 
-def test_a_program_that_is_not_there_says_so(tmp_path: Path) -> None:
+def test_a_missing_program_is_reported(tmp_path: Path) -> None:
     with failing(f"{tmp_path}/p: not found (is its package installed?)"):
         executable.run([f"{tmp_path}/p"], TEXT, 5)
 
 
-def test_a_script_whose_interpreter_is_not_there_says_so(tmp_path: Path) -> None:
+def test_a_script_with_a_missing_interpreter_is_reported(tmp_path: Path) -> None:
     program = script(tmp_path / "p")
     program.write_text("#!/usr/bin/no-such-shell\n")
     with failing(f"{program}: the interpreter that its first line names was not found"):
         executable.run([str(program)], TEXT, 5)
 
 
-def test_a_file_that_may_not_be_executed_says_so(tmp_path: Path) -> None:
+def test_a_file_that_is_not_executable_is_reported(tmp_path: Path) -> None:
     program = script(tmp_path / "p", "exit 0")
     program.chmod(0o644)
     with failing(f"{program}: not executable (run chmod +x on it)"):
         executable.run([str(program)], TEXT, 5)
 
 
-def test_a_file_that_is_no_program_says_so(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_program_is_reported(tmp_path: Path) -> None:
     program = script(tmp_path / "p")
     program.write_text("exit 0\n")
     with failing(f"{program}: not a program (a script begins with a line like #!/bin/sh)"):
@@ -104,11 +104,11 @@ def test_a_program_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path)
         executable.run([str(program)], TEXT, 0.5)
     assert time.monotonic() - begin < busy(3)
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-    # What it started is buried by init, in its own time.
+    # init reaps the processes that it started, when it gets to it.
     assert until(lambda: not any(map(alive, pids)))
 
 
-def test_what_a_program_leaves_behind_to_finish_its_work_is_left_alone(tmp_path: Path) -> None:
+def test_processes_that_a_program_leaves_to_finish_its_work_are_not_killed(tmp_path: Path) -> None:
     program = script(tmp_path / "p", f"(sleep 0.3; echo done > {tmp_path}/late) & exit 0")
     executable.run([str(program)], TEXT, 5)
     limit = time.monotonic() + busy(5)
@@ -117,7 +117,7 @@ def test_what_a_program_leaves_behind_to_finish_its_work_is_left_alone(tmp_path:
     assert (tmp_path / "late").exists()
 
 
-def test_who_is_ended_takes_the_program_with_him(tmp_path: Path) -> None:
+def test_if_this_process_is_ended_the_program_is_killed_too(tmp_path: Path) -> None:
     program = script(tmp_path / "p", f"echo $$ > {tmp_path}/pid; sleep 1000")
     code = (
         "import signal, sys; from xenbw.tell import executable\n"
@@ -134,7 +134,7 @@ def test_who_is_ended_takes_the_program_with_him(tmp_path: Path) -> None:
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
-def test_megabytes_of_output_go_where_ours_goes_and_fill_no_pipe_of_ours(tmp_path: Path) -> None:
+def test_megabytes_of_output_go_to_our_output_and_fill_no_pipe(tmp_path: Path) -> None:
     program = script(tmp_path / "p", "head -c 5000000 /dev/zero; head -c 5000000 /dev/zero >&2")
     code = "import sys; from xenbw.tell import executable; executable.run([sys.argv[1]], b'', 20)"
     done = subprocess.run([sys.executable, "-c", code, str(program)], capture_output=True, check=True)

@@ -35,7 +35,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def bridges(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
-    """Says whether iptables sees bridged frames, which is the machine's affair otherwise."""
+    """Sets whether iptables sees bridged frames; otherwise that depends on the machine."""
 
     def say(filtered: bool) -> None:
         monkeypatch.setattr(interfaces, "bridge_filtered", lambda _version: filtered)
@@ -125,7 +125,7 @@ def test_a_raised_allowance_releases_at_once(host: Host) -> None:
     assert blocklog.of_vm(host.ledger, host.web1)[0].lift_reason == "its allowance covers its usage again"
 
 
-def test_a_policy_that_only_warns_from_now_on_releases_and_says_why(host: Host) -> None:
+def test_a_change_of_the_action_to_warn_releases_and_says_why(host: Host) -> None:
     host.judge(1001)
     host.ledger.set_vm(host.web1, action=Action.WARN)
     assert host.judge()
@@ -155,7 +155,7 @@ def test_a_block_by_the_admin_has_no_end_and_outlives_the_period(host: Host) -> 
     assert (block.cause, block.reason, block.until) == (Cause.ADMIN, "unpaid", None)
 
 
-def test_a_vm_that_the_admin_lets_go_but_is_over_stays_blocked_for_that(host: Host) -> None:
+def test_a_vm_that_the_admin_unblocks_but_that_is_over_stays_blocked_for_its_usage(host: Host) -> None:
     host.ledger.set_vm(host.web1, blocked_reason="unpaid")
     host.judge(1001)
     host.ledger.set_vm(host.web1, blocked_reason=None)
@@ -173,7 +173,7 @@ def test_a_moved_period_moves_the_end_of_the_block_without_another_announcement(
     assert host.events() == ["null-routed"]
 
 
-def test_a_vm_that_nobody_added_is_over_without_a_block_or_a_word(host: Host) -> None:
+def test_a_vm_that_nobody_added_is_over_without_a_block_or_a_message(host: Host) -> None:
     host.ledger.set_vm(host.web1, added_at=None)
     assert not host.judge(1001)
     assert vm_of(host.ledger, host.web1).state is State.OVER
@@ -192,7 +192,7 @@ def test_a_vm_that_is_added_while_it_is_over_is_blocked_and_its_reason_follows(h
     assert host.events() == ["null-routed"]
 
 
-def test_a_policy_of_warning_announces_once_and_blocks_never(host: Host) -> None:
+def test_the_action_warn_announces_once_and_never_blocks(host: Host) -> None:
     host.ledger.set_vm(host.web1, action=Action.WARN)
     for used in (1001, 2000):
         assert not host.judge(used)
@@ -200,7 +200,7 @@ def test_a_policy_of_warning_announces_once_and_blocks_never(host: Host) -> None
     assert host.mails() == ["over its allowance, not blocked"]
 
 
-def test_a_message_that_waits_is_told_to_whoever_sends(host: Host) -> None:
+def test_the_guard_says_whether_a_message_waits(host: Host) -> None:
     host.judge(0)
     assert not host.judging.queued
     host.judge(1001)
@@ -210,7 +210,7 @@ def test_a_message_that_waits_is_told_to_whoever_sends(host: Host) -> None:
 # a ledger that cannot be written
 
 
-def test_a_vm_that_goes_over_while_the_ledger_cannot_be_written_is_blocked_all_the_same(host: Host) -> None:
+def test_a_vm_that_goes_over_while_the_ledger_cannot_be_written_is_still_blocked(host: Host) -> None:
     with unwritable(host.ledger):
         assert host.judging.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
         assert isinstance(host.judging.failure, LedgerError)
@@ -219,7 +219,7 @@ def test_a_vm_that_goes_over_while_the_ledger_cannot_be_written_is_blocked_all_t
     assert set(host.over_file().addresses()) == {str(IP), str(IP6)}
 
 
-def test_it_is_recorded_and_announced_once_the_ledger_can_be_written_again(host: Host) -> None:
+def test_a_block_is_recorded_and_announced_once_the_ledger_can_be_written_again(host: Host) -> None:
     with unwritable(host.ledger):
         host.judging.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
     assert host.judge(1001)
@@ -239,7 +239,7 @@ def test_a_warning_that_could_not_be_recorded_is_not_lost(host: Host) -> None:
 # enforcing
 
 
-def test_what_is_blocked_is_asked_of_every_method_and_told_to_the_hook(host: Host) -> None:
+def test_every_method_and_the_hook_get_the_blocked_addresses(host: Host) -> None:
     host.judge(1001)
     assert sorted(host.enforce()) == [f"web1: {IP}", f"web1: {IP6}"]
     assert host.enforce() == []
@@ -247,7 +247,7 @@ def test_what_is_blocked_is_asked_of_every_method_and_told_to_the_hook(host: Hos
     assert host.over_file().ledger == str(host.settings.ledger.path)
 
 
-def test_a_released_vm_is_asked_to_be_free_and_its_addresses_are_held(host: Host) -> None:
+def test_methods_free_a_released_vm_and_it_holds_its_addresses(host: Host) -> None:
     host.judge(1001)
     host.enforce()
     host.ledger.set_vm(host.web1, limit_bytes=2000)
@@ -258,7 +258,7 @@ def test_a_released_vm_is_asked_to_be_free_and_its_addresses_are_held(host: Host
     assert host.over_file().held == {str(IP), str(IP6)}
 
 
-def test_a_blocked_vm_without_a_known_address_is_told_to_the_hook_by_its_name(host: Host) -> None:
+def test_the_hook_gets_the_name_of_a_blocked_vm_without_a_known_address(host: Host) -> None:
     db = add_vm(host.ledger, "db one\t2", NOW, limit_bytes=1000)
     host.usage[db] = Counters(1001, 0)
     host.judge(0)
@@ -266,7 +266,7 @@ def test_a_blocked_vm_without_a_known_address_is_told_to_the_hook_by_its_name(ho
     assert host.over_file().blocked == {"db one\t2": []}
 
 
-def test_addresses_that_the_admin_gave_are_blocked_with_those_that_are_known(host: Host) -> None:
+def test_addresses_that_the_admin_gave_are_blocked_with_the_known_ones(host: Host) -> None:
     given = ip_address("192.0.2.99")
     host.ledger.set_vm(host.web1, ips=(given,))
     host.judge(1001)
@@ -293,14 +293,14 @@ def test_an_address_that_went_to_another_vm_is_free_at_its_start(host: Host) -> 
 
 
 def leave(host: Host, number: int, **words: str) -> None:
-    """A hook could not write this into the ledger."""
+    """Leave the note of a hook that could not write into the ledger."""
     call = {"starts": "1", "domid": "2", "devid": "0", "kind": "vif", "name": "heir", "ips": str(IP), **words}
     folder = host.settings.daemon.run_dir / "pending"
     folder.mkdir(exist_ok=True, parents=True)
     (folder / str(number)).write_text("".join(f"{key}\t{value}\n" for key, value in call.items()))
 
 
-def test_it_is_free_too_when_only_a_hook_that_could_not_write_knows_of_the_start(host: Host) -> None:
+def test_the_address_is_free_too_if_only_a_hook_that_could_not_write_knows_of_the_start(host: Host) -> None:
     host.judge(2000)
     leave(host, 1)
     host.enforce()
@@ -311,21 +311,21 @@ def test_it_is_free_too_when_only_a_hook_that_could_not_write_knows_of_the_start
     assert host.method.asked[-1] == {IP: "web1", IP6: "web1"}
 
 
-def test_it_is_free_too_when_nobody_has_heard_of_the_vm_before(host: Host) -> None:
+def test_the_address_is_free_too_if_the_vm_is_new(host: Host) -> None:
     host.judge(2000)
     start_vif(host.ledger, "heir", NOW, domid=2, ips=str(IP))
     host.enforce()
     assert host.method.asked == [{IP6: "web1"}]
 
 
-def test_a_blocked_vm_of_which_a_hook_could_not_write_is_blocked_with_the_addresses_it_has_now(host: Host) -> None:
+def test_a_blocked_vm_in_a_hook_s_note_is_blocked_with_its_present_addresses(host: Host) -> None:
     host.judge(2000)
     leave(host, 1, name="web1", ips="192.0.2.99")
     host.enforce()
     assert host.method.asked[-1] == {IP: "web1", IP6: "web1", ip_address("192.0.2.99"): "web1"}
 
 
-def test_a_protected_address_is_not_blocked_and_is_a_problem_to_see(host: Host, settings: Settings) -> None:
+def test_a_protected_address_is_not_blocked_and_is_shown_as_a_problem(host: Host, settings: Settings) -> None:
     host.settings = replace(settings, enforce=EnforceSection(protect=(ip_network(f"{IP}/32"),)))
     host.restart()
     host.judge(1001)
@@ -360,9 +360,7 @@ def test_a_bridge_that_iptables_does_not_see_is_announced_once_and_shown_as_long
     assert host.events() == ["null-routed", "unfiltered"]
 
 
-def test_a_bridge_port_that_is_down_for_a_block_asks_nothing_of_iptables(
-    host: Host, bridges: Callable[[bool], None]
-) -> None:
+def test_a_bridge_port_that_is_set_down_needs_no_iptables(host: Host, bridges: Callable[[bool], None]) -> None:
     port = start_vif(host.ledger, "web1", NOW, domid=1, devid=1, bridge="xenbr0")
     mark = host.settings.daemon.run_dir / "lowered" / str(port.ifindex)
     mark.parent.mkdir(parents=True)
@@ -383,7 +381,7 @@ def test_two_running_vms_with_one_address_are_a_problem(host: Host) -> None:
     assert host.reconciler.problems == [f"web1 and web2: all run with {IP}: one of them has it wrong"]
 
 
-def test_a_run_folder_that_cannot_be_written_is_a_problem_and_the_blocks_still_stand(host: Host) -> None:
+def test_a_run_folder_that_cannot_be_written_is_a_problem_and_the_blocks_stay(host: Host) -> None:
     host.settings.daemon.run_dir.write_text("a file is in the way")
     host.judge(1001)
     host.enforce()

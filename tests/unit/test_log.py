@@ -1,4 +1,4 @@
-"""What xenbwd writes into the journal: a line for each event, with its priority, that no guest's name can break."""
+"""The lines of xenbwd in the journal: one for each event, with its priority, which no guest's name can break."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PUT_BACK = "null routes restored, another program changes the firewall: "
 
 
 class Stderr:
-    """The daemon's standard error, and what was written to it since the last look."""
+    """The daemon's standard error, with the lines since the last look."""
 
     def __init__(self, path: Path) -> None:
         self.stream, self._reader = path.open("w", encoding="utf-8"), path.open(encoding="utf-8")
@@ -63,7 +63,7 @@ def stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stderr]:
 
 @pytest.fixture
 def journal(stderr: Stderr, monkeypatch: pytest.MonkeyPatch) -> Stderr:
-    """Standard error is the journal's, and the daemon logs to it."""
+    """Make standard error the journal, and let the daemon log to it."""
     monkeypatch.setenv("JOURNAL_STREAM", stderr.journal_stream)
     log_to(stderr.stream)
     return stderr
@@ -92,7 +92,7 @@ def test_in_the_journal_a_line_has_its_priority(journal: Stderr, level: int, pri
 
 
 @pytest.mark.parametrize("elsewhere", [None, "1:1"])
-def test_on_a_terminal_it_has_none_even_where_another_stream_is_the_journals(
+def test_on_a_terminal_a_line_has_no_priority_even_if_another_stream_is_the_journal(
     stderr: Stderr, monkeypatch: pytest.MonkeyPatch, elsewhere: str | None
 ) -> None:
     if elsewhere:
@@ -107,7 +107,7 @@ def test_no_name_can_break_a_line_or_forge_another(journal: Stderr) -> None:
     assert journal.lines() == [f"<4>{SHOWN}: seen"]
 
 
-def test_what_is_wrong_is_said_when_it_begins_changes_and_ends(journal: Stderr) -> None:
+def test_a_problem_is_logged_when_it_begins_changes_and_ends(journal: Stderr) -> None:
     complaints = Complaints()
     for problem in ("disk full", "disk full", "locked", None, None):
         complaints.of("ledger", problem)
@@ -117,7 +117,7 @@ def test_what_is_wrong_is_said_when_it_begins_changes_and_ends(journal: Stderr) 
     assert journal.lines() == ["<3>a", "<3>b", "<6>no longer: a", "<6>no longer: b"]
 
 
-def test_an_obstacle_that_comes_and_goes_is_said_once_until_it_is_gone_for_a_minute(journal: Stderr) -> None:
+def test_an_obstacle_that_comes_and_goes_is_logged_once_until_it_is_gone_for_a_minute(journal: Stderr) -> None:
     complaints = Complaints()
     for second in range(0, 100, 5):
         complaints.obstacles(["a"] if second % 10 else [], second)
@@ -128,12 +128,12 @@ def test_an_obstacle_that_comes_and_goes_is_said_once_until_it_is_gone_for_a_min
     assert journal.lines() == ["<6>no longer: a"]
 
 
-# what is told of blocks
+# lines about blocks
 
 
 @pytest.fixture
 def host(ledger: Ledger, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Guarded:
-    """web1 has 1000 bytes in March and runs; a daemon has made the host's blocks what they ought to be."""
+    """web1 has 1000 bytes in March and runs; a daemon has enforced the host's blocks once."""
     monkeypatch.setattr(interfaces, "bridge_filtered", lambda _version: True)
     host = Guarded(ledger, settings, MethodStandIn())
     host.judge(0)
@@ -142,7 +142,7 @@ def host(ledger: Ledger, settings: Settings, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def told(host: Guarded) -> list[tuple[int, str]]:
-    """What the guard has for the log, with its blocks enforced."""
+    """The guard's lines for the log, after its blocks are enforced."""
     host.enforce()
     return host.judging.news.take()
 
@@ -178,7 +178,7 @@ def test_a_release_is_one_line(host: Guarded) -> None:
     assert told(host) == [(NOTICE, "web1 released: its allowance covers its usage again")]
 
 
-def test_a_vm_over_that_is_only_to_be_warned_is_one_line(host: Guarded) -> None:
+def test_a_vm_that_is_over_with_the_action_warn_is_one_line(host: Guarded) -> None:
     host.ledger.set_vm(host.web1, action=Action.WARN)
     host.judge(1001)
     assert told(host) == [(NOTICE, newest(host))]
@@ -191,7 +191,7 @@ def test_a_block_without_a_known_address_says_so(host: Guarded) -> None:
     assert told(host) == [(NOTICE, "db null-routed: unpaid: no address of it is known")]
 
 
-def test_a_block_that_cannot_be_recorded_is_told_at_once_and_not_again_when_it_is(host: Guarded) -> None:
+def test_a_block_that_cannot_be_recorded_is_logged_at_once_and_only_once(host: Guarded) -> None:
     with closing(open_ledger(host.ledger.path.parent)) as other, other.transaction():
         for used in (1001, 1002, 1003):
             host.judging.judge(host.roster, {host.web1: Counters(used, 0)}, [host.web1], host.moment)
@@ -202,7 +202,7 @@ def test_a_block_that_cannot_be_recorded_is_told_at_once_and_not_again_when_it_i
     assert told(host) == []
 
 
-def test_a_block_that_came_to_nothing_before_it_was_recorded_is_told_when_it_comes_again(host: Guarded) -> None:
+def test_a_block_that_ended_before_it_was_recorded_is_logged_again_when_it_returns(host: Guarded) -> None:
     with closing(open_ledger(host.ledger.path.parent)) as other, other.transaction():
         host.judging.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
     told(host)
@@ -213,7 +213,7 @@ def test_a_block_that_came_to_nothing_before_it_was_recorded_is_told_when_it_com
     assert [text[:17] for _, text in told(host)] == ["web1 null-routed:"]
 
 
-def test_what_somebody_else_removed_is_put_back_with_one_warning(host: Guarded) -> None:
+def test_null_routes_that_another_program_removed_are_restored_with_one_warning(host: Guarded) -> None:
     host.judge(1001)
     told(host)
     host.method.asked.clear()
@@ -221,7 +221,7 @@ def test_what_somebody_else_removed_is_put_back_with_one_warning(host: Guarded) 
     assert told(host) == []
 
 
-def test_a_firewall_that_was_flushed_is_no_page_of_log(host: Guarded) -> None:
+def test_a_flushed_firewall_does_not_fill_a_page_of_the_log(host: Guarded) -> None:
     ips = tuple(ip_address(f"192.0.2.{n}") for n in range(100, 110))
     host.ledger.set_vm(host.web1, blocked_reason="abuse", ips=ips)
     host.judge()
@@ -233,7 +233,7 @@ def test_a_firewall_that_was_flushed_is_no_page_of_log(host: Guarded) -> None:
     assert text.count("web1: ") == 3
 
 
-def test_blocks_that_a_start_finds_missing_are_no_repair(host: Guarded) -> None:
+def test_blocks_that_a_start_finds_missing_are_not_logged_as_repairs(host: Guarded) -> None:
     host.judge(1001)
     host.method.asked.clear()
     host.restart()
@@ -241,7 +241,7 @@ def test_blocks_that_a_start_finds_missing_are_no_repair(host: Guarded) -> None:
     assert told(host) == []
 
 
-def test_a_blocked_vm_that_comes_with_another_address_is_one_line(host: Guarded) -> None:
+def test_a_blocked_vm_with_a_new_address_is_one_line(host: Guarded) -> None:
     host.judge(1001)
     told(host)
     start_vif(host.ledger, "web1", NOW, domid=1, devid=1, ips="192.0.2.8")
@@ -256,7 +256,7 @@ def test_a_vm_that_is_removed_while_it_is_blocked_is_one_line(host: Guarded) -> 
     assert told(host) == [(logging.INFO, f"web1 no longer null-routed at {IP}, {IP6}")]
 
 
-def test_an_address_that_becomes_protected_is_told_as_a_problem_and_not_twice(host: Guarded) -> None:
+def test_an_address_that_becomes_protected_is_logged_once_as_a_problem(host: Guarded) -> None:
     host.judge(1001)
     told(host)
     host.reconciler.protect = frozenset({ip_network(f"{IP}/32")})
@@ -268,7 +268,7 @@ def test_an_address_that_becomes_protected_is_told_as_a_problem_and_not_twice(ho
 
 
 def no_answer(_argv: Sequence[str], **_options: object) -> Result:
-    """Commands of a host without addresses, routes or guests."""
+    """A runner for a host without addresses, routes or guests."""
     return Result(0, b"", b"")
 
 
@@ -298,7 +298,7 @@ def cycle(work: Work, clock: HandClock, **later: float) -> None:
     work.cycle([])
 
 
-def test_a_block_by_the_admin_is_one_line_of_the_daemon_and_nothing_comes_after_it(
+def test_a_block_by_the_admin_is_one_line_of_the_daemon_and_no_more(
     work: Work, ledger: Ledger, clock: HandClock, journal: Stderr
 ) -> None:
     add_vm(ledger, HOSTILE, NOW, blocked_reason="unpaid", ips=(IP, IP6))
@@ -338,7 +338,7 @@ def test_a_clock_that_was_set_is_one_line_and_one_when_it_is_trusted_again(
     assert work.status().document()["clock"] == "synchronised"
 
 
-def test_what_a_doubted_clock_held_back_is_done_when_it_is_trusted(
+def test_work_that_a_doubted_clock_held_back_is_done_when_the_clock_is_trusted(
     work: Work, ledger: Ledger, clock: HandClock
 ) -> None:
     web1 = add_vm(ledger, "web1", NOW, limit_bytes=1000)

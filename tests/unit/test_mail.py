@@ -118,7 +118,7 @@ def test_no_name_can_add_a_header_or_break_one(name: str, mailbox: Mailbox, port
     assert mailbox.recipients == [list(TO)]
 
 
-def test_names_of_people_who_write_otherwise_arrive_as_they_are(mailbox: Mailbox, port: int) -> None:
+def test_names_in_other_scripts_arrive_unchanged(mailbox: Mailbox, port: int) -> None:
     mail(port).send("[xenbw] kundé-☃: null-routed", "kundé-☃ was null-routed\n", "1", AT)
     assert mailbox.read()["Subject"] == "[xenbw] kundé-☃: null-routed"
     assert mailbox.text() == "kundé-☃ was null-routed\n"
@@ -138,20 +138,20 @@ def test_a_line_with_a_single_dot_does_not_end_the_message(mailbox: Mailbox, por
     assert mailbox.text() == "one\n.\n..two\n"
 
 
-def test_login_is_given_where_it_is_configured(mailbox: Mailbox) -> None:
+def test_the_configured_login_is_used(mailbox: Mailbox) -> None:
     with serve(mailbox, login=("desk", "s3cret")) as port:
         mail(port, user="desk", password="s3cret").send("s", "b", "1", AT)
     assert len(mailbox.letters) == 1
 
 
-def test_a_refused_login_is_temporary_and_keeps_the_password_to_itself(mailbox: Mailbox) -> None:
+def test_a_refused_login_is_temporary_and_does_not_show_the_password(mailbox: Mailbox) -> None:
     with serve(mailbox, login=("desk", "right")) as port, failing(permanent=False) as said:
         mail(port, user="desk", password="s3cret").send("s", "b", "1", AT)
     assert "refuses the login of desk (535)" in said[0]
     assert "s3cret" not in said[0]
 
 
-def test_a_password_that_smtp_cannot_carry_is_said_to_be_so_without_showing_it(mailbox: Mailbox) -> None:
+def test_a_password_that_smtp_cannot_carry_is_reported_without_showing_it(mailbox: Mailbox) -> None:
     with serve(mailbox, login=("desk", "right")) as port, failing(permanent=False) as said:
         mail(port, user="desk", password="pässwört").send("s", "b", "1", AT)
     assert "only ASCII" in said[0]
@@ -172,7 +172,7 @@ def test_starttls_encrypts_to_a_server_whose_authority_is_trusted(
     assert mailbox.encrypted == [True]
 
 
-def test_starttls_refuses_a_certificate_that_nobody_vouches_for(
+def test_starttls_refuses_a_certificate_of_an_unknown_authority(
     mailbox: Mailbox, authority: tuple[Path, ssl.SSLContext]
 ) -> None:
     with serve(mailbox, tls=authority[1]) as port, failing(permanent=False) as said:
@@ -190,7 +190,7 @@ def test_starttls_refuses_a_certificate_for_another_host(
     assert mailbox.letters == []
 
 
-def test_a_server_that_lacks_starttls_gets_nothing_in_the_clear(mailbox: Mailbox, port: int) -> None:
+def test_a_server_without_starttls_gets_no_message_unencrypted(mailbox: Mailbox, port: int) -> None:
     with failing(permanent=False) as said:
         mail(port, starttls=True).send("s", "b", "1", AT)
     assert "STARTTLS" in said[0]
@@ -205,12 +205,12 @@ def test_a_server_that_is_away_is_a_temporary_failure_that_names_it() -> None:
 
 
 @pytest.mark.parametrize("host", [".example.invalid", "nowhere.invalid", "x" * 70])
-def test_a_host_name_that_leads_nowhere_is_a_temporary_failure(host: str) -> None:
+def test_an_unknown_host_name_is_a_temporary_failure(host: str) -> None:
     with failing(permanent=False):
         mail(25, host=host).send("s", "b", "1", AT)
 
 
-def test_a_server_that_says_nothing_is_not_waited_for_longer_than_the_timeout(mailbox: Mailbox) -> None:
+def test_a_silent_server_is_waited_for_only_until_the_timeout(mailbox: Mailbox) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begin = time.monotonic()
         with failing(permanent=False) as said:
@@ -245,14 +245,14 @@ def test_one_recipient_refused_for_now_keeps_the_message_for_all(mailbox: Mailbo
         mail(port, to=("a@example.com", "b@example.com")).send("s", "b", "1", AT)
 
 
-def test_a_recipient_refused_beside_others_is_named_and_the_message_is_sent(mailbox: Mailbox, port: int) -> None:
+def test_a_recipient_that_is_refused_while_others_are_accepted_is_named(mailbox: Mailbox, port: int) -> None:
     mailbox.at_recipient["gone@example.com"] = "550 no such user"
     refused = mail(port, to=("gone@example.com", *TO)).send("s", "b", "1", AT)
     assert refused == {"gone@example.com": "550 no such user"}
     assert mailbox.recipients == [list(TO)]
 
 
-def test_an_odd_goodbye_does_not_undo_an_accepted_message(mailbox: Mailbox, port: int) -> None:
+def test_an_odd_answer_to_quit_does_not_undo_an_accepted_message(mailbox: Mailbox, port: int) -> None:
     mailbox.at_quit = "421 going down"
     assert mail(port).send("s", "b", "1", AT) == {}
     assert len(mailbox.letters) == 1
@@ -261,6 +261,6 @@ def test_an_odd_goodbye_does_not_undo_an_accepted_message(mailbox: Mailbox, port
 @pytest.mark.parametrize(
     "address", ["", "two@a, three@b", "a b@c", "x@y>", "<x@y", "x@y\r\nBcc: z@y", "ü@x", 'a"<b@c>']
 )
-def test_an_address_that_is_none_is_refused_before_anything_is_sent(address: str) -> None:
+def test_an_invalid_address_is_refused_before_anything_is_sent(address: str) -> None:
     with pytest.raises(UsageError):
         mail(25, to=(address,))

@@ -1,4 +1,4 @@
-"""man/: the pages tell of every command, option and key that the program has, and of none that it has not."""
+"""The pages in man/ document every command, option and key of the program, and no others."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def section(page: str, title: str) -> manpage.Lines:
 
 
 def tag(option: Action) -> str:
-    """An option as a list of options has it: "--limit SIZE"."""
+    """An option as a list of options shows it: "--limit SIZE"."""
     return " ".join(filter(None, (", ".join(option.option_strings), commandline.value(option))))
 
 
 def synopsis(name: str, command: ArgumentParser) -> str:
-    """A command as the list of commands has it: "show VM [--json]"."""
+    """A command as the list of commands shows it: "show VM [--json]"."""
     common = commandline.long_names(parser())
     arguments = (
         f"[{argument.metavar}]" if argument.nargs == "?" else str(argument.metavar)
@@ -81,8 +81,8 @@ def test_man_renders_the_page_without_a_warning(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_page_s_heading_changes_with_nothing(page: str) -> None:
-    """No date and no version: neither a build nor a release makes another page of it."""
+def test_the_page_s_heading_has_no_date_and_no_version(page: str) -> None:
+    """So neither a build nor a release changes the page."""
     name, _, number = page.rpartition(".")
     heading = (manpage.FOLDER / page).read_text(encoding="ascii").splitlines()[0].replace(r"\-", "-")
     assert re.fullmatch(rf'\.TH {name.upper()} {number} "" xenbw "[A-Z][A-Za-z ]+"', heading)
@@ -90,7 +90,7 @@ def test_the_page_s_heading_changes_with_nothing(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_page_has_the_sections_of_its_kind_in_their_order(page: str) -> None:
-    """man-pages(7) has the order."""
+    """man-pages(7) defines the order."""
     if page in PROGRAMS:
         order = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS"]
     else:
@@ -100,7 +100,7 @@ def test_the_page_has_the_sections_of_its_kind_in_their_order(page: str) -> None
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_pages_of_ours_that_it_names_are_there(page: str) -> None:
+def test_every_page_of_ours_that_it_names_exists(page: str) -> None:
     named = re.findall(r"\b(xenbw[\w.-]*) ?\((\d)\)", manpage.text(manpage.read(page)))
     assert {f"{name}.{number}" for name, number in named} <= set(PAGES)
     also = manpage.text(section(page, "SEE ALSO"))
@@ -132,7 +132,7 @@ def test_a_command_s_options_are_explained(name: str) -> None:
 
 
 @pytest.mark.parametrize("page", PROGRAMS)
-def test_no_option_is_named_that_no_program_has(page: str) -> None:
+def test_every_named_option_exists(page: str) -> None:
     programs = [*PROGRAMS.values(), *commandline.commands().values()]
     known = set[str]().union(*map(commandline.long_names, programs))
     # A line of an example that calls MongoDB's own tools has their options.
@@ -141,7 +141,7 @@ def test_no_option_is_named_that_no_program_has(page: str) -> None:
 
 
 def typed() -> Iterator[tuple[str, list[str]]]:
-    """(page, words) of each call of ours in an example that can be taken word by word."""
+    """(page, words) of each call of xenbw in an example, split into words."""
     for page in PROGRAMS:
         for example in manpage.examples(section(page, "EXAMPLES")):
             for call in re.split(r"[\n;|]\s*", example):
@@ -150,7 +150,7 @@ def typed() -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize(("page", "words"), typed(), ids=lambda given: given if isinstance(given, str) else given[0])
-def test_what_an_example_types_is_understood(page: str, words: list[str]) -> None:
+def test_the_commands_of_the_examples_parse(page: str, words: list[str]) -> None:
     (addvm_parser if words[0] == "xenbw-addvm" else parser)().parse_args(words[1:])
 
 
@@ -159,13 +159,13 @@ def test_the_states_are_all_that_a_vm_can_have() -> None:
 
 
 def shape(value: Any) -> Any:
-    """The keys of a document, and what is a list."""
+    """The keys of a document, with its lists."""
     if isinstance(value, Mapping):
         return {key: shape(inner) for key, inner in value.items()}
     return list(map(shape, value[:1])) if isinstance(value, list) else type(value).__name__
 
 
-def test_the_json_is_what_list_show_and_explain_print() -> None:
+def test_the_json_has_the_keys_that_list_show_and_explain_print() -> None:
     vm, allowance, used = VM(1, "web1", AT), Allowance(1000), Counters(1, 2)
     account = Account(vm, allowance, PERIOD, used, quota.stand(vm, allowance, True, used, PERIOD), running=True)
     block = Block(1, Cause.QUOTA, "over", AT, AT, AT, "lifted")
@@ -183,7 +183,7 @@ def test_the_json_is_what_list_show_and_explain_print() -> None:
     assert shape({**listed["vms"][0], **parts}) == shape(explained)
 
 
-def test_the_json_that_a_command_reads_is_what_it_is_sent() -> None:
+def test_the_json_for_the_command_has_the_keys_that_it_is_sent() -> None:
     case = Case("dom0-a", "web1", "over", ADDRESSES, PERIOD, AT, ZoneInfo("UTC"), Allowance(1000), 1001)
     sent = json.loads(document("null-routed", case, "over", ("subject", "text"), AT))
     (example,) = manpage.examples(section("xenbw.toml.5", "SECTIONS"))
@@ -194,7 +194,7 @@ def test_the_json_that_a_command_reads_is_what_it_is_sent() -> None:
 
 
 def documented() -> dict[tuple[str, str], tuple[str, str]]:
-    """(section, key) -> the line that sets its default, as the page has it, and what the page says of it."""
+    """(section, key) -> the line with its default, as the page has it, and the page's text."""
     found = {}
     for title, lines in manpage.parts(section("xenbw.toml.5", "SECTIONS"), "SS").items():
         for line, told in manpage.entries(lines).items():
@@ -218,7 +218,7 @@ def default(key: tuple[str, str]) -> Any:
 
 
 def loaded(line: str, key: tuple[str, str], folder: Path) -> Any:
-    """What a line sets a key to."""
+    """The value that a line gives a key."""
     (folder / "xenbw.toml").write_text(f"[{key[0]}]\n{line}\n", encoding="utf-8")
     return getattr(getattr(config.load(folder / "xenbw.toml"), key[0]), key[1])
 
@@ -236,7 +236,7 @@ def test_every_key_is_in_xenbw_toml_5_with_its_default(key: tuple[str, str], tmp
 
 
 def allowed(key: tuple[str, str]) -> set[str]:
-    """What the program says is allowed, when it is given something else."""
+    """The allowed values, as the program's errors name them."""
     known = fields(getattr(Settings(), key[0]))
     check: Callable[[Any], Any] = next(item for item in known if item.name == key[1]).metadata["check"]
     said = set()
@@ -249,7 +249,7 @@ def allowed(key: tuple[str, str]) -> set[str]:
 
 
 @pytest.mark.parametrize("key", KEYS, ids=".".join)
-def test_what_is_allowed_is_told_in_the_words_of_the_program(key: tuple[str, str]) -> None:
+def test_the_allowed_values_are_given_in_the_words_of_the_program(key: tuple[str, str]) -> None:
     _, told = documented()[key]
     found = re.search(r"Allowed: (.*)\.$", told)
     assert found, f"{TOML_PAGE}: the text of [{key[0]}] {key[1]} must end with: Allowed: {' or '.join(allowed(key))}."
@@ -260,16 +260,16 @@ def test_what_is_allowed_is_told_in_the_words_of_the_program(key: tuple[str, str
 def test_every_key_is_in_etc_xenbw_toml_with_its_default_or_an_example(key: tuple[str, str], tmp_path: Path) -> None:
     assert key in shipped(), f"add to {SHIPPED.relative_to(REPO)}, below [{key[0]}]: #{key[1]} = its default"
     value = loaded(shipped()[key], key, tmp_path)
-    # Where nothing is set by default, the file shows what it could be.
+    # If nothing is set by default, the file shows an example.
     assert value == default(key) or not default(key), f"etc/xenbw.toml has another default: {shipped()[key]}"
 
 
-def test_neither_has_a_key_that_the_program_has_not() -> None:
+def test_neither_file_has_an_unknown_key() -> None:
     assert documented().keys() - KEYS == set()
     assert shipped().keys() - KEYS == set()
 
 
-def test_the_examples_of_xenbw_toml_5_are_understood(tmp_path: Path) -> None:
+def test_the_examples_of_xenbw_toml_5_parse(tmp_path: Path) -> None:
     for example in manpage.examples(section("xenbw.toml.5", "EXAMPLES")):
         assert tomllib.loads(example)
         (tmp_path / "xenbw.toml").write_text(example, encoding="utf-8")

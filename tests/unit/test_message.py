@@ -35,7 +35,7 @@ def every_message(case: Case) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_null_route_is_told_with_its_reason_its_end_and_how_to_release_it() -> None:
+def test_a_null_route_is_announced_with_its_reason_its_end_and_the_command_to_release_it() -> None:
     subject, body = message.null_routed(CASE, CASE.period.end)
     assert subject == "[xenbw] web1: null-routed"
     assert body == (
@@ -57,14 +57,14 @@ def test_a_block_by_the_admin_has_no_end() -> None:
     assert "It stays blocked until it is lifted." in message.null_routed(CASE, None)[1]
 
 
-def test_a_release_says_why_and_where_the_vm_stands_now() -> None:
+def test_a_release_gives_the_reason_and_the_present_state() -> None:
     case = replace(CASE, reason="no allowance is set")
     body = message.released(case, "its allowance covers its usage again")[1]
     assert "web1 is no longer blocked: its allowance covers its usage again." in body
     assert "Its state now: no allowance is set." in body
 
 
-def test_addresses_that_nobody_knows_are_said_to_be_unknown() -> None:
+def test_a_mail_says_if_no_address_is_known() -> None:
     assert "Addresses: none known\n" in message.over(replace(CASE, addresses=()))[1]
 
 

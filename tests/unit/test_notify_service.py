@@ -1,4 +1,4 @@
-"""What needs a program is delivered by a service of its own: real programs, the real entry point, a real ledger."""
+"""The service that delivers messages by programs: real programs, the real entry point, a real ledger."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ODD = "a'; reboot; '$(reboot)\r\nBcc: x@y\n.\n-f\x1b[2J\u202eb%s{}"
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """A mail system and a command, each of which keeps what it gets."""
+    """A mail system and a command, which both keep their messages."""
     for name in ("run", "mails", "commands"):
         (tmp_path / name).mkdir()
     command = sendmail(tmp_path / "commands")
@@ -87,7 +87,7 @@ def letter(settings: Settings, number: int = 1) -> EmailMessage:
 
 
 def told(settings: Settings, number: int = 1) -> dict[str, Any]:
-    """What the command read."""
+    """The documents that the command read."""
     document: dict[str, Any] = json.loads((Path(settings.command.run[0]).parent / f"{number}.letter").read_bytes())
     return document
 
@@ -98,7 +98,7 @@ def calls(program: str) -> list[list[str]]:
     return [(folder / f"{n}.args").read_text().splitlines() for n in range(1, len(list(folder.glob("*.args"))) + 1)]
 
 
-# what is queued
+# queued messages
 
 
 def test_an_announcement_goes_to_every_channel_that_is_configured(host: Host, ledger: Ledger) -> None:
@@ -109,7 +109,7 @@ def test_an_announcement_goes_to_every_channel_that_is_configured(host: Host, le
     assert host.judging.queued
 
 
-def test_without_mail_the_command_is_told_all_the_same_and_without_either_nobody(host: Host, ledger: Ledger) -> None:
+def test_without_mail_only_the_command_is_told_and_without_either_nobody(host: Host, ledger: Ledger) -> None:
     host.settings = replace(host.settings, mail=MailSection())
     host.restart()
     host.judge(1001)
@@ -122,7 +122,7 @@ def test_without_mail_the_command_is_told_all_the_same_and_without_either_nobody
     assert not host.judging.queued
 
 
-def test_what_can_not_be_recorded_is_queued_for_nobody(host: Host, ledger: Ledger) -> None:
+def test_an_announcement_that_cannot_be_recorded_is_not_queued(host: Host, ledger: Ledger) -> None:
     with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
         ledger.rows("PRAGMA busy_timeout = 0")
         other.execute("BEGIN IMMEDIATE")
@@ -130,7 +130,7 @@ def test_what_can_not_be_recorded_is_queued_for_nobody(host: Host, ledger: Ledge
     assert outbox.waiting(ledger) == 0
 
 
-# what the command reads
+# the command's input
 
 
 def test_the_command_reads_all_of_an_announcement_as_json(host: Host, settings: Settings, clock: HandClock) -> None:
@@ -172,7 +172,7 @@ def test_every_kind_of_announcement_reaches_the_command(host: Host, settings: Se
     assert host.at == END
 
 
-def test_a_guest_s_name_is_seen_on_standard_input_only_and_as_it_is(
+def test_a_guest_s_name_is_only_on_standard_input_and_unchanged(
     host: Host, settings: Settings, clock: HandClock, ledger: Ledger
 ) -> None:
     ledger.set_vm(host.web1, name=ODD)
@@ -188,7 +188,7 @@ def test_a_guest_s_name_is_seen_on_standard_input_only_and_as_it_is(
     assert len(mail["Subject"].splitlines()) == 1
 
 
-# what sendmail is given
+# sendmail's arguments and input
 
 
 def test_sendmail_gets_sender_and_recipients_as_arguments_and_the_letter_with_this_system_s_line_ends(
@@ -208,11 +208,11 @@ def test_sendmail_gets_sender_and_recipients_as_arguments_and_the_letter_with_th
     assert mail.get_content() == "text\n.\nmore \u20ac\n"
 
 
-# trying again
+# retries
 
 
 def failing(settings: Settings, line: str) -> Settings:
-    """The command fails with that line of shell."""
+    """Make the command fail by that line of shell."""
     folder = Path(settings.command.run[0]).parent
     return replace(settings, command=CommandSection(run=(str(sendmail(folder, line)),), timeout=5.0))
 
@@ -261,7 +261,7 @@ def test_the_pause_doubles_to_an_hour_and_after_a_week_the_message_is_given_up_w
     assert text == f"command 'over' was given up: {settings.command.run[0]} ended with status 1"
 
 
-def test_a_command_that_fails_holds_up_neither_the_mails_nor_its_own_next_message(
+def test_a_failing_command_delays_neither_the_mails_nor_its_own_next_message(
     settings: Settings, ledger: Ledger, clock: HandClock
 ) -> None:
     for number in range(3):
@@ -303,7 +303,7 @@ def test_the_daemon_rings_again_when_a_retry_is_due_and_not_before(
     assert bell.exists()
 
 
-def test_a_service_that_does_not_come_is_a_problem_until_it_does(
+def test_a_service_that_does_not_start_is_a_problem_until_it_does(
     settings: Settings, ledger: Ledger, clock: HandClock
 ) -> None:
     daemon = Courier(settings, clock)
@@ -321,7 +321,7 @@ def test_a_service_that_does_not_come_is_a_problem_until_it_does(
     assert daemon.problem is None
 
 
-def test_a_folder_in_which_the_daemon_can_not_ring_is_a_problem(
+def test_a_folder_in_which_the_daemon_cannot_ring_is_a_problem(
     settings: Settings, ledger: Ledger, clock: HandClock
 ) -> None:
     outbox.queue(ledger, AT, "over", "{}", Channel.COMMAND)
@@ -333,7 +333,9 @@ def test_a_folder_in_which_the_daemon_can_not_ring_is_a_problem(
     )
 
 
-def test_a_mail_by_smtp_and_a_command_go_their_own_ways(settings: Settings, ledger: Ledger, clock: HandClock) -> None:
+def test_smtp_mails_and_commands_are_delivered_independently(
+    settings: Settings, ledger: Ledger, clock: HandClock
+) -> None:
     settings = replace(settings, mail=MailSection(to=("noc@example.com",), host="127.0.0.1", port=free_port()))
     outbox.queue(ledger, AT, "over", "text")
     outbox.queue(ledger, AT, "over", "{}", Channel.COMMAND)
@@ -347,11 +349,11 @@ def test_a_mail_by_smtp_and_a_command_go_their_own_ways(settings: Settings, ledg
     assert waiting[Channel.MAIL].failure == daemon.problem
 
 
-# the service as it is installed
+# the installed service
 
 
 def configure(settings: Settings, tmp_path: Path, *, command: tuple[str, ...] | None = None) -> Mapping[str, str]:
-    """Its environment, with a configuration file of these settings."""
+    """The service's environment, with a configuration file of these settings."""
     file = tmp_path / "xenbw.toml"
     run = json.dumps(settings.command.run if command is None else command)
     file.write_text(
@@ -385,7 +387,7 @@ def test_a_run_delivers_everything_oldest_first_and_ends(settings: Settings, led
     assert outbox.waiting(ledger) == 0
 
 
-def test_a_run_says_in_a_line_what_failed_and_ends_well(settings: Settings, ledger: Ledger, tmp_path: Path) -> None:
+def test_a_run_logs_a_failure_in_one_line_and_succeeds(settings: Settings, ledger: Ledger, tmp_path: Path) -> None:
     outbox.queue(ledger, datetime.now(UTC), "over", "{}", Channel.COMMAND)
     done = start(configure(settings, tmp_path, command=("/no/such/program",)))
     assert (done.communicate()[1], done.returncode) == (
@@ -395,7 +397,7 @@ def test_a_run_says_in_a_line_what_failed_and_ends_well(settings: Settings, ledg
     assert outbox.waiting_by_channel(ledger)[Channel.COMMAND].failure is not None
 
 
-def test_runs_side_by_side_deliver_each_message_once(settings: Settings, ledger: Ledger, tmp_path: Path) -> None:
+def test_parallel_runs_deliver_each_message_once(settings: Settings, ledger: Ledger, tmp_path: Path) -> None:
     now = datetime.now(UTC)
     for number in range(6):
         outbox.queue(ledger, now, f"message {number}", "{}", Channel.COMMAND)
@@ -409,7 +411,7 @@ def test_runs_side_by_side_deliver_each_message_once(settings: Settings, ledger:
     assert outbox.waiting(ledger) == 0
 
 
-def test_a_run_that_is_stopped_takes_its_program_with_it_and_the_message_waits(
+def test_a_stopped_run_kills_its_program_and_the_message_waits(
     settings: Settings, ledger: Ledger, tmp_path: Path
 ) -> None:
     outbox.queue(ledger, datetime.now(UTC), "over", "text")
@@ -425,7 +427,7 @@ def test_a_run_that_is_stopped_takes_its_program_with_it_and_the_message_waits(
     assert outbox.waiting_by_channel(ledger)[Channel.MAIL] == outbox.Waiting(1, None)
 
 
-def test_what_was_delivered_while_the_ledger_could_not_be_written_is_not_delivered_again(
+def test_a_message_delivered_while_the_ledger_could_not_be_written_is_not_delivered_again(
     settings: Settings, ledger: Ledger, tmp_path: Path
 ) -> None:
     outbox.queue(ledger, datetime.now(UTC), "over", "{}", Channel.COMMAND)
@@ -447,7 +449,7 @@ def test_what_was_delivered_while_the_ledger_could_not_be_written_is_not_deliver
     assert outbox.waiting(ledger) == 0
 
 
-def test_a_mistake_in_the_configuration_is_told_and_delivers_nothing(
+def test_a_mistake_in_the_configuration_is_reported_and_nothing_is_delivered(
     settings: Settings, ledger: Ledger, tmp_path: Path
 ) -> None:
     outbox.queue(ledger, datetime.now(UTC), "over", "{}", Channel.COMMAND)
@@ -492,13 +494,13 @@ def test_programs_are_named_by_absolute_paths(tmp_path: Path, text: str, section
         "[command]\ntimeout = 3601",
     ],
 )
-def test_anything_else_is_a_mistake(tmp_path: Path, text: str) -> None:
+def test_any_other_value_is_a_mistake(tmp_path: Path, text: str) -> None:
     file = tmp_path / "xenbw.toml"
     file.write_text(text)
     with pytest.raises(UsageError, match="not allowed"):
         config.load(file)
 
 
-def test_with_a_sendmail_no_mail_host_is_kept_from_being_blocked() -> None:
+def test_with_a_sendmail_the_mail_host_is_not_protected() -> None:
     assert Settings(mail=MailSection(to=("a@b",), host="mx.example.org")).helpers == ("mx.example.org",)
     assert Settings(mail=MailSection(to=("a@b",), host="mx.example.org", sendmail="/bin/x")).helpers == ()

@@ -29,7 +29,7 @@ def setting(unit: Path, name: str) -> list[str]:
 
 
 def words(name: str) -> list[str]:
-    """What a comment about this item of systemd-analyze has to name: one of these."""
+    """The names of which one must be in a comment about this item of systemd-analyze."""
     key, _, value = name.partition("=~")
     if not value.startswith("CAP_"):
         return re.findall(r"\w+=", f"{key}=")
@@ -37,7 +37,7 @@ def words(name: str) -> list[str]:
     return [f"{prefix}{choice}".rstrip("*") for choice in choices.rstrip(")").split("|")]
 
 
-def test_systemd_has_nothing_to_say_against_the_units(tmp_path: Path) -> None:
+def test_systemd_finds_no_fault_in_the_units(tmp_path: Path) -> None:
     shutil.copy(PATH, tmp_path)
     service = tmp_path / SERVICE.name
     service.write_text(SERVICE.read_text().replace("/usr/lib/xenbw/notify", "/bin/true"))
@@ -45,13 +45,13 @@ def test_systemd_has_nothing_to_say_against_the_units(tmp_path: Path) -> None:
     assert (done.stdout + done.stderr, done.returncode) == ("", 0)
 
 
-def test_the_file_that_starts_the_service_is_the_one_that_the_daemon_makes_and_the_service_takes_away_first() -> None:
+def test_the_daemon_creates_and_the_service_first_removes_the_file_that_starts_the_service() -> None:
     file = str(bell.path_in(Settings().daemon.run_dir))
     assert setting(PATH, "PathExists") == [file]
     assert setting(SERVICE, "ExecStartPre") == [f"/bin/rm -f {file}"]
 
 
-def test_no_number_of_starts_ends_in_a_failed_unit() -> None:
+def test_no_number_of_starts_makes_the_unit_fail() -> None:
     assert setting(SERVICE, "StartLimitIntervalSec") == ["0"]
 
 
@@ -64,11 +64,11 @@ def test_programs_may_change_their_user_and_group() -> None:
     assert all(line.startswith("~") for line in setting(SERVICE, "CapabilityBoundingSet"))
 
 
-def test_what_a_program_leaves_at_work_is_not_killed_with_the_service() -> None:
+def test_processes_that_a_program_leaves_are_not_killed_with_the_service() -> None:
     assert setting(SERVICE, "KillMode") == ["process"]
 
 
-def test_the_reason_for_each_thing_left_open_is_written_beside_it() -> None:
+def test_the_unit_gives_the_reason_for_each_setting_that_is_left_out() -> None:
     found = json.loads(analyze("security", "--offline=true", "--json=short", SERVICE).stdout)
     comments = " ".join(line for line in SERVICE.read_text().splitlines() if line.startswith("#"))
     open_items = [item["name"] for item in found if item.get("exposure")]

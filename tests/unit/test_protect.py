@@ -1,4 +1,4 @@
-"""What is never blocked: asked of the host and its resolver, and kept where one of them fails."""
+"""The addresses that are never blocked: from the host and its resolver, and kept if one of them fails."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ esac
 
 @pytest.fixture
 def ip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An iproute2 of this test's own."""
+    """A stand-in for iproute2."""
     program = tmp_path / "bin" / "ip"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\n{IP}")
@@ -66,7 +66,7 @@ def test_a_hosts_addresses_gateways_and_resolvers_are_protected(known: Protected
 
 
 @pytest.mark.parametrize("fault", ["broken", "garbled", "hung"])
-def test_a_failing_iproute2_takes_nothing_away_and_is_told_until_it_works_again(
+def test_a_failing_iproute2_removes_no_address_and_is_reported_until_it_works_again(
     known: Protected, ip: Path, fault: str
 ) -> None:
     known.refresh([])
@@ -82,7 +82,7 @@ def test_a_failing_iproute2_takes_nothing_away_and_is_told_until_it_works_again(
     assert (known.networks, known.problems) == (HERE, ())
 
 
-def test_what_the_last_daemon_knew_holds_until_every_source_has_told(
+def test_the_last_daemon_s_list_is_kept_until_every_source_has_answered(
     ip: Path, resolv_conf: Path, tmp_path: Path
 ) -> None:
     with closing(open_ledger(tmp_path)) as ledger:
@@ -94,20 +94,20 @@ def test_what_the_last_daemon_knew_holds_until_every_source_has_told(
     known.refresh([])
     assert known.networks == before | nets(RESOLVER, HOP)
     ip.with_name("ip.broken").unlink()
-    known.look_here()  # hosts are yet to be looked up
+    known.look_here()  # hosts have not been looked up yet
     assert known.networks == before | HERE
     known.refresh([])
     assert known.networks == HERE
 
 
-def test_an_address_that_the_host_gave_up_is_not_protected_any_more(known: Protected, ip: Path) -> None:
+def test_an_address_that_the_host_no_longer_has_is_not_protected(known: Protected, ip: Path) -> None:
     known.refresh([])
     ip.write_text("#!/bin/sh\necho '[]'\n")
     known.refresh([])
     assert known.networks == nets(RESOLVER, HOP)
 
 
-def test_a_resolver_that_does_not_run_yet_takes_nothing_away(known: Protected, resolv_conf: Path) -> None:
+def test_a_resolver_that_does_not_run_yet_removes_no_address(known: Protected, resolv_conf: Path) -> None:
     known.refresh([])
     resolv_conf.unlink()
     resolv_conf.symlink_to("run/systemd/resolve/stub-resolv.conf")
@@ -115,7 +115,7 @@ def test_a_resolver_that_does_not_run_yet_takes_nothing_away(known: Protected, r
     assert known.networks == HERE
     assert len(known.problems) == 1
     resolv_conf.unlink()
-    known.refresh([])  # a host without the file asks itself
+    known.refresh([])  # a host without the file asks its own resolver
     assert (known.networks, known.problems) == (nets(DOM0, GATEWAY, HOP), ())
 
 
@@ -128,7 +128,7 @@ def test_every_address_of_a_helper_is_protected_and_literals_need_no_resolver(kn
     assert known.networks == HERE
 
 
-def test_a_helper_that_cannot_be_looked_up_keeps_what_was_known_and_is_told(ip: Path, resolv_conf: Path) -> None:
+def test_a_helper_that_cannot_be_looked_up_keeps_its_addresses_and_is_reported(ip: Path, resolv_conf: Path) -> None:
     known = Protected(run, nets("198.51.100.25/32"), resolv_conf)
     known.refresh(["mx.invalid", "198.51.100.9"])
     assert known.networks == HERE | nets("198.51.100.25/32", "198.51.100.9/32")
@@ -156,9 +156,7 @@ def test_servers_of_the_book_are_protected_also_as_ipv6_literals(known: Protecte
     assert known.networks == HERE | nets("2001:db8::5/128", "198.51.100.5/32")
 
 
-def test_an_address_of_the_book_that_cannot_be_understood_takes_nothing_away_and_is_told(
-    ip: Path, resolv_conf: Path
-) -> None:
+def test_a_bad_address_of_the_book_removes_no_address_and_is_reported(ip: Path, resolv_conf: Path) -> None:
     known = Protected(run, nets("198.51.100.5/32"), resolv_conf)
     known.refresh(["198.51.100.9"], "mongodb://[2001:db8::5")
     assert known.networks == HERE | nets("198.51.100.5/32", "198.51.100.9/32")
@@ -166,7 +164,7 @@ def test_an_address_of_the_book_that_cannot_be_understood_takes_nothing_away_and
     assert problem.startswith("the servers of [mongodb] uri are not known")
 
 
-def test_an_address_of_the_book_that_needs_dnspython_says_so_where_it_is_missing() -> None:
+def test_an_address_of_the_book_that_needs_dnspython_says_so_if_it_is_missing() -> None:
     program = (
         "import sys; sys.modules['dns'] = None\n"
         "from xenbw.errors import XenbwError\n"
@@ -209,7 +207,7 @@ print(len(done))
 """
 
 
-def test_threads_that_want_the_driver_at_once_both_get_the_whole_of_it() -> None:
+def test_two_threads_that_import_the_driver_at_once_both_get_all_of_it() -> None:
     for head_start in range(0, 60, 15):
         argv = [sys.executable, "-c", _AT_ONCE, str(head_start / 1000)]
         said = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=REPO)

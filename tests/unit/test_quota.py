@@ -18,7 +18,7 @@ ZONES = st.sampled_from(
         "Europe/Berlin",
         "America/New_York",
         "America/Havana",  # clocks go forward at midnight: that midnight does not exist; and back to midnight
-        "Asia/Beirut",  # likewise
+        "Asia/Beirut",  # the same
         "Africa/Cairo",
         "America/Santiago",
         "Asia/Kolkata",  # :30
@@ -35,7 +35,7 @@ MOMENTS = st.timedeltas(timedelta(0), timedelta(days=6000)).map(lambda passed: u
 
 
 def starts(first: str, reset_day: int, zone: str, count: int) -> list[str]:
-    """The first instants of the periods from the one that contains `first` on, in local time."""
+    """The starts of the periods from the one that contains `first`, in local time."""
     found, moment = [], utc(first)
     for _ in range(count):
         period = period_at(moment, reset_day, ZoneInfo(zone))
@@ -99,7 +99,7 @@ def test_a_midnight_that_does_not_exist_is_the_first_instant_after_the_gap(zone:
     assert start.astimezone(ZoneInfo(zone)).strftime("%d %H:%M") == f"{day:02} 01:00"
 
 
-def test_of_a_midnight_that_comes_twice_the_first_counts() -> None:
+def test_if_a_midnight_comes_twice_the_first_counts() -> None:
     havana = ZoneInfo("America/Havana")
     first = utc("2024-11-03 04:00")
     assert first.astimezone(havana).strftime("%d %H:%M") == "03 00:00"
@@ -161,7 +161,7 @@ def test_the_reason_names_what_was_used_of_what_and_how_it_is_counted() -> None:
     assert verdict.reason == ("used 501 GB of 500 GB (the larger of in and out): over its allowance by 1.00 GB")
 
 
-def test_without_a_limit_there_is_nothing_to_be_over() -> None:
+def test_without_a_limit_no_vm_is_over() -> None:
     assert judge(Allowance(), Counters(2**62, 2**62)).state is State.UNLIMITED
 
 
@@ -200,7 +200,7 @@ def test_a_vm_over_its_allowance_is_blocked() -> None:
 
 
 @pytest.mark.parametrize("usage", [OVER, FINE])
-def test_a_block_by_the_admin_holds_whatever_was_used_and_whatever_was_lifted(usage: Counters) -> None:
+def test_a_block_by_the_admin_stays_whatever_the_usage_and_the_lift(usage: Counters) -> None:
     blocked = vm(blocked_reason="unpaid", lifted_until=PERIOD.end)
     standing = stand(blocked, ALLOWANCE, False, usage, PERIOD)
     assert (standing.state, standing.block, standing.reason) == (State.BLOCKED, Cause.ADMIN, "unpaid")
@@ -210,7 +210,7 @@ def test_a_block_by_the_admin_without_a_reason_still_blocks() -> None:
     assert stand(vm(blocked_reason=""), ALLOWANCE, True, FINE, PERIOD).block is Cause.ADMIN
 
 
-def test_a_lift_holds_until_the_period_it_was_given_in_ends() -> None:
+def test_a_lift_is_valid_until_the_end_of_its_period() -> None:
     lifted = vm(lifted_until=PERIOD.end)
     assert stand(lifted, ALLOWANCE, True, OVER, PERIOD).state is State.EXEMPT
     assert stand(lifted, ALLOWANCE, True, OVER, PERIOD).block is None

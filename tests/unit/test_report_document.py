@@ -124,7 +124,7 @@ def test_one_vm_s_document_adds_its_blocks_bindings_and_history() -> None:
     ]
 
 
-def test_a_lifted_block_tells_when_and_why() -> None:
+def test_a_lifted_block_has_the_time_and_the_reason() -> None:
     lifted = Block(1, Cause.ADMIN, "abuse", NOW, None, NOW + timedelta(hours=1), "the admin lifted the block")
     (block,) = detail(account(), [lifted], [], [])["blocks"]
     assert (block["until"], block["lifted_at"], block["lift_reason"]) == (
@@ -134,7 +134,7 @@ def test_a_lifted_block_tells_when_and_why() -> None:
     )
 
 
-def test_a_hostile_name_reaches_no_terminal_as_it_is() -> None:
+def test_a_hostile_name_never_reaches_a_terminal_unchanged() -> None:
     text = dump(listing("dom0-a", NOW, [account(name="a\x1b[2J\u202eb")]))
     assert text.isascii()
     assert "\x1b" not in text

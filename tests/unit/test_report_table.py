@@ -59,6 +59,6 @@ def test_aligns_the_values_of_facts() -> None:
     )
 
 
-def test_tells_times_in_the_reader_s_zone() -> None:
+def test_shows_times_in_the_reader_s_zone() -> None:
     moment = datetime(2026, 6, 30, 22, 0, tzinfo=UTC)
     assert local_time(moment, ZoneInfo("Europe/Berlin")) == "2026-07-01 00:00 CEST"

@@ -1,4 +1,4 @@
-"""What iptables says when it refuses our null routes."""
+"""The error message when iptables refuses our null routes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ print([write_chain(version, {"192.0.2.7": "web1", "2001:db8::7": "web1"}) for ve
 
 
 @pytest.mark.skipif(shutil.which("iptables-legacy-restore") is None, reason="needs the real iptables")
-def test_what_the_real_iptables_says_against_them_is_told_in_a_line() -> None:
-    # A root that may not touch the firewall, as in a sandbox that is too tight.
+def test_the_real_iptables_error_is_reported_in_one_line() -> None:
+    # A root that may not change the firewall, as in a sandbox that is too strict.
     argv = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "--", sys.executable, "-c", _PROGRAM]
     done = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, check=True)
     said = done.stdout.strip()

@@ -42,7 +42,7 @@ def use(ledger: Ledger, vm_id: int, period_start: datetime, **hours: int) -> Non
     usagelog.commit(ledger, Pending((), tuple(shares)), Alive(NOW, 1.0, BOOT))
 
 
-def test_what_a_vm_leaves_open_follows_the_defaults(ledger: Ledger) -> None:
+def test_settings_that_a_vm_lacks_come_from_the_defaults(ledger: Ledger) -> None:
     add_vm(ledger, "own", NOW, limit_bytes=5, count=Count.OUT, warn_percent=50, action=Action.WARN, reset_day=9)
     add_vm(ledger, "plain", NOW)
     add_vm(ledger, "free", NOW, unlimited=True)
@@ -58,7 +58,7 @@ def test_what_a_vm_leaves_open_follows_the_defaults(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(("everyone", "enforced"), [(False, {"added"}), (True, {"added", "found"})])
-def test_a_vm_that_nobody_added_is_held_to_an_allowance_only_where_the_config_says_so(
+def test_a_vm_that_nobody_added_is_held_to_an_allowance_only_if_configured(
     everyone: bool, enforced: set[str], ledger: Ledger
 ) -> None:
     add_vm(ledger, "added", NOW)
@@ -75,7 +75,7 @@ def test_a_new_vm_gets_the_period_that_contains_the_moment(ledger: Ledger) -> No
     assert vm_of(ledger, vm_id).period_start == period.start
 
 
-def test_a_period_opens_when_the_last_one_ended_and_is_written_down(ledger: Ledger) -> None:
+def test_a_period_begins_when_the_last_one_ended_and_is_recorded(ledger: Ledger) -> None:
     vm_id = add_vm(ledger, "web1", NOW)
     found = roster(ledger)
     end = utc("2026-04-01")
@@ -86,21 +86,21 @@ def test_a_period_opens_when_the_last_one_ended_and_is_written_down(ledger: Ledg
     assert roster(ledger, end).entries[vm_id].period.start == end
 
 
-def test_periods_that_nobody_saw_are_passed_over(ledger: Ledger) -> None:
+def test_periods_without_a_running_daemon_are_skipped(ledger: Ledger) -> None:
     vm_id = add_vm(ledger, "web1", NOW)
     found = roster(ledger)
     found.roll(Moment(utc("2026-08-07"), True))
     assert found.entries[vm_id].period == Period(utc("2026-08-01"), utc("2026-09-01"))
 
 
-def test_no_period_opens_while_the_clock_is_not_trusted(ledger: Ledger) -> None:
+def test_no_period_begins_while_the_clock_is_not_trusted(ledger: Ledger) -> None:
     vm_id = add_vm(ledger, "web1", NOW)
     found = roster(ledger)
     assert found.roll(Moment(utc("2027-01-01"), False)) == []
     assert found.period_of(False)(vm_id, utc("2027-01-01")) == found.entries[vm_id].period
 
 
-def test_a_clock_that_goes_back_opens_no_earlier_period(ledger: Ledger) -> None:
+def test_a_clock_that_goes_back_re_opens_no_earlier_period(ledger: Ledger) -> None:
     vm_id = add_vm(ledger, "web1", NOW)
     roster(ledger)
     back = utc("2026-01-05")
@@ -116,7 +116,7 @@ def test_bytes_count_in_the_period_they_passed_in_once_it_is_reached(ledger: Led
     assert period_of(vm_id, utc("2026-04-01")).start == utc("2026-04-01")
 
 
-def test_an_earlier_reset_day_takes_the_usage_since_then_into_the_present_period(ledger: Ledger) -> None:
+def test_an_earlier_reset_day_moves_the_usage_since_then_into_the_present_period(ledger: Ledger) -> None:
     vm_id = add_vm(ledger, "web1", NOW)
     roster(ledger)
     use(ledger, vm_id, utc("2026-03-01"), h10_5=100, h15_0=10, h20_11=1)
@@ -156,7 +156,7 @@ def test_another_zone_moves_the_boundary(ledger: Ledger) -> None:
     assert found.entries[vm_id].period == Period(utc("2026-02-28 15:00"), utc("2026-03-31 15:00"))
 
 
-def test_a_rule_that_stays_moves_nothing(ledger: Ledger) -> None:
+def test_an_unchanged_rule_moves_nothing(ledger: Ledger) -> None:
     vm_id = add_vm(ledger, "web1", NOW)
     roster(ledger)
     ledger.changed_by_others()
@@ -175,14 +175,14 @@ def test_a_changed_rule_waits_for_a_clock_that_is_trusted(ledger: Ledger) -> Non
 
 
 @pytest.mark.parametrize("wrong", [utc("1970-01-01"), utc("2040-06-15")])
-def test_a_first_period_that_a_wrong_clock_chose_is_chosen_again_by_a_good_one(wrong: datetime, ledger: Ledger) -> None:
+def test_a_first_period_from_a_wrong_clock_is_computed_again_with_a_right_one(wrong: datetime, ledger: Ledger) -> None:
     vm_id = add_vm(ledger, "web1", wrong)
     roster(ledger, wrong, trusted=False)
     found = roster(ledger)
     assert found.entries[vm_id].period == Period(utc("2026-03-01"), utc("2026-04-01"))
 
 
-def test_usage_that_a_clock_ahead_of_time_dated_counts_in_the_period_chosen_again(ledger: Ledger) -> None:
+def test_usage_dated_by_a_clock_that_was_ahead_counts_in_the_new_period(ledger: Ledger) -> None:
     ahead = utc("2040-06-15")
     vm_id = add_vm(ledger, "web1", ahead)
     start = roster(ledger, ahead, trusted=False).entries[vm_id].period.start

@@ -5,7 +5,7 @@ import pytest
 from xenbw.text import base_name, decode
 
 
-def test_names_in_utf8_stay_what_they_are() -> None:
+def test_names_in_utf8_stay_unchanged() -> None:
     assert decode("kundé-42".encode()) == "kundé-42"
 
 
@@ -18,7 +18,7 @@ def test_a_migrating_domain_has_its_vms_name(name: str) -> None:
     assert base_name(name) == "web1"
 
 
-def test_only_one_suffix_is_taken_off() -> None:
+def test_only_one_suffix_is_removed() -> None:
     assert base_name("web1--incoming--migratedaway") == "web1--incoming"
 
 

@@ -15,7 +15,7 @@ from xenbw.runner import CommandError, Result
 
 
 class Bus:
-    """Stands in for timedatectl: it answers when it is told to."""
+    """Stands in for timedatectl: it answers when a test lets it."""
 
     def __init__(self) -> None:
         self.questions = 0
@@ -30,7 +30,7 @@ class Bus:
             return Result(0, self._answers.pop(0).encode(), b"")
 
     def answer(self, word: str) -> None:
-        """Answer the question that is being asked, and wait until the answer has been heard."""
+        """Answer the open question, and wait until the answer has arrived."""
         with self._news:
             self._answers.append(f"{word}\n")
             self._news.notify()
@@ -51,7 +51,7 @@ def vouches(bus: Bus) -> Callable[[float, float], bool]:
 
 @pytest.fixture
 def timedatectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a script where timedatectl is looked for."""
+    """Installs a script as timedatectl."""
 
     def script(text: str) -> None:
         tool = tmp_path / "timedatectl"
@@ -62,7 +62,7 @@ def timedatectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
     return script
 
 
-def test_nobody_waits_for_the_answer_which_counts_at_a_later_tick(
+def test_no_caller_waits_for_the_answer_which_counts_at_a_later_tick(
     bus: Bus, vouches: Callable[[float, float], bool]
 ) -> None:
     assert not vouches(0, 100)
@@ -72,7 +72,7 @@ def test_nobody_waits_for_the_answer_which_counts_at_a_later_tick(
     assert bus.questions == 1
 
 
-def test_an_answer_to_a_question_from_before_the_doubt_is_none(
+def test_an_answer_to_a_question_from_before_the_doubt_does_not_count(
     bus: Bus, vouches: Callable[[float, float], bool]
 ) -> None:
     vouches(0, 100)
@@ -83,7 +83,7 @@ def test_an_answer_to_a_question_from_before_the_doubt_is_none(
     assert vouches(105, 112)
 
 
-def test_an_answer_that_was_on_its_way_when_the_clock_jumped_is_none(
+def test_an_answer_to_a_question_that_was_open_when_the_clock_jumped_does_not_count(
     bus: Bus, vouches: Callable[[float, float], bool]
 ) -> None:
     vouches(0, 100)
@@ -93,7 +93,7 @@ def test_an_answer_that_was_on_its_way_when_the_clock_jumped_is_none(
     assert bus.questions == 1
 
 
-def test_it_is_asked_again_ten_seconds_later_and_not_before(bus: Bus, vouches: Callable[[float, float], bool]) -> None:
+def test_it_is_asked_again_after_ten_seconds_and_not_before(bus: Bus, vouches: Callable[[float, float], bool]) -> None:
     vouches(0, 100)
     bus.answer("no")
     assert not any(vouches(0, 100 + later) for later in range(10))
@@ -104,13 +104,13 @@ def test_it_is_asked_again_ten_seconds_later_and_not_before(bus: Bus, vouches: C
     assert bus.questions == 2
 
 
-def test_while_it_hangs_no_second_question_is_put(bus: Bus, vouches: Callable[[float, float], bool]) -> None:
+def test_while_timedated_hangs_no_second_question_is_asked(bus: Bus, vouches: Callable[[float, float], bool]) -> None:
     assert not any(vouches(0, later) for later in (0, 11, 22, 33))
     bus.answer("no")
     assert bus.questions == 1
 
 
-def test_only_yes_is_synchronised() -> None:
+def test_only_yes_means_synchronised() -> None:
     assert synchronised(answering("yes"))
     assert not synchronised(answering("no"))
     assert not synchronised(answering(""))

@@ -1,4 +1,4 @@
-"""The units, read by systemd's own tools: they need no running systemd."""
+"""The units, checked by systemd's own tools, which need no running systemd."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def verify(unit: Path) -> subprocess.CompletedProcess[str]:
-    # The manual pages need not be installed here.
+    # Ignore missing manual pages.
     return analyze("verify", "--man=no", "--recursive-errors=no", unit)
 
 
 def listed(setting: str) -> set[str]:
-    """All that the daemon's unit lists under this setting."""
+    """All values of this setting in the daemon's unit."""
     lines = re.findall(rf"^{setting}=(.*)$", DAEMON.read_text(), re.MULTILINE)
     return {word for line in lines for word in line.split()}
 
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """The folder of units on a host where what they run is installed."""
+    """The folder of units on a host that has the programs which they run."""
     for unit in UNITS.glob("xenbw*"):
         (tmp_path / unit.name).write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text()))
     return tmp_path
 
 
 @pytest.mark.parametrize("name", [unit.name for unit in UNITS.glob("xenbw*")])
-def test_systemd_has_nothing_to_say_against_a_unit(installed: Path, name: str) -> None:
+def test_systemd_finds_no_fault_in_a_unit(installed: Path, name: str) -> None:
     done = verify(installed / name)
     assert (done.stdout + done.stderr, done.returncode) == ("", 0)
 
 
-def test_nor_against_the_drop_in_for_xentop(installed: Path) -> None:
+def test_systemd_finds_no_fault_in_the_drop_in_for_xentop(installed: Path) -> None:
     folder = installed / f"{DAEMON.name}.d"
     folder.mkdir()
     shutil.copy(UNITS / "xentop.conf", folder)
@@ -54,7 +54,7 @@ def test_nor_against_the_drop_in_for_xentop(installed: Path) -> None:
     assert (done.stdout + done.stderr, done.returncode) == ("", 0)
 
 
-def test_it_would_say_so_of_a_setting_that_it_does_not_know(installed: Path) -> None:
+def test_systemd_would_report_an_unknown_setting(installed: Path) -> None:
     unit = installed / DAEMON.name
     unit.write_text(unit.read_text().replace("ProtectClock=", "ProtectClocks="))
     done = verify(unit)
@@ -62,13 +62,13 @@ def test_it_would_say_so_of_a_setting_that_it_does_not_know(installed: Path) -> 
     assert done.returncode != 0
 
 
-def test_the_daemon_is_exposed_to_two_points_at_most() -> None:
+def test_the_daemon_s_exposure_is_two_points_at_most() -> None:
     done = analyze("security", "--offline=true", "--threshold=20", DAEMON)
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("unit", UNITS.glob("xenbw*.service"), ids=lambda unit: unit.name)
-def test_the_reason_for_each_thing_left_open_is_written_in_the_unit(unit: Path) -> None:
+def test_the_unit_gives_the_reason_for_each_setting_that_is_left_out(unit: Path) -> None:
     found = json.loads(analyze("security", "--offline=true", "--json=short", unit).stdout)
     comments = " ".join(line for line in unit.read_text().splitlines() if line.startswith("#"))
     left_open = [item["name"] for item in found if item.get("exposure")]
@@ -86,18 +86,18 @@ def _settings(name: str) -> list[str]:
     return [setting + "=", *(prefix + choice for choice in choices.rstrip(")").split("|"))]
 
 
-def test_the_blocks_stand_before_the_guests_start_and_after_the_firewall_and_xenstored() -> None:
+def test_the_daemon_starts_after_the_firewall_and_xenstored_and_before_the_guests() -> None:
     assert "xendomains.service" in listed("Before")
     assert listed("After") >= {"xen.service", "xenstored.service", *FIREWALLS}
 
 
-def test_a_reload_of_a_firewall_is_followed_by_one_of_ours() -> None:
-    # systemd.unit(5): the reload is propagated, and After= has it wait for the firewall's.
+def test_a_reload_of_a_firewall_also_reloads_the_daemon() -> None:
+    # systemd.unit(5): the reload is propagated, and After= makes it wait for the firewall's.
     assert listed("ReloadPropagatedFrom") == FIREWALLS
     assert listed("After") >= FIREWALLS
 
 
-def test_the_modules_that_the_sandbox_keeps_the_daemon_from_loading_are_loaded_before_it() -> None:
+def test_the_modules_that_the_sandboxed_daemon_cannot_load_are_loaded_before_it() -> None:
     modules = {"modprobe@iptable_filter.service", "modprobe@ip6table_filter.service"}
     assert listed("Wants") == modules
     assert listed("After") >= modules
@@ -112,15 +112,15 @@ def test_the_daemon_needs_no_program_that_a_small_host_may_lack() -> None:
     assert programs == {"/usr/bin/xenbwd", "/bin/sh"}
 
 
-def test_stopping_the_daemon_runs_nothing_that_could_take_blocks_away() -> None:
+def test_stopping_the_daemon_runs_nothing_that_could_remove_blocks() -> None:
     assert listed("ExecStop") | listed("ExecStopPost") == set()
 
 
-def test_a_host_short_of_memory_ends_others_first_and_a_leak_is_bounded() -> None:
+def test_a_host_short_of_memory_ends_other_processes_first_and_a_leak_is_bounded() -> None:
     (score,) = listed("OOMScoreAdjust")
     assert -1000 < int(score) < 0
     assert listed("MemoryHigh") != set()
-    assert listed("MemoryMax") == set()  # it would end who counts
+    assert listed("MemoryMax") == set()  # it would end the daemon
     (tasks,) = listed("TasksMax")
     assert 16 <= int(tasks) <= 256
 
