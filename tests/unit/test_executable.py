@@ -134,6 +134,27 @@ def test_if_this_process_is_ended_the_program_is_killed_too(tmp_path: Path) -> N
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
+def test_a_signal_that_comes_as_the_program_starts_still_ends_both(tmp_path: Path) -> None:
+    program = script(tmp_path / "p", f"echo $$ > {tmp_path}/pid; sleep 1000")
+    code = (
+        "import os, signal, subprocess, sys; from xenbw.tell import executable\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "start = subprocess.Popen\n"
+        "def popen(*words, **options):\n"
+        "    child = start(*words, **options)\n"
+        "    while not os.path.exists(sys.argv[2]) or not os.path.getsize(sys.argv[2]): pass\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return child\n"
+        "subprocess.Popen = popen\n"
+        "executable.run([sys.argv[1]], b'', 1000)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(program), str(tmp_path / "pid")], check=False, timeout=busy(20)
+    )
+    assert done.returncode == 143
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
 def test_megabytes_of_output_go_to_our_output_and_fill_no_pipe(tmp_path: Path) -> None:
     program = script(tmp_path / "p", "head -c 5000000 /dev/zero; head -c 5000000 /dev/zero >&2")
     code = "import sys; from xenbw.tell import executable; executable.run([sys.argv[1]], b'', 20)"

@@ -6,10 +6,13 @@ import errno
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import IO
 
 from xenbw.tell.carrier import DeliveryError
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def run(argv: Sequence[str], text: bytes, timeout: float) -> None:
@@ -22,11 +25,15 @@ def run(argv: Sequence[str], text: bytes, timeout: float) -> None:
     with os.fdopen(os.memfd_create("message"), "w+b") as message:
         message.write(text)
         message.seek(0)
+        # A signal that ends this process must not come after the program started and before its process id is known.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         try:
-            child = subprocess.Popen(argv, stdin=message, cwd="/", start_new_session=True)
+            child = _start(argv, message, before)
         except OSError as error:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             raise _not_started(argv[0], error) from None
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         status = child.wait(timeout)
     except subprocess.TimeoutExpired:
         raise DeliveryError(f"{argv[0]} was killed: it had not ended after {timeout:g} s") from None
@@ -38,6 +45,18 @@ def run(argv: Sequence[str], text: bytes, timeout: float) -> None:
         raise DeliveryError(f"{argv[0]} was ended by signal {-status}")
     if status > 0:
         raise DeliveryError(f"{argv[0]} ended with status {status}", "journalctl -u xenbw-notify has what it said")
+
+
+def _start(argv: Sequence[str], source: IO[bytes], signals: Iterable[int]) -> subprocess.Popen[bytes]:
+    """signals: those that are blocked for the program. Raises OSError."""
+    return subprocess.Popen(
+        argv,
+        stdin=source,
+        cwd="/",
+        start_new_session=True,
+        # This process has no other thread, which such a call could find in the midst of something.
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, signals),  # noqa: PLW1509
+    )
 
 
 def _not_started(program: str, error: OSError) -> DeliveryError:
