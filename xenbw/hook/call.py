@@ -124,12 +124,12 @@ class _Facts:
         """Latch the domain, but for cards of others that are only called after it."""
         called = nodes.called_after({self.call.domid})
         others = [index for index, name, domid in called if nodes.owner(name) not in (None, domid)]
-        return latch_text.excuse(others) + latch_text.fasten([self.call.domid])
+        return latch_text.ignore_names(others) + latch_text.latch([self.call.domid])
 
     def excuse(self) -> None:
         """Have a latch on the domain that this card is called after, if there is one, not hold it."""
         if nodes.named(self.interface) not in (None, self.call.domid):
-            _nft(latch_text.excuse([self.ifindex]))
+            _nft(latch_text.ignore_names([self.ifindex]))
 
     def record(self, db: sqlite3.Connection) -> None:
         """Write the binding, or its end, into the ledger."""
@@ -169,7 +169,7 @@ class _Facts:
 
     def unlatch(self) -> None:
         """Take away what a blocked VM left to whoever has its domid next."""
-        _nft(latch_text.loosen([self.call.domid]))
+        _nft(latch_text.unlatch([self.call.domid]))
 
     def words(self) -> dict[str, str]:
         """The same for the daemon, which records it in the ledger when that can be written again."""
