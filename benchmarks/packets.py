@@ -133,7 +133,7 @@ def _cover_and_seal(lane: Lane) -> None:
 def _cover_and_latch(lane: Lane, count: int) -> None:
     """Add the meter to both guests, and latch others with domids that no guest here has."""
     _cover(lane)
-    _feed(lane, ["nft", "-f", "-"], latch_text.foundation(()) + latch_text.fasten(range(20_000, 20_000 + count)))
+    _feed(lane, ["nft", "-f", "-"], latch_text.foundation(()) + latch_text.latch(range(20_000, 20_000 + count)))
 
 
 def _keep(lane: Lane, others: list[Port]) -> None:

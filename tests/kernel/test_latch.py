@@ -168,7 +168,7 @@ def test_that_udev_cannot_be_told_is_a_problem_and_the_rest_holds(host: Host) ->
     (host.run_dir / "latched").write_text("in the way")
     guest = overdrawn(host)
     (problem,) = json.loads(host.xenbw("status", "--json", check=False).stdout)["daemon"]["problems"]
-    late = "cards with names of their own that blocked guests get while no daemon runs are sealed late"
+    late = "without xenbwd, hot-plugged vifs of blocked VMs that have a vifname= pass traffic until the hook runs"
     assert problem == f"{late}: {host.run_dir / 'latched'}: Not a directory"
     host.kill_daemon()
     with Intruder(host, guest, host.guests[0]) as me:
@@ -339,13 +339,13 @@ def rules(host: Host) -> list[str]:
 
 def test_one_left_behind_by_a_file_of_saved_rules_holds_nobody(host: Host) -> None:
     host.kill_daemon()
-    assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.fasten([host.guests[0].domid]))
+    assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.latch([host.guests[0].domid]))
     host.start_daemon()
     assert at_last(lambda: latched(host), {}) == {}
 
 
 def test_one_of_which_only_the_set_is_left_goes_too(host: Host) -> None:
-    assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.fasten([9]))
+    assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.latch([9]))
     chains = (f"delete chain {family} {TABLE} {chain}\n" for family, chain in latch_text.CHAINS.items())
     assert hand_in_dom0(host, "".join(chains))
     assert until(lambda: "ifname" not in host.run(["nft", "list", "ruleset"]).stdout)
@@ -446,7 +446,7 @@ def test_it_has_the_exceptions_of_its_own_domain_alone(host: Host) -> None:
     overdrawn(host, domid=99, vifname="itsown")
     host.xenbw("block", "web2")
     host.kill_daemon()
-    own = latch_text.foundation([]) + latch_text.allow(99, ["10.50.0.2"]) + latch_text.fasten([99, other.domid])
+    own = latch_text.foundation([]) + latch_text.allow(99, ["10.50.0.2"]) + latch_text.latch([99, other.domid])
     assert hand_in_dom0(host, own)
     host.run(["nft", "delete", "table", "netdev", "xenbw"], check=True)
     host.run(["iptables-legacy", "-F", "XENBW"], check=True)
@@ -460,12 +460,12 @@ def test_domains_of_any_number_are_held_and_let_go_in_any_order(host: Host) -> N
     host.kill_daemon()
     held: set[int] = set()
     for domid in numbers:
-        assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.fasten([domid]))
+        assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.latch([domid]))
         held.add(domid)
         assert latched(host) == everywhere(*held)
     for domid in numbers[::2]:
-        assert hand_in_dom0(host, latch_text.loosen([domid]))
-        assert hand_in_dom0(host, latch_text.loosen([domid]))
+        assert hand_in_dom0(host, latch_text.unlatch([domid]))
+        assert hand_in_dom0(host, latch_text.unlatch([domid]))
         held.remove(domid)
         assert latched(host) == everywhere(*held)
 
@@ -473,7 +473,7 @@ def test_domains_of_any_number_are_held_and_let_go_in_any_order(host: Host) -> N
 def test_others_of_whose_numbers_one_begins_with_a_blocked_one_are_heard(host: Host) -> None:
     host.kill_daemon()
     guest = host.start("web1", domid=70)
-    assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.fasten([7, 700, 0, 71]))
+    assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.latch([7, 700, 0, 71]))
     with Intruder(host, guest, host.guests[0]) as me:
         me.send([me.frame(me.mark, 0x88B5, to="everybody")])
         assert until(lambda: me.reached() != {})

@@ -1,2 +1,1 @@
-"""The ways to hold a VM, each in one module. What is to be held comes from enforce; nothing here decides who is
-blocked."""
+"""The ways to hold a VM, each in one module. The room enforce says which VMs to hold; nothing here decides that."""

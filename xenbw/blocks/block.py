@@ -1,4 +1,4 @@
-"""The one shape of all blocks: the wanted state goes in, what was changed and what is wrong comes out."""
+"""The interface of all blocks: they take the wanted state, and return their changes and problems."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from xenbw.nft.chains import Port
 
 @dataclass(frozen=True)
 class Wanted:
-    """All that blocks are to hold, and nothing else is to be held.
+    """Everything that blocks have to hold. What is not in here is released.
 
-    null_routes: address -> name of the VM that owes it.
-    ports: the vifs of this dom0, each with whether it is sealed and which networks its seal lets through.
-    links: vifs whose links are to be down: ifindex -> interface.
-    starting: ifindexes of vifs whose vif script is at work; their links are left to the hook.
-    domids: running domains of blocked VMs -> the VM's name.
-    owners: ifindex -> domid of the vifs that are bound in this boot.
-    allow: what a blocked VM may reach all the same, by its name.
+    null_routes: address -> name of the blocked VM that holds it.
+    ports: all vifs of this dom0, each with whether it is sealed and which networks its seal lets through.
+    links: vifs whose links have to be down: ifindex -> interface.
+    starting: ifindexes of vifs whose vif script is running; their links are left to the hook.
+    domids: running domains of blocked VMs: domid -> the VM's name.
+    owners: the vifs that are bound in this boot: ifindex -> domid.
+    allow: the networks that blocked VMs may still reach, by VM name.
     """
 
     null_routes: Mapping[Address, str] = field(default_factory=dict)
@@ -37,9 +37,9 @@ class Wanted:
 class Outcome:
     """What a block did.
 
-    changes: what it had to change. problems: what is wrong, each a sentence for the admin.
-    shut: ifindexes of vifs that it shut. seals: whether this host lets it stop all traffic on the vifs of blocked VMs,
-    so that the block needs no null route.
+    changes: what the block had to change. problems: sentences for the admin.
+    shut: ifindexes of vifs whose links it holds down. seals: whether on this host it can stop all traffic on the vifs
+    of blocked VMs, so that their blocks need no null route.
     """
 
     changes: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Outcome:
 
 
 class Block(Protocol):
-    """A way to hold VMs. It decides nothing: it makes the kernel's state what is wanted."""
+    """A way to hold VMs. It makes the kernel's state the wanted one, and decides nothing."""
 
     @property
     def name(self) -> str: ...
@@ -58,4 +58,4 @@ class Block(Protocol):
         """Why it cannot work on this host, or None."""
 
     def apply(self, wanted: Wanted) -> Outcome:
-        """Make the kernel's state what is wanted. May raise XenbwError where nothing could be done."""
+        """Make the kernel's state the wanted one. May raise XenbwError if it could do nothing."""

@@ -1,4 +1,4 @@
-"""The groups of interfaces that udev made for latched domains (xenbw.rundir.latched), when they are latched no more."""
+"""Empty the interface groups that udev filled with vifs of latched domains, once no latch holds (rundir/latched.py)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ERROR = struct.Struct("=i")
 
 
 def leave(groups: Collection[int], sysfs: Path = interfaces.SYSFS) -> None:
-    """Put every interface of these groups back where it was. Raises OSError."""
+    """Put every interface of these groups back into the default group. Raises OSError."""
     if not groups:
         return
     for folder in sysfs.iterdir():
@@ -27,13 +27,13 @@ def leave(groups: Collection[int], sysfs: Path = interfaces.SYSFS) -> None:
             member = int((folder / "netdev_group").read_text(encoding="ascii")) in groups
             ifindex = int((folder / "ifindex").read_text(encoding="ascii")) if member else 0
         except (OSError, ValueError):
-            continue  # it went away meanwhile, or is no interface
+            continue  # the interface is gone, or the folder is not one
         if member:
             _set(ifindex, _DEFAULT)
 
 
 def _set(ifindex: int, group: int) -> None:
-    """By netlink, since the daemon finds sysfs read-only. One that went away meanwhile is in no group."""
+    """By netlink, since the daemon finds sysfs read-only. An interface that is gone is no error."""
     body = _LINK.pack(0, 0, ifindex, 0, 0) + _GROUP.pack(_GROUP.size, _IFLA_GROUP, group)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asker:
         asker.send(_HEADER.pack(_HEADER.size + len(body), _SETLINK, _REQUEST | _ACK, 1, 0) + body)

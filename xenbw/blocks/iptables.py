@@ -1,4 +1,4 @@
-"""Null routes in the legacy tables, with python-iptables: one REJECT per address and direction, in our own chain."""
+"""Null routes in the legacy tables, by python-iptables: one REJECT per address and direction, in the chain XENBW."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from xenbw.runner import Runner, run
 
 _LOCK_PATIENCE = 1.0
 _TRIES = 5
-# Up to how many rules are read and changed one by one: each takes python-iptables 0.1 ms to read and 0.2 to write;
-# a thousand take iptables-save 5 ms and iptables-restore 10.
+# Up to this many rules are read and changed one by one: python-iptables reads a rule in 0.1 ms and writes it in 0.2;
+# for a thousand rules iptables-save takes 5 ms and iptables-restore 10.
 _FEW = 100
 
 Spec = tuple[str, str, str]
@@ -34,7 +34,7 @@ class IptablesError(XenbwError):
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    # libiptc takes no lock of its own.
+    # libiptc itself takes no lock.
     try:
         lock = os.open(XTABLES_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -48,7 +48,7 @@ def _locked() -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > limit:
                     raise IptablesError(
-                        f"{XTABLES_LOCK}: held by another program", "it is tried again shortly"
+                        f"{XTABLES_LOCK}: held by another program", "xenbw tries again shortly"
                     ) from None
                 time.sleep(0.01)
         yield
@@ -72,7 +72,7 @@ class Iptables:
         self._version, self._run = version, run
         self._rule = iptc.Rule if version == 4 else iptc.Rule6
         self.name = "iptables" if version == 4 else "ip6tables"
-        self._many = False  # whether there are more rules than are changed one by one
+        self._many = False  # whether the chain is written as a whole
 
     def probe(self) -> str | None:
         """Why the kernel has no such tables, or None."""
@@ -83,10 +83,9 @@ class Iptables:
         return None
 
     def apply(self, wanted: Wanted) -> Outcome:
-        """Make the chain and its jumps exactly what is wanted, in one commit.
+        """Make the chain and its jumps exactly the wanted ones, in one commit. Raises IptablesError.
 
-        Raises IptablesError. Another program's commit between our reading and ours makes the kernel refuse (EAGAIN):
-        then everything is read anew and reckoned again.
+        The kernel refuses our commit (EAGAIN) if another program commits after we read the table: then start again.
         """
         specs = _specs(wanted.null_routes, self._version)
         many, self._many = self._many, len(specs) > _FEW or bool(specs and wanted.allow)
@@ -106,14 +105,14 @@ class Iptables:
         return table
 
     def _write_whole(self, wanted: Wanted) -> list[str]:
-        """See that the chain is right as a whole, or write it anew: where there is much of it, or its order matters."""
+        """Write the whole chain unless it is right: for many rules, and where their order matters."""
         routes = {str(address): name for address, name in wanted.null_routes.items()}
         saved = self._run([f"{self.name}-legacy-save", "-t", "filter"], timeout=_LOCK_PATIENCE)
         if saved.status == 0 and stands(self._version, routes, wanted.allow, saved.stdout.decode(errors="replace")):
             return []
-        said = write_chain(self._version, routes, wanted.allow)
-        if said is not None:
-            raise IptablesError(f"{self.name}-legacy-restore fails: {said}", f"see {self.name}-legacy-save -t filter")
+        error = write_chain(self._version, routes, wanted.allow)
+        if error is not None:
+            raise IptablesError(f"{self.name}-legacy-restore fails: {error}", f"see {self.name}-legacy-save -t filter")
         return [f"{self.name}: the whole chain {CHAIN} written"]
 
     def _repair(self, wanted: list[Spec]) -> list[str]:
@@ -144,7 +143,7 @@ class Iptables:
                 del missing[spec]
             else:
                 surplus.append(rule)
-        # Backwards, so that a deletion by content never moves a rule that is still to be deleted.
+        # From the last to the first: a rule is deleted by content, and that must not move a rule yet to be deleted.
         for rule in reversed(surplus):
             chain.delete_rule(rule)
         for spec in missing:
@@ -178,10 +177,10 @@ class Iptables:
         return rule
 
     def _read(self, rule: Any) -> Spec | None:
-        """The rule as one of ours, or None when anything about it differs."""
+        """The rule as a Spec, or None if we would not write such a rule."""
         try:
             ends = {side: ip_interface(getattr(rule, side)).network for side in ("src", "dst")}
-        except ValueError:  # negated, as we never write it
+        except ValueError:  # a negated address, which we never write
             return None
         named = [side for side, network in ends.items() if network.prefixlen]
         matches, target = rule.matches, rule.target

@@ -1,12 +1,12 @@
-"""The latch on blocked domains, as text for nft(8): it stops what comes from a card that they get while they run.
+"""The latch, as text for nft(8): it drops traffic from vifs that are hot-plugged into a blocked domain later.
 
-A seal is put on an interface. But a card attached to a running guest is connected and bridged before its vif script
-calls a hook, so with no daemon there its seal comes late. The latch goes by the name that netback gives an interface,
-`vif<domid>.<devid>`, and is there before it: where a bridge takes frames in, where dom0 takes packets in, and for ARP.
-It goes by the interface's group too, which udev gives it at once and a rename leaves (rundir/latched.py). A name proves
-nothing, though: `vifname=vif5.0` gives another domain's card the name of domain 5's. Cards that are known to be of a
-domain in good standing, whatever they are called, are in the set `misnamed`. The latch knows nothing of what others
-take from an interface before those do: Open vSwitch, a macvlan, a bridge's own spanning tree (net/bridge/br_input.c,
+A seal is put on a vif that exists. But a vif attached to a running guest is connected and bridged before its vif script
+calls the hook, so without xenbwd its seal comes late. The latch is in place before the vif: it matches the name that
+netback gives, `vif<domid>.<devid>`, where a bridge takes frames in, where dom0 takes packets in, and for ARP. It also
+matches the interface group, which udev sets at once and a rename does not change (rundir/latched.py). A name proves
+nothing, though: `vifname=vif5.0` gives another domain's vif the name of domain 5's. So vifs that are known to belong to
+a domain in good standing, whatever their names, are in the set `misnamed`. The latch does not see traffic that is taken
+from a vif earlier: by Open vSwitch, a macvlan, or a bridge's own spanning tree (net/bridge/br_input.c,
 br_handle_frame).
 
 The hook uses this at each boot of a blocked VM, so it imports next to nothing.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 SET, GROUPS, MISNAMED = "latched", "groups", "misnamed"
-# By family, the hook that sees a packet first, and has a chain of its name.
+# By family, the hook that sees a packet first. Our chain there has the same name.
 CHAINS = {"bridge": "prerouting", "inet": "prerouting", "arp": "input"}
 FAMILIES = {"bridge": 7, "inet": 1, "arp": 3}
 """Numbers of the families, by linux/netfilter.h."""
@@ -30,32 +30,32 @@ for family in bridge inet arp; do
     nft delete table "$family" xenbw 2>/dev/null || true
 done
 rm -rf /run/xenbw/latched"""
-"""Shell commands that take all latches away."""
-OWN = "own"  # a chain for domains that are allowed something of their own
-PREFIX = "vif{}."  # of the names that netback gives a domain's cards, and libxl their taps
+"""Shell commands that remove all latches."""
+OWN = "own"  # the chain for domains that have their own exceptions
+PREFIX = "vif{}."  # begins the names that netback gives a domain's vifs, and libxl their taps
 FIRST_GROUP = 0x78620000  # "xb"; hooks/vif-group knows it too
 _PRIORITY = -300
-# The families of addresses that a packet there has, and those whose addresses are looked for there.
+# By family: the IP versions whose addresses its packets have, and those whose neighbour discovery it sees.
 _ADDRESSED = {"bridge": ("ip", "ip6"), "inet": ("ip", "ip6"), "arp": ()}
 _FINDING = {"bridge": ("ip", "ip6"), "inet": ("ip6",), "arp": ("ip",)}
-# A limit on their rate would be one for all latched guests: those that are sealed have one each, ahead of it.
+# No limit on the rate here: it would be one for all latched guests. A sealed vif has a limit of its own, ahead of this.
 _SHORT = "meta length <= 128"
 
 
 def group(domid: int) -> int:
-    """The group that a latched domain's new interfaces are put into."""
+    """The group into which udev puts a latched domain's new interfaces."""
     return FIRST_GROUP + domid
 
 
 def foundation(allow: Collection[str]) -> str:
-    """Text for what all latched domains share: put there, or made what it should be. allow: addresses and networks that
-    seals are open for, but those of domains with their own."""
+    """Text that makes or repairs what all latched domains share. allow: addresses and networks that a blocked domain
+    may reach, unless it has exceptions of its own."""
     lines = []
     for family, chain in CHAINS.items():
         lines += [
             f"add table {family} {TABLE}",
-            # The type of a card, which is always the same, makes it a set of two words. Of patterns alone nft 1.0.6
-            # takes only those of one length.
+            # The interface's type, always `ether`, is in the key since nft 1.0.6 refuses name patterns of different
+            # lengths in a set of names alone.
             f"add set {family} {TABLE} {SET} {{ type ifname . iface_type; flags interval; }}",
             f"add set {family} {TABLE} {GROUPS} {{ type devgroup; }}",
             f"add set {family} {TABLE} {MISNAMED} {{ type iface_index; }}",
@@ -73,11 +73,11 @@ def foundation(allow: Collection[str]) -> str:
 
 
 def allow(domid: int, networks: Collection[str]) -> str:
-    """Text that has a domain, if it is latched, reach these and nothing else, upon the foundation. To say it again
-    changes nothing but by what the first did not say."""
+    """Text that lets a domain, if it is latched, reach these networks and no others; it needs the foundation. Rules are
+    only added: repeated for other networks, the text leaves the first ones in force."""
     lines = []
     for family in CHAINS:
-        # A latched domain's card may have the name of another's: its group tells whose exceptions are its own.
+        # A latched domain's vif may have the name of another domain's vif: the group tells whose exceptions apply.
         for whose in (f'iifgroup != @{GROUPS} iifname "{PREFIX.format(domid)}*"', f"iifgroup {group(domid)}"):
             rules = [*_exceptions(family, networks), "drop"]
             lines += [f"add rule {family} {TABLE} {OWN} {whose} {rule}" for rule in rules]
@@ -85,7 +85,7 @@ def allow(domid: int, networks: Collection[str]) -> str:
 
 
 def _exceptions(family: str, allow: Collection[str]) -> list[str]:
-    """What a blocked guest may all the same, until its seal is there and looks closer."""
+    """Rules for the networks that a blocked guest may reach; its seal, once there, checks more closely."""
     rules = []
     for version in ("ip", "ip6"):
         networks = [network for network in allow if (":" in network) is (version == "ip6")]
@@ -96,23 +96,23 @@ def _exceptions(family: str, allow: Collection[str]) -> list[str]:
     return rules
 
 
-def fasten(domids: Collection[int]) -> str:
-    """Text that latches these domains, upon the foundation, whether they are or not."""
+def latch(domids: Collection[int]) -> str:
+    """Text that latches these domains; it needs the foundation, and may be repeated."""
     return _elements("add", domids)
 
 
-def loosen(domids: Collection[int]) -> str:
-    """Text that takes the latch off domains, whether they have it or not."""
+def unlatch(domids: Collection[int]) -> str:
+    """Text that unlatches these domains; they may be unlatched already."""
     return _elements("add", domids) + _elements("delete", domids)
 
 
-def excuse(indexes: Collection[int]) -> str:
-    """Text that has the names of these interfaces, by their ifindexes, mean nothing, upon the foundation."""
+def ignore_names(indexes: Collection[int]) -> str:
+    """Text that makes the latch ignore the names of these interfaces (ifindexes); it needs the foundation."""
     return _indexes("add", indexes)
 
 
-def accuse(indexes: Collection[int]) -> str:
-    """Text that takes that back, whether it was so or not."""
+def heed_names(indexes: Collection[int]) -> str:
+    """Text that takes back `ignore_names`; it may be missing."""
     return _indexes("add", indexes) + _indexes("delete", indexes)
 
 
@@ -138,5 +138,5 @@ def _elements(verb: str, domids: Collection[int]) -> str:
 
 
 def remove() -> str:
-    """Text that takes all of it away, whether it is there or not."""
+    """Text that removes all latches and what they share; it may be missing."""
     return "".join(f"{verb} table {family} {TABLE}\n" for family in CHAINS for verb in ("add", "delete"))

@@ -1,7 +1,7 @@
-"""The links of blocked guests' bridge ports: down, which no flush of rules undoes, even with the daemon dead.
+"""Links of blocked VMs' vifs are down: no flush of rules undoes that, even with the daemon dead.
 
-A mark in the run folder says which were taken down here, and only those are raised again. Only ports of a Linux bridge
-are: a routed vif would lose its routes. The guest notices nothing; its frames wait in its ring.
+Only ports of a Linux bridge are taken down: a routed vif would lose its routes. A mark in the run folder names each
+link that was taken down here, and only those are raised again. The guest notices nothing; its frames wait in its ring.
 
 The hook uses this at each boot of a VM, so it imports next to nothing.
 """
@@ -26,14 +26,14 @@ for interface in /sys/class/net/*; do
     [ ! -e "/run/xenbw/lowered/$ifindex" ] || ip link set dev "${interface##*/}" up || true
 done
 rm -rf /run/xenbw/lowered"""
-"""Shell commands that raise all links that are down for a block."""
+"""Shell commands that raise all links that xenbw took down."""
 
 _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 1  # linux/sockios.h, linux/if.h
 _REQUEST = struct.Struct("16sH22x")  # struct ifreq
 
 
 class Link:
-    """The links that are down. run_dir: xenbw's folder under /run, where the marks are."""
+    """The links that xenbw took down. run_dir: xenbw's folder under /run, where the marks are."""
 
     name = "link"
 
@@ -41,11 +41,11 @@ class Link:
         self._marks = f"{run_dir}/lowered"
 
     def probe(self) -> str | None:
-        """Every kernel can take a link down."""
+        """None: every kernel can take a link down."""
         return None
 
     def apply(self, wanted: Wanted) -> Outcome:
-        """Take the wanted links down, and raise those that are down for no reason any more."""
+        """Take the wanted links down, and raise those that xenbw took down and no block wants down any more."""
         from xenbw.blocks.block import Outcome  # the hook, which only lowers links, cannot afford dataclasses
 
         failed = []
@@ -53,17 +53,17 @@ class Link:
             try:
                 self._raise(ifindex)
             except OSError as error:
-                failed.append(f"interface {ifindex}: the link does not come up again: {error.strerror}")
+                failed.append(f"interface {ifindex}: its link cannot be raised again: {error.strerror}")
         for ifindex, interface in wanted.links.items():
             try:
                 if decode(os.fsencode(_name(ifindex) or "")) == interface:
                     self.lower(ifindex)
             except OSError as error:
-                failed.append(f"{interface}: the link does not go down: {error.strerror}")
+                failed.append(f"{interface}: its link cannot be taken down: {error.strerror}")
         return Outcome(problems=tuple(failed), shut=frozenset(self.lowered()))
 
     def lower(self, ifindex: int) -> None:
-        """Take a link down, if it is a bridge's port and up. Raises OSError."""
+        """Take a vif's link down, if the vif is a bridge port and up. Raises OSError."""
         name = _name(ifindex)
         if name is None or not os.path.exists(f"/sys/class/net/{name}/brport") or not _flags(name) & _UP:
             return
@@ -78,7 +78,7 @@ class Link:
         os.unlink(f"{self._marks}/{ifindex}")
 
     def lowered(self) -> set[int]:
-        """The ifindexes of those that were taken down here."""
+        """The ifindexes of the vifs whose links xenbw took down."""
         try:
             return {int(mark) for mark in os.listdir(self._marks) if mark.isdecimal()}
         except OSError:
@@ -86,7 +86,7 @@ class Link:
 
 
 def _name(ifindex: int) -> str | None:
-    """What the interface is called now, or None where it is gone."""
+    """The interface's present name, or None if it is gone."""
     try:
         return _socket.if_indextoname(ifindex)
     except OSError:
@@ -98,7 +98,7 @@ def _flags(name: str) -> int:
 
 
 def _ask(request: int, name: str, flags: int) -> bytes:
-    """A request about an interface; one that went away meanwhile has no flags. Raises OSError."""
+    """An ioctl about an interface's flags; an interface that is gone has none. Raises OSError."""
     asker = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
     try:
         return fcntl.ioctl(asker.fileno(), request, _REQUEST.pack(os.fsencode(name), flags))

@@ -1,7 +1,6 @@
-"""All blocks, in the order in which they are put: one line each.
+"""All blocks, one line each, in the order in which they are applied.
 
-The registry is a module of its own, and not the room's __init__: the hook imports modules of this room at each boot of
-a VM.
+The registry is not in the room's __init__, since the hook imports modules of this room at each boot of a VM.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from xenbw.nft.tables import Tables
 
 @dataclass(frozen=True)
 class Means:
-    """What blocks work with. chains: those that the meter uses as well. run_dir: xenbw's folder under /run."""
+    """What blocks work with. chains: the nft meter uses the same. run_dir: xenbw's folder under /run."""
 
     tables: Tables
     chains: Chains
@@ -29,15 +28,15 @@ class Means:
 
 
 class _Entry(NamedTuple):
-    """make: builds the block. undo: shell commands that take away everything that the block ever put, for the removal
-    of the package, when no Python of ours is left."""
+    """make: builds the block. undo: shell commands that remove everything the block ever made; the package's removal
+    runs them, when our Python modules are gone."""
 
     make: Callable[[Means], Block]
     undo: str
 
 
 def _null_route(version: int) -> Block:
-    # python-iptables takes 0.25 s to import, and most commands put no block.
+    # python-iptables takes 0.25 s to import, and most xenbw commands apply no block.
     from xenbw.blocks.iptables import Iptables
 
     return Iptables(version)
@@ -62,7 +61,7 @@ def blocks(means: Means) -> list[Block]:
 
 
 def undo() -> str:
-    """Shell commands that take all blocks away. `python3 -m xenbw.blocks.registry` prints them."""
+    """Shell commands that remove all blocks. `python3 -m xenbw.blocks.registry` prints them."""
     return "".join(f"# {name}\n{entry.undo}\n" for name, entry in REGISTRY.items())
 
 

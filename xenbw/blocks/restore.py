@@ -1,4 +1,4 @@
-"""The null-route chain as text for iptables-legacy-restore, which takes 3 ms where importing iptc takes 250."""
+"""The null-route chain as text for iptables-legacy-restore: running it takes 3 ms, importing iptc 250."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 CHAIN = "XENBW"
 HOOKED = ("INPUT", "OUTPUT", "FORWARD")
-# The comment of rules for what blocked VMs may reach all the same. No VM's name makes such a one.
+# The comment of rules for networks that blocked VMs may still reach. Comments that name a VM begin with "xenbw:".
 ALLOWED = "xenbw allows"
 _RETURN = f'-m comment --comment "{ALLOWED}" -j RETURN'
 _UNDO = """\
@@ -30,7 +30,7 @@ UNDO = {
     4: _UNDO.format(kernel="ip_tables_names", command="iptables-legacy"),
     6: _UNDO.format(kernel="ip6_tables_names", command="ip6tables-legacy"),
 }
-"""Shell commands that take all null routes of a family away."""
+"""Shell commands that remove all null routes, by IP version."""
 REJECT_WITH = {4: "icmp-port-unreachable", 6: "icmp6-port-unreachable"}
 _LENGTH = {4: 32, 6: 128}
 _LINK = ("fe80::/10", "ff02::/16")
@@ -38,14 +38,14 @@ _COMMANDS = {4: "iptables-legacy-restore", 6: "ip6tables-legacy-restore"}
 # xt_comment.h: XT_MAX_COMMENT_LEN is 256 with the terminating NUL
 _LONGEST = 255
 # The lock that all iptables commands take (iptables/xshared.h, XT_LOCK_NAME). iptables-legacy-restore waits for it
-# however long it takes, even with -w 0; so the caller takes it, with a limit, and the command is told to take another.
+# without limit, even with -w 0. So our caller takes it, with a limit, and the command is given /dev/null as its lock.
 XTABLES_LOCK = "/run/xtables.lock"
 _OWN_LOCK = {"XTABLES_LOCKFILE": os.devnull}
 
 
 def comment(name: str) -> str:
-    """A rule's comment that names the VM; what could end a quoted word or a line, or look like an option to who reads
-    the rule back (python-iptables), is shown as `?`."""
+    """A rule's comment that names the VM. Characters that could end a quoted word or a line, or that python-iptables
+    would read back as an option, are shown as `?`."""
     plain = "".join(c if " " <= c <= "~" and c not in "\"\\'" else "?" for c in name).replace(" -", " ?")
     return f"xenbw: {plain}"[:_LONGEST]
 
@@ -58,16 +58,16 @@ _NONE = Exceptions()
 
 
 def exceptions(version: int, allow: Iterable[str]) -> list[str]:
-    """What null routes of a family let through, so that these networks are reached: in IPv6 neighbours have to find
-    each other by what ip6tables may see of a bridge. The seal is narrower."""
+    """The networks that null routes of a family let through. In IPv6 they include the link's: ip6tables sees bridged
+    frames, and neighbours have to find each other. The seal is narrower."""
     found = [network for network in allow if family(network) == version]
     return [*found, *_LINK] if found and version == 6 else found
 
 
 def chain_text(version: int, addresses: Mapping[str, str], allow: Exceptions = _NONE, *, jumps_exist: bool) -> bytes:
-    """Input for `restore --noflush` that makes the chain exactly these null routes (address -> VM name), but for
-    traffic with the networks that the VM is allowed, by its name, and its jumps the first rules, in one commit.
-    Deleting a jump that is not there fails the whole input: hence jumps_exist."""
+    """Input for `restore --noflush` that in one commit makes the chain exactly these null routes (address -> VM name),
+    with exceptions for the networks that a VM is allowed (by its name), and its jumps the first rules. Deleting a
+    missing jump would fail the whole input: hence jumps_exist."""
     lines = ["*filter", f":{CHAIN} - [0:0]"]
     for hooked in HOOKED:
         if jumps_exist:
@@ -79,7 +79,7 @@ def chain_text(version: int, addresses: Mapping[str, str], allow: Exceptions = _
 
 
 def _rules(version: int, addresses: Mapping[str, str], allow: Exceptions) -> tuple[list[str], list[str]]:
-    """Those whose order matters, and those after them, whose does not."""
+    """The rules whose order matters, and those that follow them in any order."""
     ordered, others = [], []
     for address, name in sorted(addresses.items()):
         if family(address) == version:
@@ -88,7 +88,7 @@ def _rules(version: int, addresses: Mapping[str, str], allow: Exceptions) -> tup
                 ordered += [*_exempt(version, address, allow.own[name]), *rejected]
             else:
                 others += rejected
-    # Who has exceptions of his own is through with, so these are for the others alone.
+    # The rules of VMs with exceptions of their own are all written by now; the common exceptions are for the others.
     for network in exceptions(version, allow.common) if others else ():
         ordered += [f"-A {CHAIN} {side} {network} {_RETURN}" for side in ("-s", "-d")]
     return ordered, others
@@ -104,12 +104,12 @@ def _exempt(version: int, address: str, allow: Iterable[str]) -> list[str]:
 
 
 def _reject(version: int, address: str, name: str) -> list[str]:
-    said = f'-m comment --comment "{comment(name)}" -j REJECT --reject-with {REJECT_WITH[version]}'
-    return [f"-A {CHAIN} {side} {address}/{_LENGTH[version]} {said}" for side in ("-s", "-d")]
+    target = f'-m comment --comment "{comment(name)}" -j REJECT --reject-with {REJECT_WITH[version]}'
+    return [f"-A {CHAIN} {side} {address}/{_LENGTH[version]} {target}" for side in ("-s", "-d")]
 
 
 def stands(version: int, addresses: Mapping[str, str], allow: Exceptions, saved: str) -> bool:
-    """Whether the chain and its jumps are just what they should be, by what iptables-legacy-save prints."""
+    """Whether the output of iptables-legacy-save has exactly this chain and its jumps."""
     lines = saved.splitlines()
     for hooked in HOOKED:
         found, jump = [line for line in lines if line.startswith(f"-A {hooked} ")], f"-A {hooked} -j {CHAIN}"
@@ -123,12 +123,11 @@ def stands(version: int, addresses: Mapping[str, str], allow: Exceptions, saved:
 
 
 def write_chain(version: int, addresses: Mapping[str, str], allow: Exceptions = _NONE) -> str | None:
-    """Put the chain into the kernel. None if that worked, else what iptables says against it. The caller holds
-    XTABLES_LOCK."""
-    said = _restore(version, chain_text(version, addresses, allow, jumps_exist=True))
-    if said is not None:
-        said = _restore(version, chain_text(version, addresses, allow, jumps_exist=False))
-    return said
+    """Write the chain into the kernel. None if that worked, else iptables' error. The caller holds XTABLES_LOCK."""
+    error = _restore(version, chain_text(version, addresses, allow, jumps_exist=True))
+    if error is not None:
+        error = _restore(version, chain_text(version, addresses, allow, jumps_exist=False))
+    return error
 
 
 def _restore(version: int, text: bytes) -> str | None:

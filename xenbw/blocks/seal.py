@@ -1,6 +1,6 @@
-"""The seal: nft drops everything on a blocked VM's vif, both ways, but for what the VM is allowed to reach.
+"""The seal: nft drops everything on a blocked VM's vif, both ways, except traffic with the VM's allowed networks.
 
-It is in the chains that count, ahead of the counters: what it drops is refused, not usage (nft/nft.py).
+The seal is in the chains that count, ahead of the counters: what it drops is refused, not usage (nft/nft.py).
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from xenbw.errors import MeterError
 from xenbw.nft.chains import Chains
 
 UNDO = "nft delete table netdev xenbw 2>/dev/null || true"
-"""Shell command that takes all seals away, and the counters beside them."""
+"""Shell command that removes all seals, and the counters beside them."""
 
 
 class Seal:
-    """The seals on all vifs, in the chains that the meter may use as well."""
+    """The seals on all vifs. The nft meter uses the same chains."""
 
     name = "seal"
 
@@ -32,5 +32,5 @@ class Seal:
             ports = [port for port in view.present(wanted.ports) if port.sealed or view.seals(port)]
             self._chains.keep(ports, view)
         except MeterError as error:
-            return Outcome(problems=(f"the interfaces are not sealed: {error}",), seals=True)
+            return Outcome(problems=(f"the vifs of blocked VMs are not sealed: {error}",), seals=True)
         return Outcome(problems=tuple(self._chains.problems(ports)), seals=True)

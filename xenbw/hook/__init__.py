@@ -1,3 +1,3 @@
-"""What Xen's vif scripts call at each start and end of a vif. It is an entry point in the boot path of every VM: no
-other room imports it.
+"""The hook: Xen's vif scripts call it at each start and end of a vif, in the boot path of every VM. It is an entry
+point: no other room imports it.
 """

@@ -1,7 +1,7 @@
-"""What Xen's vif scripts call at each vif's start and end: record the binding, and block a blocked VM before returning.
+"""One call of the hook, at the start or end of a vif: record the binding, and block a blocked VM before returning.
 
-It runs in the boot path of every VM. So it waits for nobody (xenstored, which the vif script itself just used, for a
-moment; the ledger's lock for half a second), imports little, and whatever fails leaves the VM's boot alone.
+The hook runs in the boot path of every VM. So it waits at most half a second for xenstored, which the vif script itself
+just used, and half a second for the ledger's lock. It imports little, and no failure of it stops the VM's boot.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 _RUN_DIR = "/run/xenbw"
 _STORE_PATIENCE = 0.5
 _LEDGER_PATIENCE = 0.5
-# Of what in `ip=` is no address, so many words and characters of each go into the log.
+# Of the words in `ip=` that are not addresses, the log gets so many, and so many characters of each.
 _WORDS, _SHOWN = 4, 64
 
 
 class _Paths:
-    """Where things are: from the over file if the daemon wrote one, else from the configuration."""
+    """The run folder and the ledger's path: from the over file if the daemon wrote one, else from the configuration."""
 
     def __init__(self) -> None:
         self.run_dir, self.ledger = _RUN_DIR, ""
-        # Reading TOML costs 15 ms; a second instance names its configuration, everyone else has these places.
+        # Reading TOML costs 15 ms, and the usual run folder is known. A second xenbw sets XENBW_CONFIG.
         if os.environ.get("XENBW_CONFIG") or not os.path.exists(f"{_RUN_DIR}/over"):
             self._from_config()
         self.over = self.read_over()
@@ -55,7 +55,7 @@ class _Paths:
             self._from_config()
 
     def read_over(self) -> overfile.Over | None:
-        """What the daemon's file says now."""
+        """The present over file."""
         return overfile.read(f"{self.run_dir}/over")
 
     def _from_config(self) -> None:
@@ -69,70 +69,70 @@ class _Paths:
 
 
 class _Facts:
-    """What is known of the vif and its domain."""
+    """The vif and its domain, as the vif script and xenstore tell."""
 
     def __init__(self, call: HotplugCall) -> None:
         self.call = call
         backend = f"/local/domain/0/backend/vif/{call.domid}/{call.devid}"
         store = wire.Store(_STORE_PATIENCE)
         mac, ip = store.read(f"{backend}/mac"), store.read(f"{backend}/ip")
-        self.failed = store.read(f"{backend}/hotplug-error") is not None  # its script, and with it the domain's start
+        self.failed = store.read(f"{backend}/hotplug-error") is not None  # the vif script failed, and so the domain
         name = store.read(f"/local/domain/{identity.served(store, call.domid)}/name")
         store.close()
         self.starts = call.command in ("online", "add")
         if name is None and self.starts:
-            raise XenbwError(f"domain {call.domid} has no name in xenstore", "the daemon will look again")
+            raise XenbwError(f"domain {call.domid} has no name in xenstore", "xenbwd will ask again")
         self.name = name or ""
         if self.name.endswith(INCOMING) and identity.received():
             self.name = self.name.removesuffix(INCOMING)
-        # A name is bytes to the kernel; one that is no UTF-8 is recorded as it is shown everywhere.
+        # To the kernel a name is bytes. A name that is not UTF-8 is recorded in the spelling that xenbw shows.
         self.interface = decode(os.fsencode(call.interface))
         self.mac = mac or None
         self.ips, self.not_ips = addresses.parse(call.ips or ip or "")
         self.at = bindings.stamp(time.time())
         self.boot_id = _first_line("/proc/sys/kernel/random/boot_id")
         self.covered = False
-        self.unannounced = False  # it ends, and nobody recorded that it began
-        self.inherits = False  # its domid was that of a blocked VM, which is latched by it
+        self.unannounced = False  # the vif ends, and its start was never recorded
+        self.inherits = False  # the domid belonged to a blocked VM before, and may still be latched
         self.ifindex = int(_first_line(f"/sys/class/net/{call.interface}/ifindex")) if self.starts else 0
 
     def cover(self, allow: Exceptions, *, sealed: bool) -> None:
-        """Put our counters on the vif before the guest is connected, so that they have it from its first byte, and a
-        seal if it is to have nothing, with a latch for what its domain may yet get."""
+        """Put our counters on the vif before the guest is connected, so that they count from its first byte. For a
+        blocked VM also seal the vif, and latch the domain."""
         call = self.call
         if nft.can_name(self.interface):
             key = nft.key(call.domid, call.devid, self.ifindex)
-            # The daemon may have put them on the interface before its script renamed it.
+            # The daemon may have put chains on the vif before the vif script renamed it.
             renamed = self.interface.removesuffix("-emu") != f"vif{call.domid}.{call.devid}"
             text = nft.unchain(key) if renamed else ""
             text += nft.cover(call.domid, call.devid, self.ifindex, self.interface, self.mac)
-            # The first vif of a boot, and one after a flush, finds no foundation: that is twice as long a text.
+            # Only the first vif after a boot or a flush finds no foundation, and with it the text is twice as long.
             attempts = [text, nft.foundation() + text]
             if sealed:
-                mine = allow.of(self.name)
-                text += nft.seal([(key, self.ifindex)]) + (nft.allow(key, self.ifindex, mine) if mine else "")
-                own = latch_text.allow(call.domid, mine) if self.name in allow.own else ""
+                allowed = allow.of(self.name)
+                text += nft.seal([(key, self.ifindex)]) + (nft.allow(key, self.ifindex, allowed) if allowed else "")
+                own = latch_text.allow(call.domid, allowed) if self.name in allow.own else ""
                 latched, founded = text + own + self._latch(), nft.foundation()
                 founded += latch_text.foundation(allow.common)
                 attempts = [latched, founded + latched, nft.foundation() + text]
-            said = _nft(*attempts)
-            self.covered = said is None
-            if said is not None:
-                _log(f"{self.interface}: neither sealed nor metered to its last byte: nft refuses its chains: {said}")
+            error = _nft(*attempts)
+            self.covered = error is None
+            if error is not None:
+                _log(f"{self.interface}: neither sealed nor metered to its last byte: nft refuses its chains: {error}")
 
     def _latch(self) -> str:
-        """Latch the domain, but for cards of others that are only called after it."""
+        """Text that latches the domain, except vifs of other domains that have a name of this domain's vifs."""
         called = nodes.called_after({self.call.domid})
         others = [index for index, name, domid in called if nodes.owner(name) not in (None, domid)]
-        return latch_text.excuse(others) + latch_text.fasten([self.call.domid])
+        return latch_text.ignore_names(others) + latch_text.latch([self.call.domid])
 
-    def excuse(self) -> None:
-        """Have a latch on the domain that this card is called after, if there is one, not hold it."""
+    def ignore_name(self) -> None:
+        """If this vif has a name of another domain's vifs, make that domain's latch ignore it."""
         if nodes.named(self.interface) not in (None, self.call.domid):
-            _nft(latch_text.excuse([self.ifindex]))
+            _nft(latch_text.ignore_names([self.ifindex]))
 
     def record(self, db: sqlite3.Connection) -> None:
-        """Write the binding, or its end, into the ledger."""
+        """Write the binding, or its end, to an open ledger."""
         call = self.call
         db.execute("BEGIN IMMEDIATE")
         rev = bindings.next_rev(db)
@@ -168,11 +168,11 @@ class _Facts:
         db.execute("COMMIT")
 
     def unlatch(self) -> None:
-        """Take away what a blocked VM left to whoever has its domid next."""
-        _nft(latch_text.loosen([self.call.domid]))
+        """Remove the latch of a blocked VM that had this domid before."""
+        _nft(latch_text.unlatch([self.call.domid]))
 
     def words(self) -> dict[str, str]:
-        """The same for the daemon, which records it in the ledger when that can be written again."""
+        """The facts as a note for the daemon, which records them once the ledger can be written again."""
         call = self.call
         return {
             "starts": str(int(self.starts)),
@@ -193,17 +193,17 @@ class _Facts:
 
 
 def _nft(*attempts: str) -> str | None:
-    """Hand nft batches, until it takes one; what it says against the last, or None."""
-    said = None
+    """Hand nft one batch after the other until it accepts one. None, or nft's error at the last batch."""
+    error = None
     for attempt in attempts:
-        said = feed(["nft", "-f", "-"], attempt.encode("ascii"), {})
-        if said is None:
+        error = feed(["nft", "-f", "-"], attempt.encode("ascii"), {})
+        if error is None:
             break
-    return said
+    return error
 
 
 def _log(text: str) -> None:
-    """A line for the system's log. What a guest or its config says in it is escaped by the caller."""
+    """Write a line to the system's log. The caller has escaped all text from a guest or its config."""
     import syslog
 
     syslog.openlog("xenbw-hook", 0, syslog.LOG_DAEMON)
@@ -216,48 +216,48 @@ def _first_line(path: str) -> str:
 
 
 def _poke(run_dir: str) -> None:
-    """Tell the daemon that there is news, without waiting for it."""
+    """Tell the daemon that there is news, without waiting for its answer."""
     stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         stream.setblocking(False)
         stream.connect(f"{run_dir}/xenbwd.sock")
         stream.send(b'{"op": "poke"}\n')
     except OSError:
-        pass  # no daemon: what was recorded is found at its start
+        pass  # no daemon runs: it will find the record when it starts
     finally:
         stream.close()
 
 
 def _mark(change: Callable[[int], None], domid: int) -> None:
-    """Have udev know, or no more, that a domain is latched: the least of what is done here."""
+    """Add or remove the latch mark that udev's rule reads; a failure is harmless."""
     try:
         change(domid)
     except OSError:
-        pass  # the daemon, which is poked, tries it again and tells
+        pass  # the hook pokes the daemon, which tries again and reports a failure
 
 
 def _begin(facts: _Facts, note: Note) -> None:
-    """Leave word whose vif it is, should this not live to record it. Counters that stand by then are found by the
-    daemon."""
+    """Write a note of whose vif this is, in case the hook is killed before it records it. The daemon then claims the
+    vif's counters by this note."""
     try:
         note.begin({**facts.words(), "begun": "1"})
     except OSError:
-        pass  # a full /run: it is recorded all the same, if nobody kills us
+        pass  # /run is full: the binding is still recorded unless the hook is killed
 
 
 def _record(facts: _Facts, paths: _Paths, note: Note) -> None:
-    """Write the binding, or its end, into the ledger; where that fails, leave word for the daemon."""
+    """Write the binding, or its end, to the ledger; if that fails, leave a note for the daemon."""
     try:
         db = sqlite3.connect(f"file:{paths.ledger}?mode=rw", uri=True, isolation_level=None, timeout=_LEDGER_PATIENCE)
         db.execute("PRAGMA synchronous = NORMAL")
-        # Moving the WAL into the file is the daemon's work, not a booting VM's.
+        # The daemon moves the WAL into the file, so that no VM's boot has to.
         db.execute("PRAGMA wal_autocheckpoint = 0")
         facts.record(db)
         db.close()
     except sqlite3.Error:
         note.leave(facts.words())
     else:
-        # A life that nobody announced may have counters, which only the daemon reads.
+        # A vif whose start was not recorded may have counters, which only the daemon reads.
         if facts.unannounced:
             note.leave(facts.words())
         else:
@@ -265,19 +265,19 @@ def _record(facts: _Facts, paths: _Paths, note: Note) -> None:
 
 
 def _admit(facts: _Facts, paths: _Paths, read: Callable[[], Over | None]) -> None:
-    for said in gate.admit(facts.name, facts.ips, paths.run_dir, read):
-        _log(f"{facts.interface}: iptables refuses null routes: {said}")
+    for error in gate.admit(facts.name, facts.ips, paths.run_dir, read):
+        _log(f"{facts.interface}: iptables refuses null routes: {error}")
 
 
 def run(env: dict[str, str]) -> None:
-    """One call of the hook. Raises whatever goes wrong; main turns it into a line for the system's log."""
+    """One call of the hook. Errors are raised; main writes them to the system's log."""
     call = hotplug.parse(env)
     paths = _Paths()
     facts = _Facts(call)
     note = Note(paths.run_dir, facts.at)
     if facts.starts:
         _begin(facts, note)
-        # The daemon's file is the last word, and is there before the ledger, which may be slow or broken.
+        # The daemon's over file comes first: it is the newest, and the ledger may be slow or broken.
         over = paths.over or gate.from_ledger(paths.ledger, facts.boot_id) or Over()
         sealed = facts.name in over.blocked
         if over.nft or sealed:
@@ -286,17 +286,18 @@ def run(env: dict[str, str]) -> None:
             Link(paths.run_dir).lower(facts.ifindex)
         if sealed:
             _mark(Marks(paths.run_dir).put, call.domid)
-        # A blocked VM's block waits for no ledger.
+        # A blocked VM is null-routed before the ledger is opened, which may wait.
         if sealed and paths.over is not None:
             _admit(facts, paths, paths.read_over)
     _record(facts, paths, note)
     if facts.inherits and not sealed:
         facts.unlatch()
         _mark(Marks(paths.run_dir).clear, call.domid)
-    # With the binding to be read, a daemon that looks just then finds the same.
+    # After the binding is recorded: a daemon that reconciles now comes to the same result.
     if facts.starts and not sealed:
-        facts.excuse()
-    # Another's address is freed when all can read whose it is now, or a daemon that looks just then blocks it again.
+        facts.ignore_name()
+    # A blocked VM's former address is freed after the binding is recorded, or a daemon that reconciles now blocks it
+    # again.
     if facts.starts and paths.over is None:
         _admit(facts, paths, lambda: gate.from_ledger(paths.ledger, facts.boot_id))
     elif facts.starts and not sealed:
@@ -309,14 +310,14 @@ def run(env: dict[str, str]) -> None:
 
 
 def tell_of_addresses(facts: _Facts) -> None:
-    """Say in the system's log what in a vif's `ip=` was not taken: a block null-routes nothing for it."""
+    """Log the words in a vif's `ip=` that are no addresses: a block has no null routes for them."""
     words = "; ".join(f"{word[:_SHOWN]!a} {addresses.why(word)}" for word in facts.not_ips[:_WORDS])
     _log(f"{facts.name!a}, {facts.interface!a}: not taken of its ip=: {words}; see xenbw-addvm VM --ip ADDR")
 
 
 def main() -> None:
-    """Entry point of /usr/lib/xenbw/vif-hook. Never fails: its caller is a VM's boot."""
+    """Entry point of /usr/lib/xenbw/vif-hook. Never fails, since a VM's boot runs it."""
     try:
         run(dict(os.environ))
-    except Exception as error:  # noqa: BLE001 (a VM must boot whatever is wrong with us)
+    except Exception as error:  # noqa: BLE001 (a VM must boot whatever fails here)
         _log(f"{os.environ.get('XENBUS_PATH')}: {type(error).__name__}: {error}")

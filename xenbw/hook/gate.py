@@ -1,4 +1,4 @@
-"""The hook's share of blocking: whether a VM that starts may pass, put into the kernel before its vif is connected."""
+"""The hook's null routes: block a VM that starts, or free its addresses, before its vif is connected."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def from_ledger(path: str, boot_id: str) -> Over | None:
-    """What the over file would say, from the ledger, for when no daemon has written one since boot."""
-    # A ledger in WAL mode cannot be opened on a full or read-only disk, but for reading the file as it lies there.
+    """What the over file would say, read from the ledger: no daemon has written an over file since boot."""
+    # On a full or read-only disk a ledger in WAL mode opens only with immutable=1, which reads the file as it is.
     for how in ("mode=ro", "mode=ro&immutable=1"):
         try:
             db = sqlite3.connect(f"file:{path}?{how}", uri=True, timeout=turn.PATIENCE)
@@ -35,8 +35,8 @@ def from_ledger(path: str, boot_id: str) -> Over | None:
 
 
 def admit(name: str, ips: list[str], run_dir: str, read: Callable[[], Over | None]) -> list[str]:
-    """Null-route a VM that starts if it is blocked; else see that none of its addresses stays blocked for a former
-    owner's debt. read() tells who is blocked, as often as it is asked. Returns what iptables says against it."""
+    """Null-route a VM that starts, if it is blocked. If not, free those of its addresses that are null-routed for a
+    blocked VM that held them before. read(): the present over file. Returns iptables' errors."""
     over = read()
     if over is None:
         return []
@@ -44,20 +44,20 @@ def admit(name: str, ips: list[str], run_dir: str, read: Callable[[], Over | Non
         allowed = blockable(ips, over)
         news = "" if set(allowed) <= set(over.blocked[name]) else overfile.blocked_line(name, allowed)
         return _write_chain(run_dir, read, news, {name: [*over.blocked[name], *allowed]}, [])
-    everyone = over.addresses()
-    debts = [ip for ip in ips if ip in everyone]
-    return _write_chain(run_dir, read, overfile.held_line(debts), {}, debts) if debts else []
+    routed = over.addresses()
+    freed = [ip for ip in ips if ip in routed]
+    return _write_chain(run_dir, read, overfile.held_line(freed), {}, freed) if freed else []
 
 
 def leave(ips: list[str], run_dir: str, over: Over) -> None:
-    """A VM goes: addresses that it held in good standing protect nobody any more. Raises OSError."""
+    """A VM ends: addresses that it held in good standing may be blocked again. Raises OSError."""
     free = [ip for ip in ips if ip in over.held]
     if free:
         overfile.append(f"{run_dir}/over", overfile.free_line(free))
 
 
 def blockable(ips: list[str], over: Over) -> list[str]:
-    """The addresses that may be blocked: not dom0's and its helpers', not held by a VM in good standing."""
+    """The addresses that may be blocked: not protected (dom0's, its helpers'), not held by a VM in good standing."""
     from ipaddress import ip_address, ip_network
 
     networks = [ip_network(word) for word in over.protected]
@@ -73,12 +73,12 @@ def blockable(ips: list[str], over: Over) -> list[str]:
 def _write_chain(
     run_dir: str, read: Callable[[], Over | None], news: str, blocked: dict[str, list[str]], held: list[str]
 ) -> list[str]:
-    """Add the news to the over file and put everybody's null routes into the kernel, for the families concerned.
-    Returns what iptables says against it.
+    """Add the news to the over file and write all null routes of the families concerned into the kernel. Returns
+    iptables' errors.
 
-    Hooks side by side do so one after the other, each with the state as it is by then, or the last would undo what the
-    others wrote. A turn takes some 10 ms; who got none in time goes on without. The tables' own lock is another matter:
-    without it nothing is written, and the daemon, which is poked, makes it good.
+    Hooks that run side by side take turns, each with the over file as it is by then, or the last would undo the work of
+    the others. A turn takes some 10 ms; a hook that waits too long goes on without. Without the iptables lock nothing
+    is written; the hook pokes the daemon, which then writes the null routes.
     """
     locks: list[int] = []
     try:
@@ -87,18 +87,18 @@ def _write_chain(
         if news:
             overfile.append(f"{run_dir}/over", news)
     except OSError:
-        pass  # no daemon's file, or a full /run: what this call knows is put into the kernel all the same
+        pass  # no over file, or /run is full: the kernel gets the null routes all the same
     over = read() or Over()
     for name, addresses in blocked.items():
         over.blocked.setdefault(name, []).extend(addresses)
     over.held.update(held)
-    refused = []
+    errors = []
     if turn.take(restore.XTABLES_LOCK, locks):
         concerned = [*held, *(address for addresses in blocked.values() for address in addresses)]
         for version in sorted({restore.family(ip) for ip in concerned}):
-            said = restore.write_chain(version, over.addresses(), over.allow)
-            if said is not None:
-                refused.append(said)
+            error = restore.write_chain(version, over.addresses(), over.allow)
+            if error is not None:
+                errors.append(error)
     for lock in locks:
         os.close(lock)
-    return refused
+    return errors

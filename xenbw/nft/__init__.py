@@ -1,1 +1,1 @@
-"""The kernel's nftables: rules as text, batches, and what netlink says of our table. Only meters and blocks call it."""
+"""The kernel's nftables: rules as text, batches, and reading our table by netlink. Only meters and blocks call it."""

@@ -1,7 +1,7 @@
-"""The kernel's own word on our nft table: what its counters say, and that somebody changed the rules.
+"""Reading our nft table by netlink, and learning that another program changed the rules.
 
-Straight from netlink (linux/netfilter/nf_tables.h): 5000 counters take 7 ms of processor time, where libnftables, which
-reads a whole ruleset first and writes JSON of it, takes 35.
+By netlink itself (linux/netfilter/nf_tables.h) 5000 counters take 7 ms of processor time; by libnftables, which reads
+the whole ruleset first and writes it as JSON, they take 35.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ _Take = Callable[[bytes, int, int], None]
 
 
 class Chain(NamedTuple):
-    """A chain as it is: the device it is bound to (empty: to none), and a number for each rule, which is the same for
-    those that say the same. Those that look into a set without a name have it in their words, and it changes."""
+    """A chain in the kernel. device: the interface it is bound to, "" for none. rules: a hash of each rule; equal rules
+    have equal hashes, except rules with an unnamed set, whose number in the rule changes."""
 
     device: str
     rules: tuple[int, ...] = ()
 
 
 class NetfilterError(MeterError):
-    """The kernel does not answer as it should."""
+    """The kernel's nf_tables answered with an error, or not at all."""
 
 
 def _attribute(kind: int, data: bytes) -> bytes:
@@ -62,38 +62,37 @@ def _attribute(kind: int, data: bytes) -> bytes:
 
 
 class Table:
-    """One table, as the kernel has it. family: linux/netfilter.h's number."""
+    """One table in the kernel. family: its number in linux/netfilter.h."""
 
     def __init__(self, name: str, family: int = NETDEV) -> None:
         self._table, self._family = name.encode("ascii") + b"\0", family
         self._socket: socket.socket | None = None
 
     def generation(self) -> int:
-        """A number that is another after each change of the host's rules, whichever table they are in. Raises
-        NetfilterError."""
+        """A number that changes with each change of the host's rules, in any table. Raises NetfilterError."""
         found: list[bytes] = []
         body = struct.pack("=BBH", 0, 0, 0)
         request = _HEADER.pack(16 + len(body), _GETGEN, _REQUEST, 0, 0) + body
         self._ask(request, lambda data, at, end: found.append(_attributes(data, at, end)[_GEN_ID]))
         if not found:
-            raise NetfilterError("nf_tables: it has no generation", "is the kernel built with nf_tables?")
+            raise NetfilterError("nf_tables tells no generation of its rules", "is the kernel built with nf_tables?")
         return int.from_bytes(found[0], "big")
 
     def counters(self) -> dict[str, int]:
-        """Bytes by counter's name; empty where there is no such table. Raises NetfilterError."""
+        """Counter's name -> bytes; empty without the table. Raises NetfilterError."""
         found: dict[str, int] = {}
         wanted = _attribute(_OBJ_TYPE, struct.pack(">I", _COUNTER))
         self._dump(_GETOBJ, wanted, found.clear, lambda data, at, end: _take_counter(data, at, end, found))
         return found
 
     def chains(self) -> dict[str, Chain]:
-        """Its chains by name. Raises NetfilterError."""
+        """The table's chains by name. Raises NetfilterError."""
         devices: dict[str, str] = {}
         rules: dict[str, tuple[int, ...]] = {}
 
         def take_chain(data: bytes, at: int, end: int) -> None:
             words = _attributes(data, at, end)
-            # A dump of chains tells of all tables, whatever was asked.
+            # A dump of chains has those of all tables, whatever table was asked for.
             if words[_TABLE] == self._table:
                 hook = words.get(_CHAIN_HOOK, b"")
                 devices[_text(words[_CHAIN_NAME])] = _text(_attributes(hook).get(_HOOK_DEVICE, b""))
@@ -108,18 +107,17 @@ class Table:
         return {name: Chain(device, rules.get(name, ())) for name, device in devices.items()}
 
     def elements(self, name: str) -> frozenset[bytes]:
-        """The keys of a set's elements; none where there is no such set. Raises NetfilterError."""
+        """The keys of a set's elements; empty without the set. Raises NetfilterError."""
         return frozenset(self.objects(name))
 
     def objects(self, name: str) -> dict[bytes, str]:
-        """What a map's elements lead to, by their keys: the names of objects. None where there is no such map. Raises
-        NetfilterError."""
+        """A map's elements: key -> name of the object it leads to; empty without the map. Raises NetfilterError."""
         found: dict[bytes, str] = {}
 
         def take(data: bytes, at: int, end: int) -> None:
             for element in _each(_attributes(data, at, end).get(_SET_ELEMENTS, b"")):
                 words = _attributes(element)
-                if _ELEMENT_KEY in words:  # a set's catch-all has none
+                if _ELEMENT_KEY in words:  # a set's catch-all element has no key
                     found[_attributes(words[_ELEMENT_KEY])[_DATA_VALUE]] = _text(words.get(_ELEMENT_OBJECT, b""))
 
         self._dump(_GETSETELEM, _attribute(_SET_NAME, name.encode("ascii") + b"\0"), found.clear, take)
@@ -131,7 +129,7 @@ class Table:
             self._socket = None
 
     def _dump(self, what: int, wanted: bytes, again: Callable[[], None], take: _Take) -> None:
-        """One look at things of a kind, all as they were at one moment; `again` is called before each attempt."""
+        """Read all things of one kind as they were at one moment. `again` is called before each attempt."""
         body = struct.pack("=BBH", self._family, 0, 0) + _attribute(_TABLE, self._table) + wanted
         request = _HEADER.pack(16 + len(body), what, _DUMP, 0, 0) + body
         for _ in range(_TRIES):
@@ -141,7 +139,7 @@ class Table:
         raise NetfilterError("nf_tables: the ruleset changes all the time", "it is tried again shortly")
 
     def _ask(self, request: bytes, take: _Take) -> bool:
-        """Whether the answer was whole; that there is no such table is one. Raises NetfilterError."""
+        """Whether the answer was whole; "no such table" is a whole answer. Raises NetfilterError."""
         try:
             return self._answered(request, take)
         except OSError as error:
@@ -151,7 +149,7 @@ class Table:
             raise NetfilterError(f"nf_tables: {error.strerror}", "is the kernel built with nf_tables?") from None
 
     def _answered(self, request: bytes, take: _Take) -> bool:
-        """Whether the answer was whole: not if the ruleset changed under it."""
+        """Whether the answer was whole: it is not if the ruleset changed meanwhile."""
         if self._socket is None:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
             self._socket.settimeout(1.0)
@@ -175,7 +173,7 @@ class Table:
 
 
 def _each(data: bytes) -> Iterator[bytes]:
-    """What the attributes of a list hold, in turn."""
+    """The contents of each attribute in a list."""
     at = 0
     while at < len(data):
         length, _ = _ATTRIBUTE.unpack_from(data, at)
@@ -184,7 +182,7 @@ def _each(data: bytes) -> Iterator[bytes]:
 
 
 def _attributes(data: bytes, at: int = 0, end: int | None = None, last: int = 0) -> dict[int, bytes]:
-    """Attributes by kind, up to the one that is asked for."""
+    """Attributes by kind; reading stops after the kind `last`."""
     found = {}
     end = len(data) if end is None else end
     while at < end:
@@ -202,8 +200,9 @@ def _text(word: bytes) -> str:
 
 
 def _take_counter(data: bytes, at: int, end: int, found: dict[str, int]) -> None:
-    """Read one counter's message; each second, so without a detour. Its name comes before its data, and in the data the
-    bytes come first (net/netfilter/nf_tables_api.c, nf_tables_fill_obj_info; nft_counter.c, nft_counter_do_dump)."""
+    """Read the message of one counter; fast, since it runs for each counter each second. The name comes before the
+    data, and the bytes first in the data (net/netfilter/nf_tables_api.c, nf_tables_fill_obj_info; nft_counter.c,
+    nft_counter_do_dump)."""
     name = ""
     while at < end:
         length, kind = _ATTRIBUTE.unpack_from(data, at)
@@ -217,13 +216,13 @@ def _take_counter(data: bytes, at: int, end: int, found: dict[str, int]) -> None
 
 
 def hand_to_nft(text: str) -> str | None:
-    """Give nft(8) a whole batch, which happens wholly or not at all. None if it did, else what nft says against it. The
-    daemon has its library."""
+    """Hand nft(8) a batch, which is carried out as a whole or not at all. None if it was, else nft's error. The daemon
+    uses the library instead."""
     return feed(["nft", "-f", "-"], text.encode("ascii"), {})
 
 
 class RuleWatch:
-    """Tells that somebody else changed the nftables ruleset, whichever table it was, and changes ours by itself."""
+    """Tells when another program changed the nftables ruleset, in any table. Our own changes go through `apply`."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
@@ -231,8 +230,8 @@ class RuleWatch:
         self._library, self._own = Library(), set[int]()
 
     def apply(self, text: str) -> str | None:
-        """Change the rules, and know the change for one's own. None if that worked, else what nft says against it."""
-        # The kernel names the thread that made a change.
+        """Change the rules without `drain` telling of it. None if that worked, else nft's error."""
+        # The kernel's news names the thread that made a change.
         self._own.add(threading.get_native_id())
         return self._library.apply(text)
 
@@ -243,7 +242,7 @@ class RuleWatch:
         self._socket.close()
 
     def drain(self) -> bool:
-        """Read what is there now; whether somebody else changed something."""
+        """Read all waiting news. Whether another program changed a rule."""
         changed = False
         while True:
             try:
@@ -252,7 +251,7 @@ class RuleWatch:
                 self._own.clear()
                 return changed
             except OSError:
-                changed = True  # messages were lost (ENOBUFS): who knows which
+                changed = True  # messages were lost (ENOBUFS); one may have been another program's change
                 continue
             changed = changed or self._of_others(data)
 

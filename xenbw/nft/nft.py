@@ -1,9 +1,9 @@
-"""The chains and counters on guests' interfaces, as text for nft(8).
+"""The chains and counters on vifs, as text for nft(8).
 
-Each interface has two chains of the netdev family, which see a packet before any bridge, router or firewall does (out:
-ingress hook) or after all of them (in: egress hook). They jump to chains that all share, where maps lead from the
-interface to its named counters, which the kernel keeps when the interface goes and its own counters are lost: one more
-interface is a few elements, and a packet costs the same with one interface as with a thousand.
+Each vif has two chains of the netdev family, which see a packet before any bridge, router or firewall does (out:
+ingress hook) or after all of them (in: egress hook). They jump to chains that all vifs share. There, maps lead from the
+vif to its named counters, which the kernel keeps when the vif goes and its own counters are lost. One more vif is a few
+elements, and a packet costs the same with one vif as with a thousand.
 
 The hook pays for every import at each boot of a VM, so this imports next to nothing.
 """
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
 TABLE = "xenbw"
-# Ahead of whatever an admin hangs there at the usual 0, whose drops then count like those of any firewall.
+# Ahead of an admin's chains there at the usual priority 0: what they drop counts as what any firewall drops.
 _PRIORITY = -300
-# A counter's name is its interface's key and one of these words, which are those of the maps as well.
+# A counter's name is its vif's key and one of these words. The maps have these words as their names.
 PASSED, _REFUSED = ("in", "out", "flood"), ("refused-in", "refused-out")
 WHAT = PASSED + _REFUSED
 WAYS = ("in", "out")
-# What a blocked guest may all the same has a chain in either direction, where a verdict map leads from its interface.
+# A blocked guest's allowed networks have a chain for each direction; a verdict map leads to it from the guest's vif.
 _ALLOWED = {"in": ("allowed-in", "oif", "saddr"), "out": ("allowed-out", "iif", "daddr")}
-# What it takes to find those addresses, and no more of it, or it would carry what is not allowed: ARP, and of RFC 4861
-# what stays on the link.
+# A guest needs ARP, and of RFC 4861 the messages that stay on the link, to find its allowed addresses. Their size and
+# rate are limited, or they could carry other traffic.
 _SPARINGLY = "meta length <= 128 limit rate 20/second burst 40 packets"
 FINDING = {
     "ip": {"in": "meta protocol arp", "out": "meta protocol arp"},
@@ -35,18 +35,18 @@ FINDING = {
         "out": "ip6 daddr { fe80::/10, ff02::/16 } icmpv6 type { 133, 135, 136 }",
     },
 }
-# Bytes of an Ethernet frame, as nft's raw expressions count bits. `ether daddr` would look at the type of the incoming
-# interface first, which a packet that leaves has none of; `arp saddr` is of another type than the set's.
+# Fields of an Ethernet frame: offset and length in bits. `ether daddr` would check the type of the incoming interface
+# first, which a packet that leaves does not have; `arp saddr` is of another type than the set's.
 _DESTINATION, _SOURCE, _ARP_SENDER = "@ll,0,48", "@ll,48,48", "@ll,176,48"
 
 
 def key(domid: int, devid: int, ifindex: int) -> str:
-    """An interface's name in the table. An ifindex is not given twice in one boot, as names and devids are."""
+    """A vif's name in the table. In one boot domids, devids and names may come again; an ifindex does not."""
     return f"v{domid}.{devid}.{ifindex}"
 
 
 def life_of(name: str) -> tuple[int, int, int] | None:
-    """(domid, devid, ifindex) of a key, or None for any other word."""
+    """(domid, devid, ifindex) of a key, or None if the word is not a key."""
     words = name.removeprefix("v").split(".")
     if not name.startswith("v") or len(words) != 3 or not all(map(str.isdecimal, words)):
         return None
@@ -54,14 +54,13 @@ def life_of(name: str) -> tuple[int, int, int] | None:
 
 
 def can_name(interface: str) -> bool:
-    """Whether nft can be told of an interface of that name: its strings know no escapes, and `*` is a pattern."""
+    """Whether nft's language can spell this name: its strings have no escapes, and `*` makes a pattern."""
     return interface.isascii() and interface.isprintable() and not set(interface) & set('"*\\')
 
 
-# Nothing passes a sealed interface but what is allowed to its guest. Of the others all that comes from the guest is its
-# usage, and what goes to it if it is for an address of its own, or for many (the lowest bit of the first byte, IEEE
-# 802). Who sends by other addresses may be reached by them: what is not for it cannot be told then, and all of it
-# counts.
+# A sealed vif passes only what its guest is allowed. On other vifs, all that the guest sends is usage. What is sent to
+# the guest is usage if it is for one of the guest's MACs or for a group (the lowest bit of the first byte, IEEE 802),
+# else flood. A guest that sends from other MACs may be reached by them: then all counts as usage.
 _TO_GUEST = (
     "oif @sealed jump sealed-in",
     f"oif . {_DESTINATION} @own counter name oif map @in return",
@@ -79,8 +78,8 @@ _FROM_GUEST = (
     "icmpv6 type 133-137 jump neighbours",
     "counter name iif map @out",
 )
-# RFC 4861: an address is told to others in an option of type 1 or 2; a nonce (14, RFC 3971) stands alone where the
-# sender has no address yet. The options of a router solicitation (133) follow sooner than those of the others.
+# RFC 4861: a guest tells its MAC to others in an option of type 1 or 2; a nonce (14, RFC 3971) stands alone where the
+# sender has no address yet. The options of a router solicitation (133) begin earlier than those of the other types.
 _NEIGHBOURS = (
     "icmpv6 type 134 add @foreign { iif }",
     "icmpv6 type 137 add @foreign { iif }",
@@ -90,18 +89,18 @@ _NEIGHBOURS = (
     "icmpv6 type 135-136 @th,192,8 != 1-2 @th,192,8 != 14 add @foreign { iif }",
     "icmpv6 type 135-136 @th,192,8 14 @th,256,8 != 0 add @foreign { iif }",
 )
-# The drop stands alone: a rule ends where a map has no element for the interface.
+# The drop is a rule of its own: a rule ends at a map that has no element for the vif.
 _SEALED = {
     f"sealed-{way}": (f"{interface} vmap @{where}", f"counter name {interface} map @refused-{way}", "drop")
     for way, (where, interface, _) in _ALLOWED.items()
 }
-# None of them looks into a set without a name: how they stand in the kernel does not change when they are made again.
+# No rule here uses an unnamed set, so a rule looks the same in the kernel each time it is written.
 SHARED = {"to-guest": _TO_GUEST, "from-guest": _FROM_GUEST, "neighbours": _NEIGHBOURS, **_SEALED}
-"""The rules of the chains that all interfaces share."""
+"""The rules of the chains that all vifs share."""
 
 
 def foundation() -> str:
-    """Text for what all interfaces share: put there, or made what it should be."""
+    """Text that makes or repairs what all vifs share: the table, its sets, maps and shared chains."""
     lines = [
         f"add table netdev {TABLE}",
         f"add set netdev {TABLE} sealed {{ type iface_index; }}",
@@ -118,8 +117,8 @@ def foundation() -> str:
 
 
 def cover(domid: int, devid: int, ifindex: int, interface: str, mac: str | None) -> str:
-    """Text that puts chains and counters on the interface, upon the foundation. Done twice it changes nothing. mac: as
-    Xen gave it; without one nobody can tell what is not for the guest."""
+    """Text that puts chains and counters on a vif; it needs the foundation, and may be repeated. mac: as Xen gave it;
+    without it all traffic to the vif counts, since none of it is known to be for others."""
     name, own = key(domid, devid, ifindex), _number(mac)
     lines = _counters([(name, ifindex)], PASSED)
     lines.append(_element(*(("own", f"{ifindex} . {own}") if own else ("foreign", str(ifindex)))))
@@ -127,25 +126,26 @@ def cover(domid: int, devid: int, ifindex: int, interface: str, mac: str | None)
         chain = f"netdev {TABLE} {name}-{way}"
         where = f'type filter hook {hook} device "{interface}" priority {_PRIORITY};'
         lines += [f"add chain {chain} {{ {where} }}", f"flush chain {chain}"]
-        # A chain that outlives its interface would see the next one of that name, which has a chain of its own.
+        # The ifindex is checked: a chain that outlives its vif would also see the next vif of that name.
         lines.append(f"add rule {chain} {at} {ifindex} jump {shared}")
     return "\n".join([*lines, ""])
 
 
 def seal(lives: Collection[tuple[str, int]]) -> str:
-    """Text that seals covered interfaces, (key, ifindex) of each. Together they take nft a quarter of the time."""
+    """Text that seals vifs which have chains; lives: (key, ifindex) of each. One text for all vifs takes nft a quarter
+    of the time."""
     indexes = ", ".join(str(index) for _, index in lives)
     return "\n".join([*_counters(lives, _REFUSED), _element("sealed", indexes), ""]) if lives else ""
 
 
 def unseal(indexes: Collection[int]) -> str:
-    """Text that lets sealed interfaces through again."""
+    """Text that removes the seals of these vifs."""
     sealed = _element("sealed", ", ".join(map(str, indexes)))
     return f"{sealed}\n{_undone(sealed)}\n" if indexes else ""
 
 
 def allow(name: str, index: int, networks: Iterable[str]) -> str:
-    """Text that opens an interface's seal, if it has one, for these addresses and networks."""
+    """Text that lets these addresses and networks through a vif's seal, if it has one."""
     families: dict[str, list[str]] = {"ip": [], "ip6": []}
     for network in networks:
         families["ip6" if ":" in network else "ip"].append(network)
@@ -163,7 +163,7 @@ def allow(name: str, index: int, networks: Iterable[str]) -> str:
 
 
 def disallow(name: str, index: int) -> str:
-    """Text that takes that away again, whether it is there or not."""
+    """Text that takes back `allow`; it may be missing."""
     lines = []
     for where, _, _ in _ALLOWED.values():
         chain = f"chain netdev {TABLE} {name}-{where}"
@@ -185,44 +185,44 @@ def _element(where: str, what: str) -> str:
 
 
 def _undone(line: str) -> str:
-    """The line that takes away what another one adds."""
+    """The line that deletes what an `add` line adds."""
     return f"delete {line.removeprefix('add ')}"
 
 
 def unchain(name: str) -> str:
-    """Text that takes the two chains of a key away, whether they are there or not."""
+    """Text that deletes the two chains of a vif; they may be missing."""
     verbs = ("add", "flush", "delete")
     return "".join(f"{verb} chain netdev {TABLE} {name}-{way}\n" for way in WAYS for verb in verbs)
 
 
 def own(elements: Iterable[bytes]) -> list[tuple[int, str]]:
-    """The set's elements, from their keys: (ifindex, MAC as `disown` takes it)."""
+    """The elements of the set `own`, from their keys: (ifindex, MAC as `disown` takes it)."""
     return [(int.from_bytes(key[:4], sys.byteorder), f"0x{key[4:10].hex()}") for key in elements]
 
 
 def indexes(elements: Iterable[bytes]) -> frozenset[int]:
-    """The elements of a set of interfaces, from their keys: ifindexes."""
+    """The ifindexes in a set of interfaces, from its elements' keys."""
     return frozenset(int.from_bytes(key, sys.byteorder) for key in elements)
 
 
 def mapped(elements: Mapping[bytes, str]) -> dict[int, str]:
-    """A map's elements, from their keys: ifindex -> counter."""
+    """A map's elements by ifindex: ifindex -> counter."""
     return {int.from_bytes(key, sys.byteorder): counter for key, counter in elements.items()}
 
 
 def disown(index: int, mac: str) -> str:
-    """Text that takes a MAC from an interface that is gone."""
+    """Text that deletes a MAC of a vif that is gone."""
     element = _element("own", f"{index} . {mac}")
     return f"{element}\n{_undone(element)}\n"
 
 
 def stray(what: str, index: int) -> str:
-    """Text that takes an interface out of a map which it is in."""
+    """Text that deletes a vif's element from a map; it fails if there is none."""
     return f"{_undone(_element(what, str(index)))}\n"
 
 
 def uncount(name: str, index: int) -> str:
-    """Text that takes an interface's counters away, whether they are there or not. Its seal drops without them."""
+    """Text that deletes a vif's counters; they may be missing. Its seal drops without them."""
     lines = _counters([(name, index)], WHAT)
     for what in WHAT:
         lines += [_undone(_element(what, str(index))), f"delete counter netdev {TABLE} {name}-{what}"]
@@ -230,8 +230,8 @@ def uncount(name: str, index: int) -> str:
 
 
 def uncover(name: str) -> str:
-    """Text that takes away everything of one key, but for its MAC. Each thing is added first, so that none can be
-    missing."""
+    """Text that deletes everything of a key except its MAC. Each thing is added first, so that its deletion cannot
+    fail."""
     life = life_of(name)
     if life is None:
         return ""
@@ -244,6 +244,6 @@ def uncover(name: str) -> str:
 
 
 def _number(mac: str | None) -> str:
-    """A MAC as nft's raw expressions take it, or nothing where it is none."""
+    """A MAC as nft's raw expressions take it, or "" if it is not a MAC."""
     digits = (mac or "").replace(":", "").lower()
     return f"0x{digits}" if len(digits) == 12 and set(digits) <= set("0123456789abcdef") else ""

@@ -1,4 +1,4 @@
-"""Starting a command and feeding it, for the hook: importing subprocess would cost more than most commands do."""
+"""Run a command with a text as its input, for the hook: importing subprocess takes longer than most commands run."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _LONGEST = 240
-# Two lines tell what is wrong and with which rule. What follows of nft(8)'s is a row of carets, of iptables' advice.
+# Two lines name the error and the rule. After them nft(8) prints a row of carets, iptables advice.
 _LINES = 2
 
 
 def feed(argv: list[str], text: bytes, env: Mapping[str, str]) -> str | None:
-    """Run a command with this text as its input and its output dropped. None if it ended well, else what it said
-    against it, in a line. env: on top of ours."""
+    """Run a command with this text as its input and its output dropped. None if its exit status is 0, else its error in
+    one line. env: added to our environment."""
     source, sink = os.pipe()
-    # A file, and no pipe: a command that has much to say does not wait for us to read it while we wait for it to read.
-    said = os.memfd_create("said")
+    # A file, not a pipe: a command with a long error must not wait for us to read it while we wait for it to read.
+    errors = os.memfd_create("errors")
     try:
         actions = [
             (os.POSIX_SPAWN_DUP2, source, 0),
             (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-            (os.POSIX_SPAWN_DUP2, said, 2),
+            (os.POSIX_SPAWN_DUP2, errors, 2),
             (os.POSIX_SPAWN_CLOSE, source),
             (os.POSIX_SPAWN_CLOSE, sink),
         ]
         pid = os.posix_spawnp(argv[0], argv, {**os.environ, **env}, file_actions=actions)
     except OSError as error:
         os.close(sink)
-        os.close(said)
+        os.close(errors)
         return f"{argv[0]}: {error.strerror}"
     finally:
         os.close(source)
@@ -42,15 +42,15 @@ def feed(argv: list[str], text: bytes, env: Mapping[str, str]) -> str | None:
         except BrokenPipeError:
             pass
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    words = os.pread(said, 4096, 0)
-    os.close(said)
-    return None if status == 0 else in_a_line(words) or f"{argv[0]}: exit status {status}"
+    printed = os.pread(errors, 4096, 0)
+    os.close(errors)
+    return None if status == 0 else in_a_line(printed) or f"{argv[0]}: exit status {status}"
 
 
-def in_a_line(words: bytes) -> str:
-    """What a program said, fit for a line of the log: its first words, printable. They may quote a guest's names."""
-    lines = [" ".join(line.split()) for line in words.decode("ascii", errors="replace").splitlines()]
+def in_a_line(error: bytes) -> str:
+    """A program's error as one line for the log: shortened and printable, since it may quote a guest's names."""
+    lines = [" ".join(line.split()) for line in error.decode("ascii", errors="replace").splitlines()]
     # nft(8) begins with the place in its input, /dev/stdin:3:1-20, which nobody can look up.
-    told = [line.partition("Error: ")[2] or line for line in lines if line.strip("^~ ")]
-    plain = "".join(c if " " <= c <= "~" else "?" for c in " / ".join(told[:_LINES]))
+    kept = [line.partition("Error: ")[2] or line for line in lines if line.strip("^~ ")]
+    plain = "".join(c if " " <= c <= "~" else "?" for c in " / ".join(kept[:_LINES]))
     return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST - 3]}..."

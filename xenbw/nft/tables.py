@@ -1,4 +1,4 @@
-"""Our nft tables: batches that change them, and netlink's word on them, by one door."""
+"""Our nft tables: the batches that change them, and reading them by netlink."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Apply = Callable[[str], str | None]
 
 
 class Tables:
-    """The table of our name in each family. apply: how batches reach nft."""
+    """The table `xenbw` in each family. apply: hands nft a batch."""
 
     def __init__(self, apply: Apply) -> None:
         self.apply = apply
@@ -24,13 +24,12 @@ class Tables:
         return self._tables.setdefault(family, Table(TABLE, family))
 
     def generation(self) -> tuple[int, int]:
-        """A value that changes with each change of the host's nft rules, and when `forget` is called. Raises
-        MeterError."""
+        """A value that changes with each change of the host's nft rules, and with each `forget`. Raises MeterError."""
         return self._forgotten, self.of().generation()
 
     def forget(self) -> None:
-        """Somebody else changed the rules: have all that was read of them be read again. The kernel counts a generation
-        before its rules show, so the generation alone does not tell."""
+        """Another program changed the rules: have them read again. The kernel raises the generation before the changed
+        rules can be read, so the generation alone is not enough."""
         self._forgotten += 1
 
     def close(self) -> None:
