@@ -11,7 +11,7 @@ from typing import Self
 
 from benchmarks.blaster import BATCH, Blaster, udp
 from tests.support.netns import Namespace
-from xenbw.nft.chains import Port
+from xenbw.nft.port import Port
 
 _NANOSECONDS = 1e9
 _NOBODY = "10.9.0.77"  # the guest at the other end drops packets for this foreign address

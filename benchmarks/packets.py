@@ -15,9 +15,10 @@ from benchmarks.lane import Lane, addresses
 from xenbw.blocks import latch_text
 from xenbw.blocks.block import Wanted
 from xenbw.blocks.iptables import Iptables
-from xenbw.nft.chains import Chains, Port
+from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import hand_to_nft
 from xenbw.nft.pipe import feed
+from xenbw.nft.port import Port
 from xenbw.nft.tables import Tables
 
 _BATCHES = 50  # of 256 packets: about 40 ms on a bare bridge

@@ -24,9 +24,10 @@ from xenbw.daemon.cycle import Work
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Address
 from xenbw.nft import nft
-from xenbw.nft.chains import Chains, Port
+from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import RuleWatch, hand_to_nft
 from xenbw.nft.pipe import feed
+from xenbw.nft.port import Port
 from xenbw.nft.tables import Tables
 from xenbw.runner import run
 from xenbw.xen.xenstore import Lookup

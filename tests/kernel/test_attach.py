@@ -19,8 +19,9 @@ from xenbw.clock import boot_id
 from xenbw.meters.counters import KernelMeter
 from xenbw.meters.metering import Metering
 from xenbw.meters.nft import NftMeter
-from xenbw.nft.chains import Chains, Port
+from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import hand_to_nft
+from xenbw.nft.port import Port
 from xenbw.nft.tables import Tables
 
 pytestmark = pytest.mark.kernel

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from xenbw.allow import Exceptions
 from xenbw.model import Address
-from xenbw.nft.chains import Port
+from xenbw.nft.port import Port
 
 
 @dataclass(frozen=True)

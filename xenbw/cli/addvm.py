@@ -10,11 +10,12 @@ from pathlib import Path
 
 from xenbw import checks
 from xenbw.cli import host, terms
-from xenbw.cli.apply import apply, protected
+from xenbw.cli.apply import apply
 from xenbw.cli.command import Command, Context
 from xenbw.cli.host import Guests, Sighting
 from xenbw.cli.interview import ask_name, ask_terms
 from xenbw.cli.names import meant, vm_name
+from xenbw.cli.routes import protected
 from xenbw.cli.terminal import attended, say, warn
 from xenbw.cli.terms import Terms
 from xenbw.clock import boot_id

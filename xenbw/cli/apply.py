@@ -10,16 +10,13 @@ from xenbw.blocks.registry import Means, blocks
 from xenbw.cli.command import Context
 from xenbw.cli.terminal import warn
 from xenbw.clock import boot_id
-from xenbw.enforce import desired
-from xenbw.enforce.desired import Present, holders
+from xenbw.enforce.desired import Present
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.enforce.reconcile import Reconciler
 from xenbw.errors import XenbwError
 from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
-from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger
-from xenbw.model import Address, Network
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import hand_to_nft
 from xenbw.nft.tables import Tables
@@ -44,21 +41,6 @@ def apply(ledger: Ledger, context: Context, make: Make = blocks) -> bool:
     for problem in problems:
         warn(f"! {problem}")
     return not problems
-
-
-def protected(ledger: Ledger | None, context: Context) -> frozenset[Network]:
-    """The networks that are never blocked: those of the configuration, dom0's own, its resolvers, and the others that
-    were when blocks were last enforced."""
-    known = Protected(context.run, last_known(ledger) if ledger else ())
-    known.look_here()
-    return known.networks | set(context.settings.enforce.protect)
-
-
-def null_routes(ledger: Ledger, vms: Roster, context: Context) -> dict[Address, str]:
-    """The null routes that the ledger asks for, address -> name of the VM, in the order of addresses."""
-    plan = desired.plan(holders(vms, ledger.active_blocks(), viflog.latest(ledger)), protected(ledger, context))
-    routes = plan.null_routes
-    return {address: routes[address] for address in sorted(routes, key=lambda known: (known.version, int(known)))}
 
 
 def _enforce(ledger: Ledger, context: Context, make: Make) -> list[str]:

@@ -6,9 +6,10 @@ from argparse import ArgumentParser, Namespace
 
 from xenbw import checks
 from xenbw.cli.accounts import roster
-from xenbw.cli.apply import apply, null_routes
+from xenbw.cli.apply import apply
 from xenbw.cli.command import Command, Context
 from xenbw.cli.names import find, name_argument
+from xenbw.cli.routes import null_routes
 from xenbw.cli.terminal import say
 from xenbw.text import printable
 

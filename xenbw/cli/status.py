@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 
 from xenbw.cli.accounts import accounts, roster
-from xenbw.cli.apply import null_routes
 from xenbw.cli.command import Command, Context
+from xenbw.cli.routes import null_routes
 from xenbw.cli.terminal import say
 from xenbw.doctor import last
 from xenbw.doctor.finding import Level

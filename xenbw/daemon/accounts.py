@@ -15,7 +15,7 @@ from xenbw.ledger import rescue, usagelog
 from xenbw.ledger.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
 from xenbw.meters.metering import Metering
 from xenbw.model import Count
-from xenbw.nft.chains import Port
+from xenbw.nft.port import Port
 from xenbw.tell.complaints import Complaints
 
 log = logging.getLogger(__name__)

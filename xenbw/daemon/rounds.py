@@ -15,7 +15,7 @@ from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
 from xenbw.ledger.ledger import LedgerError
 from xenbw.meters.metering import Metering
-from xenbw.nft.chains import Port
+from xenbw.nft.port import Port
 from xenbw.tell.complaints import Complaints
 from xenbw.vifs.census import Census
 

@@ -23,9 +23,10 @@ from xenbw.blocks.registry import REGISTRY, Means
 from xenbw.doctor.namespace import Here, Namespace, Place, has_ipv6
 from xenbw.doctor.wire import CARD, until
 from xenbw.errors import UsageError, XenbwError
-from xenbw.nft.chains import Chains, Port
+from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import Table, hand_to_nft
 from xenbw.nft.nft import TABLE, life_of
+from xenbw.nft.port import Port
 from xenbw.nft.tables import Tables
 from xenbw.runner import Runner
 from xenbw.vifs import interfaces

@@ -11,7 +11,7 @@ from xenbw.allow import Exceptions
 from xenbw.config import Settings
 from xenbw.judge.roster import Roster
 from xenbw.model import Address, Binding, Block, Network
-from xenbw.nft.chains import Port
+from xenbw.nft.port import Port
 
 _NOBODY: Mapping[str, Collection[Address]] = MappingProxyType({})
 _EVER = datetime.min.replace(tzinfo=UTC)

@@ -24,7 +24,7 @@ from xenbw.judge.verdicts import Judge
 from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.model import Address, Binding, Block, Network
-from xenbw.nft.chains import Port
+from xenbw.nft.port import Port
 from xenbw.rundir import overfile, pending, turn
 from xenbw.tell.announcement import unfiltered
 from xenbw.vifs import interfaces

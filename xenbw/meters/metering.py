@@ -17,7 +17,8 @@ from xenbw.ledger.ledger import Ledger
 from xenbw.meters.counters import KernelMeter, Meter
 from xenbw.model import Amounts, Counters, Life
 from xenbw.nft import nft
-from xenbw.nft.chains import Chains, Port
+from xenbw.nft.chains import Chains
+from xenbw.nft.port import Port
 
 
 class Metering:

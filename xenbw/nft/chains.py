@@ -5,30 +5,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from xenbw.nft import nft
 from xenbw.nft.netlink import Chain
+from xenbw.nft.port import Port
 from xenbw.nft.tables import Tables
-
-
-class Port(NamedTuple):
-    """One life of a vif. interface: the vif's present name. mac: the MAC that Xen gave it.
-
-    allow: addresses and networks that its seal, if it has one, lets through.
-    """
-
-    domid: int
-    devid: int
-    ifindex: int
-    interface: str
-    mac: str | None = None
-    sealed: bool = False
-    allow: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        return nft.key(self.domid, self.devid, self.ifindex)
 
 
 class Chains:

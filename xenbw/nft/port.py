@@ -1,0 +1,26 @@
+"""A vif, as our chains know it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from xenbw.nft import nft
+
+
+class Port(NamedTuple):
+    """One life of a vif. interface: the vif's present name. mac: the MAC that Xen gave it.
+
+    allow: addresses and networks that its seal, if it has one, lets through.
+    """
+
+    domid: int
+    devid: int
+    ifindex: int
+    interface: str
+    mac: str | None = None
+    sealed: bool = False
+    allow: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return nft.key(self.domid, self.devid, self.ifindex)
