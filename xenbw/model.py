@@ -30,10 +30,11 @@ class Count(StrEnum):
 
 
 class Action(StrEnum):
-    """What happens to a VM that goes over its allowance."""
+    """What happens to a VM that uses more than its allowance."""
 
     BLOCK = "block"
     WARN = "warn"
+    THROTTLE = "throttle"
 
 
 class State(StrEnum):
@@ -42,6 +43,7 @@ class State(StrEnum):
     OK = "ok"
     WARNED = "warned"
     OVER = "over"
+    THROTTLED = "throttled"  # over, and held to its rates
     BLOCKED = "blocked"  # by the admin, whatever its usage
     EXEMPT = "exempt"  # over, but lifted by the admin until its period ends
     UNLIMITED = "unlimited"
@@ -139,15 +141,34 @@ class Period:
     end: datetime
 
 
+class Rates(NamedTuple):
+    """Bits per second to the guest and from it."""
+
+    in_bits: int
+    out_bits: int
+
+
 @dataclass(frozen=True)
 class Allowance:
-    """How much a VM may use in a period, and what happens when it uses more. limit_bytes None: unlimited."""
+    """How much a VM may use in a period, and what happens when it uses more. limit_bytes None: unlimited.
+
+    rate: bits per second to which it is throttled, each way; rate_in: to the guest, where that is another.
+    hard_limit_bytes: past it the VM is blocked, whatever its action.
+    """
 
     limit_bytes: int | None = None
     count: Count = Count.TOTAL
     warn_percent: int = 80
     action: Action = Action.BLOCK
     reset_day: int = 1
+    rate: int | None = None
+    rate_in: int | None = None
+    hard_limit_bytes: int | None = None
+
+    @property
+    def rates(self) -> Rates | None:
+        """The rates of a throttle, if there is a rate."""
+        return None if self.rate is None else Rates(self.rate_in or self.rate, self.rate)
 
 
 @dataclass(frozen=True)
@@ -170,6 +191,9 @@ class VM:
     warn_percent: int | None = None
     action: Action | None = None
     reset_day: int | None = None
+    rate: int | None = None
+    rate_in: int | None = None
+    hard_limit_bytes: int | None = None
     allow: tuple[Network, ...] | None = None
     ips: tuple[Address, ...] = ()
     config_file: str | None = None

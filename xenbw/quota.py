@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from xenbw.model import VM, Action, Allowance, Cause, Count, Counters, Period, State, Verdict
-from xenbw.units import format_size
+from xenbw.model import VM, Action, Allowance, Cause, Count, Counters, Period, Rates, State, Verdict
+from xenbw.units import format_rate, format_size
 
 
 def _boundary(year: int, month: int, reset_day: int, zone: ZoneInfo) -> datetime:
@@ -69,21 +69,24 @@ def judge(allowance: Allowance, usage: Counters) -> Verdict:
 
 @dataclass(frozen=True)
 class Standing:
-    """The state of a VM: the verdict combined with the admin's decisions. block: why it must be blocked, or None."""
+    """The state of a VM: the verdict combined with the admin's decisions. block: why it must be blocked, or None.
+    throttle: the rates to which it must be held, or None."""
 
     state: State
     reason: str
     verdict: Verdict
     block: Cause | None
+    throttle: Rates | None = None
 
 
 def stand(vm: VM, allowance: Allowance, enforced: bool, usage: Counters, period: Period) -> Standing:
-    """A VM's standing. enforced False: going over the allowance does not block it.
+    """A VM's standing. enforced False: going over the allowance neither blocks nor throttles it.
 
     A lift is valid for the period in which it was given. It is compared with the period and not with the clock, so that
     a wrong clock ends no lift and no block.
     """
-    verdict = judge(allowance, usage)
+    line = _line(allowance, usage)
+    verdict = judge(line, usage)
     if vm.blocked_reason is not None:
         return Standing(State.BLOCKED, vm.blocked_reason or "blocked by the admin", verdict, Cause.ADMIN)
     if verdict.state is not State.OVER:
@@ -92,9 +95,32 @@ def stand(vm: VM, allowance: Allowance, enforced: bool, usage: Counters, period:
         return Standing(State.EXEMPT, f"{verdict.reason}; lifted until its period ends", verdict, None)
     if not enforced:
         return Standing(State.OVER, f"{verdict.reason}; nobody added this VM, so it is only metered", verdict, None)
+    return _held(line, verdict)
+
+
+def _held(allowance: Allowance, verdict: Verdict) -> Standing:
+    """The standing of a VM that is over an allowance that is enforced."""
     if allowance.action is Action.WARN:
         return Standing(State.OVER, f"{verdict.reason}; its action is only to warn", verdict, None)
+    rates = allowance.rates
+    if allowance.action is Action.THROTTLE and rates is not None:
+        reason = f"{verdict.reason}; throttled to {_rates(rates)}"
+        return Standing(State.THROTTLED, reason, verdict, None, rates)
     return Standing(State.OVER, verdict.reason, verdict, Cause.QUOTA)
+
+
+def _line(allowance: Allowance, usage: Counters) -> Allowance:
+    """The allowance that counts at this usage: past the hard limit, or where there is no other limit, the hard one."""
+    hard = allowance.hard_limit_bytes
+    if hard is None or (allowance.limit_bytes is not None and used_bytes(allowance.count, usage) <= hard):
+        return allowance
+    return replace(allowance, limit_bytes=hard, action=Action.BLOCK)
+
+
+def _rates(rates: Rates) -> str:
+    if rates.in_bits == rates.out_bits:
+        return format_rate(rates.out_bits)
+    return f"{format_rate(rates.in_bits)} in and {format_rate(rates.out_bits)} out"
 
 
 def as_seen(standing: Standing, unseen: str, *, wholly: bool) -> Standing:
@@ -107,8 +133,13 @@ def as_seen(standing: Standing, unseen: str, *, wholly: bool) -> Standing:
 
 def ceiling(allowance: Allowance, state: State) -> float:
     """The used bytes at which the state may change: below them the VM need not be judged."""
-    if allowance.limit_bytes is None:
+    limits = [limit for limit in (allowance.limit_bytes, allowance.hard_limit_bytes) if limit is not None]
+    if not limits:
         return float("inf")
+    limit = allowance.limit_bytes if allowance.limit_bytes is not None else limits[0]
     if state is State.OK:
-        return min(allowance.limit_bytes + 1, -(-allowance.limit_bytes * allowance.warn_percent // 100))
-    return allowance.limit_bytes + 1 if state is State.WARNED else float("inf")
+        return min(limit + 1, -(-limit * allowance.warn_percent // 100))
+    if state is State.WARNED:
+        return limit + 1
+    hard = allowance.hard_limit_bytes
+    return hard + 1 if hard is not None and state in (State.THROTTLED, State.OVER, State.UNLIMITED) else float("inf")

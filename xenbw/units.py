@@ -21,6 +21,9 @@ _FACTORS = {
     "TIB": 2**40,
 }
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", re.ASCII)
+# 10Mbit, 10 Mbit/s; 1.25MB/s. Bytes need the "/s", or a size would pass for a rate.
+_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGkmg]?)(?:(bit|bps)(?:/s)?|B/s)", re.ASCII)
+_SLOWEST, _FASTEST = 8_000, 100 * 10**9
 # The largest integer of SQLite and BSON; a limit beyond 9.2 exabytes is a typing error anyway.
 _LARGEST = 2**63 - 1
 
@@ -50,6 +53,31 @@ def format_size(size: int) -> str:
     if unit == "B":
         return f"{size} B"
     return f"{value:.2f} {unit}" if value < 9.995 else f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
+
+
+def parse_rate(text: str) -> int:
+    """Bits per second from "10Mbit", "1.5 Gbit/s" or, in bytes, "1.25MB/s".
+
+    Raises UsageError for anything else, for less than 8 kbit/s, and for more than 100 Gbit/s.
+    """
+    found = _RATE.fullmatch(text.strip())
+    if not found:
+        raise UsageError(f"not a rate: {text!r}", "write it like 10Mbit, 1.5Gbit or, in bytes, 1.25MB/s")
+    bits = 1 if found[3] else 8
+    rate = int(Fraction(Decimal(found[1])) * _FACTORS[f"{found[2]}B".upper()] * bits)
+    if not _SLOWEST <= rate <= _FASTEST:
+        raise UsageError(f"rate out of range: {text!r}", "from 8kbit to 100Gbit")
+    return rate
+
+
+def format_rate(rate: int) -> str:
+    """Bits per second as a person reads them, in powers of 1000 with three digits: 64 kbit/s, 1.50 Mbit/s."""
+    value, unit = rate / 1000, "kbit/s"
+    for bigger in ("Mbit/s", "Gbit/s"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, bigger
+    return f"{value:.3g} {unit}"
 
 
 def format_time(moment: datetime) -> str:
