@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
+import time
 
 from tests.support.netns import Namespace
 
@@ -51,3 +54,36 @@ def _receive(receiver: socket.socket, expected: int) -> int:
         except (TimeoutError, BlockingIOError):
             break
     return got
+
+
+def stream(source: Namespace, target: Namespace, address: str, seconds: float) -> float:
+    """Send as much as one TCP connection from `source` to `address` in `target` carries. Returns the bytes per second
+    that arrive in so many seconds, after the first of them."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with target.entered():
+        server = socket.create_server((address, 0), family=family)
+    with source.entered():
+        sender = socket.socket(family, socket.SOCK_STREAM)
+    with server, sender:
+        sender.connect(server.getsockname()[:2])
+        receiver, _ = server.accept()
+        with receiver:
+            pump = threading.Thread(target=_pump, args=(sender,), daemon=True)
+            pump.start()
+            receiver.settimeout(seconds)
+            begin = time.monotonic()
+            got = 0
+            while (now := time.monotonic()) < begin + seconds:
+                try:
+                    got += len(receiver.recv(1 << 20))
+                except TimeoutError:
+                    break
+            sender.shutdown(socket.SHUT_RDWR)
+            pump.join()
+    return got / (now - begin)
+
+
+def _pump(sender: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            sender.sendall(bytes(1 << 16))

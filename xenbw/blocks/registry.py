@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from xenbw.blocks import latch_text, link, restore, seal
+from xenbw.blocks import latch_text, link, restore, seal, throttle_text
 from xenbw.blocks.block import Block
 from xenbw.blocks.latch import Latch
 from xenbw.blocks.link import Link
 from xenbw.blocks.seal import Seal
+from xenbw.blocks.throttle import Throttle
 from xenbw.nft.chains import Chains
 from xenbw.nft.tables import Tables
 
@@ -44,6 +45,7 @@ def _null_route(version: int) -> Block:
 
 REGISTRY: Mapping[str, _Entry] = {
     "seal": _Entry(lambda means: Seal(means.chains), seal.UNDO),
+    "throttle": _Entry(lambda means: Throttle(means.tables, means.chains), throttle_text.UNDO),
     "iptables": _Entry(lambda _: _null_route(4), restore.UNDO[4]),
     "ip6tables": _Entry(lambda _: _null_route(6), restore.UNDO[6]),
     "link": _Entry(lambda means: Link(means.run_dir), link.UNDO),

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from xenbw.allow import Exceptions
 from xenbw.config import Settings
 from xenbw.judge.roster import Roster
-from xenbw.model import Address, Binding, Block, Network
+from xenbw.model import Address, Binding, Block, Network, Rates, State
 from xenbw.nft.port import Port
 
 _NOBODY: Mapping[str, Collection[Address]] = MappingProxyType({})
@@ -174,13 +174,43 @@ class Present:
     starting: Collection[int] = ()
 
 
-def ports(present: Present, blocked: Collection[int], allow: Exceptions, ids: Mapping[str, int]) -> tuple[Port, ...]:
-    """Every vif, sealed if its VM is blocked. blocked: ids of VMs; allow: by VM's id; ids: of VMs, by name."""
-    found = [Port(*one.key, one.interface, one.mac, one.vm_id in blocked, allow.of(one.vm_id)) for one in present.bound]
-    for port, name in present.arriving:
-        vm_id = ids.get(name)
-        found.append(port._replace(sealed=vm_id in blocked, allow=allow.of(vm_id)))
-    return tuple(found)
+def throttled(roster: Roster, blocked: Collection[int], unrecorded: Collection[int]) -> dict[int, Rates]:
+    """The rates of the VMs that are throttled, by their ids. A blocked VM needs none. unrecorded: VMs whose throttle
+    could not be recorded."""
+    found = {}
+    for vm_id, entry in roster.entries.items():
+        rates, slowed = entry.allowance.rates, entry.vm.state is State.THROTTLED or vm_id in unrecorded
+        if slowed and rates is not None and vm_id not in blocked:
+            found[vm_id] = rates
+    return found
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What holds VMs, by their ids. blocked: those that are blocked. allow: what they may reach all the same.
+    throttled: the rates of those that are throttled."""
+
+    blocked: frozenset[int]
+    allow: Exceptions
+    throttled: Mapping[int, Rates]
+
+
+def ports(present: Present, hold: Hold, ids: Mapping[str, int]) -> tuple[Port, ...]:
+    """Every vif, sealed if its VM is blocked, throttled if its VM is. ids: of VMs, by name."""
+    bound = [(Port(*one.key, one.interface, one.mac), one.vm_id) for one in present.bound]
+    arriving = [(port, ids.get(name)) for port, name in present.arriving]
+    return tuple(_held(port, vm_id, hold) for port, vm_id in (*bound, *arriving))
+
+
+def _held(port: Port, vm_id: int | None, hold: Hold) -> Port:
+    if vm_id is None:
+        return port
+    rates = hold.throttled.get(vm_id)
+    return port._replace(
+        sealed=vm_id in hold.blocked,
+        allow=hold.allow.of(vm_id),
+        throttle=None if rates is None else (vm_id, *rates),
+    )
 
 
 def running(latest: Iterable[Binding], blocked: Container[int], boot_id: str) -> dict[int, int]:

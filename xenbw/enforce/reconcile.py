@@ -17,7 +17,7 @@ from xenbw.blocks.block import Outcome, Wanted
 from xenbw.clock import Moment
 from xenbw.config import Settings
 from xenbw.enforce import desired
-from xenbw.enforce.desired import Plan, Present
+from xenbw.enforce.desired import Hold, Plan, Present
 from xenbw.errors import XenbwError
 from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
@@ -46,16 +46,15 @@ class Reconciler:
         self.meter = "kernel"
         self.plan = Plan({}, {}, {}, {}, frozenset())
         self.problems: list[str] = []
-        self._blocked: frozenset[int] = frozenset()  # ids of the VMs that are blocked
-        self._allow = Exceptions(settings.enforce.exceptions)  # by VM's id
+        self._hold = Hold(frozenset(), Exceptions(settings.enforce.exceptions), {})
         self._applied: dict[str, tuple[Mapping[Address, str], Exceptions]] = {}  # null routes, by the block's name
-        self._networks_told: tuple[list[str], tuple[str, ...]] | None = None
+        self._told: Mapping[str, Sequence[str]] = {}  # what the ledger's meta tells hooks
         self._unfiltered: set[tuple[int, str]] = set()
 
     def ports(self, roster: Roster, present: Present) -> tuple[Port, ...]:
         """Every vif, sealed if its VM was blocked when blocks were last put."""
         ids = {entry.vm.name: vm_id for vm_id, entry in roster.entries.items()} if present.arriving else {}
-        return desired.ports(present, self._blocked, self._allow, ids)
+        return desired.ports(present, self._hold, ids)
 
     def reconcile(self, roster: Roster, moment: Moment, present: Present) -> list[str]:
         """Make the kernel's blocks what the ledger says, and tell the hook. Returns what had to be changed; what could
@@ -66,7 +65,11 @@ class Reconciler:
             started = pending.started(pending.folder(self.settings.daemon.run_dir))
             holders = desired.holders(roster, blocks, latest, self._arrived(roster, blocks, latest, started))
             plan = desired.plan(holders, self.protect)
-            self._blocked, self._allow = frozenset(blocks), desired.exceptions(roster, self.settings)
+            allow, throttled = (
+                desired.exceptions(roster, self.settings),
+                desired.throttled(roster, blocks, self._judge.throttled),
+            )
+            self._hold = Hold(frozenset(blocks), allow, throttled)
             self.problems = desired.obstacles(plan)
             before = self.plan if self._applied else plan
             self._judge.news.moved(desired.added(before, plan), desired.added(plan, before))
@@ -86,22 +89,22 @@ class Reconciler:
         self, roster: Roster, latest: Collection[Binding], started: Iterable[pending.Start], present: Present
     ) -> Wanted:
         names = {vm_id: entry.vm.name for vm_id, entry in roster.entries.items()}
-        live = [one for one in latest if one.ended_at is None and one.vm_id in self._blocked]
+        live = [one for one in latest if one.ended_at is None and one.vm_id in self._hold.blocked]
         domids = {
             domid: names.get(vm_id, "")
-            for domid, vm_id in desired.running(latest, self._blocked, self._boot_id).items()
+            for domid, vm_id in desired.running(latest, self._hold.blocked, self._boot_id).items()
         }
-        blocked = {names[vm_id] for vm_id in self._blocked & names.keys()}
+        blocked = {names[vm_id] for vm_id in self._hold.blocked & names.keys()}
         # Of these the ledger could not be told yet.
         domids |= {start.domid: start.name for start in started if start.name in blocked}
         return Wanted(
             self.plan.null_routes,
             self.ports(roster, present),
-            {one.ifindex: one.interface for one in live if not self._allow.of(one.vm_id)},
+            {one.ifindex: one.interface for one in live if not self._hold.allow.of(one.vm_id)},
             frozenset(present.starting),
             domids,
             {one.ifindex: one.domid for one in latest if one.ended_at is None and one.boot_id == self._boot_id},
-            Exceptions(self._allow.common, {names[vm_id]: own for vm_id, own in self._allow.own.items()}),
+            Exceptions(self._hold.allow.common, {names[vm_id]: own for vm_id, own in self._hold.allow.own.items()}),
         )
 
     def _apply(self, block: Blocker, wanted: Wanted) -> Outcome:
@@ -145,13 +148,14 @@ class Reconciler:
         }
         for address, name in plan.null_routes.items():
             blocked[name].append(str(address))
-        protected, allow = sorted(str(network) for network in self.protect), self.settings.enforce.exceptions
-        if (protected, allow) != self._networks_told:
-            # For a hook that finds no file of a daemon, after a boot without one.
-            with suppress(LedgerError):
-                self._ledger.set_meta("protected", " ".join(protected))
-                self._ledger.set_meta("allow", " ".join(allow))
-                self._networks_told = (protected, allow)
+        protected = sorted(str(network) for network in self.protect)
+        self._tell_hook_by_ledger(
+            {
+                "protected": protected,
+                "allow": self.settings.enforce.exceptions,
+                "rates": tuple(map(str, self.settings.default_allowance.rates or ())),
+            }
+        )
         try:
             self.settings.daemon.run_dir.mkdir(parents=True, exist_ok=True)
             overfile.write(
@@ -162,9 +166,18 @@ class Reconciler:
                 blocked,
                 self.meter,
                 exceptions,
+                {roster.entries[vm_id].vm.name: (vm_id, *rates) for vm_id, rates in self._hold.throttled.items()},
             )
         except OSError as error:
             self.problems.append(f"{over_path(self.settings)}: {error.strerror}: hooks rely on the ledger alone")
+
+    def _tell_hook_by_ledger(self, facts: Mapping[str, Sequence[str]]) -> None:
+        """Write what a hook has to know that finds no file of a daemon, after a boot without one."""
+        if facts != self._told:
+            with suppress(LedgerError):
+                for key, words in facts.items():
+                    self._ledger.set_meta(key, " ".join(words))
+                self._told = facts
 
     def _check_bridges(
         self, roster: Roster, blocks: Mapping[int, Block], passing: Collection[Binding], moment: Moment

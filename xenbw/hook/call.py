@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 
-from xenbw.blocks import latch_text
+from xenbw.blocks import latch_text, throttle_text
 from xenbw.blocks.link import Link
 from xenbw.errors import XenbwError
 from xenbw.hook import gate
@@ -30,7 +30,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from xenbw.allow import Exceptions
     from xenbw.xen.hotplug import HotplugCall
 
 _RUN_DIR = "/run/xenbw"
@@ -96,9 +95,9 @@ class _Facts:
         self.inherits = False  # the domid belonged to a blocked VM before, and may still be latched
         self.ifindex = int(_first_line(f"/sys/class/net/{call.interface}/ifindex")) if self.starts else 0
 
-    def cover(self, allow: Exceptions, *, sealed: bool) -> None:
+    def cover(self, over: Over, *, sealed: bool) -> None:
         """Put our counters on the vif before the guest is connected, so that they count from its first byte. For a
-        blocked VM also seal the vif, and latch the domain."""
+        blocked VM also seal the vif, and latch the domain; for a throttled VM throttle the vif."""
         call = self.call
         if nft.can_name(self.interface):
             key = nft.key(call.domid, call.devid, self.ifindex)
@@ -108,13 +107,18 @@ class _Facts:
             text += nft.cover(call.domid, call.devid, self.ifindex, self.interface, self.mac)
             # Only the first vif after a boot or a flush finds no foundation, and with it the text is twice as long.
             attempts = [text, nft.foundation() + text]
+            throttle = over.throttled.get(self.name)
             if sealed:
+                allow = over.allow
                 allowed = allow.of(self.name)
                 text += nft.seal([(key, self.ifindex)]) + (nft.allow(key, self.ifindex, allowed) if allowed else "")
                 own = latch_text.allow(call.domid, allowed) if self.name in allow.own else ""
                 latched, founded = text + own + self._latch(), nft.foundation()
                 founded += latch_text.foundation(allow.common)
                 attempts = [latched, founded + latched, nft.foundation() + text]
+            elif throttle is not None:
+                slowed = text + nft.refused([(key, self.ifindex)]) + throttle_text.fasten(self.ifindex, *throttle)
+                attempts = [slowed, nft.foundation() + throttle_text.foundation() + slowed, nft.foundation() + text]
             error = _nft(*attempts)
             self.covered = error is None
             if error is not None:
@@ -281,7 +285,7 @@ def run(env: dict[str, str]) -> None:
         over = paths.over or gate.from_ledger(paths.ledger, facts.boot_id) or Over()
         sealed = facts.name in over.blocked
         if over.nft or sealed:
-            facts.cover(over.allow, sealed=sealed)
+            facts.cover(over, sealed=sealed)
         if sealed and not over.allow.of(facts.name):
             Link(paths.run_dir).lower(facts.ifindex)
         if sealed:

@@ -26,6 +26,7 @@ def from_ledger(path: str, boot_id: str) -> Over | None:
             over.protected = bindings.networks(db, "protected")
             over.allow = Exceptions(bindings.networks(db, "allow"), bindings.allowed(db))
             over.held = bindings.held(db, boot_id)
+            over.throttled = bindings.throttled(db)
             over.blocked = {name: blockable(ips, over) for name, ips in bindings.blocked(db).items()}
             db.close()
         except sqlite3.Error:

@@ -15,7 +15,7 @@ from xenbw.config import Settings
 from xenbw.judge.roster import Roster
 from xenbw.ledger import blocklog, outbox, viflog
 from xenbw.ledger.ledger import Ledger, LedgerError
-from xenbw.model import ZERO, Address, Block, Cause, Counters, Entry
+from xenbw.model import ZERO, Address, Block, Cause, Counters, Entry, State
 from xenbw.quota import Standing
 from xenbw.tell import carriers, message
 from xenbw.tell.announcement import Announcement, announcement, why_released
@@ -27,6 +27,7 @@ class Judge:
 
     failure: why the last verdicts could not be recorded. unsettled: ids of the VMs concerned, to be judged again.
     unrecorded: blocks of those that are over; they hold all the same.
+    throttled: ids of VMs whose throttle could not be recorded; it holds all the same.
     queued: whether a message was put into the outbox; whoever sends the messages resets it.
     """
 
@@ -37,10 +38,12 @@ class Judge:
         self.failure: LedgerError | None = None
         self.unsettled: set[int] = set()
         self.unrecorded: dict[int, Block] = {}
+        self.throttled: set[int] = set()
         self._addresses: dict[int, set[Address]] | None = None
 
     def judge(self, roster: Roster, usage: Mapping[int, Counters], vm_ids: Iterable[int], moment: Moment) -> bool:
-        """Judge these VMs; record and announce what changed. Whether blocks changed."""
+        """Judge these VMs; record and announce what changed. Whether blocks or throttles
+        changed."""
         blocks = self._ledger.active_blocks()
         changed, self.failure, self._addresses = False, None, None
         for vm_id in vm_ids:
@@ -49,11 +52,12 @@ class Judge:
             standing = quota.stand(entry.vm, entry.allowance, entry.enforced, used, entry.period)
             block = blocks.get(vm_id)
             cause, until = (block.cause, block.until) if block else (None, None)
-            unrecorded = self.unrecorded.pop(vm_id, None)
+            unrecorded = self.unrecorded.pop(vm_id, None) is not None or vm_id in self.throttled
             self.unsettled.discard(vm_id)
+            self.throttled.discard(vm_id)
             if (standing.state, standing.block) == (entry.vm.state, cause) and block_until(entry, cause) == until:
                 self.news.as_recorded(vm_id)
-                changed = changed or unrecorded is not None
+                changed = changed or unrecorded
                 continue
             try:
                 self._settle(entry, standing, block, moment.at)
@@ -62,10 +66,13 @@ class Judge:
                 # A full disk must not let a VM through: it is blocked now and recorded when that works again.
                 self.failure = error
                 self.unsettled.add(vm_id)
+                if standing.throttle is not None:
+                    self.throttled.add(vm_id)
                 if standing.block is not None:
                     until = block_until(entry, standing.block)
                     self.unrecorded[vm_id] = Block(vm_id, standing.block, standing.reason, moment.at, until)
-            changed = changed or cause != standing.block
+            throttled = entry.vm.state is State.THROTTLED
+            changed = changed or cause != standing.block or throttled is not (standing.throttle is not None)
         return changed
 
     def _settle(self, entry: Entry, standing: Standing, block: Block | None, at: datetime) -> None:

@@ -10,7 +10,7 @@ import time
 
 # The own_last of a binding whose counters, ours and the kernel's, stand at zero.
 COUNTED = "0 0 0 0 0 0 0"
-_OWN_SINCE, _ALLOWED_SINCE = 2, 3  # schema versions that brought binding.own_last and vm.allow
+_OWN_SINCE, _ALLOWED_SINCE, _THROTTLED_SINCE = 2, 3, 4  # schemas that brought binding.own_last, vm.allow, vm.rate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -177,6 +177,16 @@ def allowed(db: sqlite3.Connection) -> dict[str, list[str]]:
         " WHERE vm.retired_at IS NULL AND vm.allow IS NOT NULL"
     )
     return {name: networks.split() for name, networks in rows}
+
+
+def throttled(db: sqlite3.Connection) -> dict[str, tuple[int, int, int]]:
+    """The throttled VMs by name: the id, and the bits per second to the guest and from it."""
+    if db.execute("PRAGMA user_version").fetchone()[0] < _THROTTLED_SINCE:
+        return {}
+    default_in, default_out = map(int, networks(db, "rates") or "00")
+    rows = db.execute("SELECT id, name, rate, rate_in FROM vm WHERE state = 'throttled' AND retired_at IS NULL")
+    found = {name: (id_, rate_in or rate or default_in, rate or default_out) for id_, name, rate, rate_in in rows}
+    return {name: throttle for name, throttle in found.items() if all(throttle)}
 
 
 def had_by_blocked(db: sqlite3.Connection, boot_id: str, domid: int, name: str) -> bool:

@@ -119,12 +119,14 @@ _CHECKS: Mapping[str, Mapping[str, Check]] = {
     "outbox": {"channel": lambda value: value in ("mail", "command"), "tries": partial(whole, beyond=2**31)},
     "reading": {"in_raw": _RAW, "out_raw": _RAW},
 }
+_RATES = _parses(lambda value: [int(word) for word in value.split()])
 _TIMES = frozenset({"at", "hour", "since", "until", "last_at", "period_start", "state_since", "lifted_until"})
 _META: Mapping[str, Check] = {
     "rev": _REV,
     "id": text,
     "alive": _parses(_alive),
     "protected": _NETWORKS,
+    "rates": _RATES,
     "allow": _NETWORKS,
 }
 

@@ -27,7 +27,7 @@ _NEWGEN, _GETGEN, _GETOBJ = _SUBSYSTEM | 15, _SUBSYSTEM | 16, _SUBSYSTEM | 19
 NETDEV = 5  # NFPROTO_NETDEV
 _REQUEST, _DUMP = 0x001, 0x301  # NLM_F_REQUEST; the same with NLM_F_ROOT | NLM_F_MATCH
 _ERROR, _DONE = 2, 3
-_COUNTER = 1  # NFT_OBJECT_COUNTER
+_COUNTER, _LIMIT = 1, 4  # NFT_OBJECT_COUNTER, NFT_OBJECT_LIMIT
 _TABLE = 1  # the same number in messages about objects, chains, rules and sets
 _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 2, 3, 4
 _CHAIN_NAME, _CHAIN_HOOK, _HOOK_DEVICE = 3, 4, 3
@@ -84,6 +84,15 @@ class Table:
         wanted = _attribute(_OBJ_TYPE, struct.pack(">I", _COUNTER))
         self._dump(_GETOBJ, wanted, found.clear, lambda data, at, end: _take_counter(data, at, end, found))
         return found
+
+    def limits(self) -> frozenset[str]:
+        """The names of its limit objects; none without the table. Raises NetfilterError."""
+        found: set[str] = set()
+        wanted = _attribute(_OBJ_TYPE, struct.pack(">I", _LIMIT))
+        self._dump(
+            _GETOBJ, wanted, found.clear, lambda data, at, end: found.add(_text(_attributes(data, at, end)[_OBJ_NAME]))
+        )
+        return frozenset(found)
 
     def chains(self) -> dict[str, Chain]:
         """The table's chains by name. Raises NetfilterError."""

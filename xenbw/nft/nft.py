@@ -63,21 +63,26 @@ def can_name(interface: str) -> bool:
 # else flood. A guest that sends from other MACs may be reached by them: then all counts as usage.
 _TO_GUEST = (
     "oif @sealed jump sealed-in",
-    f"oif . {_DESTINATION} @own counter name oif map @in return",
-    "@ll,7,1 1 counter name oif map @in return",
-    "oif @foreign counter name oif map @in return",
+    f"oif . {_DESTINATION} @own goto usage-in",
+    "@ll,7,1 1 goto usage-in",
+    "oif @foreign goto usage-in",
     "counter name oif map @flood",
 )
 _FROM_GUEST = (
     "iif @sealed jump sealed-out",
-    "iif @foreign counter name iif map @out return",
+    "iif @foreign goto usage-out",
     f"iif . {_SOURCE} != @own add @foreign {{ iif }}",
     f"meta protocol arp iif . {_ARP_SENDER} != @own add @foreign {{ iif }}",
     "meta protocol 8021q add @foreign { iif }",
     "meta protocol 8021ad add @foreign { iif }",
     "icmpv6 type 133-137 jump neighbours",
-    "counter name iif map @out",
+    "goto usage-out",
 )
+# Usage passes the chain of throttles first, whose rules come with the first throttle (blocks/throttle_text.py).
+_USAGE = {
+    f"usage-{way}": (f"jump throttle-{way}", f"counter name {interface} map @{way}")
+    for way, (_, interface, _) in _ALLOWED.items()
+}
 # RFC 4861: a guest tells its MAC to others in an option of type 1 or 2; a nonce (14, RFC 3971) stands alone where the
 # sender has no address yet. The options of a router solicitation (133) begin earlier than those of the other types.
 _NEIGHBOURS = (
@@ -95,7 +100,7 @@ _SEALED = {
     for way, (where, interface, _) in _ALLOWED.items()
 }
 # No rule here uses an unnamed set, so a rule looks the same in the kernel each time it is written.
-SHARED = {"to-guest": _TO_GUEST, "from-guest": _FROM_GUEST, "neighbours": _NEIGHBOURS, **_SEALED}
+SHARED = {"to-guest": _TO_GUEST, "from-guest": _FROM_GUEST, "neighbours": _NEIGHBOURS, **_SEALED, **_USAGE}
 """The rules of the chains that all vifs share."""
 
 
@@ -109,6 +114,7 @@ def foundation() -> str:
         *(f"add map netdev {TABLE} {what} {{ type iface_index : counter; }}" for what in WHAT),
         *(f"add map netdev {TABLE} {where} {{ type iface_index : verdict; }}" for where, _, _ in _ALLOWED.values()),
     ]
+    lines += [f"add chain netdev {TABLE} throttle-{way}" for way in WAYS]
     for verb in ("add", "flush"):
         lines += [f"{verb} chain netdev {TABLE} {chain}" for chain in SHARED]
     for chain, rules in SHARED.items():
@@ -136,6 +142,11 @@ def seal(lives: Collection[tuple[str, int]]) -> str:
     of the time."""
     indexes = ", ".join(str(index) for _, index in lives)
     return "\n".join([*_counters(lives, _REFUSED), _element("sealed", indexes), ""]) if lives else ""
+
+
+def refused(lives: Collection[tuple[str, int]]) -> str:
+    """Text that has what is refused on these vifs counted; lives: (key, ifindex) of each."""
+    return "\n".join([*_counters(lives, _REFUSED), ""]) if lives else ""
 
 
 def unseal(indexes: Collection[int]) -> str:

@@ -10,7 +10,8 @@ from xenbw.nft import nft
 class Port(NamedTuple):
     """One life of a vif. interface: the vif's present name. mac: the MAC that Xen gave it.
 
-    allow: addresses and networks that its seal, if it has one, lets through.
+    allow: addresses and networks that its seal, if it has one, lets through. throttle: its VM's id, and the bits per
+    second to the guest and from it, if the VM is throttled.
     """
 
     domid: int
@@ -20,6 +21,7 @@ class Port(NamedTuple):
     mac: str | None = None
     sealed: bool = False
     allow: tuple[str, ...] = ()
+    throttle: tuple[int, int, int] | None = None
 
     @property
     def key(self) -> str:

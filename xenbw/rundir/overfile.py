@@ -7,6 +7,7 @@ Each line is a list of words separated by tabs; names are backslash-escaped:
 `held ADDRESS...`: running VMs in good standing have these addresses, so they are not blocked
 `free ADDRESS...`: no VM in good standing has these addresses any more
 `allow NETWORK...`: blocked VMs may reach these networks; `allow-vm NAME NETWORK...`: this VM may reach these instead
+`throttle NAME ID IN OUT`: a throttled VM, the id of its row, and its rates in bits per second
 The daemon writes the whole file. While no daemon runs, hooks append lines, which add to or correct the lines before.
 """
 
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 
 class Over:
     """What the file says. blocked: VM name -> its null-routed addresses; protected: addresses or networks; nft: whether
-    vifs get nft counters; allow: the networks that blocked VMs may reach."""
+    vifs get nft counters; allow: the networks that blocked VMs may reach; throttled: VM name -> its id, and its rates
+    to the guest and from it in bits per second."""
 
-    __slots__ = ("allow", "blocked", "held", "ledger", "nft", "protected")
+    __slots__ = ("allow", "blocked", "held", "ledger", "nft", "protected", "throttled")
 
     def __init__(self) -> None:
         self.ledger = ""
@@ -34,6 +36,7 @@ class Over:
         self.allow = Exceptions()
         self.held: set[str] = set()
         self.blocked: dict[str, list[str]] = {}
+        self.throttled: dict[str, tuple[int, int, int]] = {}
 
     def addresses(self) -> dict[str, str]:
         """Every address that must be null-routed, with its VM's name."""
@@ -46,6 +49,7 @@ class Over:
 
 
 _NONE = Exceptions()
+_NOT_THROTTLED: Mapping[str, tuple[int, int, int]] = {}
 
 
 def escape(name: str) -> str:
@@ -91,6 +95,9 @@ def _take(over: Over, kind: str, *words: str) -> None:
         over.held.update(words)
     elif kind == "free":
         over.held.difference_update(words)
+    elif kind == "throttle" and len(words) == 4:
+        vm_id, in_bits, out_bits = map(int, words[1:])
+        over.throttled[unescape(words[0])] = (vm_id, in_bits, out_bits)
     elif kind == "vm" and words:
         over.blocked.setdefault(unescape(words[0]), []).extend(words[1:])
 
@@ -103,12 +110,14 @@ def write(
     blocked: Mapping[str, Iterable[str]],
     meter: str = "nft",
     allow: Exceptions = _NONE,
+    throttled: Mapping[str, tuple[int, int, int]] = _NOT_THROTTLED,
 ) -> None:
     """Replace the file in one step. Raises OSError."""
     text = _line("ledger", escape(ledger)) + _line("meter", meter)
     text += _line("protected", *protected) + _line("held", *held) + _line("allow", *allow.common)
     text += "".join(_line("allow-vm", escape(name), *networks) for name, networks in sorted(allow.own.items()))
     text += "".join(_line("vm", escape(name), *addresses) for name, addresses in sorted(blocked.items()))
+    text += "".join(_line("throttle", escape(name), *map(str, limit)) for name, limit in sorted(throttled.items()))
     fresh = f"{path}.{os.getpid()}"
     # The file names customers, so only root may read it.
     with open(fresh, "w", encoding="ascii", opener=for_root) as file:

@@ -1,0 +1,128 @@
+"""A VM past its allowance whose action is to throttle: it keeps to its rate, and nothing lets it go faster."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.guest import Guest
+from tests.support.host import Host
+from tests.support.pace import at_last, until
+from tests.support.story import LIMIT
+from tests.support.traffic import stream
+from xenbw.model import Action, State
+
+pytestmark = pytest.mark.kernel
+
+OUTSIDE = "10.50.0.2"
+RATE = 8_000_000  # bits per second
+_BYTES = RATE / 8
+_SECONDS = 2.0
+
+
+def throttled(host: Host, name: str = "web1", **settings: object) -> Guest:
+    """A running VM that has used up its allowance and is throttled."""
+    guest = host.start(name)
+    host.add(name, **{"limit_bytes": LIMIT, "action": Action.THROTTLE, "rate": RATE, **settings})
+    host.ask("sync")
+    assert guest.reaches(OUTSIDE)
+    guest.send(2 * LIMIT)
+    assert until(lambda: state(host, name) is State.THROTTLED)
+    return guest
+
+
+def state(host: Host, name: str) -> State:
+    vm = host.ledger().vm_named(name)
+    assert vm is not None
+    return vm.state
+
+
+def out(host: Host, guest: Guest) -> float:
+    """Bytes per second of one TCP connection from the guest."""
+    return stream(guest.namespace, host.outside, OUTSIDE, _SECONDS)
+
+
+def into(host: Host, guest: Guest) -> float:
+    """Bytes per second of one TCP connection to the guest."""
+    return stream(host.outside, guest.namespace, guest.address(), _SECONDS)
+
+
+def slow(rate: float) -> bool:
+    # The burst comes on top, once in the time of the measurement.
+    return rate <= _BYTES * 1.05 + 256 * 1024 / _SECONDS
+
+
+def test_its_traffic_keeps_to_the_rate_each_way(running: Host) -> None:
+    guest = throttled(running)
+    for measure in (out, into):
+        rate = measure(running, guest)
+        assert slow(rate), rate
+        assert rate > _BYTES * 0.5, rate
+
+
+def test_another_rate_to_the_guest_is_its_own(running: Host) -> None:
+    guest = throttled(running, rate_in=80_000_000)
+    assert slow(out(running, guest))
+    assert not slow(into(running, guest))
+
+
+def test_neighbours_in_good_standing_are_not_slowed(running: Host) -> None:
+    throttled(running)
+    other = running.start("web2")
+    assert not slow(out(running, other))
+
+
+def test_it_stays_so_when_it_restarts_with_the_daemon_dead(running: Host) -> None:
+    guest = throttled(running)
+    running.kill_daemon()
+    guest.reboot()
+    assert slow(out(running, guest))
+    assert slow(into(running, guest))
+
+
+def test_it_stays_so_after_the_rules_were_flushed(running: Host) -> None:
+    guest = throttled(running)
+    running.run(["nft", "flush", "ruleset"], check=True)
+    running.ask("sync")
+    assert slow(out(running, guest))
+
+
+def test_all_its_vifs_share_the_rate(running: Host) -> None:
+    guest = throttled(running)
+    card = guest.attach("10.50.0.77")
+    guest.finish(card)
+    running.ask("sync")
+    guest.namespace.ip(f"route replace {OUTSIDE} dev eth{card.devid}")
+    assert slow(out(running, guest))
+
+
+def test_a_raised_allowance_ends_it(running: Host) -> None:
+    guest = throttled(running)
+    running.add("web1", limit_bytes=10**12)
+    running.ask("sync")
+    assert state(running, "web1") is State.OK
+    assert not slow(out(running, guest))
+    assert "limit t" not in running.run(["nft", "list", "table", "netdev", "xenbw"]).stdout
+
+
+def test_another_rate_is_taken_over(running: Host) -> None:
+    guest = throttled(running)
+    running.add("web1", rate=10 * RATE)
+    running.ask("sync")
+    assert not slow(out(running, guest))
+
+
+def test_what_is_too_fast_is_refused_and_no_usage(running: Host) -> None:
+    guest = throttled(running)
+    before = sum(running.usage("web1"))
+    out(running, guest)
+    total = running.quiet(guest)
+    used = running.usage("web1")
+    assert sum(used) - before <= _SECONDS * _BYTES * 1.2 + 512 * 1024
+    assert sum(total) > sum(used)
+
+
+def test_past_the_hard_limit_it_is_blocked(running: Host) -> None:
+    guest = throttled(running, hard_limit_bytes=4 * LIMIT)
+    out(running, guest)
+    assert at_last(lambda: running.blocked(guest.address()))
+    assert guest.send(10_000) == 0

@@ -1,0 +1,84 @@
+"""The throttle, as text for nft(8): usage of a VM that is faster than its rate is refused.
+
+A VM has one limit object for each direction, which all its vifs share: maps lead from the vif to it. The kernel takes
+no change of a limit object (seen with 6.12), so its name has the rate, and another rate is another object.
+
+The hook uses this at each boot of a throttled VM, so it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+from xenbw.nft.nft import TABLE, WAYS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_INTERFACE = {"in": "oif", "out": "iif"}
+# Bytes. With offload a frame has up to 64 KiB: a burst of a few of them lets one TCP stream keep to its rate.
+_LEAST_BURST = 256 * 1024
+RULES = {
+    name: rules
+    for way in WAYS
+    for name, rules in (
+        (f"throttle-{way}", (f"limit name {_INTERFACE[way]} map @throttle-{way} goto refuse-{way}",)),
+        # The drop is a rule of its own: a rule ends at a map that has no element for the vif.
+        (f"refuse-{way}", (f"counter name {_INTERFACE[way]} map @refused-{way}", "drop")),
+    )
+}
+"""The rules of the chains that all throttled vifs share."""
+UNDO = ""
+"""The throttles are in the table that the seal's commands delete."""
+
+
+def burst(rate: int) -> int:
+    """Bytes that may pass at once: a tenth of a second at that rate, in bits per second."""
+    return max(_LEAST_BURST, rate // 80)
+
+
+def limit_of(vm_id: int, way: str, rate: int) -> str:
+    """The name of a VM's limit object."""
+    return f"t{vm_id}-{way}-{rate}"
+
+
+def foundation() -> str:
+    """Text that makes or repairs what all throttled vifs share, upon the meter's own foundation."""
+    lines = [f"add map netdev {TABLE} throttle-{way} {{ type iface_index : limit; }}" for way in WAYS]
+    for verb in ("add", "flush"):
+        lines += [f"{verb} chain netdev {TABLE} {chain}" for chain in RULES]
+    for chain, rules in RULES.items():
+        lines += [f"add rule netdev {TABLE} {chain} {rule}" for rule in rules]
+    return "\n".join([*lines, ""])
+
+
+def limits(vm_id: int, in_bits: int, out_bits: int) -> str:
+    """Text that makes a VM's limit objects; repeated it changes nothing. Rates are in bits per second."""
+    return "".join(
+        f"add limit netdev {TABLE} {limit_of(vm_id, way, rate)}"
+        f" {{ rate over {rate // 8} bytes/second burst {burst(rate)} bytes; }}\n"
+        for way, rate in zip(WAYS, (in_bits, out_bits), strict=True)
+    )
+
+
+def lead(way: str, index: int, limit: str) -> str:
+    """Text that leads a vif, which has no throttle yet, to a limit object."""
+    return f'add element netdev {TABLE} throttle-{way} {{ {index} : "{limit}" }}\n'
+
+
+def fasten(index: int, vm_id: int, in_bits: int, out_bits: int) -> str:
+    """Text that throttles a new vif with the limit objects of its VM, which it makes."""
+    rates = zip(WAYS, (in_bits, out_bits), strict=True)
+    return limits(vm_id, in_bits, out_bits) + "".join(
+        lead(way, index, limit_of(vm_id, way, rate)) for way, rate in rates
+    )
+
+
+def loosen(way: str, indexes: Iterable[int]) -> str:
+    """Text that ends the throttle of these vifs in one direction."""
+    listed = ", ".join(map(str, indexes))
+    return f"delete element netdev {TABLE} throttle-{way} {{ {listed} }}\n" if listed else ""
+
+
+def drop_limits(names: Iterable[str]) -> str:
+    """Text that deletes limit objects to which no map leads."""
+    return "".join(f"delete limit netdev {TABLE} {name}\n" for name in names)
