@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.guest import Guest
 from tests.support.host import Host
-from tests.support.pace import at_last, until
+from tests.support.pace import until
 from tests.support.story import LIMIT
 from tests.support.traffic import stream
 from xenbw.model import Action, State
@@ -47,8 +47,7 @@ def into(host: Host, guest: Guest) -> float:
 
 
 def slow(rate: float) -> bool:
-    # The burst comes on top, once in the time of the measurement.
-    return rate <= _BYTES * 1.05 + 256 * 1024 / _SECONDS
+    return rate <= _BYTES * 1.1
 
 
 def test_its_traffic_keeps_to_the_rate_each_way(running: Host) -> None:
@@ -56,7 +55,7 @@ def test_its_traffic_keeps_to_the_rate_each_way(running: Host) -> None:
     for measure in (out, into):
         rate = measure(running, guest)
         assert slow(rate), rate
-        assert rate > _BYTES * 0.5, rate
+        assert rate > _BYTES * 0.85, rate
 
 
 def test_another_rate_to_the_guest_is_its_own(running: Host) -> None:
@@ -117,12 +116,13 @@ def test_what_is_too_fast_is_refused_and_no_usage(running: Host) -> None:
     out(running, guest)
     total = running.quiet(guest)
     used = running.usage("web1")
-    assert sum(used) - before <= _SECONDS * _BYTES * 1.2 + 512 * 1024
+    # The warm-up of 1.5 s, and the second's worth that the kernel grants at once.
+    assert sum(used) - before <= (_SECONDS + 3) * _BYTES * 1.1
     assert sum(total) > sum(used)
 
 
 def test_past_the_hard_limit_it_is_blocked(running: Host) -> None:
     guest = throttled(running, hard_limit_bytes=4 * LIMIT)
     out(running, guest)
-    assert at_last(lambda: running.blocked(guest.address()))
+    assert until(lambda: running.blocked(guest.address()))
     assert guest.send(10_000) == 0

@@ -56,9 +56,9 @@ def _receive(receiver: socket.socket, expected: int) -> int:
     return got
 
 
-def stream(source: Namespace, target: Namespace, address: str, seconds: float) -> float:
+def stream(source: Namespace, target: Namespace, address: str, seconds: float, warm_up: float = 1.5) -> float:
     """Send as much as one TCP connection from `source` to `address` in `target` carries. Returns the bytes per second
-    that arrive in so many seconds, after the first of them."""
+    that arrive in so many seconds, after those of the warm-up."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with target.entered():
         server = socket.create_server((address, 0), family=family)
@@ -71,16 +71,21 @@ def stream(source: Namespace, target: Namespace, address: str, seconds: float) -
             pump = threading.Thread(target=_pump, args=(sender,), daemon=True)
             pump.start()
             receiver.settimeout(seconds)
+            _receive_for(receiver, warm_up)
             begin = time.monotonic()
-            got = 0
-            while (now := time.monotonic()) < begin + seconds:
-                try:
-                    got += len(receiver.recv(1 << 20))
-                except TimeoutError:
-                    break
+            got = _receive_for(receiver, seconds)
+            taken = time.monotonic() - begin
             sender.shutdown(socket.SHUT_RDWR)
             pump.join()
-    return got / (now - begin)
+    return got / taken
+
+
+def _receive_for(receiver: socket.socket, seconds: float) -> int:
+    got, limit = 0, time.monotonic() + seconds
+    with contextlib.suppress(TimeoutError):
+        while time.monotonic() < limit:
+            got += len(receiver.recv(1 << 20))
+    return got
 
 
 def _pump(sender: socket.socket) -> None:

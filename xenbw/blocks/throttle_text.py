@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _INTERFACE = {"in": "oif", "out": "iif"}
-# Bytes. With offload a frame has up to 64 KiB: a burst of a few of them lets one TCP stream keep to its rate.
-_LEAST_BURST = 256 * 1024
+# Bytes that may pass at once, beside a second's worth of the rate, which the kernel always grants
+# (net/netfilter/nft_limit.c, nft_limit_init): with offload a frame has up to 64 KiB.
+_BURST = 128 * 1024
 RULES = {
     name: rules
     for way in WAYS
@@ -29,11 +30,6 @@ RULES = {
 """The rules of the chains that all throttled vifs share."""
 UNDO = ""
 """The throttles are in the table that the seal's commands delete."""
-
-
-def burst(rate: int) -> int:
-    """Bytes that may pass at once: a tenth of a second at that rate, in bits per second."""
-    return max(_LEAST_BURST, rate // 80)
 
 
 def limit_of(vm_id: int, way: str, rate: int) -> str:
@@ -55,7 +51,7 @@ def limits(vm_id: int, in_bits: int, out_bits: int) -> str:
     """Text that makes a VM's limit objects; repeated it changes nothing. Rates are in bits per second."""
     return "".join(
         f"add limit netdev {TABLE} {limit_of(vm_id, way, rate)}"
-        f" {{ rate over {rate // 8} bytes/second burst {burst(rate)} bytes; }}\n"
+        f" {{ rate over {rate // 8} bytes/second burst {_BURST} bytes; }}\n"
         for way, rate in zip(WAYS, (in_bits, out_bits), strict=True)
     )
 

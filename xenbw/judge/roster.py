@@ -24,6 +24,10 @@ def allowance_of(vm: VM, default: Allowance) -> Allowance:
         warn_percent=vm.warn_percent or default.warn_percent,
         action=vm.action or default.action,
         reset_day=vm.reset_day or default.reset_day,
+        rate=vm.rate or default.rate,
+        # A rate of the VM's own is its rate each way.
+        rate_in=vm.rate_in or (None if vm.rate else default.rate_in),
+        hard_limit_bytes=vm.hard_limit_bytes or default.hard_limit_bytes,
     )
 
 

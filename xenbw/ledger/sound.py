@@ -12,6 +12,7 @@ from ipaddress import ip_address, ip_network
 
 from xenbw.ledger.rows import to_text
 from xenbw.model import Action, Cause, Count, Kind, State
+from xenbw.units import FASTEST, SLOWEST
 
 Check = Callable[[object], bool]
 Row = Mapping[str, object]
@@ -101,6 +102,7 @@ _CHECKS: Mapping[str, Mapping[str, Check]] = {
         "warn_percent": partial(whole, least=0, beyond=101),
         "action": _parses(Action),
         "reset_day": partial(whole, least=1, beyond=32),
+        **dict.fromkeys(("rate", "rate_in"), partial(whole, least=SLOWEST, beyond=FASTEST + 1)),
         "ips": _ADDRESSES,
         "allow": _NETWORKS,
         "state": _parses(State),
