@@ -81,6 +81,9 @@ class DefaultSection:
     count: str = _key(checks.one_of(*Count), "total")
     action: str = _key(checks.one_of(*Action), "block")
     warn: int = _key(checks.whole(1, 100, "percent"), 80)
+    rate: int | None = _key(checks.rate, None)
+    rate_in: int | None = _key(checks.rate, None)
+    hard_limit: int | None = _key(checks.size, None)
     enforce: bool = _key(checks.switch, False)
 
 
@@ -143,7 +146,16 @@ class Settings:
     def default_allowance(self) -> Allowance:
         """The allowance of a VM that has no settings of its own."""
         chosen = self.default
-        return Allowance(chosen.limit, Count(chosen.count), chosen.warn, Action(chosen.action), self.period.reset_day)
+        return Allowance(
+            chosen.limit,
+            Count(chosen.count),
+            chosen.warn,
+            Action(chosen.action),
+            self.period.reset_day,
+            chosen.rate,
+            chosen.rate_in,
+            chosen.hard_limit,
+        )
 
 
 def _section(kind: type[Any], table: Any, where: str) -> Any:
@@ -200,4 +212,18 @@ def load(path: Path | None = None) -> Settings:
     for item in fields(Settings):
         table = {key: value for key, (_, value) in merged.get(item.name, {}).items()}
         sections[item.name] = _section(_kind(item), table, f"[{item.name}]")
-    return Settings(**sections)
+    settings = Settings(**sections)
+    _check_default(settings.default)
+    return settings
+
+
+def _check_default(default: DefaultSection) -> None:
+    """Raises UsageError if the keys of [default] do not fit together."""
+    if default.action == Action.THROTTLE and default.rate is None:
+        raise UsageError('[default] action = "throttle": no rate is set', 'add rate = "10Mbit"')
+    if default.rate_in is not None and default.rate is None:
+        raise UsageError("[default] rate_in is only the rate to the VM", "add rate, the rate from it")
+    if default.hard_limit is not None and default.limit is not None and default.hard_limit < default.limit:
+        raise UsageError(
+            "[default] hard_limit is below limit", "a VM is throttled past limit, and blocked past hard_limit"
+        )

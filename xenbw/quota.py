@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from xenbw.model import VM, Action, Allowance, Cause, Count, Counters, Period, Rates, State, Verdict
-from xenbw.units import format_rate, format_size
+from xenbw.units import format_rates, format_size
 
 
 def _boundary(year: int, month: int, reset_day: int, zone: ZoneInfo) -> datetime:
@@ -104,7 +104,7 @@ def _held(allowance: Allowance, verdict: Verdict) -> Standing:
         return Standing(State.OVER, f"{verdict.reason}; its action is only to warn", verdict, None)
     rates = allowance.rates
     if allowance.action is Action.THROTTLE and rates is not None:
-        reason = f"{verdict.reason}; throttled to {_rates(rates)}"
+        reason = f"{verdict.reason}; throttled to {format_rates(rates)}"
         return Standing(State.THROTTLED, reason, verdict, None, rates)
     return Standing(State.OVER, verdict.reason, verdict, Cause.QUOTA)
 
@@ -115,12 +115,6 @@ def _line(allowance: Allowance, usage: Counters) -> Allowance:
     if hard is None or (allowance.limit_bytes is not None and used_bytes(allowance.count, usage) <= hard):
         return allowance
     return replace(allowance, limit_bytes=hard, action=Action.BLOCK)
-
-
-def _rates(rates: Rates) -> str:
-    if rates.in_bits == rates.out_bits:
-        return format_rate(rates.out_bits)
-    return f"{format_rate(rates.in_bits)} in and {format_rate(rates.out_bits)} out"
 
 
 def as_seen(standing: Standing, unseen: str, *, wholly: bool) -> Standing:

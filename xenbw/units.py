@@ -80,6 +80,14 @@ def format_rate(rate: int) -> str:
     return f"{value:.3g} {unit}"
 
 
+def format_rates(rates: tuple[int, int]) -> str:
+    """Two rates, to the guest and from it, in bits per second."""
+    in_bits, out_bits = rates
+    if in_bits == out_bits:
+        return format_rate(out_bits)
+    return f"{format_rate(in_bits)} in and {format_rate(out_bits)} out"
+
+
 def format_time(moment: datetime) -> str:
     """RFC 3339 in UTC to the second, the form in every file and JSON document."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -194,6 +194,7 @@ def _write_one(ledger: Ledger, wish: _Wish, context: Context) -> str:
     added_at = before.added_at or at
     ledger.set_vm(before.id, added_at=added_at, **wish.columns)
     after = ledger.meet(wish.name, at)
+    terms.check(wish.name, after, default)
     if before.added_at is None:
         kind, line = "added", f"{wish.name}: added, {terms.summary(before, after, default)}"
     else:

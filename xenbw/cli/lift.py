@@ -13,7 +13,7 @@ from xenbw.cli.apply import apply
 from xenbw.cli.command import Command, Context
 from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import say
-from xenbw.model import ZERO, Cause, Entry
+from xenbw.model import ZERO, Cause, Entry, State
 from xenbw.quota import Standing
 from xenbw.report.table import local_time
 from xenbw.text import printable
@@ -35,12 +35,13 @@ def run(options: Namespace, context: Context) -> int:
             columns["blocked_reason"] = None
         # A VM that the admin blocked may be over its allowance too. Its traffic is to pass then as well.
         without = quota.stand(replace(vm, blocked_reason=None), entry.allowance, entry.enforced, usage, entry.period)
-        if standing.block is not None and without.block is Cause.QUOTA:
+        held = standing.block is not None or standing.throttle is not None
+        if held and (without.block is Cause.QUOTA or without.throttle is not None):
             columns["lifted_until"] = entry.period.end
         if columns:
             ledger.set_vm(vm.id, **columns)
         say(printable(f"{vm.name}: {_told(columns, standing, entry, context.settings.period.timezone)}"))
-        if columns or vm.id in ledger.active_blocks():
+        if columns or vm.id in ledger.active_blocks() or vm.state is State.THROTTLED:
             apply(ledger, context)
     return 0
 

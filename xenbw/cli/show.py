@@ -14,12 +14,12 @@ from xenbw.cli.terminal import say, warn
 from xenbw.cli.terms import reached
 from xenbw.config import Settings
 from xenbw.ledger import blocklog, usagelog, viflog
-from xenbw.model import Binding, Block, Digest
+from xenbw.model import Action, Allowance, Binding, Block, Digest
 from xenbw.quota import used_bytes
 from xenbw.report.account import Account
 from xenbw.report.document import History, detail, dump
 from xenbw.report.table import Column, facts, local_time, render
-from xenbw.units import format_size
+from xenbw.units import format_rates, format_size
 
 
 def _columns(left: str, right: str = "") -> tuple[Column, ...]:
@@ -134,13 +134,22 @@ def _facts(account: Account, zone: ZoneInfo) -> list[tuple[str, str]]:
         ("used", f"{format_size(account.used_bytes)} of {limit}{share}{unseen}"),
         ("in", format_size(account.usage.in_bytes)),
         ("out", format_size(account.usage.out_bytes)),
-        ("counted", f"{allowance.count}; warned at {allowance.warn_percent} %; past the limit: {allowance.action}"),
+        ("counted", f"{allowance.count}; warned at {allowance.warn_percent} %; past the limit: {_past(allowance)}"),
         ("period", f"{local_time(account.period.start, zone)} to {local_time(account.period.end, zone)}"),
         ("added", added),
         ("addresses given", " ".join(str(address) for address in vm.ips) or "none"),
         ("config file", vm.config_file or "none"),
         ("allowed while blocked", reached(vm) or "as configured"),
     ]
+
+
+def _past(allowance: Allowance) -> str:
+    """What happens past the limit, and past the hard one."""
+    rates, hard = allowance.rates, allowance.hard_limit_bytes
+    action = str(allowance.action)
+    if allowance.action is Action.THROTTLE and rates is not None:
+        action += f" to {format_rates(rates)}"
+    return action if hard is None else f"{action}; past {format_size(hard)}: block"
 
 
 COMMAND = Command(arguments, run)

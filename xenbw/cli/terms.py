@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 
 from xenbw import checks
 from xenbw.errors import UsageError
+from xenbw.judge.roster import allowance_of
 from xenbw.model import VM, Action, Allowance, Count, Network
-from xenbw.units import format_size, parse_size
+from xenbw.units import format_rate, format_size, parse_rate, parse_size
 
+# The options of a throttle, and their columns.
+_HELD = {"rate": "rate", "rate_in": "rate_in", "hard_limit": "hard_limit_bytes"}
 Terms = dict[str, object]
 """Columns of a VM (names as in model.VM) with new values; columns that were not given are left out."""
 
@@ -27,6 +30,13 @@ def arguments(parser: ArgumentParser) -> None:
         help="addresses and networks that the VM may reach while blocked; or none; or default, for [enforce] allow",
     )
     parser.add_argument("--action", choices=[str(action) for action in Action], help="what happens past the limit")
+    parser.add_argument(
+        "--rate", metavar="RATE", type=rate, help="for --action throttle, like 10Mbit or 1.25MB/s; or default"
+    )
+    parser.add_argument("--rate-in", metavar="RATE", type=rate, help="another rate to the VM; or default")
+    parser.add_argument(
+        "--hard-limit", metavar="SIZE", type=hard_limit, help="block past this usage, whatever the action; or default"
+    )
 
 
 def given(options: Namespace) -> Terms:
@@ -36,6 +46,7 @@ def given(options: Namespace) -> Terms:
         terms["count"] = Count(options.count)
     if options.action is not None:
         terms["action"] = Action(options.action)
+    terms |= {column: option[0] for name, column in _HELD.items() if (option := getattr(options, name)) is not None}
     if options.warn is not None:
         terms["warn_percent"] = options.warn
     if options.reset_day is not None:
@@ -50,6 +61,33 @@ def limit(text: str) -> Terms:
     if text.strip().lower() == "unlimited":
         return {"limit_bytes": None, "unlimited": True}
     return {"limit_bytes": parse_size(text), "unlimited": False}
+
+
+def rate(text: str) -> tuple[int | None]:
+    """Bits per second for --rate; (None,) for the default. Raises UsageError."""
+    return (None,) if text.strip().lower() == "default" else (parse_rate(text),)
+
+
+def hard_limit(text: str) -> tuple[int | None]:
+    """Bytes for --hard-limit; (None,) for the default. Raises UsageError."""
+    return (None,) if text.strip().lower() == "default" else (parse_size(text),)
+
+
+def check(name: str, vm: VM, default: Allowance) -> None:
+    """Raise UsageError if the settings of a VM do not fit together."""
+    allowance = allowance_of(vm, default)
+    if allowance.action is Action.THROTTLE and allowance.rate is None:
+        raise UsageError(f"{name}: no rate is set to throttle it to", "--rate 10Mbit")
+    if allowance.rate_in is not None and allowance.rate is None:
+        raise UsageError(
+            f"{name}: --rate-in is only the rate to the VM", "give the rate from it as well: --rate 10Mbit"
+        )
+    limit, hard = allowance.limit_bytes, allowance.hard_limit_bytes
+    if limit is not None and hard is not None and hard < limit:
+        raise UsageError(
+            f"{name}: the hard limit of {format_size(hard)} is below the limit of {format_size(limit)}",
+            "--hard-limit 2TB, or default",
+        )
 
 
 def allowed(words: list[str]) -> tuple[Network, ...] | None:
@@ -87,9 +125,22 @@ def describe(vm: VM, default: Allowance) -> Iterator[tuple[str, str]]:
     yield "reset day", str(vm.reset_day or f"{default.reset_day} (default)")
     yield "warn", f"{vm.warn_percent} %" if vm.warn_percent else f"{default.warn_percent} % (default)"
     yield "action", vm.action or f"{default.action} (default)"
+    yield "rate", _rate(vm.rate, default.rate)
+    yield "rate in", _rate(vm.rate_in, default.rate_in)
+    yield "hard limit", _own(vm.hard_limit_bytes, default.hard_limit_bytes, format_size)
     yield "allow", reached(vm) or "as configured (default)"
     yield "ips", " ".join(str(address) for address in vm.ips) or "none given"
     yield "config file", vm.config_file or "none"
+
+
+def _rate(own: int | None, default: int | None) -> str:
+    return _own(own, default, format_rate)
+
+
+def _own(own: int | None, default: int | None, show: Callable[[int], str]) -> str:
+    if own is not None:
+        return show(own)
+    return "none" if default is None else f"{show(default)} (default)"
 
 
 def reached(vm: VM) -> str:

@@ -45,6 +45,9 @@ def account_document(account: Account) -> Document:
         "out_bytes": account.usage.out_bytes,
         "used_bytes": account.used_bytes,
         "limit_bytes": account.allowance.limit_bytes,
+        "hard_limit_bytes": account.allowance.hard_limit_bytes,
+        "rate_bits": account.allowance.rate,
+        "rate_in_bits": account.allowance.rate_in,
         "count": account.allowance.count.value,
         "percent": account.percent,
     }

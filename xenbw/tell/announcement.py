@@ -36,6 +36,16 @@ def announcement(
         return _null_routed(facts(), until) if block is None else None
     if block is not None:
         return _released(facts(), block, standing)
+    if State.THROTTLED in (state, was):
+        if state is was:
+            return None
+        return _throttled(facts()) if state is State.THROTTLED else _unthrottled(facts(), standing, entry)
+    return _unheld(entry, state, facts)
+
+
+def _unheld(entry: Entry, state: State, facts: Callable[[], Case]) -> Announcement | None:
+    """The announcement for a VM that is and was neither blocked nor throttled."""
+    was = entry.vm.state
     if entry.enforced and state is State.WARNED and was in (State.OK, State.UNLIMITED):
         return _warned(facts())
     if entry.enforced and state is State.OVER and was is not State.OVER:
@@ -54,6 +64,30 @@ def _released(case: Case, block: Block, standing: Standing) -> Announcement:
     why = why_released(block, standing, case.at)
     mail = message.released(case, why)
     return Announcement("released", f"{case.name} released: {why}", *mail, document("released", case, why, mail))
+
+
+def _throttled(case: Case) -> Announcement:
+    mail = message.throttled(case)
+    text = f"{case.name} throttled: {case.reason}"
+    return Announcement("throttled", text, *mail, document("throttled", case, case.reason, mail))
+
+
+def _unthrottled(case: Case, standing: Standing, entry: Entry) -> Announcement:
+    why = _why_unthrottled(case, standing, entry)
+    mail = message.unthrottled(case, why)
+    text = f"{case.name} no longer throttled: {why}"
+    return Announcement("unthrottled", text, *mail, document("unthrottled", case, why, mail))
+
+
+def _why_unthrottled(case: Case, standing: Standing, entry: Entry) -> str:
+    if standing.state is State.EXEMPT:
+        return "the admin lifted the throttle until the period ends"
+    if standing.state is State.OVER:
+        return "its allowance no longer throttles it"
+    since = entry.vm.state_since
+    if since is not None and since < entry.period.start:
+        return "a new period began"
+    return "its allowance covers its usage again"
 
 
 def _warned(case: Case) -> Announcement:

@@ -83,6 +83,26 @@ def null_routed(case: Case, until: datetime | None) -> tuple[str, str]:
     )
 
 
+def throttled(case: Case) -> tuple[str, str]:
+    return (
+        f"[xenbw] {case.shown}: throttled",
+        _body(
+            case,
+            f"{case.shown} has {case.reason}.",
+            f"It stays throttled until {_when(case.period.end, case)}, when its next period begins, or until its"
+            " allowance is raised.",
+            f"To lift the throttle now: xenbw lift {shlex.quote(case.shown)}",
+        ),
+    )
+
+
+def unthrottled(case: Case, why: str) -> tuple[str, str]:
+    return (
+        f"[xenbw] {case.shown}: no longer throttled",
+        _body(case, f"{case.shown} is no longer throttled: {why}.", f"Its state now: {case.reason}."),
+    )
+
+
 def over(case: Case) -> tuple[str, str]:
     return (
         f"[xenbw] {case.shown}: over its allowance, not blocked",
