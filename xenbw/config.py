@@ -221,8 +221,6 @@ def _check_default(default: DefaultSection) -> None:
     """Raises UsageError if the keys of [default] do not fit together."""
     if default.action == Action.THROTTLE and default.rate is None:
         raise UsageError('[default] action = "throttle": no rate is set', 'add rate = "10Mbit"')
-    if default.rate_in is not None and default.rate is None:
-        raise UsageError("[default] rate_in is only the rate to the VM", "add rate, the rate from it")
     if default.hard_limit is not None and default.limit is not None and default.hard_limit < default.limit:
         raise UsageError(
             "[default] hard_limit is below limit", "a VM is throttled past limit, and blocked past hard_limit"
