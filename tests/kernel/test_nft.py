@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
@@ -12,6 +14,10 @@ from tests.support.guest import Guest, agree
 from tests.support.host import Host
 from tests.support.pace import until
 from xenbw.model import Amounts, Counters
+from xenbw.nft.chains import Chains
+from xenbw.nft.netlink import hand_to_nft
+from xenbw.nft.port import Port
+from xenbw.nft.tables import Tables
 
 STRANGER = "00:16:3e:99:99:99"
 ROUTER = "02:00:00:00:00:01"
@@ -206,3 +212,24 @@ def test_with_the_kernels_meter_a_blocked_guest_is_sealed_all_the_same_and_that_
         assert guest.reaches("10.50.0.2")
         host.ask("commit")
         assert host.ask("status")["meter_gaps"] == 0
+
+
+@pytest.mark.parametrize("broken", ["flush chain netdev xenbw v9.0.{index}-in", "flush chain netdev xenbw to-guest"])
+def test_chains_that_traffic_passed_by_are_repaired_only_after_their_counters_were_restarted(
+    host: Host, broken: str
+) -> None:
+    host.namespace.ip("link add vif9.0 type veth peer name other")
+    with host.namespace.entered(), closing(Tables(hand_to_nft)) as tables:
+        chains = Chains(tables)
+        port = Port(9, 0, socket.if_nametoindex("vif9.0"), "vif9.0")
+        chains.keep([port], chains.look())
+        chains.counted = {port.key}
+        host.run(["nft", *broken.format(index=port.ifindex).split()], check=True)
+        # Had they been repaired now, the bytes that passed since the flush would be in no counter.
+        chains.keep([port], chains.look())
+        assert chains.uncounted([port], chains.look()) == [port]
+        chains.restart([port], chains.look())
+        chains.keep([port], chains.look())
+        assert chains.uncounted([port], chains.look()) == []
+        assert chains.look().bound(port)
+        assert chains.fresh == {port.key}

@@ -20,6 +20,9 @@ from xenbw.tell.complaints import Complaints
 
 log = logging.getLogger(__name__)
 
+# How often counters are restarted in one count, if other programs go on changing the rules.
+_TRIES = 4
+
 
 class Accounts:
     """The accounts of all VMs.
@@ -60,12 +63,13 @@ class Accounts:
         """Repair counters, read all of them, and credit what passed. ports: every vif, or None to leave the counters as
         they are."""
         try:
-            if ports is not None:
-                self._metering.restart(ports)
-            self._credit()
-            if ports is not None and self._metering.begin(ports):
-                self._now.look()
+            for _ in range(_TRIES):
+                if ports is not None:
+                    self._metering.restart(ports)
                 self._credit()
+                if ports is None or not self._metering.begin(ports):
+                    break
+                self._now.look()
             self.meter_failed(None)
         except MeterError as error:
             self.meter_failed(error)
