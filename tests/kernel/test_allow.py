@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -208,3 +209,17 @@ def test_rules_for_one_who_was_let_go_are_left_nowhere(running: Host) -> None:
     assert reaches(guest, *OPEN, *SHUT)
     assert not any("RETURN" in rule for version in (4, 6) for rule in running.rules(version))
     assert "10.50.0.1" not in running.run(["nft", "list", "ruleset"], check=True).stdout
+
+
+def test_what_was_refused_is_no_usage_when_a_chain_was_deleted_meanwhile(running: Host) -> None:
+    guest = overdrawn(running, ips=IPS)
+    used = sum(running.usage("web1"))
+    index = running.run(["cat", f"/sys/class/net/{guest.interface}/ifindex"], check=True).stdout.strip()
+    assert running.daemon is not None
+    # The daemon takes note of nothing until both have happened.
+    running.daemon.send_signal(signal.SIGSTOP)
+    guest.send(500_000, to="dom0")
+    running.run(["nft", "delete", "chain", "netdev", "xenbw", f"v{guest.domid}.0.{index}-out"], check=True)
+    running.daemon.send_signal(signal.SIGCONT)
+    assert until(lambda: "-out {" in running.run(["nft", "list", "table", "netdev", "xenbw"]).stdout)
+    assert sum(running.usage("web1")) - used < 100_000

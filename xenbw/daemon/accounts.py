@@ -27,8 +27,8 @@ _TRIES = 4
 class Accounts:
     """The accounts of all VMs.
 
-    crossed: ids of VMs whose usage may have crossed a limit since they were last judged. alive: when they were last
-    committed; None: never.
+    crossed: ids of VMs to be judged: their usage may have crossed a limit, or a period began.
+    alive: when they were last committed; None: never.
     """
 
     def __init__(
@@ -60,35 +60,46 @@ class Accounts:
         self._complaints.of(f"meter {self._metering.meter.name}", str(error) if error else None)
 
     def count(self, ports: Collection[Port] | None) -> None:
-        """Repair counters, read all of them, and credit what passed. ports: every vif, or None to leave the counters as
-        they are."""
-        try:
-            for _ in range(_TRIES):
-                if ports is not None:
-                    self._metering.restart(ports)
-                self._credit()
-                if ports is None or not self._metering.begin(ports):
-                    break
-                self._now.look()
-            self.meter_failed(None)
-        except MeterError as error:
-            self.meter_failed(error)
-        except LedgerError as error:
-            self.failed(error)
+        """Read all counters and credit the traffic. ports: every vif, to repair the counters of them as well, and their
+        seals; None leaves both as they are."""
+        problem: MeterError | None = None
+        for _ in range(_TRIES):
+            problem = self._credit()
+            # Our counters may begin only after the kernel's bridged what passed them by. Those of other meters begin
+            # nothing, so their seals do not wait for a meter that cannot be read.
+            if ports is None or (problem is not None and self._metering.meter.own):
+                break
+            try:
+                again = self._metering.repair(ports)
+            except MeterError as error:
+                problem = error
+                break
+            if not again:
+                break
+            self._now.look()
+        self.meter_failed(problem)
 
-    def _credit(self) -> None:
+    def _credit(self) -> MeterError | None:
+        """Read and credit; why that did not work."""
         moment = self._now.moment
-        grown = self._metering.count(moment.at, self._roster.period_of(moment.trusted))
+        try:
+            grown = self._metering.count(moment.at, self._roster.period_of(moment.trusted))
+        except MeterError as error:
+            return error
         self.crossed.update(filter(self._may_have_crossed, grown))
         if self._metering.bridged:
-            # What the kernel's counters told is written before ours begin anew, or a crash counts both.
-            self.commit()
-            text = (
-                f"the kernel's counters bridged a gap in ours on {self._metering.bridged} interfaces,"
-                " which somebody flushed or renamed"
-            )
-            log.warning("%s", text)
-            self._ledger.record(moment.at, "meter-gap", text)
+            self._tell_gap(self._metering.bridged)
+        return None
+
+    def _tell_gap(self, vifs: int) -> None:
+        # What the kernel's counters told is written before ours begin anew, or a crash counts both.
+        self.commit()
+        text = f"the kernel's counters bridged a gap in ours on {vifs} interfaces, which somebody flushed or renamed"
+        log.warning("%s", text)
+        try:
+            self._ledger.record(self._now.moment.at, "meter-gap", text)
+        except LedgerError as error:
+            self.failed(error)
 
     def _may_have_crossed(self, vm_id: int) -> bool:
         if vm_id not in self._ceilings:
@@ -104,17 +115,17 @@ class Accounts:
             self._ceilings[vm_id] = (entry.allowance.count, quota.ceiling(entry.allowance, entry.vm.state))
             self.crossed.discard(vm_id)
 
-    def roll(self) -> list[int]:
-        """Open a new period for every VM whose period ended; returns these VMs' ids. Raises LedgerError."""
+    def roll(self) -> None:
+        """Open a new period for every VM whose period ended; these VMs are to be judged. Raises LedgerError."""
         moment = self._now.moment
         if not any(moment.at >= entry.period.end for entry in self._roster.entries.values()):
-            return []
+            return
         self.commit()
         self._roster.roll(moment)
         rolled = [id_ for id_, e in self._roster.entries.items() if not self._tally.stands_in(id_, e.period.start)]
         for vm_id in rolled:
             self._tally.open_period(vm_id, self._roster.entries[vm_id].period.start)
-        return rolled
+        self.crossed.update(rolled)
 
     def settle(self, vm_ids: Collection[int]) -> bool:
         """Credit and commit the last bytes of these VMs' bindings that ended, and take their counters away. Whether
@@ -127,7 +138,10 @@ class Accounts:
             return False
         if not self.commit(heirs=True):
             return False
-        self._metering.release()
+        try:
+            self._metering.release()
+        except MeterError as error:
+            self.meter_failed(error)
         return True
 
     def open_periods(self, refiled: Collection[int]) -> None:

@@ -106,6 +106,7 @@ class Work:
         self._take_over(settings)
         self._roster.load(self._now.moment)
         self._trusted = self._now.moment.trusted  # as of when the ledger was last taken over
+        self._stale = False  # whether there is something in the ledger that could not be taken over
 
     def _take_over(self, settings: Settings) -> None:
         self.settings = settings
@@ -114,6 +115,7 @@ class Work:
         self._housekeeping.configure(settings)
         self._now.wait = settings.period.clock_wait
         self._chains.probe()
+        self._accounts.meter_failed(None)
         meter = settings.meter
         means = meters.Means(self._tables.of(), self._chains, self._run, self._census.owner_of, meter.interval)
         self._metering.use(*meters.choose(meter.source, means))
@@ -148,10 +150,10 @@ class Work:
             self.sync()
         moment, elapsed = self._now.look(), self._now.tick.elapsed
         hold, due = self._enforce_timer.due(elapsed), list[int]()
+        taken = self._take_pending()
         try:
-            taken = self._take_pending()
             # What a clock in doubt held back, rules and first periods among it, is done when the clock is trusted.
-            if taken or self._ledger.changed_by_others() or moment.trusted != self._trusted:
+            if taken or self._ledger.changed_by_others() or self._stale or moment.trusted != self._trusted:
                 due, hold = self._reload(), hold or taken
             self._complaints.of("ledger file", self._displaced())
         except LedgerError as error:
@@ -174,7 +176,7 @@ class Work:
             changed = self._census.see(events, self._now.look().at, dict)
         except LedgerError as error:
             self._accounts.failed(error)
-            self._housekeeping.hasten()
+            self._housekeeping.rescan()
             changed = True
         self._receive()
         return changed
@@ -196,36 +198,38 @@ class Work:
                 self._rounds.play(self._reload(), look=True, hold=True)
         except LedgerError as error:
             self._accounts.failed(error)
-            self._housekeeping.hasten()
+            self._housekeeping.rescan()
 
     @property
     def _pending_folder(self) -> Path:
         return pending.folder(self.settings.daemon.run_dir)
 
     def _take_pending(self) -> bool:
+        """Record what hooks could not. Whether there was anything, and that worked."""
         try:
             return self._calls.take(self._pending_folder) > 0
-        except LedgerError:
-            self._housekeeping.hasten()
-            raise
+        except LedgerError as error:
+            self._accounts.failed(error)
+            self._housekeeping.rescan()
+            return False
 
     def sync(self) -> list[str]:
         """There is news in the ledger, by a hook, the CLI or ourselves: take it over, judge and enforce. Returns what
         blocks had to change."""
+        self._take_pending()
+        due: list[int] = []
         try:
-            self._take_pending()
             self._ledger.changed_by_others()
             due = self._reload()
             if self._survey_timer.due(self._now.tick.elapsed):
                 self._census.survey()
         except LedgerError as error:
             self._accounts.failed(error)
-            return []
         return self._rounds.play(due, look=True, hold=True)
 
     def _reload(self) -> list[int]:
         """Take over what the ledger says of VMs and bindings. Returns the VMs to be judged. Raises LedgerError."""
-        moment, known = self._now.moment, self._roster.entries.keys()
+        moment, known, self._stale = self._now.moment, self._roster.entries.keys(), True
         if not self._accounts.settle(known):
             return []
         refiled = self._roster.load(moment)
@@ -235,6 +239,7 @@ class Work:
         self._trusted = moment.trusted
         self._census.load(self._roster.entries)
         self._accounts.open_periods(refiled)
+        self._stale = False
         return list(self._roster.entries)
 
     def on_rules(self) -> None:
@@ -258,6 +263,12 @@ class Work:
             "config", None if fixed else "[ledger] path and [daemon] run_dir change at the next restart only"
         )
         ledger = replace(settings.ledger, path=before.ledger.path)
+        # The last bytes of vifs that are gone are in the counters of the meter until now.
+        self.catch_up()
+        try:
+            self._accounts.settle(self._roster.entries.keys())
+        except LedgerError as error:
+            self._accounts.failed(error)
         self._take_over(replace(settings, ledger=ledger, daemon=before.daemon))
         self._rounds.play(self._reload(), look=True, hold=True)
 

@@ -53,12 +53,13 @@ class Rounds:
         judged: set[int] = set()
         due = set(due)
         while True:
-            self._accounts.count(self._ports() if look else None)
-            if self._metering.bridged and not look:
-                self._accounts.count(self._ports())
+            self._accounts.count(self._ports() if look or self._metering.bridged else None)
             due = ((due | self._crossed()) & self._roster.entries.keys()) - judged
             moved = bool(due) and self._pass_judgement(due)
             judged |= due
+            if moved and not look:
+                # To seal a vif repairs its chains, and the traffic that passed them by is counted before.
+                self._accounts.count(self._ports())
             if moved or hold:
                 changes += self.hold()
             if not moved:
@@ -68,11 +69,11 @@ class Rounds:
 
     def _crossed(self) -> set[int]:
         """VMs that may have crossed a limit, and those whose period began."""
-        crossed = set(self._accounts.crossed)
         try:
-            crossed.update(self._accounts.roll())
+            self._accounts.roll()
         except LedgerError as error:
             self._accounts.failed(error)
+        crossed = self._accounts.crossed & self._roster.entries.keys()
         if crossed:
             # Whoever judges after a crash, with no daemon to count, has to come to the same verdict.
             self._accounts.commit(durable=False)
