@@ -1,4 +1,4 @@
-"""The book keeps up with the ledger, whatever happens to the server: a genuine mongod, the real daemon and traffic."""
+"""The book follows the ledger, whatever happens to the server: a real mongod, the real daemon and real traffic."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ def test_numbers_are_64_bit_integers_and_times_are_dates(books: Books, server: M
 
 
 @pytest.mark.usefixtures("impatient")
-def test_hours_of_a_hundred_vifs_without_the_server_is_made_good_record_by_record(
-    tmp_path: Path, server: Mongod
-) -> None:
+def test_hours_of_a_hundred_vifs_without_the_server_are_pushed_later(tmp_path: Path, server: Mongod) -> None:
     books = Books(tmp_path, server.uri, vifs=100)
     books.live(10)
     books.sync.push()
@@ -84,7 +82,7 @@ def test_hours_of_a_hundred_vifs_without_the_server_is_made_good_record_by_recor
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_server_killed_in_the_middle_of_pushes_loses_nothing_it_acknowledged(books: Books, server: Mongod) -> None:
+def test_a_server_killed_during_pushes_loses_no_acknowledged_write(books: Books, server: Mongod) -> None:
     for _ in range(4):
         books.live(30)
         server.kill()
@@ -124,7 +122,7 @@ def test_a_new_ledger_starts_from_its_own_beginning(books: Books, server: Mongod
     again.ledger.close()
 
 
-def test_usage_filed_under_another_period_leaves_nothing_behind_in_the_book(books: Books, server: Mongod) -> None:
+def test_usage_refiled_under_another_period_leaves_no_old_document_in_the_book(books: Books, server: Mongod) -> None:
     books.live(30)
     books.sync.push()
     usagelog.refile(books.ledger, books.vms[0], utc("2026-03-15"), "15@UTC")
@@ -133,13 +131,13 @@ def test_usage_filed_under_another_period_leaves_nothing_behind_in_the_book(book
     assert periods == {MARCH: 0, utc("2026-03-15"): 30_000}
 
 
-def test_lives_that_are_told_together_are_so_in_the_book_and_their_own_documents_go(
+def test_folded_lives_are_a_digest_in_the_book_and_their_own_documents_are_deleted(
     books: Books, server: Mongod
 ) -> None:
     books.come_and_go(0, 6)
     books.sync.push()
     database = base(server)
-    # one of before the VM of that name, one of another host, and one of another ledger of this
+    # a document of an earlier VM of that name, of another host, and of another ledger of this host
     foreign = database.bindings.find_one({"vm": "web0", "ended_at": {"$ne": None}})
     strangers = [
         foreign | {"_id": "earlier", "started_at": NOW - timedelta(days=1)},
@@ -160,7 +158,9 @@ def test_lives_that_are_told_together_are_so_in_the_book_and_their_own_documents
     assert (digest["vm"], digest["lives"], digest["ips"]) == ("web0", 5, ["192.0.2.7"])
 
 
-def test_lives_that_were_folded_while_the_server_was_away_are_only_told_together(books: Books, server: Mongod) -> None:
+def test_lives_that_were_folded_while_the_server_was_away_are_only_a_digest_in_the_book(
+    books: Books, server: Mongod
+) -> None:
     books.come_and_go(0, 6)
     digests.fold(books.ledger, BOOT, lambda: (), keep=2)
     books.sync.push()
@@ -169,7 +169,7 @@ def test_lives_that_were_folded_while_the_server_was_away_are_only_told_together
     assert books.sync.backlog == 0
 
 
-def test_marks_of_before_there_were_digests_are_good(books: Books, server: Mongod) -> None:
+def test_marks_from_before_there_were_digests_are_valid(books: Books, server: Mongod) -> None:
     books.live(2)
     books.sync.push()
     kept = json.loads(marks_path(books.settings).read_text())
@@ -178,7 +178,7 @@ def test_marks_of_before_there_were_digests_are_good(books: Books, server: Mongo
     assert Marks(books.settings, books.ledger).done["usage"] == kept["done"]["usage"] > 0
 
 
-def test_a_set_of_three_with_logins_and_tls_is_a_book_too(
+def test_a_replica_set_of_three_with_logins_and_tls_can_be_the_book(
     tmp_path: Path, replicas: ReplicaSet, guarded: Access
 ) -> None:
     books = Books(tmp_path, replicas.uri)
@@ -193,7 +193,7 @@ def test_a_set_of_three_with_logins_and_tls_is_a_book_too(
 
 @pytest.fixture
 def host(server: Mongod) -> Iterator[Host]:
-    # The server listens on this machine's loopback, out of the reach of a namespace: the thread is run here instead.
+    # The server listens on this machine's loopback, which a namespace cannot reach: so the thread runs here.
     with Host() as machine:
         machine.start_daemon()
         yield machine
@@ -214,7 +214,7 @@ def test_real_traffic_reaches_the_book_to_the_byte(host: Host, server: Mongod) -
 
 
 @pytest.mark.parametrize("uri", ["mongodb://127.0.0.1:1", "mongodb://user:secret@127.0.0.1:1/?bad=1"])
-def test_a_book_that_cannot_be_reached_is_said_and_stalls_nothing(uri: str) -> None:
+def test_an_unreachable_book_is_reported_and_delays_nothing(uri: str) -> None:
     with Host(f'[mongodb]\nuri = "{uri}"\ninterval = 0.1\n') as host:
         host.start_daemon()
         guest = host.start("web1")
@@ -231,7 +231,7 @@ def test_a_book_that_cannot_be_reached_is_said_and_stalls_nothing(uri: str) -> N
         assert host.daemon.wait(timeout=20) == 0
 
 
-def test_the_marks_are_for_one_ledger_only(tmp_path: Path) -> None:
+def test_the_marks_are_valid_for_one_ledger_only(tmp_path: Path) -> None:
     first = Ledger.open(tmp_path / "a.db", create=True)
     second = Ledger.open(tmp_path / "b.db", create=True)
     assert first.meta("id") != second.meta("id")

@@ -1,4 +1,4 @@
-"""xenbw import-bwmon takes over the 2014 script's database, from a genuine mongod or from a dump of it."""
+"""xenbw import-bwmon imports the 2014 script's database, from a real mongod or from a dump of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def console(tmp_path: Path, server: Mongod) -> Console:
 
 
 def stamp(at: datetime) -> dict[str, Any]:
-    """As mongoid-metastamp stores Time.now on a host whose clock shows UTC."""
+    """A time as mongoid-metastamp stores Time.now on a host whose clock shows UTC."""
     return {"time": at, "normalized": at, "year": at.year, "month": at.month, "day": at.day, "zone": "+00:00"}
 
 
@@ -69,7 +69,7 @@ class Script:
 
 @pytest.fixture
 def script(server: Mongod) -> Script:
-    """web1 has used 300 of its 500 gigabytes this month, ren nothing, and neither what last month says."""
+    """web1 has used 300 of its 500 gigabytes this month, ren has used nothing; last month's usage differs."""
     script = Script(server)
     script.watch("web1", 500)
     script.watch("ren", 50)
@@ -96,7 +96,7 @@ def snapshot(console: Console) -> list[tuple[Any, ...]]:
         ]
 
 
-def test_vms_come_over_with_their_limits_and_this_months_usage(console: Console, script: Script) -> None:
+def test_vms_are_imported_with_their_limits_and_this_months_usage(console: Console, script: Script) -> None:
     (console.xen / "web1.cfg").write_text('name = "web1"\nvif = ["ip=192.0.2.7"]\n')
     said = console.done("import-bwmon", script.uri).splitlines()
     vm = console.vm("web1")
@@ -110,7 +110,7 @@ def test_vms_come_over_with_their_limits_and_this_months_usage(console: Console,
     assert " ".join(said[2].split()) == f"web1 537 GB 537 GB 322 GB 322 GB {script.now:%Y-%m-%d %H:%M} UTC"
 
 
-def test_what_was_taken_over_counts_in_the_verdict(console: Console, script: Script) -> None:
+def test_imported_usage_counts_in_the_verdict(console: Console, script: Script) -> None:
     script.measure("ren", 51, script.now)
     console.done("import-bwmon", script.uri)
     listed = {vm["name"]: vm for vm in json.loads(console.run("list", "--json").stdout)["vms"]}
@@ -120,7 +120,7 @@ def test_what_was_taken_over_counts_in_the_verdict(console: Console, script: Scr
 
 @pytest.mark.parametrize("reset_day", [1, 31, (NOW - timedelta(days=3)).day, (NOW + timedelta(days=3)).day])
 @pytest.mark.parametrize("whose", ["everyone's", "its own"])
-def test_of_its_calendar_months_only_what_it_counted_in_the_present_period_is_taken(
+def test_of_the_scripts_calendar_months_only_usage_in_the_present_period_is_imported(
     console: Console, server: Mongod, reset_day: int, whose: str
 ) -> None:
     if whose == "its own":
@@ -149,7 +149,7 @@ def test_of_its_calendar_months_only_what_it_counted_in_the_present_period_is_ta
     assert snapshot(console) == once
 
 
-def test_blanks_in_a_hostname_are_dropped_as_the_script_drops_them(console: Console, script: Script) -> None:
+def test_blanks_in_a_hostname_are_removed_as_the_script_does(console: Console, script: Script) -> None:
     script.watch("web 2", 20)
     script.measure("web 2", 7, script.now)
     script.watch(" web 1", 30)
@@ -162,7 +162,7 @@ def test_blanks_in_a_hostname_are_dropped_as_the_script_drops_them(console: Cons
     ]
 
 
-def test_running_it_twice_changes_nothing(console: Console, script: Script) -> None:
+def test_importing_twice_changes_nothing(console: Console, script: Script) -> None:
     console.done("import-bwmon", script.uri)
     once = snapshot(console)
     console.done("import-bwmon", script.uri)
@@ -170,7 +170,9 @@ def test_running_it_twice_changes_nothing(console: Console, script: Script) -> N
     assert snapshot(console) == once
 
 
-def test_what_was_metered_here_until_its_last_measurement_is_not_added_again(console: Console, script: Script) -> None:
+def test_usage_metered_here_before_the_scripts_last_measurement_is_not_added_again(
+    console: Console, script: Script
+) -> None:
     console.runs("web1")
     console.uses("web1", 10 * GB, 20 * GB)
     console.done("import-bwmon", script.uri)
@@ -180,7 +182,7 @@ def test_what_was_metered_here_until_its_last_measurement_is_not_added_again(con
     assert used(console, "web1") == Counters(290 * GB, 20 * GB)
 
 
-def test_what_was_metered_here_after_its_last_measurement_is_beside_it(console: Console, server: Mongod) -> None:
+def test_usage_metered_here_after_the_scripts_last_measurement_is_added(console: Console, server: Mongod) -> None:
     script = Script(server)
     measured = script.now - timedelta(hours=2)
     if measured < MONTH:
@@ -218,7 +220,7 @@ def test_a_dry_run_writes_nothing_and_needs_no_ledger(console: Console, script: 
     assert snapshot(console) == once
 
 
-def test_while_the_daemon_runs_nothing_is_taken_over(console: Console, script: Script) -> None:
+def test_while_the_daemon_runs_nothing_is_imported(console: Console, script: Script) -> None:
     with StandIn(console):
         result = console.run("import-bwmon", script.uri)
     assert (result.returncode, result.stdout) == (1, "")
@@ -227,7 +229,7 @@ def test_while_the_daemon_runs_nothing_is_taken_over(console: Console, script: S
 
 
 @pytest.mark.parametrize("limit", [None, 0, -5, "500", float("nan"), float("inf"), 2**62, True])
-def test_a_limit_that_makes_no_sense_is_passed_over_with_a_note(console: Console, script: Script, limit: Any) -> None:
+def test_an_invalid_limit_is_skipped_with_a_note(console: Console, script: Script, limit: Any) -> None:
     script.limit("web1", limit)
     result = console.run("import-bwmon", script.uri)
     assert result.returncode == 0
@@ -236,13 +238,13 @@ def test_a_limit_that_makes_no_sense_is_passed_over_with_a_note(console: Console
         assert [vm.name for vm in ledger.vms().values()] == ["ren"]
 
 
-def test_a_limit_edited_in_the_mongo_shell_is_a_number_too(console: Console, script: Script) -> None:
+def test_a_limit_edited_in_the_mongo_shell_is_accepted(console: Console, script: Script) -> None:
     script.limit("web1", 500.0)
     console.done("import-bwmon", script.uri)
     assert console.vm("web1").limit_bytes == 500 * GB
 
 
-def test_documents_that_make_no_sense_harm_nobody(console: Console, script: Script) -> None:
+def test_invalid_documents_do_no_harm(console: Console, script: Script) -> None:
     script.watch("Domain-0", 5)
     script.watch("\x1b[2J", 5)
     script.base.virtual_machines.insert_many([{}, {"hostname": 5}, {"hostname": " "}])
@@ -257,11 +259,11 @@ def test_documents_that_make_no_sense_harm_nobody(console: Console, script: Scri
     assert used(console, "web1") == Counters(300 * GB, 0)
 
 
-# its dumps
+# dumps of the script's database
 
 
 def dump(script: Script, folder: Path, kind: str) -> None:
-    """As mongodump (bson) and mongoexport (json) write them."""
+    """A dump as mongodump (bson) or mongoexport (json) writes it."""
     for name in ("virtual_machines", "bandwidth_measurements"):
         documents = list(script.base[name].find())
         if kind == "bson":
@@ -273,7 +275,7 @@ def dump(script: Script, folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bson", "relaxed", "canonical"])
-def test_a_folder_that_mongodump_or_mongoexport_wrote_is_as_good_as_the_server(
+def test_a_folder_of_mongodump_or_mongoexport_is_imported_like_the_server(
     console: Console, script: Script, tmp_path: Path, kind: str
 ) -> None:
     dump(script, tmp_path, kind)
@@ -289,7 +291,7 @@ def test_a_folder_that_mongodump_or_mongoexport_wrote_is_as_good_as_the_server(
     ("content", "why"),
     [(None, "name a folder with"), (b"\x05", "dump it again"), (b"\xff" * 90, "dump it again")],
 )
-def test_a_dump_that_cannot_be_read_is_one_line(
+def test_an_unreadable_dump_is_an_error_of_one_line(
     console: Console, tmp_path: Path, content: bytes | None, why: str
 ) -> None:
     for name in ("virtual_machines", "bandwidth_measurements"):
@@ -302,7 +304,9 @@ def test_a_dump_that_cannot_be_read_is_one_line(
 
 
 @pytest.mark.parametrize("text", ["[{}]", "[]", "nonsense", '{"a": {"$oid": 5}}', "[" * 100_000, "\udcff"])
-def test_json_that_is_not_one_document_a_line_is_one_line(console: Console, tmp_path: Path, text: str) -> None:
+def test_json_that_is_not_one_document_per_line_is_an_error_of_one_line(
+    console: Console, tmp_path: Path, text: str
+) -> None:
     for name in ("virtual_machines", "bandwidth_measurements"):
         (tmp_path / f"{name}.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     result = console.run("import-bwmon", str(tmp_path))
@@ -310,7 +314,7 @@ def test_json_that_is_not_one_document_a_line_is_one_line(console: Console, tmp_
 
 
 @pytest.mark.parametrize("uri", ["mongodb://127.0.0.1:1/bwmon", "mongodb://:x@/", "mongodb://u:geheim@h:port/x"])
-def test_a_database_that_cannot_be_reached_is_one_line_without_its_password(console: Console, uri: str) -> None:
+def test_an_unreachable_database_is_an_error_of_one_line_without_its_password(console: Console, uri: str) -> None:
     result = console.run("import-bwmon", uri)
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     assert result.stderr.startswith("xenbw: the script's database: ")

@@ -1,4 +1,4 @@
-"""Whatever happens to the server, to the network or to us: the book comes to say what the ledger says."""
+"""Whatever fails, the server, the network or the daemon: in the end the book agrees with the ledger."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from xenbw.errors import XenbwError
 pytestmark = [pytest.mark.mongo, pytest.mark.usefixtures("impatient")]
 
 MIB = 1024**2
-SECRET = "s3cret"  # of which no trace may be seen
+SECRET = "s3cret"  # must not appear in any output
 
 
 def base(server: Mongod | ReplicaSet) -> Any:
@@ -46,10 +46,10 @@ def pushes(books: Books) -> bool:
     return True
 
 
-# a server that answers late, wrongly or not at all
+# a server that answers late, with an error, or not at all
 
 
-def test_a_hung_server_is_given_up_and_made_good_when_it_goes_on(books: Books, server: Mongod) -> None:
+def test_a_hung_server_is_given_up_and_gets_the_missing_writes_when_it_goes_on(books: Books, server: Mongod) -> None:
     books.live(10)
     books.sync.push()
     server.hang()
@@ -72,10 +72,8 @@ def test_a_hung_server_is_given_up_and_made_good_when_it_goes_on(books: Books, s
     ],
     ids=["not primary", "hangs up", "not replicated"],
 )
-def test_what_was_not_acknowledged_is_not_taken_for_written(
-    failure: dict[str, Any], tmp_path: Path, server: Mongod
-) -> None:
-    # A client looks again only at its next heartbeat at a server that said that it is no primary.
+def test_an_unacknowledged_write_is_repeated(failure: dict[str, Any], tmp_path: Path, server: Mongod) -> None:
+    # After "not primary" a client asks the server again only at its next heartbeat.
     books = Books(tmp_path, f"{server.uri}&heartbeatFrequencyMS=500")
     books.live(10)
     books.sync.push()
@@ -91,7 +89,7 @@ def test_what_was_not_acknowledged_is_not_taken_for_written(
     books.ledger.close()
 
 
-def test_a_server_that_fails_now_and_then_gets_everything_in_the_end(books: Books, server: Mongod) -> None:
+def test_a_server_that_fails_now_and_then_gets_all_documents_in_the_end(books: Books, server: Mongod) -> None:
     server.fail("update", mode={"activationProbability": 0.1}, closeConnection=True)
     outcomes = set()
     for _ in range(20):
@@ -103,7 +101,7 @@ def test_a_server_that_fails_now_and_then_gets_everything_in_the_end(books: Book
     assert books.agrees(base(server))
 
 
-def test_a_write_that_is_carried_out_late_does_not_undo_a_newer_one(books: Books, server: Mongod) -> None:
+def test_a_write_that_is_carried_out_late_does_not_undo_a_newer_write(books: Books, server: Mongod) -> None:
     books.live(10)
     books.sync.push()
     books.live(1)
@@ -117,7 +115,7 @@ def test_a_write_that_is_carried_out_late_does_not_undo_a_newer_one(books: Books
     assert books.agrees(base(server))
 
 
-def test_a_full_disk_costs_nothing_but_time(tmp_path: Path) -> None:
+def test_a_full_disk_only_delays_the_book(tmp_path: Path) -> None:
     with SmallDisk(48 * MIB) as disk, Mongod(disk=disk) as server:
         books = Books(tmp_path, server.uri)
         books.live(10)
@@ -144,7 +142,7 @@ def test_indexes_come_back_with_a_resync_of_an_empty_server(books: Books, server
     assert after == before
 
 
-def test_tries_leave_nothing_behind(books: Books, server: Mongod) -> None:
+def test_pushes_leave_no_threads_behind(books: Books, server: Mongod) -> None:
     server.stop()
     pushes(books)
     before = threading.active_count()
@@ -153,12 +151,12 @@ def test_tries_leave_nothing_behind(books: Books, server: Mongod) -> None:
     assert threading.active_count() <= before
 
 
-# a book that was never there
+# a book that cannot be opened
 
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
-    """A server that asks for a login."""
+    """A server that requires a login."""
     with Mongod(Access.make(tmp_path_factory.mktemp("locked"), login=True)) as server:
         yield server
 
@@ -172,7 +170,7 @@ def test_the_login_of_the_configuration_opens_the_book(tmp_path: Path, locked: M
     books.ledger.close()
 
 
-def test_a_wrong_password_is_said_and_not_shown(tmp_path: Path, locked: Mongod) -> None:
+def test_a_wrong_password_is_reported_and_not_shown(tmp_path: Path, locked: Mongod) -> None:
     uri = f"mongodb://{locked.host}/?directConnection=true&authSource={KEEPER.database}"
     books = Books(tmp_path, uri, user=KEEPER.name, password=SECRET)
     with pytest.raises(XenbwError, match="Authentication failed") as caught:
@@ -197,7 +195,7 @@ def test_a_wrong_password_is_said_and_not_shown(tmp_path: Path, locked: Mongod) 
         ("mongodb://127.0.0.1:1/", {"certificate": Path("/nowhere/client.pem")}, r"\[mongodb\]: .*No such file"),
     ],
 )
-def test_an_address_that_leads_nowhere_is_said_in_one_line(
+def test_an_unreachable_address_is_reported_in_one_line(
     tmp_path: Path, uri: str, section: dict[str, Any], said: str
 ) -> None:
     books = Books(tmp_path, uri, **section)
@@ -215,11 +213,11 @@ def test_an_address_that_leads_nowhere_is_said_in_one_line(
 
 
 def settles(books: Books, database: Callable[[], Any]) -> bool:
-    """Whether the thread brings the book to agree, in its own time."""
+    """Whether the thread makes the book agree with the ledger, without being hastened."""
     return until(lambda: books.sync.backlog == 0 and books.sync.problem is None and books.agrees(database()), 40)
 
 
-def test_a_set_whose_primary_is_killed_under_load_loses_and_doubles_nothing(
+def test_a_replica_set_whose_primary_is_killed_under_load_loses_and_doubles_nothing(
     tmp_path: Path, replicas: ReplicaSet
 ) -> None:
     books = Books(tmp_path, replicas.uri, interval=0.1)
@@ -252,7 +250,7 @@ while True:
 """
 
 
-def test_kills_at_random_moments_of_pushes_lose_and_double_nothing(books: Books, server: Mongod) -> None:
+def test_a_process_killed_at_random_moments_of_pushes_loses_and_doubles_nothing(books: Books, server: Mongod) -> None:
     argv = [sys.executable, "-c", _CHILD, str(books.ledger.path), server.uri]
 
     def done() -> int:
@@ -268,7 +266,7 @@ def test_kills_at_random_moments_of_pushes_lose_and_double_nothing(books: Books,
             while time.monotonic() < end:
                 books.live(1)
                 time.sleep(0.005)
-            # On a busy machine a child may have come to nothing by then; most are to be killed in the middle.
+            # On a busy machine a child may have done nothing by then; most must be killed in the middle.
             within(lambda: done() not in moved, random.uniform(0.5, 3))
             child.kill()
         moved.add(done())
@@ -300,7 +298,7 @@ def test_a_daemon_killed_again_and_again_while_it_counts_and_pushes_loses_and_do
         assert until(lambda: booked("hour") == booked("day") == booked("period") == tuple(counted), 20)
 
 
-# nothing waits for it
+# no boot waits for the book
 
 
 def test_guests_boot_and_are_blocked_while_the_book_hangs(server: Mongod, tmp_path: Path) -> None:
@@ -323,13 +321,13 @@ def test_guests_boot_and_are_blocked_while_the_book_hangs(server: Mongod, tmp_pa
         assert until(lambda: base(server).usage.count_documents({"vm": "web1", "out_bytes": {"$gt": 100_000}}) > 0)
 
 
-# what others wrote
+# documents that other programs wrote
 
 
-def test_a_date_beyond_all_calendars_spoils_one_vm_and_no_other(books: Books, server: Mongod) -> None:
+def test_a_date_that_python_cannot_read_affects_only_its_vm(books: Books, server: Mongod) -> None:
     books.sync.push()
     vms = base(server).vms
-    # BSON's dates reach further than Python's: +275760 is what JavaScript's last one looks like.
+    # BSON's dates reach further than Python's; JavaScript's last date is in the year +275760.
     pipeline = [{"$set": {"lifted_until": {"$toDate": 8_640_000_000_000_000}}}]
     vms.update_one({"_id": "web1"}, pipeline)
     vms.update_one({"_id": "web2"}, {"$set": {"limit_bytes": Int64(7)}})
@@ -340,7 +338,7 @@ def test_a_date_beyond_all_calendars_spoils_one_vm_and_no_other(books: Books, se
     assert books.agrees(base(server))
 
 
-def test_usage_of_another_host_that_makes_no_sense_counts_nothing(books: Books, server: Mongod) -> None:
+def test_invalid_usage_of_another_host_is_not_counted(books: Books, server: Mongod) -> None:
     books.sync.push()
     nonsense = {"host": "dom0-b", "vm": "web1", "span": "period", "start": MARCH, "in_bytes": "many"}
     base(server).usage.insert_one(nonsense)
@@ -350,7 +348,7 @@ def test_usage_of_another_host_that_makes_no_sense_counts_nothing(books: Books, 
     assert books.agrees(base(server))
 
 
-def test_a_text_without_end_is_told_in_short(books: Books, server: Mongod) -> None:
+def test_a_very_long_text_is_reported_shortened(books: Books, server: Mongod) -> None:
     books.sync.push()
     base(server).vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": "x" * 10_000, "y" * 10_000: 1}})
     books.sync.push()
@@ -358,7 +356,7 @@ def test_a_text_without_end_is_told_in_short(books: Books, server: Mongod) -> No
     assert all(len(fault) < 400 for fault in books.sync.faults)
 
 
-def test_an_edit_made_here_replaces_a_false_in_the_book(books: Books, server: Mongod) -> None:
+def test_an_edit_made_here_replaces_an_invalid_value_in_the_book(books: Books, server: Mongod) -> None:
     books.sync.push()
     base(server).vms.update_one({"_id": "web1"}, {"$set": {"unlimited": False}})
     books.sync.push()

@@ -1,4 +1,4 @@
-"""xenbw fleet: what several hosts wrote to a genuine mongod, on one page."""
+"""xenbw fleet shows the documents of several hosts in a real mongod on one page."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_hosts_are_shown_with_their_lag_and_vms_by_usage_across_hosts(console: C
     ]
 
 
-def test_the_same_as_json_with_each_hosts_part(console: Console, server: Mongod) -> None:
+def test_json_has_each_hosts_part_of_a_vms_usage(console: Console, server: Mongod) -> None:
     beat(server, "dom0-a", timedelta(seconds=60))
     use(server, "dom0-a", "web1", TODAY, 2**53 + 1, 1)
     use(server, "dom0-b", "web1", TODAY, 10, 20)
@@ -99,14 +99,16 @@ def test_the_same_as_json_with_each_hosts_part(console: Console, server: Mongod)
     }
 
 
-def test_only_the_latest_period_counts_and_only_if_it_can_be_the_present_one(console: Console, server: Mongod) -> None:
+def test_only_the_latest_period_counts_and_only_if_it_may_be_the_present_period(
+    console: Console, server: Mongod
+) -> None:
     use(server, "dom0-a", "web1", TODAY - timedelta(days=5), 7, 0)
     use(server, "dom0-b", "web1", TODAY, 3, 0)
     use(server, "dom0-a", "idle", TODAY - timedelta(days=40), 9, 0)
     assert [(vm["name"], vm["in_bytes"]) for vm in fleet(console)["vms"]] == [("web1", 3)]
 
 
-def test_usage_that_was_filed_under_an_earlier_period_is_found_there(console: Console, server: Mongod) -> None:
+def test_usage_filed_under_an_earlier_period_is_found_there(console: Console, server: Mongod) -> None:
     use(server, "dom0-a", "web1", TODAY, 0, 0)
     use(server, "dom0-a", "web1", TODAY - timedelta(days=5), 30, 0)
     assert [vm["in_bytes"] for vm in fleet(console)["vms"]] == [30]
@@ -119,7 +121,7 @@ def test_a_vm_with_two_rows_on_one_host_has_one_sum_there(console: Console, serv
     assert vm["hosts"] == [{"name": "dom0-a", "in_bytes": 3, "out_bytes": 0}]
 
 
-def test_a_host_whose_document_makes_no_sense_is_shown_all_the_same(console: Console, server: Mongod) -> None:
+def test_a_host_with_an_invalid_document_is_shown(console: Console, server: Mongod) -> None:
     base(server).hosts.insert_one({"_id": "dom0-x\x1b[2J", "seen_at": "soon", "backlog": "many"})
     assert fleet(console)["hosts"][0]["seen_at"] is None
     shown = console.done("fleet")
@@ -127,7 +129,7 @@ def test_a_host_whose_document_makes_no_sense_is_shown_all_the_same(console: Con
     assert "\x1b" not in shown
 
 
-def test_documents_that_cannot_be_are_named_and_everything_else_is_shown(console: Console, server: Mongod) -> None:
+def test_invalid_documents_are_named_and_all_others_are_shown(console: Console, server: Mongod) -> None:
     beyond = {"$toDate": 253_402_300_800_000}  # the year 10000, which Python's dates do not reach
     use(server, "dom0-a", "web1", TODAY, 100, 50)
     database = base(server)
@@ -164,7 +166,7 @@ def test_an_empty_book_is_said_to_be_empty(console: Console) -> None:
     assert console.done("fleet") == "no host has written to the book yet\n"
 
 
-def test_a_set_with_logins_and_tls_is_read_with_the_rights_of_its_user(
+def test_a_replica_set_with_logins_and_tls_is_read_with_the_users_rights(
     tmp_path: Path, replicas: ReplicaSet, guarded: Access
 ) -> None:
     beat(replicas, "dom0-a", timedelta(0))
@@ -172,7 +174,7 @@ def test_a_set_with_logins_and_tls_is_read_with_the_rights_of_its_user(
     assert [host["name"] for host in fleet(console)["hosts"]] == ["dom0-a"]
 
 
-def test_a_server_that_is_not_there_or_does_not_answer_is_one_line(console: Console, server: Mongod) -> None:
+def test_a_server_that_is_unreachable_or_hangs_is_an_error_of_one_line(console: Console, server: Mongod) -> None:
     server.hang()
     hung = console.run("fleet")
     server.kill()
