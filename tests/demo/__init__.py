@@ -1,1 +1,1 @@
-"""`make demo`: a dom0 in miniature plays the whole story, and every claim it prints is checked."""
+"""`make demo`: the whole story in a miniature dom0; every printed claim is checked."""

@@ -1,4 +1,4 @@
-"""What the demo prints: steps, what an admin types and sees, and claims, each checked."""
+"""The demo's output: steps, the admin's commands and their output, and claims, each checked."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from tests.support.host import Host
 
 
 class Stage:
-    """Prints as it goes; remembers whether a claim was false."""
+    """Prints each step; remembers whether a claim was false."""
 
     def __init__(self) -> None:
         self._steps = self._claims = self._false = 0
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
     def show_host(self, host: Host) -> None:
-        """Say what is real here and what is not."""
+        """Tell which parts of the demo are real."""
         print(
             "A dom0 in miniature: real bridge, interfaces, traffic, iptables and Debian's own vif-bridge, in network\n"
             "namespaces. Only the hypervisor is played: guests are namespaces, xenstore a stand-in. Nothing on this\n"
@@ -31,7 +31,7 @@ class Stage:
         print(f"   {text}")
 
     def claim(self, text: str, true: bool) -> None:
-        """State something that was just checked."""
+        """Print a claim and the result of its check."""
         self._claims += 1
         self._false += not true
         print(f"   {self._paint('✓', '32') if true else self._paint('✗ NOT SO:', '31')} {text}")
@@ -49,7 +49,7 @@ class Stage:
             print(f"   {line}".rstrip())
 
     def close(self, seconds: float) -> int:
-        """The closing line; the exit status."""
+        """Print the closing line; returns the exit status."""
         if self._false:
             print(f"\n{self._false} of {self._claims} claims were false.")
             return 1
