@@ -1,4 +1,4 @@
-"""What passed, and on whose account: read, credited, divided into periods, and committed to the ledger."""
+"""The accounts: bytes are read, credited to VMs, divided into periods, and committed to the ledger."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ class Accounts:
         self.alive = ledger.alive()
 
     def failed(self, error: LedgerError) -> None:
-        """Go on without the ledger for now. One that is damaged will not come back, and is replaced at the next start:
-        raises the error."""
+        """Go on without the ledger for now. If the ledger is damaged, the error is raised: only the next start can
+        replace it."""
         if isinstance(error, CorruptLedgerError):
             rescue.mark(Path(self._ledger.path))
             raise error
         self._complaints.of("ledger", str(error))
 
     def meter_failed(self, error: MeterError | None) -> None:
-        """Tell that the meter cannot be read, or that it works."""
+        """Report that the meter cannot be read, or works again (None)."""
         self._complaints.of(f"meter {self._metering.meter.name}", str(error) if error else None)
 
     def count(self, ports: Collection[Port] | None) -> None:
@@ -109,7 +109,7 @@ class Accounts:
         return quota.used_bytes(count, used) >= ceiling
 
     def judged(self, vm_ids: Iterable[int]) -> None:
-        """These VMs were judged: note up to which usage their verdicts hold."""
+        """These VMs were judged: note up to what usage their verdicts hold."""
         for vm_id in vm_ids:
             entry = self._roster.entries[vm_id]
             self._ceilings[vm_id] = (entry.allowance.count, quota.ceiling(entry.allowance, entry.vm.state))
@@ -128,8 +128,8 @@ class Accounts:
         self.crossed.update(rolled)
 
     def settle(self, vm_ids: Collection[int]) -> bool:
-        """Credit and commit the last bytes of these VMs' bindings that ended, and take their counters away. Whether
-        that worked."""
+        """Credit and commit the last bytes of these VMs' ended bindings, and delete their counters. Whether that
+        worked."""
         moment = self._now.moment
         try:
             self._metering.settle(moment.at, self._roster.period_of(moment.trusted), vm_ids)
@@ -145,16 +145,16 @@ class Accounts:
         return True
 
     def open_periods(self, refiled: Collection[int]) -> None:
-        """Have the tally go on from the ledger's sums of each VM's period. Where it is in that period already, its own
-        sums are newer."""
+        """Make the tally go on from the ledger's sums of each VM's period. If the tally is in that period already, its
+        own sums are newer and stay, except for VMs in refiled."""
         for vm_id, entry in self._roster.entries.items():
             start = entry.period.start
             if vm_id in refiled or not self._tally.stands_in(vm_id, start):
                 self._tally.open_period(vm_id, start, usagelog.of_period(self._ledger, vm_id, start))
 
     def commit(self, *, heirs: bool = False, durable: bool = True) -> bool:
-        """Write what was counted to the ledger; durable: and wait until the disk has it. Whether that worked; if not,
-        it is kept and written the next time."""
+        """Write all uncommitted bytes to the ledger; durable: and wait until the disk has them. Whether that worked; if
+        not, they are kept and written the next time."""
         alive = Alive(self._now.moment.at, self._now.tick.elapsed, self._boot_id)
         try:
             usagelog.commit(self._ledger, self._tally.pending(), alive, heirs=heirs)

@@ -1,6 +1,6 @@
-"""The daemon's work: its cycle, and what it does when the kernel, xenstore, a hook or the CLI has news.
+"""The daemon's work: its cycle, and its reaction to news from the kernel, xenstore, a hook or the CLI.
 
-Knows no sockets and no signals; time is passed in.
+Sockets and signals are in loop.py; the clock is passed in.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from xenbw.vifs.orphans import Orphans
 from xenbw.vifs.udev import Event
 from xenbw.xen.xenstore import Answer, Lookup, Survey
 
-# Seconds. A host that boots is poked for each guest it starts, and to look at a thousand domains takes 40 ms.
+# Seconds. At a host's boot the daemon is poked for each guest that starts, and a look at 1000 domains takes 40 ms.
 _SURVEY = 10.0
 
 
 class Work:
-    """Everything xenbwd keeps in memory, put together."""
+    """All parts of xenbwd, built and connected."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Work:
         means = blocks.Means(self._tables, self._chains, str(settings.daemon.run_dir))
         self._reconciler = Reconciler(ledger, settings, self._judge, blocks.blocks(means), boot_id)
         self._accounts = Accounts(ledger, tally, self._metering, self._roster, self._now, self._complaints, boot_id)
-        # The protected networks that the last daemon knew hold until all sources were asked: those are other machines.
+        # Networks that the last daemon protected stay so until all sources have answered: some are on other machines.
         self._protected = Protected(run, last_known(ledger))
         self._protected.look_here()
         self._housekeeping = Housekeeping(
@@ -124,7 +124,7 @@ class Work:
         self._survey_timer = Every(_SURVEY)
 
     def start(self) -> None:
-        """Find out what came and went while no daemon ran, and count from where the last one stopped."""
+        """Find the vifs that came and went while no daemon ran, and count from where the last daemon stopped."""
         moment, alive = self._now.look(), self._accounts.alive
         since = max(alive.at, min(self._now.booted_at, moment.at)) if alive else moment.at
         self._calls.take(self._pending_folder)
@@ -132,20 +132,20 @@ class Work:
         self._census.load(self._roster.entries, alive.at if alive else None)
         if alive is not None and alive.boot_id == self._boot_id:
             self._now.go_on_from(alive.at, Tick(alive.at, alive.elapsed))
-        # What passed before xenbw was ever here belongs to nobody's allowance.
+        # Bytes from before xenbw's first start are no VM's usage.
         if alive is None:
             self._metering.forget()
         self._census.rescan(moment.at, since, KernelMeter().read_all if alive is None else dict)
         self._census.load(self._roster.entries)
         self._accounts.open_periods(refiled)
         settle_kept(self._ledger, self._roster, self._tally.usage)
-        # Before the first commit moves the mark of when a daemon was last alive.
+        # Before the first commit, which sets when a daemon was last alive.
         self._rounds.play()
         self._rounds.play(self._reload(), look=True)
         self._census.ask(moment.at)
 
     def cycle(self, events: Iterable[Event]) -> None:
-        """What is done each [meter] interval."""
+        """The work of each [meter] interval."""
         if self.on_events(events):
             self.sync()
         moment, elapsed = self._now.look(), self._now.tick.elapsed
@@ -171,7 +171,7 @@ class Work:
     # news
 
     def on_events(self, events: Iterable[Event]) -> bool:
-        """The kernel said something about interfaces. Whether that is for `sync` to take over."""
+        """The kernel has news of interfaces. Whether `sync` has to follow."""
         try:
             changed = self._census.see(events, self._now.look().at, dict)
         except LedgerError as error:
@@ -182,17 +182,17 @@ class Work:
         return changed
 
     def on_answers(self, answers: Iterable[Answer | Survey]) -> None:
-        """xenstore told whose interfaces are."""
+        """xenstore told which VMs interfaces belong to."""
         self._settle(lambda: self._census.hear(answers, self._now.look().at))
         self._receive()
 
     def _receive(self) -> None:
-        """Let nothing through uncounted, or to a blocked VM, before an interface's script is done."""
+        """Put counters and seals on new vifs at once, while their vif scripts still run."""
         if self._census.arriving and self._chains.usable:
             self._rounds.play(look=True)
 
     def _settle(self, take_note: Callable[[], bool]) -> None:
-        """Take note of something; if bindings changed, act on it."""
+        """Call take_note; if bindings changed, judge and reconcile."""
         try:
             if take_note():
                 self._rounds.play(self._reload(), look=True, hold=True)
@@ -233,7 +233,7 @@ class Work:
         if not self._accounts.settle(known):
             return []
         refiled = self._roster.load(moment)
-        # A VM that is met only now may have come and gone already.
+        # A VM that is new in the roster may have ended already.
         if met := self._roster.entries.keys() - known:
             self._accounts.settle(met)
         self._trusted = moment.trusted
@@ -243,8 +243,8 @@ class Work:
         return list(self._roster.entries)
 
     def on_rules(self) -> None:
-        """Somebody changed the host's nft rules: ours may be among them."""
-        # Who loads a firewall may have flushed the legacy tables with it, which nobody tells of: firewalld does.
+        """Another program changed the host's nft rules, perhaps ours too."""
+        # A firewall that loads may also flush the legacy tables, as firewalld does; the kernel does not report that.
         self._enforce_timer.hasten()
         self._tables.forget()
         if self._chains.usable:
@@ -252,11 +252,11 @@ class Work:
             self._rounds.play(look=True)
 
     def enforce(self) -> list[str]:
-        """Make the kernel's blocks what the ledger says, and count nothing. Returns what they had to change."""
+        """Make the kernel's blocks what the ledger says, without counting. Returns what blocks changed."""
         return self._rounds.hold()
 
     def configure(self, settings: Settings) -> None:
-        """Take over a changed configuration, but for where the ledger and the run folder are: hooks rely on those."""
+        """Take over a changed configuration, except the ledger's path and the run folder, on which hooks rely."""
         before = self.settings
         fixed = (settings.ledger.path, settings.daemon) == (before.ledger.path, before.daemon)
         self._complaints.of(
@@ -273,7 +273,7 @@ class Work:
         self._rounds.play(self._reload(), look=True, hold=True)
 
     def catch_up(self) -> bool:
-        """Count to this moment and write it. Whether that worked."""
+        """Count to this moment and commit. Whether that worked."""
         self._now.look()
         self._rounds.play()
         return self._accounts.commit()
@@ -289,7 +289,7 @@ class Work:
         return queued
 
     def status(self) -> Status:
-        """The present state, to be told."""
+        """The daemon's present state."""
         return Status(
             self._started_at,
             self._metering,

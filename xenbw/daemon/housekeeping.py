@@ -1,4 +1,4 @@
-"""What the daemon does from time to time: a table of chores, each with its seconds and one short method."""
+"""The daemon's periodic chores: a table of them, each with its seconds and one short method."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _SAMPLE = 60.0
 _LOOK = 60.0
 _PROTECT = 60.0
 _PRUNE = 60.0
-# A round of the loop may come a little early.
+# The loop may come round a little early.
 _EARLY = 0.05
 
 
 class Every:
-    """Something that is due each so many seconds of uptime."""
+    """A timer that is due each so many seconds of uptime."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self._last = seconds, float("-inf")
@@ -41,12 +41,12 @@ class Every:
         return True
 
     def hasten(self) -> None:
-        """Let it be due at once."""
+        """Make it due at once."""
         self._last = float("-inf")
 
 
 class Housekeeping:
-    """The chores."""
+    """The chores and when each is due."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Housekeeping:
         self._missed = True
 
     def configure(self, settings: Settings) -> None:
-        """Go by this configuration from now on: everything is due at once."""
+        """Take over this configuration: all chores are due at once."""
         self.settings = settings
         for every, _ in self._chores:
             every.hasten()
@@ -107,7 +107,7 @@ class Housekeeping:
         self._look()
         at = self._now.moment.at
         self._census.churn.look(at)
-        # Hooks whose calls are not recorded yet may tell whose an interface was.
+        # Calls of hooks that are not recorded yet may tell which VM a vif belonged to.
         folder = pending.folder(self.settings.daemon.run_dir)
         if not folder.is_dir() or not any(folder.iterdir()):
             try:
@@ -121,7 +121,7 @@ class Housekeeping:
         usagelog.add_readings(self._ledger, self._tally.readings(), self._now.moment.at)
 
     def _protect(self) -> None:
-        """Find out which addresses are never to be blocked, in a thread: the resolver may take its time."""
+        """Find the addresses that are never blocked, in a thread: the resolver may take long."""
         if self._asking is None or not self._asking.is_alive():
             settings = self.settings
             self._asking = threading.Thread(
@@ -132,8 +132,8 @@ class Housekeeping:
             self._asking.start()
 
     def _prune(self) -> None:
-        """Drop old readings and history, and fold earlier lives of VMs that come and go into digests, once all that
-        they counted is in the ledger."""
+        """Drop old readings and history, and fold earlier lives of VMs that come and go into digests, once all their
+        bytes are in the ledger."""
         if not self._now.moment.trusted:
             return
         at, keep = self._now.moment.at, self.settings.ledger
