@@ -1,4 +1,4 @@
-"""Turn readings into usage. This module only computes with values: it uses no clock, file or interface."""
+"""From readings to usage: pure functions of values, without a clock, a file or an interface."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import NamedTuple
 from xenbw.model import NOTHING, ZERO, Amounts, Binding, Counters, Mark, Period, Reading
 
 HOUR = timedelta(hours=1)
-# Gaps between readings up to this long are normal; across a longer gap the hours of the bytes are marked as estimated.
+# Readings up to this far apart are normal; across a longer gap, dividing bytes by time is a guess and is marked as one.
 SURE = timedelta(seconds=120)
-# Bytes are spread over no more than this time before a reading, which limits into how many hours one reading is split.
+# Bytes are not divided over hours longer ago than this. It limits into how many shares one reading can be divided.
 _LONGEST = timedelta(days=400)
 _TICK = timedelta(microseconds=1)
 
 
 class Share(NamedTuple):
-    """Bytes of one VM in one hour of one period; for divided_bytes of them the hour is only estimated."""
+    """Bytes of one VM in one hour of one period. divided_bytes of them are an estimate: divided by time over a gap."""
 
     period_start: datetime
     hour: datetime
@@ -36,9 +36,9 @@ def hour_of(moment: datetime) -> datetime:
 def delta(last: Counters, now: Counters) -> Counters:
     """Bytes between two raw readings of one interface.
 
-    netback frees its queues on disconnect and sums the counters over its queues, so both fall to zero together
-    (linux drivers/net/xen-netback/interface.c, xenvif_get_stats): if one value is below its last, both have started
-    again from zero. The counters are 64 bits wide, so they never wrap.
+    netback sums its counters over its queues and frees the queues on disconnect, so both counters fall to zero together
+    (linux drivers/net/xen-netback/interface.c, xenvif_get_stats): if one fell, both began again from zero. The counters
+    have 64 bits and do not wrap.
     """
     if now.in_bytes < last.in_bytes or now.out_bytes < last.out_bytes:
         return now
@@ -46,11 +46,10 @@ def delta(last: Counters, now: Counters) -> Counters:
 
 
 def advance(mark: Mark, reading: Reading) -> tuple[Mark, Amounts]:
-    """The mark of this reading, and the bytes that passed since `mark`.
+    """The mark of this reading, and the amounts since `mark`.
 
-    xenbw's own nft counters decide: they outlive the interface, and tell usage from floods and refused frames. If they
-    were lost (somebody flushed the ruleset) or were added late, the kernel's counters bridge the gap; bytes of a gap
-    all count as usage.
+    Our own counters are the measure: they outlive the vif, and tell usage from other bytes. Where they were lost (the
+    ruleset was flushed) or came late, the kernel's counters bridge the gap; all those bytes are usage.
     """
     kernel, own = reading
     if own is None:
@@ -71,7 +70,7 @@ def advance(mark: Mark, reading: Reading) -> tuple[Mark, Amounts]:
 
 
 def _by_kernel(mark: Mark, kernel: Counters) -> Counters:
-    """The bytes since `mark` by the kernel's counters."""
+    """The bytes that the kernel's counters have beyond `mark`."""
     if mark.own is None or kernel.in_bytes < mark.kernel.in_bytes or kernel.out_bytes < mark.kernel.out_bytes:
         return delta(mark.kernel, kernel)
     passed = _minus(_minus(kernel, mark.ahead), mark.own.everything)
@@ -85,9 +84,9 @@ def _minus(one: Counters, other: Counters) -> Counters:
 def divide(
     amount: Counters, since: datetime, until: datetime, period_of: Callable[[datetime], Period]
 ) -> Iterator[Share]:
-    """Spread an amount evenly over the hours and periods between two readings; the sum stays exact.
+    """Divide an amount by time over the hours and periods between two readings; the shares sum up exactly.
 
-    If the clock stood still or went back, the whole amount goes into the hour of `until`.
+    If the clock stood still or went back, the whole amount is in the hour of `until`.
     """
     since = max(since, until - _LONGEST)
     if since >= until or (hour_of(since) == hour_of(until) and period_of(since) == period_of(until)):
@@ -101,7 +100,7 @@ def divide(
         end = min(until, hour_of(begin) + HOUR)
         if begin < period.end:
             end = min(end, period.end)
-        # Round down the running sum and not each part, so that the total stays exact.
+        # The running sum is rounded down, not each part: that keeps the total exact.
         passed = (end - since) // _TICK
         upto = Counters(amount.in_bytes * passed // total, amount.out_bytes * passed // total)
         part = Counters(upto.in_bytes - given.in_bytes, upto.out_bytes - given.out_bytes)
@@ -111,7 +110,7 @@ def divide(
 
 
 class Tracked:
-    """A binding that is being counted: the mark of its last reading, and what has been credited so far."""
+    """A binding being counted. mark: where the next reading is counted from; counted: the amounts credited so far."""
 
     __slots__ = ("binding_id", "counted", "interface", "key", "last_at", "mark", "vm_id")
 
@@ -124,11 +123,8 @@ class Tracked:
 
 @dataclass(frozen=True)
 class Pending:
-    """Amounts that the ledger does not have yet.
-
-    bindings: (binding_id, counted, mark, last_at). shares: sums per VM and hour. portions: the same bytes by
-    (binding_id, period start).
-    """
+    """Bytes that are not in the ledger yet. bindings: (binding_id, counted, mark, last_at). shares: summed per VM and
+    hour. portions: the same bytes by (binding_id, period start)."""
 
     bindings: tuple[tuple[int, Amounts, Mark, datetime], ...]
     shares: tuple[tuple[int, Share], ...]
@@ -139,15 +135,15 @@ class Pending:
 
 
 PeriodOf = Callable[[int, datetime], Period]
-"""period_of(vm_id, moment): the period in which bytes that passed at that moment are counted."""
+"""period_of(vm_id, moment): the VM's period in which bytes of that moment count."""
 
 
 class Tally:
     """Usage since the last commit, in memory, for every tracked binding.
 
     usage[vm_id] is the VM's running total in its present period; the caller opens periods with `open_period`.
-    booted_at is when the host booted, by the clock of the next reading. Bytes are never spread over hours before it,
-    even if the clock was wrong when an earlier reading was stored.
+    booted_at: when the host booted, by the clock of the next reading. Bytes are never divided over a longer time than
+    that, even if the clock was wrong when the last reading was recorded.
     """
 
     def __init__(self) -> None:
@@ -161,11 +157,11 @@ class Tally:
         self._portions: dict[tuple[int, datetime], list[int]] = {}
 
     def follow(self, binding: Binding, since: datetime) -> None:
-        """Count this binding from its last reading on; that reading's time is taken as no earlier than `since`."""
+        """Count this binding from its last reading on; that reading is taken to be no older than `since`."""
         self.tracked[binding.id] = Tracked(binding, since)
 
     def shift(self, by: timedelta) -> None:
-        """Shift the times of the last readings because the clock was set: each reading stays as many seconds ago."""
+        """The clock was set: move the times of all last readings to the new clock."""
         for tracked in self.tracked.values():
             tracked.last_at += by
 
@@ -174,21 +170,19 @@ class Tally:
         self.tracked.pop(binding_id, None)
 
     def stands_in(self, vm_id: int, start: datetime) -> bool:
-        """Whether the VM's present period here begins at `start`."""
+        """Whether the VM's present period in this tally begins at `start`."""
         return self._period_start.get(vm_id) == start
 
     def open_period(self, vm_id: int, start: datetime, usage: Counters | None = None) -> None:
-        """Make the period that begins at `start` the VM's present one, with the ledger's usage for it, or with the
-        bytes that `credit` has already counted for it."""
+        """Make the period from `start` the VM's present one. usage: the ledger's; None: the bytes that `credit` has
+        already placed in that period."""
         placed = self._ahead.get((vm_id, start), ZERO)
         self._ahead = {key: sums for key, sums in self._ahead.items() if key[0] != vm_id or key[1] > start}
         self._period_start[vm_id], self.usage[vm_id] = start, placed if usage is None else usage
 
     def credit(self, readings: Mapping[int, Reading], until: datetime, period_of: PeriodOf) -> set[int]:
-        """Credit each tracked binding with the bytes since its last reading. Returns the ids of the VMs whose usage
-        grew.
-
-        readings: by binding id, read at `until`.
+        """Credit each tracked binding with the bytes since its last reading. readings: by binding id, taken at `until`.
+        Returns the ids of the VMs whose usage grew.
         """
         changed = set()
         hour = hour_of(until)
@@ -209,7 +203,7 @@ class Tally:
                 continue
             changed.add(vm_id)
             start = self._period_start.get(vm_id)
-            # A fast path for the most common case: the same hour, well inside the VM's present period.
+            # The usual case, kept short: all in one hour of the VM's present period.
             if start is not None and since >= hour and period_of(vm_id, until).start == start <= since:
                 self._add(tracked, start, hour, amount, 0)
                 continue
@@ -240,7 +234,7 @@ class Tally:
         return [(t.binding_id, t.mark.kernel, self.usage.get(t.vm_id, ZERO)) for t in self.tracked.values()]
 
     def pending(self) -> Pending:
-        """The amounts that a commit has to write now. Call `settled` once they are written."""
+        """All that the next commit has to write. Call `settled` once it is written."""
         return Pending(
             tuple((t.binding_id, t.counted, t.mark, t.last_at) for t in self._touched.values()),
             tuple((vm_id, Share(start, hour, *sums)) for (vm_id, start, hour), sums in self._shares.items()),

@@ -1,4 +1,4 @@
-"""What the package's tests share. They run in the container that tests/deb/container boots, and nowhere else."""
+"""Fixtures of the package's tests, which run only in the container that tests/deb/container boots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.pace import within
 
 
 def pytest_ignore_collect() -> bool | None:
-    # They install, break and purge the package of the machine that they run on.
+    # These tests install, break and purge the package on the machine that they run on.
     return None if os.environ.get("XENBW_TESTBED") else True
 
 
@@ -24,7 +24,7 @@ def _leaving_nothing() -> Iterator[None]:
     before = package.snapshot()
     yield
     package.run("dpkg", "--purge", "xenbw")
-    # systemd forgets units in its own time.
+    # systemd forgets removed units with a delay.
     within(lambda: package.snapshot() == before, 20)
     after = package.snapshot()
     assert {what: sorted(set(before[what]) ^ set(left)) for what, left in after.items() if left != before[what]} == {}
@@ -32,7 +32,7 @@ def _leaving_nothing() -> Iterator[None]:
 
 @pytest.fixture
 def clean() -> Iterator[None]:
-    """A machine that has never had the package; however the test leaves it, purging leaves it as it was."""
+    """A machine that has never had the package. After the test, a purge must leave no trace of it."""
     with _leaving_nothing():
         yield
 
@@ -45,7 +45,7 @@ def installed(clean: None) -> None:
 
 @pytest.fixture(scope="module")
 def untouched() -> Iterator[None]:
-    """The same for tests that only look."""
+    """The installed package, shared by tests that change nothing."""
     with _leaving_nothing():
         package.apt("install", package.built())
         yield

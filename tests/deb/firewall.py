@@ -1,4 +1,4 @@
-"""Debian's firewalls as an admin handles them, and the rules that are theirs."""
+"""Debian's firewalls as an admin uses them, and their rules."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _OURS = re.compile(rf"^table (?:netdev|bridge|inet|arp) {nft.TABLE} \{{\n.*?^\}}
 
 @dataclass(frozen=True)
 class Firewall:
-    """A package that has one. unit: which systemd starts it by. prepare: what gives it rules of the admin's own, and
-    leaves it stopped. acts: what is done with it from then on, until it is stopped again. These are shell lines that
-    end when the firewall is done. reloads: whether systemctl can reload it."""
+    """A firewall's package. unit: its systemd unit. prepare: gives it an admin's rules and leaves it stopped. acts:
+    done one after the other from then on, until it is stopped again. prepare and acts are shell lines that end when the
+    firewall is done. reloads: whether systemctl can reload it."""
 
     name: str
     unit: str
@@ -35,11 +35,11 @@ class Firewall:
         package.run("sh", "-ec", act)
 
     def purge(self) -> None:
-        """Take away all that came with it."""
+        """Purge the package and all that came with it."""
         package.apt("purge", *(path.name.partition("_")[0] for path in (_PACKAGES / self.name).glob("*.deb")))
 
 
-# A reload by a signal ends before it has begun; firewalld answers when it is through with it.
+# A reload by a signal returns before it is done; firewall-cmd returns when firewalld is done.
 _ANSWERED = "firewall-cmd --state"
 
 FIREWALLD = Firewall(
@@ -63,7 +63,7 @@ FIREWALLD = Firewall(
 UFW = Firewall(
     "ufw",
     "ufw.service",
-    # Enabled by nobody, it starts to nothing; systemd does not stop what it has not started.
+    # Not enabled, its start does nothing; systemd does not stop a unit that it has not started.
     "ufw allow 22/tcp; ufw route allow from 192.0.2.0/24; systemctl start ufw",
     ("ufw --force enable", "ufw reload", "systemctl stop ufw", "systemctl start ufw", "ufw disable"),
     reloads=False,
@@ -94,22 +94,22 @@ NETFILTER_PERSISTENT = Firewall(
 
 
 def use(variant: str) -> None:
-    """Let plain iptables be the one of that kind: "nft", as Debian has it, or "legacy"."""
+    """Make the command iptables be iptables-nft ("nft", Debian's default) or iptables-legacy ("legacy")."""
     for command in _COMMANDS:
         package.run("update-alternatives", "--set", command, f"/usr/sbin/{command}-{variant}")
 
 
 def clear() -> None:
-    """Leave no rule of anybody's."""
+    """Delete the rules of all programs."""
     package.run("nft", "flush", "ruleset")
-    # In one step: between two of them a daemon may put its own chain back.
+    # In one step: between two steps a daemon may restore its own chain.
     empty = "".join(["*filter\n", *(f":{chain} ACCEPT\n" for chain in HOOKED), "COMMIT\n"])
     for command in _COMMANDS:
         package.run(f"{command}-legacy-restore", "-w", given=empty)
 
 
 def theirs() -> list[str]:
-    """The rules that are not ours, in their order."""
+    """The rules of other programs, in their order."""
     legacy = [package.run(f"{command}-legacy-save", "-t", "filter").stdout for command in _COMMANDS]
     rules = "".join([*legacy, _OURS.sub("", package.run("nft", "-s", "list", "ruleset").stdout)])
     plain = re.sub(r"\[\d+:\d+\]", "", rules)
@@ -117,7 +117,7 @@ def theirs() -> list[str]:
 
 
 def jumps_are_first() -> bool:
-    """Whether everything that the legacy tables see comes to our chain before it comes to a rule of theirs."""
+    """Whether the jump to our chain is the first rule of each legacy chain that has to jump there."""
     saved = [package.run(f"{command}-legacy-save", "-t", "filter").stdout.splitlines() for command in _COMMANDS]
     first = [
         next((rule for rule in rules if rule.startswith(f"-A {chain} ")), "") for rules in saved for chain in HOOKED

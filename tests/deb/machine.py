@@ -1,7 +1,7 @@
 """This machine as a dom0: the installed package, the system's own daemon, Debian's vif scripts, real traffic.
 
-tests.support.dom0 without the walls around it: bridge and guests are in the machine's own network, and the stand-in for
-xenstored sits where Xen's does. Only for machines whose loss is none.
+Like tests.support.dom0 without namespaces: bridge and guests are in the machine's own network, and the stand-in for
+xenstored is at the place of Xen's. Only for machines that may be thrown away.
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ class Machine(Dom0):
         xl.chmod(0o755)
 
     def _unplug(self) -> None:
-        """The kernel would take its time to remove the links of a namespace that is gone."""
+        """Delete the guest's links; the kernel removes the links of a gone namespace with a delay."""
         vifs = [interface for guest in self.guests for interface in guest.interfaces.values()]
         self.namespace.ip(*(f"link del {interface}" for interface in (BRIDGE, "outside", *vifs)))
         self._drop_guests()
 
     def xenbw(self, *arguments: str) -> str:
-        """What the command prints; it must succeed."""
+        """The output of an xenbw command, which must succeed."""
         return self.run(["xenbw", *arguments], check=True).stdout
 
     def add(self, name: str, limit: str) -> None:
-        """Give a guest its allowance, which counts what it sends and receives."""
+        """Give a guest an allowance, which counts both directions."""
         self.xenbw("addvm", name, "--limit", limit)
 
     def show(self, name: str) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Machine(Dom0):
         return document
 
     def metered(self, guest: Guest) -> Counters:
-        """What xenbw says a guest's present life has used."""
+        """The usage of a guest's present life, by xenbw."""
         life = next(life for life in self.show(guest.name)["bindings"] if life["ended_at"] is None)
         return Counters(life["in_bytes"], life["out_bytes"])
 
@@ -90,7 +90,7 @@ class Machine(Dom0):
         return all(self._null_routed(address) for address in addresses)
 
     def _null_routed(self, address: str) -> bool:
-        # Unlike -S it does not wait for the lock, which a daemon that hangs may hold.
+        # Unlike `iptables -S` this does not wait for the lock, which a hung daemon may hold.
         command, length = ("ip6tables-legacy-save", 128) if ":" in address else ("iptables-legacy-save", 32)
         rules = self.run([command, "-t", "filter"], check=True).stdout.splitlines()
         chain = [rule for rule in rules if rule.startswith("-A XENBW")]

@@ -1,4 +1,4 @@
-"""The package as an admin handles it, and what it leaves on the system."""
+"""The package as an admin uses it, and its traces on the system."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def built() -> Path:
 
 
 def run(*argv: str | Path, check: bool = True, given: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command, given this to read; one that fails shows what it said."""
+    """Run a command with this input; if it fails, show its output."""
     done = subprocess.run(argv, input=given, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 or not check, f"{argv}: status {done.returncode}\n{done.stdout}{done.stderr}"
     return done
 
 
 def apt(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """apt-get, which may install nothing but what it is told to, and has no network to fetch more."""
+    """apt-get, without recommended packages, and without a network to fetch others."""
     return run("apt-get", "-q", "-y", "--no-install-recommends", "--allow-downgrades", *arguments, check=check)
 
 
 def state() -> str:
-    """What dpkg says of the package: "ii", "iU", "rc", "" for unknown."""
+    """dpkg's state of the package: "ii", "iU", "rc", or "" for unknown."""
     return run("dpkg-query", "-W", "-f", "${db:Status-Abbrev}", "xenbw", check=False).stdout.strip()
 
 
@@ -43,7 +43,7 @@ def version() -> str:
 
 
 def unit(*properties: str, name: str = UNIT) -> list[str]:
-    """What systemd knows of the unit, a value for each property."""
+    """These properties of the unit, as systemd shows them."""
     lines = run("systemctl", "show", name, *(f"--property={wanted}" for wanted in properties)).stdout.splitlines()
     values = dict(line.split("=", 1) for line in lines)
     return [values[wanted] for wanted in properties]
@@ -68,7 +68,7 @@ def units() -> list[str]:
 
 
 def journal() -> str:
-    """What the daemon has said since the machine booted."""
+    """The daemon's log since the machine booted."""
     return run("journalctl", "--unit", UNIT, "--output=cat", "--no-pager").stdout
 
 
@@ -79,7 +79,7 @@ def rules() -> list[str]:
     ]
 
 
-# What apt, dpkg, systemd and this test write about their own work, and other packages' bytecode.
+# Files that apt, dpkg, systemd and this test write for themselves, and other packages' bytecode.
 _NOT_OURS = (
     "/dev /proc /srv /sys /tmp /root /run/systemd /run/udev /run/log /var/cache /var/lib/apt /var/lib/dpkg /var/log"
     " /var/lib/systemd/catalog /var/tmp"
@@ -94,13 +94,13 @@ def files() -> list[str]:
 
 
 def snapshot() -> dict[str, Sequence[str]]:
-    """All that a package can leave behind."""
+    """Everything that a package may leave behind."""
     units = run("systemctl", "list-unit-files", "--no-legend", "--plain").stdout.splitlines()
     tables = run("nft", "list", "tables", check=False).stdout.splitlines()
     accounts = Path("/etc/passwd").read_text().splitlines() + Path("/etc/group").read_text().splitlines()
     loaded = run("systemctl", "list-units", "--all", "--no-legend", "--plain").stdout.splitlines()
     return {
-        # First the rules: asking for them makes iptables' lock file.
+        # The rules first: reading them creates iptables' lock file.
         "rules": rules(),
         "files": files(),
         "nft tables": tables,

@@ -1,4 +1,4 @@
-"""The whole story on a machine that has the package installed, which it has no more at the end."""
+"""The whole story on a machine with the package installed; the package is removed at the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.deb.machine import Machine
 from tests.support.pace import until
 
 
-def test_a_guest_goes_over_is_null_routed_and_is_free_once_the_package_is_removed(machine: Machine) -> None:
+def test_a_guest_goes_over_is_null_routed_and_is_released_by_removing_the_package(machine: Machine) -> None:
     web = machine.start("web1", ("10.50.0.11", "fd50::11"))
     assert web.reaches("10.50.0.2")
     machine.add("web1", "1MB")

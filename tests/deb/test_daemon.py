@@ -29,7 +29,7 @@ def web(installed: None, machine: Machine) -> Guest:
 
 @contextmanager
 def setting(lines: str) -> Iterator[None]:
-    """A drop-in for the unit, until the machine goes down."""
+    """A drop-in for the unit, valid until the machine shuts down."""
     folder = Path(f"/run/systemd/system/{package.UNIT}.d")
     folder.mkdir(parents=True)
     (folder / "test.conf").write_text(f"[Service]\n{lines}\n")
@@ -48,7 +48,7 @@ def test_a_guest_that_goes_over_is_null_routed_in_ipv4_and_ipv6(machine: Machine
     assert not web.ping("fd50::2")
 
 
-def test_every_byte_that_the_guest_s_own_card_counted_is_metered(machine: Machine, web: Guest) -> None:
+def test_every_byte_that_the_guests_own_card_counted_is_metered(machine: Machine, web: Guest) -> None:
     machine.add("web1", "1GB")
     web.send(3_000_000)
     web.receive(5_000_000, timeout=2)
@@ -64,7 +64,7 @@ def test_a_guest_that_is_over_restarts_null_routed_with_the_daemon_stopped(machi
     assert web.send(100_000) == 0
 
 
-def test_a_killed_daemon_is_back_by_itself_and_the_null_routes_stand_all_the_time(machine: Machine, web: Guest) -> None:
+def test_a_killed_daemon_is_restarted_and_the_null_routes_hold_all_the_time(machine: Machine, web: Guest) -> None:
     machine.push_over(web, WEB)
     first = package.main_pid()
     with throughout(lambda: machine.null_routed(*WEB)):
@@ -73,10 +73,10 @@ def test_a_killed_daemon_is_back_by_itself_and_the_null_routes_stand_all_the_tim
     assert package.unit("NRestarts") == ["1"]
 
 
-def test_a_daemon_that_hangs_is_ended_by_the_watchdog_and_started_again(machine: Machine, web: Guest) -> None:
+def test_the_watchdog_ends_a_hung_daemon_and_starts_it_again(machine: Machine, web: Guest) -> None:
     assert package.unit("WatchdogUSec") == ["1min"]
     machine.push_over(web, WEB)
-    # It says every 10 seconds that it is alive.
+    # The daemon pings systemd every 10 seconds.
     with setting("WatchdogSec=11"):
         package.run("systemctl", "restart", package.UNIT)
         first = package.main_pid()
@@ -86,21 +86,21 @@ def test_a_daemon_that_hangs_is_ended_by_the_watchdog_and_started_again(machine:
         assert "watchdog" in package.journal().lower()
 
 
-def test_a_reload_of_the_host_s_firewall_is_followed_by_one_of_ours(machine: Machine, web: Guest) -> None:
+def test_a_reload_of_the_hosts_firewall_reloads_the_daemon(machine: Machine, web: Guest) -> None:
     machine.push_over(web, WEB)
     package.run("systemctl", "start", "nftables.service")
     for command in ("iptables-legacy", "ip6tables-legacy"):
         package.run(command, "-F")
-    # It begins with "flush ruleset".
+    # nftables.conf begins with "flush ruleset".
     package.run("systemctl", "reload", "nftables.service")
-    # Sooner than the next check of [enforce] interval.
+    # Sooner than the next check by [enforce] interval.
     assert until(lambda: machine.null_routed(*WEB), 5)
     assert not web.ping("10.50.0.2")
     assert not web.ping("fd50::2")
     package.run("systemctl", "stop", "nftables.service")
 
 
-def test_systemctl_reload_takes_a_new_configuration_over_without_a_restart(machine: Machine, installed: None) -> None:
+def test_systemctl_reload_reads_a_new_configuration_without_a_restart(machine: Machine, installed: None) -> None:
     machine.start("shop")
     first = package.main_pid()
     own = Path("/etc/xenbw/xenbw.toml.d/own.toml")
@@ -111,7 +111,7 @@ def test_systemctl_reload_takes_a_new_configuration_over_without_a_restart(machi
     assert package.main_pid() == first
 
 
-def test_a_mistake_in_the_configuration_is_told_at_reload_and_changes_nothing(installed: None) -> None:
+def test_a_mistake_in_the_configuration_is_reported_at_reload_and_changes_nothing(installed: None) -> None:
     first = package.main_pid()
     own = Path("/etc/xenbw/xenbw.toml.d/own.toml")
     own.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Upgrades that go wrong half-way: the blocks stand, metering goes on or comes back, and doing it again ends well."""
+"""Upgrades that fail half-way: blocks hold, metering goes on or comes back, and repeating the upgrade succeeds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WEB = ("10.50.0.11", "fd50::11")
 
 @pytest.fixture
 def over(clean: None, machine: Machine) -> Guest:
-    """A guest that is over its allowance, under the version before."""
+    """A guest that is over its allowance, under the previous version."""
     package.apt("install", package.PREVIOUS)
     guest = machine.start("web1", WEB)
     machine.add("web1", "1MB")
@@ -31,7 +31,7 @@ def over(clean: None, machine: Machine) -> Guest:
 
 
 def assert_upgraded(machine: Machine) -> None:
-    """As after an upgrade that went well."""
+    """Check the state after a successful upgrade."""
     assert (package.state(), package.version()) == ("ii", package.built().name.split("_")[1])
     assert until(package.running, 30)
     assert package.run("dpkg", "--audit").stdout == ""
@@ -41,7 +41,7 @@ def assert_upgraded(machine: Machine) -> None:
 
 
 def kill_dpkg(after: float) -> None:
-    """Start the upgrade and kill dpkg -9, with all that it started, so many seconds later."""
+    """Start the upgrade, and after so many seconds kill dpkg and all its children with SIGKILL."""
     process = subprocess.Popen(
         ["dpkg", "--force-confold", "--install", package.built()],
         stdin=subprocess.DEVNULL,
@@ -55,14 +55,14 @@ def kill_dpkg(after: float) -> None:
 
 
 def repeat() -> None:
-    """What apt and dpkg tell an admin to do."""
+    """Repeat the upgrade as apt and dpkg advise the admin."""
     package.run("dpkg", "--configure", "--pending", check=False)
     package.apt("install", "--reinstall", package.built())
 
 
 @contextmanager
 def full_disk(left: int) -> Iterator[None]:
-    """The machine's disk with so many bytes left."""
+    """Fill the machine's disk up to so many free bytes."""
     ballast = Path("/srv/ballast")
     disk = os.statvfs("/")
     with ballast.open("wb") as file:
@@ -87,7 +87,7 @@ def test_dpkg_is_killed_at_any_moment(machine: Machine, over: Guest) -> None:
 def test_the_machine_stops_between_unpacking_and_configuring(machine: Machine, over: Guest) -> None:
     package.run("dpkg", "--unpack", package.built())
     assert package.state() == "iU"
-    # The daemon of the version before still runs, on files that are gone.
+    # The previous version's daemon still runs, from deleted files.
     assert package.running()
     over.reboot()
     assert machine.null_routed(*WEB)
@@ -97,7 +97,7 @@ def test_the_machine_stops_between_unpacking_and_configuring(machine: Machine, o
 
 
 def test_the_disk_is_full(machine: Machine, over: Guest) -> None:
-    # The room that bytecode takes would be the upgrade's.
+    # Delete the bytecode first, or the upgrade would get the room that it takes.
     package.run("py3clean", "--package", "xenbw")
     with full_disk(left=200_000):
         done = package.apt("install", package.built(), check=False)
@@ -120,7 +120,7 @@ def test_the_new_daemon_cannot_start(machine: Machine, over: Guest) -> None:
     assert not package.running()
     assert "own.toml" in package.journal()
     assert machine.null_routed(*WEB)
-    # systemd goes on trying, so the admin need only put it right.
+    # systemd tries again and again, so the admin only has to repair the cause.
     own.unlink()
     assert_upgraded(machine)
 

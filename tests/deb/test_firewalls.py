@@ -1,4 +1,4 @@
-"""Debian's firewalls beside the package: whatever is done with them, who is blocked stays out, and they work."""
+"""Debian's firewalls beside the package: whatever is done with them, blocked VMs stay blocked, and firewalls work."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ WEB, SHOP = ("10.50.0.11", "fd50::11"), ("10.50.0.12", "fd50::12")
 VARIANTS = ("nft", "legacy")
 SAVED = (Path("/etc/iptables/rules.v4"), Path("/etc/iptables/rules.v6"))
 INTERVAL = 1  # seconds between two looks at the null routes
-LENIENCE = 4  # what a busy machine may add
-# An exception keeps the links of who is blocked up: their seals alone hold what no firewall for IP sees.
+LENIENCE = 4  # seconds more on a busy machine
+# With an exception the links of blocked VMs stay up: only their seals stop frames that no IP firewall sees.
 CONFIG = f'[enforce]\ninterval = {INTERVAL}\nallow = ["203.0.113.1"]\n'
 KIND, MARK = 0x88B5, b"<mark of a blocked guest>"
 
 Alone = dict[tuple[str, str], list[str]]
 """A firewall's own rules after each of its acts, by the iptables that it uses and the act."""
 
-# pytest sorts tests by the place in these lists: so each firewall is installed once.
+# pytest sorts tests by these parameters: so each firewall is installed once.
 with_each = pytest.mark.parametrize(
     "beside", [NETFILTER_PERSISTENT, UFW, FIREWALLD], indirect=True, ids=lambda one: one.name
 )
@@ -52,7 +52,7 @@ def beside(request: pytest.FixtureRequest) -> Iterator[Firewall]:
 
 @pytest.fixture(scope="module")
 def alone(beside: Firewall) -> Alone:
-    """Its rules on a machine that has never had xenbw."""
+    """The firewall's rules on a machine that has never had xenbw."""
     rules = {}
     for variant in VARIANTS:
         firewall.clear()
@@ -91,7 +91,7 @@ def web(host: Machine) -> Guest:
 
 @pytest.fixture
 def variant(request: pytest.FixtureRequest, host: Machine, web: Guest) -> Iterator[str]:
-    """The iptables that the firewall uses; nothing of it is at work yet, and all of ours."""
+    """The iptables that the firewall uses; the firewall is stopped, and all blocks of xenbw hold."""
     kind: str = request.param
     firewall.use(kind)
     firewall.clear()
@@ -108,7 +108,7 @@ def speak(guest: Guest) -> None:
 
 @contextmanager
 def unheard(host: Machine, guest: Guest) -> Iterator[None]:
-    """The guest speaks all the time, and nobody outside hears of it."""
+    """The guest sends all the time, and no frame of it may arrive outside."""
 
     def work() -> None:
         speak(guest)
@@ -121,13 +121,13 @@ def unheard(host: Machine, guest: Guest) -> Iterator[None]:
 
 
 def stand(host: Machine) -> bool:
-    """Whether the null routes are whole, and no rule comes before them."""
+    """Whether the null routes are whole and come before all other rules."""
     return host.null_routed(*WEB) and firewall.jumps_are_first()
 
 
 @with_each
 @pytest.mark.parametrize("variant", VARIANTS, indirect=True)
-def test_after_each_act_of_a_firewall_all_blocks_stand_in_time_and_its_own_rules_are_as_without_us(
+def test_after_each_act_of_a_firewall_all_blocks_hold_in_time_and_its_rules_are_as_without_xenbw(
     beside: Firewall, alone: Alone, host: Machine, web: Guest, variant: str
 ) -> None:
     for act in beside.acts:
@@ -139,9 +139,7 @@ def test_after_each_act_of_a_firewall_all_blocks_stand_in_time_and_its_own_rules
 
 @with_each
 @pytest.mark.parametrize("variant", ["nft"], indirect=True)
-def test_systemctl_reload_of_a_firewall_that_has_one_is_followed_by_ours(
-    beside: Firewall, host: Machine, variant: str
-) -> None:
+def test_systemctl_reload_of_a_firewall_reloads_the_daemon(beside: Firewall, host: Machine, variant: str) -> None:
     def reloads() -> int:
         return package.journal().count("configuration read again")
 
@@ -154,14 +152,14 @@ def test_systemctl_reload_of_a_firewall_that_has_one_is_followed_by_ours(
 
 
 def saved_rules(host: Machine) -> list[str]:
-    """What doctor says of saved firewall files."""
+    """doctor's findings about saved firewall files."""
     said = host.run(["xenbw", "doctor"], timeout=120).stdout.splitlines()
     return [line for line in said if " saved rules: " in line]
 
 
 @with_netfilter_persistent
 @pytest.mark.parametrize("variant", ["nft"], indirect=True)
-def test_netfilter_persistent_saves_nothing_of_ours_with_debian_s_own_iptables(
+def test_netfilter_persistent_saves_no_rule_of_ours_with_debians_default_iptables(
     beside: Firewall, host: Machine, variant: str
 ) -> None:
     beside.do("netfilter-persistent save")
@@ -179,7 +177,7 @@ def test_doctor_names_each_file_in_which_netfilter_persistent_has_saved_our_chai
     assert saved_rules(host) == [
         f"WARN  saved rules: {path} names the chain of xenbw's null routes: {why}" for path in SAVED
     ]
-    # As it says there. What is left is a file all the same.
+    # Do what the message says. The saved file stays.
     for path in SAVED:
         path.write_text("".join(line for line in path.read_text().splitlines(True) if "XENBW" not in line))
     beside.do("netfilter-persistent reload")
@@ -188,7 +186,9 @@ def test_doctor_names_each_file_in_which_netfilter_persistent_has_saved_our_chai
 
 @with_netfilter_persistent
 @pytest.mark.parametrize("variant", ["legacy"], indirect=True)
-def test_a_saved_file_does_not_block_again_who_was_lifted_since(beside: Firewall, host: Machine, variant: str) -> None:
+def test_a_saved_file_does_not_block_a_vm_again_that_was_lifted_since(
+    beside: Firewall, host: Machine, variant: str
+) -> None:
     shop = host.start("shop", SHOP)
     host.xenbw("block", "shop")
     assert until(lambda: host.null_routed(*SHOP))

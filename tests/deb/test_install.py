@@ -1,4 +1,4 @@
-"""What `apt install ./xenbw_*.deb` brings."""
+"""The system after `apt install ./xenbw_*.deb`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONFFILES = {HOOK, "/etc/default/xenbw", "/etc/xenbw/xenbw.toml"}
 
 
 @pytest.mark.smoke
-def test_it_needs_no_more_than_it_depends_on_and_says_nothing_but_that_it_is_enabled(clean: None) -> None:
+def test_the_package_needs_only_its_dependencies_and_reports_only_that_it_is_enabled(clean: None) -> None:
     done = package.apt("install", package.built())
     assert re.findall(r"^Setting up (\S+)", done.stdout, re.MULTILINE) == ["xenbw"]
     assert "Created symlink" in done.stderr or "Created symlink" in done.stdout
@@ -23,7 +23,7 @@ def test_it_needs_no_more_than_it_depends_on_and_says_nothing_but_that_it_is_ena
 
 
 @pytest.mark.smoke
-def test_the_daemon_runs_is_enabled_and_systemctl_status_says_how_it_does(untouched: None) -> None:
+def test_the_daemon_runs_is_enabled_and_systemctl_status_shows_its_state(untouched: None) -> None:
     assert package.unit("ActiveState", "UnitFileState") == ["active", "enabled"]
     status = package.run("systemctl", "status", package.UNIT).stdout
     assert "Traffic metering and quotas for Xen guests" in status
@@ -31,14 +31,14 @@ def test_the_daemon_runs_is_enabled_and_systemctl_status_says_how_it_does(untouc
     assert package.unit("NRestarts", "Result") == ["0", "success"]
 
 
-def test_messages_are_waited_for_and_their_delivery_is_not_started_before_there_is_one(untouched: None) -> None:
+def test_the_delivery_of_messages_starts_only_with_the_first_message(untouched: None) -> None:
     watched = package.unit("ActiveState", "UnitFileState", name="xenbw-notify.path")
     assert watched == ["active", "enabled"]
     assert package.unit("ExecMainStartTimestamp", "NRestarts", name="xenbw-notify.service") == ["", "0"]
 
 
 @pytest.mark.parametrize("command", ["xenbw", "xenbwd"])
-def test_the_commands_have_the_package_s_version(untouched: None, command: str) -> None:
+def test_the_commands_have_the_packages_version(untouched: None, command: str) -> None:
     assert package.run(command, "--version").stdout == f"{command} {package.version().partition('-')[0]}\n"
 
 
@@ -71,27 +71,27 @@ def test_the_commands_have_the_package_s_version(untouched: None, command: str) 
         ("/var/lib/xenbw/ledger.db", 0o600),
     ],
 )
-def test_files_are_there_for_those_who_need_them_and_nobody_else(untouched: None, path: str, mode: int) -> None:
+def test_files_are_readable_only_for_the_users_that_need_them(untouched: None, path: str, mode: int) -> None:
     found = Path(path).stat()
     assert (oct(found.st_mode & 0o7777), found.st_uid, found.st_gid) == (oct(mode), 0, 0)
 
 
-def test_what_an_admin_edits_is_kept_by_dpkg(untouched: None) -> None:
+def test_dpkg_keeps_files_that_an_admin_edited(untouched: None) -> None:
     listed = package.run("dpkg-query", "-W", "-f", "${Conffiles}", "xenbw").stdout
     assert {line.split()[0] for line in listed.splitlines() if line.strip()} == CONFFILES
 
 
 @pytest.mark.smoke
-def test_systemd_finds_nothing_wrong_with_the_units(untouched: None) -> None:
+def test_systemd_finds_no_fault_in_the_units(untouched: None) -> None:
     done = package.run("systemd-analyze", "verify", "--man=no", *package.units())
     assert done.stdout + done.stderr == ""
 
 
-def test_the_daemon_s_sandbox_is_as_tight_as_it_was(untouched: None) -> None:
+def test_the_daemons_sandbox_is_as_tight_as_before(untouched: None) -> None:
     done = package.run("systemd-analyze", "security", "--threshold=20", package.UNIT, check=False)
     assert done.returncode == 0, done.stdout.splitlines()[-1]
 
 
-def test_python_finds_its_metadata(untouched: None) -> None:
+def test_python_finds_the_packages_metadata(untouched: None) -> None:
     program = "from importlib.metadata import version; print(version('xenbw'))"
     assert package.run("/usr/bin/python3", "-I", "-c", program).stdout.strip() == package.version().partition("-")[0]

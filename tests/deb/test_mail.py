@@ -1,4 +1,4 @@
-"""What an admin reads of a block in his own mailbox, with a mail system of Debian's own."""
+"""The admin's mails about a block, in root's mailbox, with a mail system from Debian."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOTIFY = "xenbw-notify.service"
 
 @pytest.fixture(scope="module", autouse=True)
 def mail_system() -> Iterator[None]:
-    """dma, which is setgid, and has a setuid helper to make mailboxes."""
+    """dma, which is setgid, and has a setuid helper that creates mailboxes."""
     assert not MAILBOX.exists()
     package.apt("install", *Path("/srv/packages/dma").glob("*.deb"))
     yield
@@ -34,7 +34,7 @@ def mail_system() -> Iterator[None]:
 
 @pytest.fixture
 def web(installed: None, machine: Machine) -> Iterator[Guest]:
-    """A running guest with an allowance of 1 MB, on a host whose mail goes by sendmail."""
+    """A running guest with an allowance of 1 MB, on a host that sends mail by sendmail."""
     own = Path("/etc/xenbw/xenbw.toml.d/own.toml")
     own.parent.mkdir()
     own.write_text('[host]\nname = "dom0-7"\n[mail]\nto = ["root"]\nsendmail = "/usr/sbin/sendmail"\n')
@@ -46,7 +46,7 @@ def web(installed: None, machine: Machine) -> Iterator[Guest]:
 
 
 def letters() -> list[EmailMessage]:
-    """What is in root's mailbox, oldest first."""
+    """The mails in root's mailbox, oldest first."""
     if not MAILBOX.exists():
         return []
     parser = BytesParser(EmailMessage, policy=policy.default)
@@ -56,7 +56,7 @@ def letters() -> list[EmailMessage]:
         return [parser.parsebytes(one.as_bytes()) for one in mailbox.mbox(MAILBOX)]
 
 
-def test_root_is_told_of_a_block_and_its_end_by_the_host_s_own_mail_system(machine: Machine, web: Guest) -> None:
+def test_root_gets_a_mail_about_a_block_and_its_end_from_the_hosts_mail_system(machine: Machine, web: Guest) -> None:
     machine.push_over(web, WEB)
     assert until(lambda: len(letters()) == 1, 20), package.run("journalctl", "-u", NOTIFY, "--no-pager").stdout
     (letter,) = letters()
@@ -73,7 +73,7 @@ def test_root_is_told_of_a_block_and_its_end_by_the_host_s_own_mail_system(machi
     assert letters()[1]["Subject"] == "[xenbw] web1: released"
 
 
-def test_a_mail_that_the_mail_system_took_is_not_sent_again(machine: Machine, web: Guest) -> None:
+def test_a_mail_that_the_mail_system_accepted_is_not_sent_again(machine: Machine, web: Guest) -> None:
     machine.push_over(web, WEB)
     assert until(lambda: len(letters()) == 1, 20)
     package.run("systemctl", "restart", package.UNIT)

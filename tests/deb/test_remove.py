@@ -1,4 +1,4 @@
-"""What is left when the package goes: nothing on the guests, and after a purge nothing at all."""
+"""After the package's removal no guest is blocked; after a purge no trace is left."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def free(guest: Guest) -> bool:
 
 
 @pytest.mark.smoke
-def test_removing_it_stops_the_metering_and_frees_the_guests(machine: Machine, over: Guest) -> None:
+def test_removing_the_package_stops_the_metering_and_releases_the_guests(machine: Machine, over: Guest) -> None:
     assert not free(over)
     package.apt("remove", "xenbw")
     assert free(over)
@@ -41,7 +41,7 @@ def test_removing_it_stops_the_metering_and_frees_the_guests(machine: Machine, o
     assert package.run("pgrep", "-f", "xenbwd", check=False).stdout == ""
 
 
-def test_removing_it_leaves_other_people_s_rules_alone(machine: Machine, over: Guest) -> None:
+def test_removing_the_package_leaves_other_programs_rules_alone(machine: Machine, over: Guest) -> None:
     theirs = ["-A FORWARD -s 192.0.2.1/32 -j DROP", "-N THEIRS", "-A THEIRS -j RETURN"]
     package.run("iptables-legacy", "-N", "THEIRS")
     package.run("iptables-legacy", "-A", "THEIRS", "-j", "RETURN")
@@ -53,7 +53,7 @@ def test_removing_it_leaves_other_people_s_rules_alone(machine: Machine, over: G
     package.run("iptables-legacy", "-X", "THEIRS")
 
 
-def test_the_hook_that_stays_behind_as_a_conffile_does_nothing(machine: Machine, over: Guest) -> None:
+def test_the_hook_that_stays_as_a_conffile_does_nothing(machine: Machine, over: Guest) -> None:
     package.apt("remove", "xenbw")
     assert package.state() == "rc"
     assert HOOK.stat().st_mode & 0o111
@@ -63,7 +63,7 @@ def test_the_hook_that_stays_behind_as_a_conffile_does_nothing(machine: Machine,
     assert free(over)
 
 
-def test_installed_again_it_goes_on_where_it_was(machine: Machine, over: Guest) -> None:
+def test_the_package_installed_again_goes_on_with_its_ledger(machine: Machine, over: Guest) -> None:
     used = machine.show("web1")["used_bytes"]
     package.apt("remove", "xenbw")
     package.apt("install", package.built())
@@ -72,7 +72,7 @@ def test_installed_again_it_goes_on_where_it_was(machine: Machine, over: Guest) 
     assert (again["state"], again["used_bytes"] >= used) == ("over", True)
 
 
-def test_removing_it_ends_a_delivery_that_is_under_way(machine: Machine, over: Guest) -> None:
+def test_removing_the_package_ends_a_delivery_under_way(machine: Machine, over: Guest) -> None:
     own = Path("/etc/xenbw/xenbw.toml.d/own.toml")
     own.parent.mkdir()
     own.write_text('[command]\nrun = ["/bin/sleep", "60"]\n')
@@ -84,8 +84,8 @@ def test_removing_it_ends_a_delivery_that_is_under_way(machine: Machine, over: G
     assert package.run("pgrep", "-f", "/usr/lib/xenbw/notify", check=False).stdout == ""
 
 
-def test_a_guest_that_starts_while_it_is_removed_leaves_no_bytecode(machine: Machine, over: Guest) -> None:
-    # prerm takes the bytecode away and dpkg then only what it knows of; a vif script may run between the two.
+def test_a_guest_that_starts_during_the_removal_leaves_no_bytecode(machine: Machine, over: Guest) -> None:
+    # prerm deletes the bytecode, and dpkg then only its own files; a vif script may run in between.
     package.run("/var/lib/dpkg/info/xenbw.prerm", "remove")
     over.reboot()
     package.run("dpkg", "--remove", "xenbw")
@@ -93,14 +93,14 @@ def test_a_guest_that_starts_while_it_is_removed_leaves_no_bytecode(machine: Mac
 
 
 @pytest.mark.smoke
-def test_a_purge_takes_configuration_and_ledger_too(machine: Machine, over: Guest) -> None:
+def test_a_purge_deletes_configuration_and_ledger(machine: Machine, over: Guest) -> None:
     package.apt("purge", "xenbw")
     assert package.state() == ""
     for path in ("/etc/xenbw", "/var/lib/xenbw", "/run/xenbw", "/etc/default/xenbw", HOOK):
         assert not Path(path).exists()
 
 
-def test_a_purge_in_two_steps_is_the_same(machine: Machine, over: Guest) -> None:
+def test_a_removal_and_a_later_purge_delete_the_same(machine: Machine, over: Guest) -> None:
     package.apt("remove", "xenbw")
     assert Path("/var/lib/xenbw/ledger.db").exists()
     package.apt("purge", "xenbw")

@@ -1,4 +1,4 @@
-"""An upgrade from the version before, under traffic, on a host where one guest is null-routed and another starts."""
+"""An upgrade from the previous version, under traffic; one guest is null-routed and another restarts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEB = ("10.50.0.11", "fd50::11")
 
 @pytest.fixture
 def previous(clean: None) -> None:
-    """The machine with the version before installed."""
+    """The machine with the previous version installed."""
     package.apt("install", package.PREVIOUS)
     assert package.version() == "0.1.0"
 
@@ -36,7 +36,7 @@ def web(previous: None, machine: Machine) -> Guest:
 
 @pytest.fixture
 def db(previous: None, machine: Machine) -> Guest:
-    """A guest with all the traffic that it wants."""
+    """A guest without a limit."""
     guest = machine.start("db1", ("10.50.0.12", "fd50::12"))
     machine.add("db1", "500GB")
     return guest
@@ -54,7 +54,7 @@ def test_no_byte_is_lost_and_metering_pauses_for_less_than_two_seconds(
     def talk() -> None:
         db.send(40_000)
         db.receive(40_000)
-        # Ours and the kernel's counters are compared once, exactly in a moment in which nothing passes.
+        # Our counters and the kernel's are compared once, exactly only in a moment without traffic.
         time.sleep(0.01)
 
     with repeating(talk):
@@ -66,12 +66,12 @@ def test_no_byte_is_lost_and_metering_pauses_for_less_than_two_seconds(
     with capsys.disabled():
         sys.stdout.write(f"\nthe upgrade paused the metering for {pause:.2f} s\n")
     assert 0 < pause < 2
-    # The version before went by the kernel's counters.
+    # The previous version used the kernel's counters.
     assert until(lambda: agree(machine.metered(db), db.counters()), 15), (machine.metered(db), db.counters())
 
 
 @pytest.mark.smoke
-def test_the_null_routes_stand_all_the_time_and_not_a_packet_gets_through(machine: Machine, web: Guest) -> None:
+def test_the_null_routes_hold_all_the_time_and_no_packet_passes(machine: Machine, web: Guest) -> None:
     with throughout(lambda: machine.null_routed(*WEB)), throughout(lambda: web.send(2_000, timeout=0.02) == 0):
         upgrade()
 
@@ -83,13 +83,13 @@ def test_guests_start_and_stop_while_files_are_replaced(machine: Machine, db: Gu
 
     with repeating(reboot):
         upgrade()
-    # The last life at least, which the new version saw from its start, is metered whole.
+    # At least the last life, which the new version saw from its start, is fully metered.
     db.reboot()
     db.send(40_000)
     assert until(lambda: machine.metered(db) == db.counters(), 15), (machine.metered(db), db.counters())
 
 
-def test_the_ledger_is_kept_and_what_it_was_before_is_kept_beside_it(machine: Machine, web: Guest) -> None:
+def test_the_ledger_is_kept_with_a_copy_of_its_previous_version_beside_it(machine: Machine, web: Guest) -> None:
     before = machine.show("web1")
     upgrade()
     after = machine.show("web1")
@@ -101,7 +101,7 @@ def test_the_ledger_is_kept_and_what_it_was_before_is_kept_beside_it(machine: Ma
         assert copy.execute("SELECT name FROM vm").fetchall() == [("web1",)]
 
 
-def test_the_admin_s_configuration_is_kept(machine: Machine, web: Guest) -> None:
+def test_the_admins_configuration_is_kept(machine: Machine, web: Guest) -> None:
     own = "[period]\nreset_day = 15\n"
     package.CONFIG.write_text(own)
     package.apt("-o", "Dpkg::Options::=--force-confold", "install", package.built())
@@ -109,7 +109,7 @@ def test_the_admin_s_configuration_is_kept(machine: Machine, web: Guest) -> None
     assert package.running()
 
 
-def test_the_version_before_refuses_the_newer_ledger_leaves_it_alone_and_the_blocks_stay(
+def test_the_previous_version_refuses_the_newer_ledger_unchanged_and_the_blocks_stay(
     machine: Machine, web: Guest
 ) -> None:
     upgrade()

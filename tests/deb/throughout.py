@@ -1,4 +1,4 @@
-"""What goes on, or has to hold, all the time that something is done to the package."""
+"""Work or checks that are repeated while a test changes the package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def repeating(work: Callable[[], object]) -> Iterator[None]:
-    """Do `work` over and over until the context ends, at least once; what it raises, the context raises at its end."""
+    """Repeat `work` until the context ends, at least once; the context raises work's exception at its end."""
     ending = threading.Event()
 
     def repeat() -> int:
@@ -31,7 +31,7 @@ def repeating(work: Callable[[], object]) -> Iterator[None]:
 
 @contextmanager
 def throughout(claim: Callable[[], bool]) -> Iterator[None]:
-    """Ask again and again whether it holds until the context ends, which fails if it ever did not."""
+    """Check again and again until the context ends that the claim is true; the context fails if it ever was not."""
 
     def check() -> None:
         assert claim()

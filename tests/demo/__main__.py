@@ -1,6 +1,6 @@
-"""The story of one VM and its allowance, with real interfaces, scripts, traffic and firewall.
+"""The story of a VM and its allowance, with real interfaces, scripts, traffic and firewall.
 
-Exits 1 if any claim it prints is false.
+Exits with 1 if a printed claim is false.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def start(stage: Stage, host: Host) -> tuple[Guest, Guest]:
 
 
 def config(host: Host, name: str, mac: str, *ips: str) -> None:
-    """A config file, as xl reads it."""
+    """A guest's config file for xl."""
     vif = f"mac={mac}, bridge=xenbr0, ip={' '.join(ips)}"
     (host.etc / f"{name}.cfg").write_text(f'name = "{name}"\nmemory = 512\nvif = [ "{vif}" ]\n')
 

@@ -1,4 +1,4 @@
-"""What the kernel tests share: a miniature dom0 with xenbw in it."""
+"""Fixtures of the kernel tests: a miniature dom0 with xenbw installed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.support.host import Host
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    """xenbw installed, its daemon not running."""
+    """xenbw is installed, its daemon does not run."""
     with Host() as machine:
         yield machine
 
 
 @pytest.fixture
 def running(host: Host) -> Host:
-    """xenbw installed, its daemon running."""
+    """xenbw is installed, its daemon runs."""
     host.start_daemon()
     return host

@@ -1,7 +1,8 @@
-"""What a blocked VM reaches all the same: its resolver and its panel, so that its owner sees why, and nothing else."""
+"""A blocked VM reaches only its allowed networks, as its resolver and its panel, so that its owner can see why."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -36,7 +37,7 @@ def reaches_none(guest: Guest, *addresses: str) -> bool:
     return not any(guest.ping(address, timeout=0.2) for address in addresses)
 
 
-def test_a_blocked_guest_reaches_what_is_allowed_and_nothing_else(running: Host) -> None:
+def test_a_blocked_guest_reaches_only_allowed_networks(running: Host) -> None:
     neighbour = running.start("db1", ("10.50.0.12",))
     guest = overdrawn(running, ips=IPS)
     assert until(lambda: reaches(guest, *OPEN))
@@ -44,14 +45,14 @@ def test_a_blocked_guest_reaches_what_is_allowed_and_nothing_else(running: Host)
     assert running.link_is_up(guest)
 
 
-def test_a_blocked_routed_guest_does_so_too(running: Host) -> None:
+def test_a_blocked_routed_guest_reaches_only_allowed_networks(running: Host) -> None:
     guest = overdrawn(running, ips=("10.51.0.11",), script="vif-route")
     running.outside.ip("route replace 10.51.0.11 via 10.50.0.1")
     assert until(lambda: reaches(guest, OPEN[0]))
     assert reaches_none(guest, SHUT[0])
 
 
-def test_from_a_hook_on_with_the_daemon_dead(running: Host) -> None:
+def test_with_the_daemon_dead_a_hook_lets_a_blocked_guest_reach_only_allowed_networks(running: Host) -> None:
     guest = overdrawn(running, ips=IPS)
     running.kill_daemon()
     for version, command in ((4, "iptables-legacy"), (6, "ip6tables-legacy")):
@@ -62,7 +63,7 @@ def test_from_a_hook_on_with_the_daemon_dead(running: Host) -> None:
     assert reaches_none(guest, *SHUT)
 
 
-def test_what_passes_is_usage(running: Host) -> None:
+def test_traffic_with_allowed_networks_is_usage(running: Host) -> None:
     guest = overdrawn(running, ips=IPS)
     assert until(lambda: reaches(guest, *OPEN))
     before, counted = running.usage("web1"), guest.counters()
@@ -70,8 +71,8 @@ def test_what_passes_is_usage(running: Host) -> None:
     assert running.usage("web1").out_bytes - before.out_bytes >= guest.counters().out_bytes - counted.out_bytes > 50_000
 
 
-def test_nothing_that_only_looks_like_it_gets_through(running: Host) -> None:
-    # A resolver's address is no way to somebody else: its neighbours' messages stay on the link and are few and short.
+def test_neighbour_discovery_cannot_carry_other_traffic(running: Host) -> None:
+    # Neighbour messages for a resolver cannot carry other traffic: they stay on the link, and are few and short.
     guest = overdrawn(running, ips=IPS)
     assert until(lambda: reaches(guest, *OPEN))
     chains = running.run(["nft", "list", "table", "netdev", "xenbw"]).stdout
@@ -79,7 +80,7 @@ def test_nothing_that_only_looks_like_it_gets_through(running: Host) -> None:
     assert reaches_none(guest, "10.50.0.3", "fd50::3")
 
 
-def test_a_list_that_changes_is_followed_at_a_reload_and_emptied_leaves_nothing(running: Host) -> None:
+def test_a_reload_applies_a_changed_allow_list_and_an_empty_list_leaves_no_rule(running: Host) -> None:
     guest = overdrawn(running, ips=IPS)
     assert until(lambda: reaches(guest, *OPEN))
     running.configure(allowing(SHUT[0]))
@@ -96,18 +97,18 @@ def test_a_list_that_changes_is_followed_at_a_reload_and_emptied_leaves_nothing(
     assert not any("RETURN" in rule for rule in running.rules())
 
 
-def test_a_vm_called_like_the_exception_is_blocked_like_any(running: Host) -> None:
+def test_a_vm_named_like_the_rule_comment_of_exceptions_is_blocked(running: Host) -> None:
     guest = overdrawn(running, "allows", ips=("10.50.0.11",))
     assert reaches_none(guest, SHUT[0])
     assert running.blocked(guest.address())
 
 
 def give(host: Host, name: str, *allowed: str) -> None:
-    """What the admin does for one VM."""
+    """The admin gives one VM its own allow list."""
     host.xenbw("addvm", name, "--allow", *allowed)
 
 
-def test_a_vm_with_a_list_of_its_own_reaches_that_and_the_others_what_all_may(running: Host) -> None:
+def test_a_vm_with_its_own_list_reaches_that_and_other_vms_the_common_list(running: Host) -> None:
     guest, other = overdrawn(running, ips=IPS), overdrawn(running, "web2", ips=("10.50.0.12", "fd50::12"))
     give(running, "web1", *SHUT)
     assert until(lambda: reaches(guest, *SHUT))
@@ -119,7 +120,7 @@ def test_a_vm_with_a_list_of_its_own_reaches_that_and_the_others_what_all_may(ru
     assert reaches_none(guest, *SHUT)
 
 
-def test_one_to_whom_nothing_is_allowed_has_its_link_down_beside_one_who_may(running: Host) -> None:
+def test_a_vm_with_an_empty_list_has_its_link_down_beside_a_vm_with_exceptions(running: Host) -> None:
     guest, other = overdrawn(running, ips=IPS), overdrawn(running, "web2", ips=("10.50.0.12",))
     give(running, "web1", "none")
     assert until(lambda: not running.link_is_up(guest))
@@ -128,7 +129,7 @@ def test_one_to_whom_nothing_is_allowed_has_its_link_down_beside_one_who_may(run
     assert reaches(other, OPEN[0])
 
 
-def test_one_alone_may_where_nothing_is_allowed_to_all() -> None:
+def test_a_vm_may_have_its_own_list_without_a_common_list() -> None:
     with Host() as host:
         host.start_daemon()
         guest, other = overdrawn(host, ips=IPS), overdrawn(host, "web2", ips=("10.50.0.12",))
@@ -140,12 +141,12 @@ def test_one_alone_may_where_nothing_is_allowed_to_all() -> None:
         assert reaches_none(other, *OPEN, *SHUT)
 
 
-def test_null_routes_of_a_routed_guest_make_its_own_exception_alone(running: Host) -> None:
+def test_null_routes_of_a_routed_guest_except_only_its_own_list(running: Host) -> None:
     guest = overdrawn(running, ips=("10.51.0.11",), script="vif-route")
     other = overdrawn(running, "web2", ips=("10.51.0.12",), script="vif-route")
     running.outside.ip("route replace 10.51.0.0/24 via 10.50.0.1")
     give(running, "web1", SHUT[0])
-    # The seals, which say the same, are out of the way.
+    # Remove the seals, which have the same exceptions.
     assert until(lambda: reaches(guest, SHUT[0]))
     running.kill_daemon()
     running.run(["nft", "flush", "ruleset"], check=True)
@@ -156,7 +157,7 @@ def test_null_routes_of_a_routed_guest_make_its_own_exception_alone(running: Hos
 
 
 @pytest.mark.parametrize("known_from", ["the daemon's file", "the ledger"])
-def test_its_own_list_holds_from_a_hook_on_with_the_daemon_dead(running: Host, known_from: str) -> None:
+def test_with_the_daemon_dead_a_hook_applies_a_vms_own_list(running: Host, known_from: str) -> None:
     guest = overdrawn(running, ips=IPS)
     give(running, "web1", *SHUT)
     running.kill_daemon()
@@ -168,7 +169,7 @@ def test_its_own_list_holds_from_a_hook_on_with_the_daemon_dead(running: Host, k
     assert reaches_none(guest, *OPEN)
 
 
-def test_a_card_attached_with_the_daemon_dead_reaches_its_own_list_and_nothing_else(running: Host) -> None:
+def test_a_vif_attached_with_the_daemon_dead_reaches_only_its_vms_own_list(running: Host) -> None:
     guest, other = overdrawn(running, ips=IPS), overdrawn(running, "web2", ips=("10.50.0.12",))
     give(running, "web1", *SHUT)
     assert until(lambda: reaches(guest, *SHUT))
@@ -182,7 +183,7 @@ def test_a_card_attached_with_the_daemon_dead_reaches_its_own_list_and_nothing_e
 
 
 def attach(host: Host, guest: Guest) -> Card:
-    """A card whose script has made it a port of the bridge, and has not come to its hook yet."""
+    """A vif that its vif script has made a bridge port, before the script calls the hook."""
     card = guest.attach(f"10.50.0.{70 + guest.domid}")
     interface = guest.interfaces[card.devid]
     host.namespace.ip(f"link set {interface} master xenbr0 up")
@@ -190,7 +191,7 @@ def attach(host: Host, guest: Guest) -> Card:
     return card
 
 
-def test_a_change_holds_at_once_without_a_daemon(running: Host) -> None:
+def test_without_a_daemon_a_changed_list_applies_at_once(running: Host) -> None:
     guest = overdrawn(running, ips=IPS)
     running.kill_daemon()
     give(running, "web1", *SHUT)
@@ -200,7 +201,7 @@ def test_a_change_holds_at_once_without_a_daemon(running: Host) -> None:
     assert not running.link_is_up(guest)
 
 
-def test_rules_for_one_who_was_let_go_are_left_nowhere(running: Host) -> None:
+def test_no_rule_is_left_of_a_released_vms_list(running: Host) -> None:
     guest = overdrawn(running, ips=IPS)
     give(running, "web1", *SHUT)
     assert until(lambda: reaches(guest, *SHUT))
@@ -208,3 +209,17 @@ def test_rules_for_one_who_was_let_go_are_left_nowhere(running: Host) -> None:
     assert reaches(guest, *OPEN, *SHUT)
     assert not any("RETURN" in rule for version in (4, 6) for rule in running.rules(version))
     assert "10.50.0.1" not in running.run(["nft", "list", "ruleset"], check=True).stdout
+
+
+def test_what_was_refused_is_no_usage_when_a_chain_was_deleted_meanwhile(running: Host) -> None:
+    guest = overdrawn(running, ips=IPS)
+    used = sum(running.usage("web1"))
+    index = running.run(["cat", f"/sys/class/net/{guest.interface}/ifindex"], check=True).stdout.strip()
+    assert running.daemon is not None
+    # The daemon takes note of nothing until both have happened.
+    running.daemon.send_signal(signal.SIGSTOP)
+    guest.send(500_000, to="dom0")
+    running.run(["nft", "delete", "chain", "netdev", "xenbw", f"v{guest.domid}.0.{index}-out"], check=True)
+    running.daemon.send_signal(signal.SIGCONT)
+    assert until(lambda: "-out {" in running.run(["nft", "list", "table", "netdev", "xenbw"]).stdout)
+    assert sum(running.usage("web1")) - used < 100_000

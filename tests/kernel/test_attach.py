@@ -1,4 +1,4 @@
-"""A card attached to a running guest is connected before its script runs, and bridged before the hook is called.
+"""A vif attached to a running guest is connected before its vif script runs, and bridged before the hook is called.
 
 netback connects as soon as the guest's frontend does (linux drivers/net/xen-netback/xenbus.c), vif-bridge makes the vif
 a port of the bridge, and calls its hooks last.
@@ -34,7 +34,7 @@ def covered(host: Host, interface: str) -> bool:
 
 
 def attach(host: Host, guest: Guest) -> Card:
-    """A second card, already on the bridge and used by the guest, while its script has not come to its hook yet."""
+    """A second vif, already on the bridge and used by the guest, before its vif script calls the hook."""
     card = guest.attach("10.50.0.77")
     interface = guest.interfaces[card.devid]
     assert until(lambda: covered(host, interface))
@@ -48,7 +48,7 @@ def forwards(host: Host, interface: str) -> bool:
     return host.run(["cat", f"/sys/class/net/{interface}/brport/state"]).stdout == "3\n"
 
 
-def test_what_passes_before_its_script_is_done_is_counted(running: Host) -> None:
+def test_traffic_before_the_vif_script_ends_is_counted(running: Host) -> None:
     guest = running.start("web1")
     card = attach(running, guest)
     guest.send(50_000)
@@ -59,7 +59,7 @@ def test_what_passes_before_its_script_is_done_is_counted(running: Host) -> None
     assert until(lambda: agree(running.usage("web1"), total))
 
 
-def test_a_blocked_guest_gets_nothing_through_it_at_any_time(running: Host) -> None:
+def test_a_blocked_guest_gets_no_traffic_through_an_attached_vif(running: Host) -> None:
     guest = overdrawn(running)
     card = attach(running, guest)
     assert guest.send(10_000) == 0
@@ -68,7 +68,7 @@ def test_a_blocked_guest_gets_nothing_through_it_at_any_time(running: Host) -> N
     assert guest.send(10_000) == 0
 
 
-def test_a_card_that_is_renamed_by_its_script_is_counted_on(running: Host) -> None:
+def test_counting_goes_on_when_the_vif_script_renames_a_vif(running: Host) -> None:
     guest = running.start("web1")
     card = guest.attach("10.50.0.77")
     assert until(lambda: covered(running, guest.interfaces[card.devid]))
@@ -81,7 +81,7 @@ def test_a_card_that_is_renamed_by_its_script_is_counted_on(running: Host) -> No
     assert until(lambda: agree(running.usage("web1"), total))
 
 
-def test_a_card_that_came_and_went_without_a_script_leaves_nothing_behind(host: Host) -> None:
+def test_no_chain_is_left_of_a_vif_that_came_and_went_without_a_script(host: Host) -> None:
     host.namespace.ip("link add vif9.0 type veth peer name other")
     with host.namespace.entered():
         tables = Tables(hand_to_nft)
@@ -89,7 +89,7 @@ def test_a_card_that_came_and_went_without_a_script_leaves_nothing_behind(host: 
         metering = Metering(host.ledger(), Tally(), boot_id(), chains)
         metering.use(NftMeter(tables.of(), chains, KernelMeter()), "")
         port = Port(9, 0, socket.if_nametoindex("vif9.0"), "vif9.0")
-        metering.begin([port])
+        metering.repair([port])
         host.namespace.ip("link del vif9.0")
         for left in (True, True, False):
             assert (f"counter {port.key}-in" in host.run(["nft", "list", "counters"]).stdout) is left

@@ -1,4 +1,4 @@
-"""Guests that come and go all the time: every byte charged, few rows, a line now and then, a daemon that keeps up."""
+"""Guests that start and stop all the time: every byte is charged, rows and log lines are few, the daemon keeps up."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from xenbw.model import ZERO
 pytestmark = pytest.mark.kernel
 
 LIVES = 30
-# Seconds: the daemon looks back each minute.
+# Seconds; the daemon looks at every interface once a minute.
 _LOOKS_BACK = 90.0
 
 
 def rebooted_unseen(host: Host, times: int) -> None:
-    """web1 rebooted so often this month, without a byte and with nobody there to see it."""
+    """web1 rebooted so often this month, without traffic and without a running daemon."""
     ledger, now = host.ledger(), datetime.now(UTC)
     facts: dict[str, Any] = {"boot_id": boot_id(), "devid": 0, "kind": "vif", "ips": "10.50.0.11"}
     with ledger.transaction():
         for number in range(times):
-            ifindex = 900_000 + number  # of no interface that is there
+            ifindex = 900_000 + number  # the ifindex of no existing interface
             known = {**facts, "domid": 500 + number, "ifindex": ifindex, "interface": f"vif{500 + number}.0"}
             viflog.end(ledger, viflog.bind(ledger, now, NewBinding(name="web1", **known)), now, "offline")
 
 
 def rows(host: Host) -> int:
-    """How many lives of its interfaces have a row of their own."""
+    """How many bindings of web1 have a row in the ledger."""
     return int(host.ledger().rows("SELECT count(*) FROM binding")[0][0])
 
 
-def test_a_guest_in_a_reboot_loop_is_charged_every_byte_and_leaves_few_rows_and_lines(host: Host) -> None:
+def test_a_guest_in_a_reboot_loop_is_charged_every_byte_and_leaves_few_rows_and_log_lines(host: Host) -> None:
     rebooted_unseen(host, KEPT - LIVES // 2)
     host.start_daemon()
     guest = host.start("web1")
@@ -63,7 +63,7 @@ def test_a_guest_in_a_reboot_loop_is_charged_every_byte_and_leaves_few_rows_and_
     ]
 
 
-def test_lives_that_nobody_saw_are_charged_before_they_are_told_together(running: Host) -> None:
+def test_lives_that_the_daemon_never_saw_are_charged_before_they_are_folded(running: Host) -> None:
     running.stop_daemon()
     guest = running.start("web1")
     passed = ZERO
@@ -82,7 +82,7 @@ def test_lives_that_nobody_saw_are_charged_before_they_are_told_together(running
 
 
 @pytest.mark.alone
-def test_a_burst_of_pokes_is_taken_over_some_times_and_not_each_and_a_guest_in_it_is_there_within_a_second(
+def test_a_burst_of_pokes_causes_few_reloads_and_its_guest_is_known_within_a_second(
     running: Host,
 ) -> None:
     ledger = running.ledger()
@@ -90,7 +90,7 @@ def test_a_burst_of_pokes_is_taken_over_some_times_and_not_each_and_a_guest_in_i
     for _ in range(100):
         running.ask("poke")
         time.sleep(0.005)
-    # Each take-over is a commit, and each second is one; so is what else there is to do.
+    # Each reload is a commit; others come each second, and for other work.
     assert ledger.meta("rev") - before < 5 * (time.monotonic() - begun) + 10
     guest = running.start("web1")
     assert until(lambda: running.ask("status")["interfaces"] == 1, 1.0)

@@ -1,4 +1,4 @@
-"""A VM that is found over its allowance while another one's seal is being put: neither is let through for a moment."""
+"""A VM is found over its allowance while another VM is being sealed: neither passes traffic at any moment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROUNDS = cases(5, 200)
 
 @contextmanager
 def held_up(host: Host) -> Iterator[None]:
-    """The daemon takes note of nothing meanwhile, and then of all of it at once."""
+    """The daemon is stopped meanwhile, and afterwards gets all events at once."""
     assert host.daemon is not None
     host.daemon.send_signal(signal.SIGSTOP)
     yield
@@ -34,10 +34,10 @@ def held_up(host: Host) -> Iterator[None]:
 
 @contextmanager
 def listening(host: Host, *argv: str) -> Iterator[Path]:
-    """A program that writes down what the kernel tells, in a file."""
+    """A program that writes the kernel's netlink news to a file."""
     output = host.directory / f"{argv[0]}.heard"
     program = host.popen(argv, output=output)
-    # It has to have subscribed before anything happens.
+    # Wait until it has subscribed.
     assert until(lambda: _netlink(program))
     yield output
     program.terminate()
@@ -56,7 +56,7 @@ def index_of(host: Host, guest: Guest) -> int:
     return int(host.run(["cat", f"/sys/class/net/{guest.interface}/ifindex"], check=True).stdout)
 
 
-def test_its_link_stays_down_and_its_seal_stays_shut(running: Host) -> None:
+def test_the_blocked_vms_link_stays_down_and_its_seal_stays(running: Host) -> None:
     first, second = running.start("web1"), running.start("web2")
     for guest in (first, second):
         running.add(guest.name, limit_bytes=LIMIT)
@@ -67,7 +67,7 @@ def test_its_link_stays_down_and_its_seal_stays_shut(running: Host) -> None:
         listening(running, "ip", "-o", "monitor", "link") as links,
     ):
         with held_up(running):
-            # What passes it is found by the kernel's counters alone, when chains are looked after to seal the first.
+            # Its traffic is found only by the kernel's counters, when chains are repaired to seal the first VM.
             for way in ("in", "out"):
                 chain = f"v{second.domid}.0.{index}-{way}"
                 running.run(["nft", "flush", "chain", "netdev", "xenbw", chain], check=True)
@@ -76,7 +76,7 @@ def test_its_link_stays_down_and_its_seal_stays_shut(running: Host) -> None:
         assert until(lambda: running.blocked(first.address()) and running.blocked(second.address()))
         assert until(lambda: not running.link_is_up(second))
         running.ask("sync")
-        # The last word of what the kernel told has come when this has.
+        # Once this news arrives, all earlier news has arrived.
         running.run(["nft", "add", "table", "netdev", "last"], check=True)
         running.namespace.ip("link add last type bridge")
         assert until(lambda: "table netdev last" in rules.read_text() and "last" in links.read_text())
@@ -86,7 +86,7 @@ def test_its_link_stays_down_and_its_seal_stays_shut(running: Host) -> None:
         assert free not in held[held.index(not free) :]
 
 
-def test_round_after_round_with_the_rules_flushed_nothing_gets_past_a_block(running: Host) -> None:
+def test_flushed_rules_let_no_traffic_past_a_block_in_many_rounds(running: Host) -> None:
     guests = [running.start("web1"), running.start("web2")]
     index = index_of(running, guests[1])
     for _ in range(_ROUNDS):
@@ -95,7 +95,7 @@ def test_round_after_round_with_the_rules_flushed_nothing_gets_past_a_block(runn
         running.ask("sync")
         assert until(lambda: all(running.link_is_up(guest) and guest.reaches(OUTSIDE) for guest in guests))
         with held_up(running):
-            # The daemon finds the second one over while it puts the seal of the first.
+            # The daemon finds the second VM over while it seals the first.
             for way in ("in", "out"):
                 chain = f"v{guests[1].domid}.0.{index}-{way}"
                 running.run(["nft", "flush", "chain", "netdev", "xenbw", chain], check=True)
@@ -110,7 +110,7 @@ def test_round_after_round_with_the_rules_flushed_nothing_gets_past_a_block(runn
 
 
 def _seals(rules: Path, guest: Guest) -> list[bool]:
-    """Whether the guest's interface was sealed, after each change of the rules."""
+    """Whether the guest's vif was sealed, after each change of the rules."""
     found, now = [], False
     for line in rules.read_text().splitlines():
         if line.startswith("# new generation"):
@@ -121,6 +121,6 @@ def _seals(rules: Path, guest: Guest) -> list[bool]:
 
 
 def _links(links: Path, guest: Guest) -> list[bool]:
-    """Whether its link was up, each time that the kernel told of it."""
+    """Whether the guest's link was up, in each of the kernel's news of it."""
     lines = [line for line in links.read_text().splitlines() if f" {guest.interface}@" in line]
     return ["UP" in line.split("<")[1].split(">")[0].split(",") for line in lines]

@@ -1,4 +1,4 @@
-"""xenbwd against what happens to daemons: death, restarts, silence of xenstored, foreign hands in the firewall."""
+"""xenbwd in trouble: it is killed or restarted, xenstored is silent, other programs change the firewall."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIMIT = 1_000_000
 # every byte once
 
 
-def test_a_killed_daemon_loses_and_doubles_nothing(running: Host) -> None:
+def test_a_killed_daemon_loses_no_byte_and_counts_none_twice(running: Host) -> None:
     guest = running.start("web1")
     for _ in range(5):
         guest.send(200_000)
@@ -46,7 +46,7 @@ def test_a_vif_that_came_while_no_daemon_ran_is_counted_from_its_first_byte(runn
     assert at_last(lambda: running.usage("web1"), counted) == counted
 
 
-def test_a_vif_that_went_while_no_daemon_ran_is_settled(running: Host) -> None:
+def test_the_last_bytes_of_a_vif_that_ended_while_no_daemon_ran_are_counted(running: Host) -> None:
     guest = running.start("web1")
     guest.send(300_000)
     counted = running.quiet(guest)
@@ -60,7 +60,7 @@ def test_a_vif_that_went_while_no_daemon_ran_is_settled(running: Host) -> None:
 
 
 @pytest.mark.parametrize("poked", [True, False])
-def test_a_vif_that_came_and_went_before_the_daemon_took_it_over_is_settled(running: Host, poked: bool) -> None:
+def test_a_vif_that_ended_before_the_daemon_read_its_binding_is_counted(running: Host, poked: bool) -> None:
     assert running.daemon is not None
     running.daemon.send_signal(signal.SIGSTOP)
     socket, away = running.run_dir / "xenbwd.sock", running.run_dir / "away"
@@ -78,7 +78,7 @@ def test_a_vif_that_came_and_went_before_the_daemon_took_it_over_is_settled(runn
     assert at_last(lambda: running.usage("web1"), counted) == counted
 
 
-def test_what_passed_before_xenbw_was_ever_here_is_not_charged(host: Host) -> None:
+def test_bytes_from_before_the_first_start_of_xenbw_are_not_charged(host: Host) -> None:
     host.hook_env["XENBW_HOOK"] = "/nonexistent"
     guest = host.start("old")
     guest.send(500_000)
@@ -87,12 +87,12 @@ def test_what_passed_before_xenbw_was_ever_here_is_not_charged(host: Host) -> No
     assert until(lambda: host.ask("status")["interfaces"] == 1)
     guest.send(100_000)
     counted = host.quiet(guest)
-    # The guest's own chatter (neighbour discovery) may come between our look at its counters and the daemon's.
+    # The guest may send neighbour discovery between our reading of its counters and the daemon's.
     assert until(lambda: 100_000 < host.usage("old").out_bytes <= counted.out_bytes - before.out_bytes)
     assert host.usage("old").out_bytes < 110_000
 
 
-def test_a_failing_commit_is_made_good_later(running: Host) -> None:
+def test_a_failed_commit_is_repeated_later(running: Host) -> None:
     guest = running.start("web1")
     running.ask("commit")
     with running.ledger().transaction():
@@ -104,7 +104,7 @@ def test_a_failing_commit_is_made_good_later(running: Host) -> None:
     assert running.ask("status")["problems"] == []
 
 
-def test_a_vm_that_crosses_while_the_ledger_cannot_be_written_is_blocked_all_the_same(running: Host) -> None:
+def test_a_vm_that_goes_over_while_the_ledger_cannot_be_written_is_blocked(running: Host) -> None:
     guest = running.start("web1")
     running.add("web1", limit_bytes=LIMIT)
     running.ask("sync")
@@ -116,7 +116,7 @@ def test_a_vm_that_crosses_while_the_ledger_cannot_be_written_is_blocked_all_the
 
 
 @pytest.mark.parametrize("killed", [True, False])
-def test_bytes_of_a_renamed_or_removed_vm_are_counted_once_whatever_comes_then(running: Host, killed: bool) -> None:
+def test_bytes_of_a_renamed_or_removed_vm_are_counted_once(running: Host, killed: bool) -> None:
     guest = running.start("web1")
     running.xenbw("addvm", "web1", "--limit", "1TB")
     guest.send(300_000)
@@ -133,7 +133,7 @@ def test_bytes_of_a_renamed_or_removed_vm_are_counted_once_whatever_comes_then(r
     assert tuple(rows[0]) == tuple(counted)
 
 
-def test_news_told_late_are_taken_over_without_another_hook(running: Host) -> None:
+def test_a_late_note_of_a_hook_is_recorded_without_another_hook(running: Host) -> None:
     with running.ledger().transaction():
         guest = running.start("web1")
         (note,) = (running.run_dir / "pending").iterdir()
@@ -143,7 +143,7 @@ def test_news_told_late_are_taken_over_without_another_hook(running: Host) -> No
     guest.stop()
 
 
-def test_a_start_told_when_the_vif_has_gone_again_leaves_no_phantom(host: Host) -> None:
+def test_a_late_note_of_a_vifs_start_leaves_no_live_binding_after_its_end(host: Host) -> None:
     guest = host.start("web1")
     host.hook_env["XENBW_HOOK"] = "/nonexistent"
     guest.stop()
@@ -163,7 +163,7 @@ def test_a_second_daemon_on_the_same_ledger_is_refused(running: Host) -> None:
 # the watcher
 
 
-def test_an_interface_whose_name_is_no_utf8_is_metered_like_any_other(running: Host) -> None:
+def test_an_interface_whose_name_is_not_utf8_is_metered(running: Host) -> None:
     guest = running.start("web1")
     running.run(
         ["sh", "-c", f"ip link set {guest.interface} down; ip link set {guest.interface} name \"$(printf 'w\\351')\""]
@@ -178,7 +178,7 @@ def test_an_interface_whose_name_is_no_utf8_is_metered_like_any_other(running: H
     assert until(lambda: running.ask("status")["interfaces"] == 1)
 
 
-def test_a_vif_that_no_hook_announced_is_bound_once_it_is_connected(host: Host) -> None:
+def test_a_vif_without_a_hook_call_is_bound_once_it_is_connected(host: Host) -> None:
     host.hook_env["XENBW_HOOK"] = "/nonexistent"
     host.start_daemon()
     guest = host.start("ovs guest", vifname="web0")
@@ -191,7 +191,7 @@ def test_a_vif_that_no_hook_announced_is_bound_once_it_is_connected(host: Host) 
     assert until(lambda: not host.ledger().live_bindings())
 
 
-def test_a_blocked_vm_that_no_hook_announced_is_blocked_when_the_watcher_finds_it(host: Host) -> None:
+def test_a_blocked_vm_without_a_hook_call_is_blocked_when_the_watcher_finds_its_vif(host: Host) -> None:
     host.hook_env["XENBW_HOOK"] = "/nonexistent"
     host.start_daemon()
     host.add("web1", blocked_reason="test")
@@ -200,7 +200,7 @@ def test_a_blocked_vm_that_no_hook_announced_is_blocked_when_the_watcher_finds_i
     assert until(lambda: host.blocked(guest.address()))
 
 
-def test_a_short_life_that_no_hook_announced_and_nobody_saw_connected_is_counted(host: Host) -> None:
+def test_a_short_life_without_a_hook_call_that_was_never_seen_connected_is_counted(host: Host) -> None:
     host.hook_env["XENBW_HOOK"] = "/nonexistent"
     host.start_daemon()
     for number in range(3):
@@ -212,7 +212,7 @@ def test_a_short_life_that_no_hook_announced_and_nobody_saw_connected_is_counted
     assert until(lambda: not host.ledger().live_bindings())
 
 
-def test_a_vif_whose_script_failed_is_nobodys(host: Host) -> None:
+def test_a_vif_whose_script_failed_belongs_to_no_vm(host: Host) -> None:
     host.hook_env["XENBW_HOOK"] = "/nonexistent"
     host.start_daemon()
     with pytest.raises(ScriptError):
@@ -221,7 +221,7 @@ def test_a_vif_whose_script_failed_is_nobodys(host: Host) -> None:
     assert host.ledger().vm_named("mistyped") is None
 
 
-def test_a_vif_that_went_while_the_ledger_could_not_be_written_is_settled_soon_after(running: Host) -> None:
+def test_a_vif_that_ended_while_the_ledger_could_not_be_written_is_counted_soon_after(running: Host) -> None:
     guest = running.start("web1")
     guest.send(100_000)
     counted = running.quiet(guest)
@@ -233,7 +233,7 @@ def test_a_vif_that_went_while_the_ledger_could_not_be_written_is_settled_soon_a
     assert at_last(lambda: running.usage("web1"), counted) == counted
 
 
-def test_a_vif_is_left_alone_until_its_script_has_connected_it(host: Host) -> None:
+def test_a_vif_is_not_bound_before_its_script_has_connected_it(host: Host) -> None:
     host.hook_env["XENBW_HOOK"] = "/nonexistent"
     host.start_daemon()
     guest = host.start("web1")
@@ -281,7 +281,7 @@ def test_a_renamed_domain_is_charged_under_its_new_name_from_then_on(running: Ho
     running.stop_daemon()
     running.start_daemon()
     assert until(lambda: {vm.name for vm in running.ledger().vms().values()} == {"old name", "new name"})
-    running.ask("status")  # it answers once it has taken that over
+    running.ask("status")  # the answer comes after the daemon has read the change
     guest.send(200_000)
     counted = running.quiet(guest)
     assert at_last(lambda: running.usage("old name").plus(running.usage("new name")), counted) == counted
@@ -289,10 +289,10 @@ def test_a_renamed_domain_is_charged_under_its_new_name_from_then_on(running: Ho
     assert 200_000 < running.usage("new name").out_bytes < 220_000
 
 
-# others' failures
+# failures of other programs
 
 
-def test_a_hung_xenstored_stalls_nothing(running: Host) -> None:
+def test_the_daemon_works_on_while_xenstored_hangs(running: Host) -> None:
     guest = running.start("web1")
     running.add("web1", limit_bytes=LIMIT)
     running.ask("sync")
@@ -303,7 +303,7 @@ def test_a_hung_xenstored_stalls_nothing(running: Host) -> None:
     running.store.resume()
 
 
-def test_a_dead_xenstored_is_survived(running: Host) -> None:
+def test_the_daemon_survives_a_dead_xenstored(running: Host) -> None:
     guest = running.start("web1")
     running.store.die()
     running.namespace.ip("link add vif77.0 type veth peer name far")
@@ -329,7 +329,7 @@ def test_a_dead_xenstored_is_survived(running: Host) -> None:
         " | iptables-legacy-restore",
     ],
 )
-def test_a_block_that_others_removed_or_shadowed_is_repaired_and_their_rules_are_left(
+def test_a_block_that_another_program_removed_or_shadowed_is_repaired_and_its_rules_stay(
     running: Host, meddling: str
 ) -> None:
     running.add("web1", blocked_reason="test")
@@ -350,7 +350,7 @@ def test_a_block_that_others_removed_or_shadowed_is_repaired_and_their_rules_are
         assert "-A FORWARD -j ACCEPT" in running.rules()
 
 
-def test_null_routes_that_went_with_a_change_of_nft_are_back_in_the_next_round(host: Host) -> None:
+def test_null_routes_lost_together_with_a_change_of_nft_are_back_in_the_next_round(host: Host) -> None:
     host.configure("[enforce]\ninterval = 300\n")
     host.start_daemon()
     guest = host.start("web1")
@@ -361,7 +361,7 @@ def test_null_routes_that_went_with_a_change_of_nft_are_back_in_the_next_round(h
     assert until(lambda: host.blocked(guest.address()), seconds=5)
 
 
-def test_writers_at_the_same_time_do_not_lose_a_block(running: Host) -> None:
+def test_concurrent_writers_of_iptables_do_not_lose_a_block(running: Host) -> None:
     running.add("web1", blocked_reason="test")
     guest = running.start("web1")
     noise = "for i in $(seq 100); do iptables-legacy -w -A INPUT -s 192.0.2.$i -j DROP; done"
@@ -394,7 +394,7 @@ def test_a_damaged_ledger_is_set_aside_and_blocks_stay(running: Host) -> None:
     assert guest.reaches("10.50.0.2")
 
 
-def test_what_can_still_be_read_of_a_damaged_ledger_is_carried_over(running: Host) -> None:
+def test_the_readable_part_of_a_damaged_ledger_is_carried_over(running: Host) -> None:
     guest = running.start("web1")
     running.xenbw("addvm", "web1", "--limit", "5TB", "--reset-day", "7")
     guest.send(300_000)
@@ -404,7 +404,7 @@ def test_what_can_still_be_read_of_a_damaged_ledger_is_carried_over(running: Hos
     whole = running.ledger()
     whole.close()
     data = bytearray(running.ledger_path.read_bytes())
-    # The page of an index: tables can still be read from end to end.
+    # Damage a page of an index: whole tables can still be read.
     page = _root_page(running, "event_at")
     data[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096
     running.ledger_path.write_bytes(data)
@@ -454,7 +454,7 @@ def test_a_bad_config_stops_the_start_with_one_line(host: Host) -> None:
     assert "[meter] source = 'guess'" in done.stderr
 
 
-# manners
+# start, reload and stop
 
 
 def test_blocks_stay_when_the_daemon_stops_cleanly(running: Host) -> None:
@@ -467,7 +467,7 @@ def test_blocks_stay_when_the_daemon_stops_cleanly(running: Host) -> None:
     assert not (running.run_dir / "xenbwd.sock").exists()
 
 
-def test_systemd_is_told_ready_status_watchdog_and_reloading(host: Host) -> None:
+def test_systemd_gets_ready_status_watchdog_and_reloading(host: Host) -> None:
     host.start_daemon()
     heard = host.notified("WATCHDOG=1")
     assert any(word.startswith("STATUS=") and "metered" in word for word in heard)
@@ -503,7 +503,7 @@ def test_a_reload_cannot_move_the_ledger_from_under_the_hooks(running: Host) -> 
     assert not elsewhere.exists()
 
 
-def test_for_thousands_of_vms_it_asks_systemd_for_more_time_to_become_ready(host: Host) -> None:
+def test_with_thousands_of_vms_the_daemon_asks_systemd_for_more_start_time(host: Host) -> None:
     host.start_daemon()
     assert not any("EXTEND_TIMEOUT_USEC" in word for word in host.started)
     host.stop_daemon()
@@ -516,7 +516,7 @@ def test_for_thousands_of_vms_it_asks_systemd_for_more_time_to_become_ready(host
 
 
 @pytest.mark.parametrize("what", ["run", "run/xenbwd.sock"])
-def test_its_run_folder_is_made_anew_where_somebody_removed_it(running: Host, what: str) -> None:
+def test_a_removed_run_folder_is_made_again(running: Host, what: str) -> None:
     running.run(["rm", "-r", str(running.directory / what)], check=True)
     assert until(lambda: control.socket_path(running.run_dir).exists() and running.ask("status") != {})
     assert (running.run_dir / "over").exists()
@@ -540,17 +540,17 @@ def test_its_run_folder_is_made_anew_where_somebody_removed_it(running: Host, wh
     ],
     ids=["lists", "objects", "list as op", "long", "no text", "number", "string", "number as op", "no op"],
 )
-def test_a_line_that_is_no_request_is_answered_with_an_error(running: Host, line: bytes) -> None:
+def test_an_invalid_request_is_answered_with_an_error(running: Host, line: bytes) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         caller.settimeout(busy(10))
         caller.connect(str(control.socket_path(running.run_dir)))
         caller.sendall(line + b"\n")
-        with contextlib.suppress(ConnectionResetError):  # what it has not read of a long one
+        with contextlib.suppress(ConnectionResetError):  # the unread rest of a long line
             assert "error" in json.loads(caller.recv(4096))
     assert running.ask("poke") == {"ok": True}
 
 
-def test_ready_is_said_when_the_blocks_stand(host: Host) -> None:
+def test_ready_is_sent_after_the_blocks_are_applied(host: Host) -> None:
     host.start_daemon()
     host.add("web1", blocked_reason="test")
     guest = host.start("web1")

@@ -1,4 +1,4 @@
-"""xenbw doctor on a dom0 that is whole, and on one that is broken in the ways it looks for."""
+"""xenbw doctor on a healthy dom0, and on a dom0 that is broken in the ways that doctor checks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def env(host: Host) -> dict[str, str]:
 
 
 def told(host: Host, *words: str) -> Told:
-    """What it finds, by topic."""
+    """What doctor finds, by topic."""
     done = doctor(host, "--json", *words)
     found: Told = {}
     for finding in json.loads(done.stdout)["findings"]:
@@ -51,14 +51,14 @@ def levels(found: Told, topic: str) -> list[str]:
 
 
 def mend(host: Host, finding: dict[str, Any]) -> None:
-    """Do what it says."""
+    """Run the fix that doctor prints."""
     host.run(["sh", "-c", finding["fix"]], check=True)
 
 
-# a host that is whole
+# a healthy host
 
 
-def test_a_host_that_is_whole_fails_in_nothing(running: Host) -> None:
+def test_a_healthy_host_has_no_failure(running: Host) -> None:
     running.start("web1")
     found = told(running)
     assert failures(found) == []
@@ -67,7 +67,7 @@ def test_a_host_that_is_whole_fails_in_nothing(running: Host) -> None:
     assert levels(found, "meter") == ["PASS", "PASS"]
 
 
-def test_the_exit_status_and_the_last_line_tell_whether_anything_failed(running: Host) -> None:
+def test_the_exit_status_and_the_last_line_tell_whether_a_check_failed(running: Host) -> None:
     done = doctor(running)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1].endswith(" 0 FAIL")
@@ -83,7 +83,7 @@ def test_the_exit_status_and_the_last_line_tell_whether_anything_failed(running:
 # a host that is broken
 
 
-def test_a_hook_that_is_gone_is_missed(running: Host) -> None:
+def test_a_missing_hook_is_found(running: Host) -> None:
     (running.etc / "scripts/vif-post.d/xenbw.hook").unlink()
     assert levels(told(running), "hook") == ["FAIL"]
 
@@ -105,11 +105,11 @@ def test_a_daemon_that_does_not_run_is_a_failure(host: Host) -> None:
     assert levels(found, "ledger") == ["FAIL"]
 
 
-def test_a_rule_that_lets_a_blocked_guest_pass_is_named_and_the_fix_takes_it_away(running: Host) -> None:
+def test_a_rule_that_lets_a_blocked_guest_pass_is_named_and_the_fix_deletes_it(running: Host) -> None:
     guest = running.start("web1")
     running.xenbw("block", "web1")
     assert levels(told(running), "firewall") == ["PASS"]
-    # A daemon that runs puts its own jump first again.
+    # A running daemon would put its own jump first again.
     running.kill_daemon()
     rule = ["-s", f"{guest.address()}/32", "-m", "comment", "--comment", "a good customer", "-j", "ACCEPT"]
     running.run(["iptables-legacy", "-I", "INPUT", *rule], check=True)
@@ -120,7 +120,7 @@ def test_a_rule_that_lets_a_blocked_guest_pass_is_named_and_the_fix_takes_it_awa
     assert levels(told(running), "firewall") == ["PASS"]
 
 
-def test_null_routes_that_somebody_flushed_are_missed(running: Host) -> None:
+def test_flushed_null_routes_are_found(running: Host) -> None:
     running.start("web1")
     running.xenbw("block", "web1")
     running.kill_daemon()
@@ -129,7 +129,7 @@ def test_null_routes_that_somebody_flushed_are_missed(running: Host) -> None:
     assert (finding["level"], "FORWARD has lost its jump" in finding["text"]) == ("FAIL", True)
 
 
-def test_null_routes_that_were_restored_into_nft_are_found_and_the_fix_takes_them_away(running: Host) -> None:
+def test_null_routes_that_were_restored_into_nft_are_found_and_the_fix_deletes_them(running: Host) -> None:
     running.start("web1")
     running.xenbw("block", "web1")
     saved = running.run(["iptables-legacy-save"], check=True).stdout
@@ -140,7 +140,7 @@ def test_null_routes_that_were_restored_into_nft_are_found_and_the_fix_takes_the
     assert set(levels(told(running), "iptables")) == {"PASS"}
 
 
-def test_a_saved_ruleset_that_names_our_table_is_found_since_nft_refuses_it_whole(running: Host) -> None:
+def test_a_saved_ruleset_that_names_our_table_is_found_since_nft_refuses_all_of_it(running: Host) -> None:
     guest = running.start("web1")
     saved = running.directory / "nftables.conf"
     rules = running.run(["nft", "list", "ruleset"], check=True).stdout
@@ -155,7 +155,7 @@ def test_a_saved_ruleset_that_names_our_table_is_found_since_nft_refuses_it_whol
     assert "mine" not in running.run(["nft", "list", "ruleset"]).stdout
 
 
-def test_where_iptables_does_not_see_bridges_the_null_route_is_proven_by_what_passes_dom0(running: Host) -> None:
+def test_where_iptables_does_not_see_bridges_the_null_route_is_proven_by_traffic_through_dom0(running: Host) -> None:
     for version in ("iptables", "ip6tables"):
         running.run(["sh", "-c", f"echo 0 >/proc/sys/net/bridge/bridge-nf-call-{version}"], check=True)
     found = told(running)
@@ -164,7 +164,7 @@ def test_where_iptables_does_not_see_bridges_the_null_route_is_proven_by_what_pa
     assert (finding["level"], "without br_netfilter" in finding["text"]) == ("PASS", True)
 
 
-def test_a_guest_that_is_shaped_by_way_of_another_device_is_found_since_it_is_not_metered(running: Host) -> None:
+def test_a_guest_shaped_through_another_device_is_found_since_it_is_not_metered(running: Host) -> None:
     guest = running.start("web1")
     guest.ping("10.50.0.2")
     running.namespace.ip("link add ifb9 type ifb", "link set ifb9 up")
@@ -177,7 +177,7 @@ def test_a_guest_that_is_shaped_by_way_of_another_device_is_found_since_it_is_no
     assert any("tc redirects what comes from vif1.0" in failure for failure in failures(told(running)))
 
 
-def test_an_nft_that_does_nothing_is_found_out(running: Host) -> None:
+def test_an_nft_program_that_does_nothing_is_found(running: Host) -> None:
     (running.bin_dir / "nft").write_text("#!/bin/sh\ncat >/dev/null\n")
     (running.bin_dir / "nft").chmod(0o755)
     found = told(running)
@@ -189,7 +189,7 @@ def test_an_nft_that_does_nothing_is_found_out(running: Host) -> None:
 
 
 def state(host: Host) -> set[str]:
-    """What must be as before: interfaces, addresses, bridges' tables and rules, a line each."""
+    """The state that doctor must leave unchanged: interfaces, addresses, bridges' tables and rules, a line each."""
     commands = (
         ["ip", "-o", "link"],
         ["ip", "-o", "addr"],
@@ -202,19 +202,19 @@ def state(host: Host) -> set[str]:
 
 
 def put_back(host: Host, before: set[str]) -> None:
-    """All is as before, if not at once: namespaces vanish when the kernel finds the time."""
+    """Wait until the state is as before: the kernel removes namespaces with a delay."""
     assert until(lambda: state(host) == before), sorted(state(host) ^ before)
 
 
 def quiet_guests(host: Host) -> list[Guest]:
-    """A guest in good standing and one that is blocked, at rest."""
+    """A guest in good standing and a blocked guest, without traffic."""
     guests = [host.start("web1"), host.start("web2")]
     host.xenbw("block", "web2")
     guests[0].ping("10.50.0.2")
     return guests
 
 
-def test_on_a_real_bridge_meter_and_seal_hold_and_nobody_there_notices(running: Host) -> None:
+def test_on_a_real_bridge_meter_and_seal_are_proven_unnoticed_by_its_guests(running: Host) -> None:
     guests = quiet_guests(running)
     before, counters = state(running), [guest.counters() for guest in guests]
     found = told(running, "--on", BRIDGE)
@@ -222,7 +222,7 @@ def test_on_a_real_bridge_meter_and_seal_hold_and_nobody_there_notices(running: 
     assert [one["level"] for one in found["seal"] if BRIDGE in one["text"]] == ["PASS"]
     put_back(running, before)
     for guest, counted in zip(guests, counters, strict=True):
-        # Nothing but what a card says by itself now and then.
+        # Only packets that an interface sends by itself now and then.
         assert guest.counters().in_bytes - counted.in_bytes < 1000
     assert running.ask("status")["meter_gaps"] == 0
     assert guests[0].reaches("10.50.0.2")
@@ -230,14 +230,14 @@ def test_on_a_real_bridge_meter_and_seal_hold_and_nobody_there_notices(running: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_stopped_in_the_middle_it_leaves_nothing_behind(running: Host, number: signal.Signals) -> None:
+def test_a_stopped_doctor_leaves_nothing_behind(running: Host, number: signal.Signals) -> None:
     quiet_guests(running)
     before = state(running)
     assert stopped_on_bridge(running, number) == 128 + number
     put_back(running, before)
 
 
-def test_killed_in_the_middle_it_leaves_what_the_next_one_takes_away(running: Host) -> None:
+def test_the_next_doctor_removes_the_remains_of_a_killed_one(running: Host) -> None:
     quiet_guests(running)
     before = state(running)
     assert stopped_on_bridge(running, signal.SIGKILL) == -signal.SIGKILL
@@ -251,20 +251,20 @@ def argv() -> list[str]:
 
 
 def await_seal(host: Host) -> None:
-    """Its guest on the real bridge is sealed, which makes a counter of its own."""
+    """Wait until doctor's guest on the real bridge is sealed, which makes a counter."""
     sealed = ["sh", "-c", "nft list counters | grep -q 'v0[.]0[.].*-refused-in'"]
     assert until(lambda: host.run(sealed).returncode == 0, seconds=60), (host.directory / "doctor.log").read_text()
 
 
 def stopped_on_bridge(host: Host, number: signal.Signals) -> int:
-    """Start it, and stop it once its guest on the real bridge is sealed; its exit status."""
+    """Start doctor, and stop it once its guest on the real bridge is sealed; its exit status."""
     process = host.popen(argv(), output=host.directory / "doctor.log", env=env(host))
     await_seal(host)
     process.send_signal(number)
     return process.wait(timeout=busy(30))
 
 
-def test_failing_in_the_middle_it_leaves_nothing_behind_and_says_so(running: Host) -> None:
+def test_a_failing_doctor_leaves_nothing_behind_and_reports_the_failure(running: Host) -> None:
     quiet_guests(running)
     before = state(running)
     (running.bin_dir / "bridge").write_text("#!/bin/sh\nexit 7\n")
@@ -275,7 +275,7 @@ def test_failing_in_the_middle_it_leaves_nothing_behind_and_says_so(running: Hos
     put_back(running, before)
 
 
-def test_two_at_once_do_not_take_each_other_s_guest_away(running: Host) -> None:
+def test_two_doctors_at_once_do_not_remove_each_others_guests(running: Host) -> None:
     with (running.run_dir / "doctor.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         running.namespace.ip("link add xenbw-guest type veth peer name its-eth0")
@@ -284,7 +284,7 @@ def test_two_at_once_do_not_take_each_other_s_guest_away(running: Host) -> None:
     assert failures(told(running, "--on", BRIDGE)) == []
 
 
-def test_no_user_but_root_can_keep_it_from_a_bridge(running: Host) -> None:
+def test_only_root_can_keep_doctor_from_a_bridge(running: Host) -> None:
     with running.namespace.entered():
         users = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     with users:
@@ -294,7 +294,7 @@ def test_no_user_but_root_can_keep_it_from_a_bridge(running: Host) -> None:
     assert (stat.S_IMODE(lock.st_mode), lock.st_uid) == (0o600, 0)
 
 
-def test_what_is_no_bridge_is_a_usage_error(host: Host) -> None:
+def test_an_interface_that_is_not_a_bridge_is_a_usage_error(host: Host) -> None:
     done = doctor(host, "--on", "../outside")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("xenbw: ../outside: no Linux bridge of this host")

@@ -1,4 +1,4 @@
-"""The miniature dom0 behaves as a real one: Debian's vif scripts, hooks, traffic, and nothing left behind."""
+"""The miniature dom0 behaves like a real one: Debian's vif scripts, hooks and traffic; it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def namespaces_in_use() -> set[int]:
     return found
 
 
-def test_vif_bridge_makes_the_vif_a_bridge_port_and_says_connected(dom0: Dom0) -> None:
+def test_vif_bridge_makes_the_vif_a_bridge_port_and_reports_connected(dom0: Dom0) -> None:
     guest = dom0.start("web1")
     ports = dom0.run(["ls", "/sys/class/net/xenbr0/brif"]).stdout.split()
     assert ports == ["outside", "vif1.0"]
@@ -61,7 +61,7 @@ def test_vif_bridge_makes_the_vif_a_bridge_port_and_says_connected(dom0: Dom0) -
     assert [(run.command, run.returncode) for run in guest.scripts] == [("online", 0)]
 
 
-def test_a_guest_reaches_dom0_the_outside_and_other_guests(dom0: Dom0) -> None:
+def test_a_guest_reaches_dom0_an_outside_host_and_other_guests(dom0: Dom0) -> None:
     web1, web2 = dom0.start("web1"), dom0.start("web2")
     assert web1.reaches("10.50.0.1")
     assert web1.reaches("10.50.0.2")
@@ -79,7 +79,7 @@ def test_ipv6_works_at_once(dom0: Dom0) -> None:
 
 
 @pytest.mark.parametrize(("script", "ip"), [("vif-route", "10.51.0.11"), ("vif-nat", "10.52.0.11")])
-def test_a_routed_guest_reaches_dom0_and_the_outside(dom0: Dom0, script: str, ip: str) -> None:
+def test_a_routed_guest_reaches_dom0_and_an_outside_host(dom0: Dom0, script: str, ip: str) -> None:
     guest = dom0.start("web1", (ip,), script=script)
     assert backend(dom0, guest, "hotplug-status") == "connected"
     assert guest.reaches("10.50.0.1")
@@ -90,7 +90,7 @@ def test_a_routed_guest_reaches_dom0_and_the_outside(dom0: Dom0, script: str, ip
 
 
 def counters_of(dom0: Dom0, interface: str) -> Counters:
-    """An interface's counters as the guest behind it counts."""
+    """A vif's counters, in the guest's directions."""
     fields = next(line for line in dom0.run(["cat", "/proc/net/dev"]).stdout.splitlines() if interface in line)
     received, packets, sent = (int(fields.split()[n]) for n in (1, 2, 9))
     return Counters(in_bytes=sent, out_bytes=received - ETH_HLEN * packets)
@@ -101,15 +101,15 @@ def test_the_guests_counters_equal_its_vifs(dom0: Dom0) -> None:
     before = guest.counters()
     assert guest.send(1_000_000) == 1_000_000
     assert guest.receive(2_000_000) == 2_000_000
-    # Read one after the other: somebody may say something in between.
+    # The two are read one after the other, and packets may pass in between.
     assert until(lambda: guest.counters() == counters_of(dom0, "vif1.0"))
     after = guest.counters()
-    # 1400-byte datagrams carry 42 bytes of headers each, of which 14 do not count on the way out; some ARP on top.
+    # 1400-byte datagrams have 42 bytes of headers each, of which 14 do not count on the way out; ARP comes on top.
     assert 1_020_000 <= after.out_bytes - before.out_bytes <= 1_021_000
     assert 2_060_000 <= after.in_bytes - before.in_bytes <= 2_061_000
 
 
-def test_what_is_blocked_does_not_arrive_and_is_still_sent(dom0: Dom0) -> None:
+def test_blocked_packets_are_sent_and_do_not_arrive(dom0: Dom0) -> None:
     guest = dom0.start("web1")
     for namespace in (dom0.outside, guest.namespace):
         namespace.run(["iptables", "-A", "INPUT", "-p", "udp", "-j", "DROP"], check=True)
@@ -126,7 +126,7 @@ def test_guests_exchange_known_amounts_with_each_other_and_with_dom0(dom0: Dom0)
     assert web1.send(50_000, to="dom0") == web1.receive(50_000, "dom0") == 50_000
 
 
-def test_a_hook_is_sourced_with_what_a_real_hook_sees(tmp_path: Path) -> None:
+def test_a_hook_is_sourced_with_the_variables_of_a_real_dom0(tmp_path: Path) -> None:
     with Dom0(hooks=[hook(tmp_path, "dump.hook", DUMP)]) as dom0:
         dom0.hook_env["DUMP"] = str(tmp_path / "calls")
         guest = dom0.start("web1", ("10.50.0.11", "10.50.0.111"))
@@ -134,7 +134,7 @@ def test_a_hook_is_sourced_with_what_a_real_hook_sees(tmp_path: Path) -> None:
         dom0.start("web2", vifname="front0")
     assert (tmp_path / "calls").read_text().splitlines() == [
         "online|vif|backend/vif/1/0|vif1.0|vif1.0|xenbr0|10.50.0.11 10.50.0.111|web1|/sys/class/net/vif1.0",
-        # As on a real dom0 the interface is gone before the script runs, and the name is still there.
+        # As on a real dom0, the interface is gone before the script runs, but its name is still passed.
         "offline|vif|backend/vif/1/0|vif1.0|vif1.0|xenbr0|10.50.0.11 10.50.0.111|web1|/sys/class/net/vif*",
         "online|vif|backend/vif/2/0|vif2.0|front0|xenbr0|10.50.0.12|web2|/sys/class/net/vif*",
     ]
@@ -157,7 +157,7 @@ def test_a_failing_hook_fails_the_start_and_leaves_nothing_of_the_guest(tmp_path
         assert dom0.store.list("/vm") == dom0.store.list("/local/domain/0/backend/vif") == []
 
 
-def test_a_reboot_keeps_mac_address_and_uuid_and_grows_the_domid(dom0: Dom0) -> None:
+def test_a_reboot_keeps_mac_address_and_uuid_and_raises_the_domid(dom0: Dom0) -> None:
     guest = dom0.start("web1", mac="00:16:3e:aa:bb:cc")
     uuid = dom0.store.read("/local/domain/1/vm")
     guest.reboot()
@@ -191,7 +191,7 @@ def test_every_vif_of_a_guest_has_its_own_interface_and_addresses(dom0: Dom0) ->
     assert dom0.store.read("/local/domain/0/backend/vif/1/1/ip") == "10.50.0.12"
 
 
-def test_a_config_need_not_tell_the_guests_addresses(dom0: Dom0) -> None:
+def test_a_config_need_not_list_the_guests_addresses(dom0: Dom0) -> None:
     guest = dom0.start("web1", config_ips=())
     assert backend(dom0, guest, "ip") is None
     assert guest.reaches("10.50.0.1")
@@ -223,14 +223,14 @@ def test_the_xenstore_tools_find_the_store_at_its_usual_place(dom0: Dom0) -> Non
     assert dom0.run(argv).stdout == "web1\n"
 
 
-def test_the_interface_directory_in_dom0_is_its_own_and_so_is_run(dom0: Dom0, tmp_path: Path) -> None:
+def test_dom0_has_its_own_sysfs_interfaces_and_run_folder(dom0: Dom0, tmp_path: Path) -> None:
     dom0.run(["touch", "/run/mark"], check=True)
     assert dom0.run(["ls", "/run"]).stdout.split() == ["mark", "xenstored"]
     assert not Path("/run/mark").exists()
     assert interfaces(dom0) == ["lo", "outside", "xenbr0"]
 
 
-def test_nothing_is_left_of_a_dom0_not_even_its_daemons(tmp_path: Path) -> None:
+def test_nothing_is_left_of_a_closed_dom0_nor_of_its_daemons(tmp_path: Path) -> None:
     with Dom0() as dom0:
         guest = dom0.start("web1")
         daemon = dom0.popen(["sleep", "600"], output=tmp_path / "log")

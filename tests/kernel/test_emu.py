@@ -1,8 +1,8 @@
-"""The emulated card of an HVM guest, with a real tap and Debian's real vif-bridge: counted and blocked like its vif, on
-the same VM's account.
+"""The emulated card of an HVM guest, with a real tap and Debian's real vif-bridge, is counted and blocked like the
+guest's vif, for the same VM.
 
 QEMU opens the tap, and closes it when the guest's drivers unplug the emulated card (hw/i386/xen/xen_platform.c). libxl
-calls the vif script for it with `add` and type_if=tap once it has called it for the vif.
+calls the vif script for the vif, and then for the tap with `add` and type_if=tap.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def vm(running: Host) -> Iterator[Hvm]:
 
 
 def passed(host: Host, vm: Hvm) -> tuple[int, int]:
-    """How many of twenty frames each way get through by the emulated card: to the guest, and from it."""
+    """How many of twenty frames pass the emulated card: to the guest, and from it."""
     vm.tap.read()
     out, back = vm.request, vm.answer
     heard = got = 0
     with Ear(host.outside) as ear:
-        # The bridge learns from the guest's by which of its two cards it is to be reached.
+        # From the guest's frames the bridge learns behind which of the two cards its MAC is.
         vm.tap.write([out] * 20)
         send_frames(host.outside, "eth0", [back] * 20)
         limit = time.monotonic() + busy(0.5)
@@ -52,7 +52,7 @@ def passed(host: Host, vm: Hvm) -> tuple[int, int]:
 
 
 def over(host: Host, vm: Hvm) -> None:
-    """The guest uses up its allowance by its emulated card alone, and is blocked."""
+    """The guest uses up its allowance through the emulated card alone, and is blocked."""
     host.add("web1", limit_bytes=LIMIT)
     host.ask("sync")
     vm.tap.write([vm.request] * (LIMIT // (FRAME - ETH_HLEN) + 1))
@@ -64,25 +64,25 @@ def is_up(host: Host, interface: str) -> bool:
 
 
 def raise_links(host: Host, vm: Hvm) -> None:
-    """Somebody in dom0 sets both cards' interfaces up."""
+    """Set the interfaces of both cards up in dom0."""
     host.raise_links(vm.guest)
     host.namespace.ip(f"link set {vm.interface} up")
     assert until(lambda: host.run(["cat", f"/sys/class/net/{vm.interface}/brport/state"]).stdout == "3\n")
 
 
 def covered(host: Host, interface: str) -> bool:
-    """Whether our counters stand for it, and not only for an earlier one of its name."""
+    """Whether this tap has our counters, not only an earlier tap of its name."""
     index = host.run(["cat", f"/sys/class/net/{interface}/ifindex"], check=True).stdout.strip()
     return f".{index}-in {{" in host.run(["nft", "list", "table", "netdev", "xenbw"]).stdout
 
 
 def newest(host: Host, kind: Kind) -> Binding:
-    """The last life of the guest's card of that kind."""
+    """The newest binding of the guest's card of that kind."""
     host.ask("commit")
     return max((one for one in viflog.latest(host.ledger()) if one.kind is kind), key=lambda one: one.ifindex)
 
 
-# what is counted
+# counting
 
 
 def test_the_hook_leaves_a_binding_for_the_tap_beside_the_vifs(vm: Hvm, running: Host) -> None:
@@ -92,15 +92,15 @@ def test_the_hook_leaves_a_binding_for_the_tap_beside_the_vifs(vm: Hvm, running:
     assert [(run.returncode, run.stdout, run.stderr) for run in vm.scripts] == [(0, "", "")]
 
 
-def test_what_passes_the_emulated_card_is_counted_to_the_byte(vm: Hvm, running: Host) -> None:
-    vm.guest.namespace.ip("link set eth0 down")  # it has no PV drivers
+def test_traffic_of_the_emulated_card_is_counted_to_the_byte(vm: Hvm, running: Host) -> None:
+    vm.guest.namespace.ip("link set eth0 down")  # the guest has no PV drivers
     assert until(lambda: running.usage("web1") == vm.total())
     before = running.usage("web1")
     assert passed(running, vm) == EVERY
     assert until(lambda: running.usage("web1") == vm.total())
     after = running.usage("web1")
     assert after.out_bytes - before.out_bytes == 20 * (FRAME - ETH_HLEN)
-    # Somebody on the bridge may have said something to everybody meanwhile (IGMP).
+    # The bridge may have sent multicasts meanwhile (IGMP).
     assert 0 <= after.in_bytes - before.in_bytes - 20 * FRAME < FRAME
 
 
@@ -114,7 +114,7 @@ def test_a_guest_that_uses_both_cards_pays_for_each_frame_once(vm: Hvm, running:
     assert newest(running, Kind.VIF).counted.usage == vm.guest.counters()
 
 
-def test_a_tap_that_is_renamed_with_its_vif_is_counted_on(running: Host) -> None:
+def test_counting_goes_on_when_a_tap_is_renamed_with_its_vif(running: Host) -> None:
     with Hvm(running, vifname="web1.lan") as vm:
         assert newest(running, Kind.EMU).interface == "web1.lan-emu"
         assert passed(running, vm) == EVERY
@@ -125,7 +125,7 @@ def test_a_tap_that_is_renamed_with_its_vif_is_counted_on(running: Host) -> None
         assert passed(running, vm) == NONE
 
 
-def test_the_daemons_crash_neither_loses_nor_repeats_a_byte_of_it(vm: Hvm, running: Host) -> None:
+def test_a_crash_of_the_daemon_neither_loses_nor_repeats_a_byte_of_the_tap(vm: Hvm, running: Host) -> None:
     assert passed(running, vm) == EVERY
     running.kill_daemon()
     assert passed(running, vm) == EVERY
@@ -134,7 +134,7 @@ def test_the_daemons_crash_neither_loses_nor_repeats_a_byte_of_it(vm: Hvm, runni
     assert until(lambda: running.usage("web1") == vm.total())
 
 
-def test_when_the_emulated_card_is_unplugged_its_last_byte_is_its_own_and_the_vif_is_metered_on(
+def test_an_unplugged_emulated_card_is_counted_to_its_last_byte_and_the_vif_is_metered_on(
     vm: Hvm, running: Host
 ) -> None:
     assert until(lambda: running.usage("web1") == vm.total())
@@ -150,7 +150,7 @@ def test_when_the_emulated_card_is_unplugged_its_last_byte_is_its_own_and_the_vi
     assert newest(running, Kind.VIF).counted.usage == vm.guest.counters()
 
 
-def test_a_tap_that_no_hook_announced_is_found_and_counted(vm: Hvm, running: Host) -> None:
+def test_a_tap_without_a_hook_call_is_found_and_counted(vm: Hvm, running: Host) -> None:
     assert until(lambda: running.usage("web1") == vm.total())
     earlier = vm.tap
     vm.replug()
@@ -160,10 +160,10 @@ def test_a_tap_that_no_hook_announced_is_found_and_counted(vm: Hvm, running: Hos
     assert newest(running, Kind.EMU).counted.usage == vm.tap.counted
 
 
-# what is blocked
+# blocking
 
 
-def test_the_emulated_card_alone_uses_up_the_allowance_and_both_cards_are_shut(vm: Hvm, running: Host) -> None:
+def test_when_the_emulated_card_uses_up_the_allowance_both_cards_are_sealed(vm: Hvm, running: Host) -> None:
     assert passed(running, vm) == EVERY
     over(running, vm)
     assert until(lambda: not is_up(running, vm.interface) and not running.link_is_up(vm.guest))
@@ -171,7 +171,7 @@ def test_the_emulated_card_alone_uses_up_the_allowance_and_both_cards_are_shut(v
     assert (vm.guest.send(10_000), vm.guest.receive(10_000)) == (0, 0)
 
 
-def test_its_seal_holds_where_somebody_sets_the_links_up(vm: Hvm, running: Host) -> None:
+def test_the_seal_holds_when_the_links_are_set_up(vm: Hvm, running: Host) -> None:
     over(running, vm)
     running.kill_daemon()
     raise_links(running, vm)
@@ -179,7 +179,7 @@ def test_its_seal_holds_where_somebody_sets_the_links_up(vm: Hvm, running: Host)
     assert (vm.guest.send(10_000), vm.guest.receive(10_000)) == (0, 0)
 
 
-def test_what_its_seal_refuses_is_not_usage(vm: Hvm, running: Host) -> None:
+def test_traffic_that_the_seal_refuses_is_not_usage(vm: Hvm, running: Host) -> None:
     over(running, vm)
     used = running.usage("web1")
 
@@ -193,7 +193,7 @@ def test_what_its_seal_refuses_is_not_usage(vm: Hvm, running: Host) -> None:
     assert running.usage("web1") == used
 
 
-def test_its_link_being_down_holds_with_every_rule_flushed_and_the_daemon_dead(vm: Hvm, running: Host) -> None:
+def test_the_links_that_are_down_hold_with_every_rule_flushed_and_the_daemon_dead(vm: Hvm, running: Host) -> None:
     over(running, vm)
     assert until(lambda: not is_up(running, vm.interface))
     running.kill_daemon()
@@ -202,7 +202,7 @@ def test_its_link_being_down_holds_with_every_rule_flushed_and_the_daemon_dead(v
     assert passed(running, vm) == NONE
 
 
-def test_a_release_opens_it_again(vm: Hvm, running: Host) -> None:
+def test_a_release_opens_the_emulated_card_again(vm: Hvm, running: Host) -> None:
     over(running, vm)
     running.xenbw("lift", "web1")
     assert is_up(running, vm.interface)
@@ -211,7 +211,9 @@ def test_a_release_opens_it_again(vm: Hvm, running: Host) -> None:
 
 
 @pytest.mark.parametrize("daemon", ["alive", "dead"])
-def test_a_restart_while_over_leaves_the_new_tap_shut_from_its_first_frame(vm: Hvm, running: Host, daemon: str) -> None:
+def test_a_vm_that_restarts_while_over_has_its_new_tap_sealed_from_the_first_frame(
+    vm: Hvm, running: Host, daemon: str
+) -> None:
     over(running, vm)
     if daemon == "dead":
         running.kill_daemon()
@@ -224,7 +226,7 @@ def test_a_restart_while_over_leaves_the_new_tap_shut_from_its_first_frame(vm: H
     assert passed(running, vm) == NONE
 
 
-def test_a_tap_that_no_hook_announced_is_shut_while_its_vm_is_over(vm: Hvm, running: Host) -> None:
+def test_a_tap_without_a_hook_call_is_sealed_while_its_vm_is_over(vm: Hvm, running: Host) -> None:
     over(running, vm)
     vm.replug()
     assert until(lambda: covered(running, vm.interface) and not is_up(running, vm.interface))

@@ -1,5 +1,5 @@
-"""Ways round the block, tried from inside a guest that is over its allowance. Whether they lead anywhere is told by the
-frames that others hear and by the guest's own card, not by xenbw."""
+"""Ways round the block, tried from inside a guest that is over its allowance. The frames that others receive, and the
+guest's own card, tell whether one works, not xenbw."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ LIMIT = 1_000_000
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
-    """A host with a VM on the bridge, web1, and a routed one, web2, that are over their allowance, and one that is not.
+    """A host with a bridged VM, web1, and a routed VM, web2, both over their allowance, and a VM in good standing.
 
-    Its bridge is not seen by iptables: what Debian's default, br_netfilter not loaded, comes down to.
+    iptables does not see its bridge, as by Debian's default, with br_netfilter not loaded.
     """
     with Host() as machine:
         machine.start_daemon()
@@ -43,7 +43,7 @@ def host() -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def routed(host: Host) -> Iterator[Intruder]:
-    """A blocked VM behind a vif of its own."""
+    """A blocked routed VM."""
     neighbour, _, guest = host.guests
     with Intruder(host, guest, neighbour) as intruder:
         yield intruder
@@ -59,8 +59,7 @@ def bridged(host: Host) -> Iterator[Intruder]:
 
 @pytest.fixture(scope="module")
 def forced_up(host: Host, bridged: Intruder) -> Iterator[Intruder]:
-    """The same, with its link up whatever xenbw made of it and a daemon that cannot do anything about it: what holds is
-    the rule on its interface alone."""
+    """A blocked VM on the bridge, with its link set up and the daemon stopped: only the rule on its vif holds it."""
     assert host.daemon is not None
     host.daemon.send_signal(signal.SIGSTOP)
     force_up(host, bridged.guest)
@@ -69,7 +68,7 @@ def forced_up(host: Host, bridged: Intruder) -> Iterator[Intruder]:
 
 
 def nothing_passes(me: Intruder, evasion: Evasion) -> None:
-    """Neither from the guest nor to it."""
+    """No frame passes, neither from the guest nor to it."""
     before = me.guest.counters()
     _ = me.reached(), me.heard()
     evasion.act(me)
@@ -80,23 +79,23 @@ def nothing_passes(me: Intruder, evasion: Evasion) -> None:
 
 
 @pytest.mark.parametrize("name", EVASIONS)
-def test_nothing_of_a_blocked_vm_reaches_anybody_and_nothing_reaches_it(bridged: Intruder, name: str) -> None:
+def test_no_frame_from_or_to_a_blocked_vm_arrives(bridged: Intruder, name: str) -> None:
     nothing_passes(bridged, EVASIONS[name])
 
 
 @pytest.mark.parametrize("name", ROUTED)
-def test_nothing_of_a_routed_blocked_vm_reaches_anybody_and_nothing_reaches_it(routed: Intruder, name: str) -> None:
+def test_no_frame_from_or_to_a_routed_blocked_vm_arrives(routed: Intruder, name: str) -> None:
     nothing_passes(routed, ROUTED[name])
 
 
 @pytest.mark.parametrize("name", EVASIONS)
-def test_with_its_link_forced_up_nothing_of_a_blocked_vm_passes_either(forced_up: Intruder, name: str) -> None:
+def test_with_its_link_set_up_no_frame_from_or_to_a_blocked_vm_arrives(forced_up: Intruder, name: str) -> None:
     sent = forced_up.guest.counters().out_bytes
     nothing_passes(forced_up, EVASIONS[name])
     assert forced_up.guest.counters().out_bytes > sent
 
 
-def test_a_blocked_vm_that_listens_to_whatever_passes_hears_nothing(forced_up: Intruder) -> None:
+def test_a_blocked_vm_that_listens_to_all_frames_hears_none(forced_up: Intruder) -> None:
     with Ear(forced_up.neighbour.namespace) as other:
         forced_up.heard()
         forced_up.address()

@@ -1,5 +1,5 @@
-"""Ways round the meter, tried from inside a guest that is within its allowance: whatever it sends, and whatever comes
-of it, is counted to the byte as its own card counts it."""
+"""Ways round the meter, tried from inside a guest that is within its allowance: all that it sends, and all answers, are
+counted to the byte as the guest's own card counts them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("evasions_counted")]
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
-    """A host with a VM on the bridge, a routed one, and a third."""
+    """A host with a bridged VM, a routed VM, and a third VM."""
     with Host() as machine:
         machine.start_daemon()
         machine.start("db1")
@@ -39,7 +39,7 @@ def bridged(host: Host) -> Iterator[Intruder]:
 
 @pytest.fixture(scope="module")
 def routed(host: Host) -> Iterator[Intruder]:
-    """A VM behind a vif of its own."""
+    """A routed VM."""
     neighbour, _, guest = host.guests
     with Intruder(host, guest, neighbour) as intruder:
         assert until(lambda: uncounted(intruder) == NOTHING)
@@ -47,9 +47,9 @@ def routed(host: Host) -> Iterator[Intruder]:
 
 
 def uncounted(me: Intruder) -> Amounts:
-    """What the guest's own card has counted in this life and the ledger has not; what was not usage is negative."""
+    """Bytes of this life that the card counted and the ledger did not. Bytes that are no usage are negative."""
     card = None
-    while card is None or card != me.guest.counters():  # something passed meanwhile
+    while card is None or card != me.guest.counters():  # packets passed meanwhile
         card = me.guest.counters()
         me.host.ask("commit")
         (binding,) = (b for b in me.host.ledger().live_bindings().values() if b.domid == me.guest.domid)
@@ -59,27 +59,27 @@ def uncounted(me: Intruder) -> Amounts:
 
 
 def leads(me: Intruder, where: str) -> bool:
-    """Whether something of it has come there since the last look."""
+    """Whether a frame of the guest arrived there since the last look."""
     reached = me.reached()
     return bool(reached) if where == "anywhere" else where in reached
 
 
 def every_byte_is_counted(me: Intruder, evasion: Evasion, tag: int = 0) -> None:
-    """Each byte but for a tag of so many in its frames. And the evasion is one: it leads to others when nothing is in
-    its way."""
+    """Every byte is counted, except the given length of a tag in each frame. The evasion is a real one: without a block
+    its frames arrive."""
     before, sent = uncounted(me), me.guest.sent_frames()
     me.reached()
     evasion.act(me)
     frames = me.guest.sent_frames() - sent
     assert frames > 0
     assert evasion.arrives == "nowhere" or until(lambda: leads(me, evasion.arrives))
-    # The guest may have said something without a tag in between.
+    # The guest may have sent some frames without a tag as well.
     tags = range(frames // 2 * tag, frames * tag + 1, tag) if tag else (0,)
     assert until(lambda: uncounted(me) in [before._replace(out_bytes=before.out_bytes + lost) for lost in tags], 2)
 
 
-# A tag of 802.1Q or 802.1ad is taken off a frame before the ingress hook (linux net/core/dev.c, skb_vlan_untag): what
-# stays is counted.
+# The kernel removes a tag of 802.1Q or 802.1ad from a frame before the ingress hook (linux net/core/dev.c,
+# skb_vlan_untag): the rest is counted.
 TAGS = {"802.1Q": 4, "QinQ": 4}
 
 

@@ -1,4 +1,4 @@
-"""Ways round block and meter that a guest tries with its lives, its cards and its timing."""
+"""Ways round block and meter by restarts, more vifs, or timing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LIVES: dict[str, Callable[[Host, Guest], None]] = {"a reboot": reboot, "a crash"
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
-    """A host whose bridge is not seen by iptables, and a neighbour to all others."""
+    """A host whose bridge iptables does not see, with a second guest on the bridge."""
     with Host() as machine:
         machine.start_daemon()
         machine.run(["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"], check=True)
@@ -47,7 +47,7 @@ def host() -> Iterator[Host]:
 
 @pytest.fixture
 def me(host: Host) -> Iterator[Intruder]:
-    """A VM of its own for each test, named by a number that no other has."""
+    """A new VM for each test, with a number in its name."""
     guest = host.start(f"web{host.take_domid(None)}")
     with Intruder(host, guest, host.guests[0]) as intruder:
         yield intruder
@@ -56,13 +56,13 @@ def me(host: Host) -> Iterator[Intruder]:
 
 @contextlib.contextmanager
 def sending(me: Intruder) -> Iterator[Callable[[], int]]:
-    """The guest sends all the time, as soon as it has a card; tells how often it did."""
+    """The guest sends all the time, as soon as it has a card; yields a function that returns how often it sent."""
     rounds, done = 0, threading.Event()
 
     def send() -> None:
         nonlocal rounds
         while not done.wait(0.001):
-            with contextlib.suppress(OSError, RuntimeError):  # it has no card, or does not run
+            with contextlib.suppress(OSError, RuntimeError):  # the guest has no card, or does not run
                 me.send(
                     [
                         me.frame(ip4(me.ip, me.addresses["outside"], udp(me.mark + bytes(500))), to=to)
@@ -81,7 +81,7 @@ def sending(me: Intruder) -> Iterator[Callable[[], int]]:
 
 
 @pytest.mark.parametrize("life", LIVES)
-def test_a_blocked_vm_that_begins_anew_again_and_again_gets_nothing_through(me: Intruder, life: str) -> None:
+def test_a_blocked_vm_that_restarts_again_and_again_gets_no_traffic_through(me: Intruder, life: str) -> None:
     me.host.xenbw("block", me.guest.name)
     me.reached()
     with sending(me) as rounds:
@@ -94,9 +94,9 @@ def test_a_blocked_vm_that_begins_anew_again_and_again_gets_nothing_through(me: 
     assert me.guest.counters().in_bytes == 0
 
 
-# On linux 6.18 a netdev chain stays when its device goes, and is bound to the next one of that name.
+# On linux 6.18 a netdev chain stays when its device goes, and is bound to the next device of that name.
 @pytest.mark.parametrize("life", ["a reboot", "a crash", "detach and attach"])
-def test_every_byte_of_a_vm_that_begins_anew_again_and_again_is_counted(me: Intruder, life: str) -> None:
+def test_every_byte_of_a_vm_that_restarts_again_and_again_is_counted(me: Intruder, life: str) -> None:
     total = Counters(0, 0)
     for _ in range(AGAIN):
         me.guest.send(30_000)
@@ -107,7 +107,7 @@ def test_every_byte_of_a_vm_that_begins_anew_again_and_again_is_counted(me: Intr
     assert until(lambda: counted_in_all_lives(me) == total), (counted_in_all_lives(me), total)
 
 
-def test_a_card_that_is_given_back_while_no_daemon_runs_is_counted_once() -> None:
+def test_a_vif_detached_and_attached_while_no_daemon_runs_is_counted_once() -> None:
     with Host() as host:
         host.start_daemon()
         neighbour, guest = host.start("db1"), host.start("web1")
@@ -123,7 +123,7 @@ def test_a_card_that_is_given_back_while_no_daemon_runs_is_counted_once() -> Non
 
 
 def counted_in_all_lives(me: Intruder) -> Counters:
-    """What the guest's cards have seen; what was flooded to one, while a bridge did not know better, with the rest."""
+    """The bytes of all vifs of the guest, with flood: a bridge floods until it has learned where a MAC is."""
     me.host.ask("commit")
     lives = me.host.show(me.guest.name)["bindings"]
     return Counters(
@@ -131,7 +131,7 @@ def counted_in_all_lives(me: Intruder) -> Counters:
     )
 
 
-def test_a_second_card_of_a_blocked_vm_gets_nothing_through(me: Intruder) -> None:
+def test_a_second_vif_of_a_blocked_vm_gets_no_traffic_through(me: Intruder) -> None:
     me.host.xenbw("block", me.guest.name)
     card = me.guest.attach("10.50.0.77")
     me.guest.finish(card)
@@ -143,7 +143,7 @@ def test_a_second_card_of_a_blocked_vm_gets_nothing_through(me: Intruder) -> Non
     assert me.reached() == {}
 
 
-def test_of_what_is_under_way_when_the_block_falls_every_byte_is_counted_or_refused(me: Intruder) -> None:
+def test_every_byte_under_way_when_the_block_begins_is_counted_or_refused(me: Intruder) -> None:
     with sending(me), Ear(me.host.outside) as wire:
         assert until(lambda: me.reached() != {})
         me.host.xenbw("block", me.guest.name)
@@ -153,13 +153,13 @@ def test_of_what_is_under_way_when_the_block_falls_every_byte_is_counted_or_refu
     assert frames
     assert [one for one in frames if one.at > fallen] == []
     me.host.quiet(me.guest)
-    # What the block refused to the guest has never come to its card.
+    # Bytes that the block refused to the guest never reached its card.
     card = me.guest.counters()
     assert until(lambda: counted(me)._replace(refused_in_bytes=0).everything == card), (counted(me), card)
 
 
 def counted(me: Intruder) -> Amounts:
-    """What the ledger has of the guest's present life."""
+    """The ledger's amounts for the guest's present life."""
     me.host.ask("commit")
     (binding,) = (b for b in me.host.ledger().live_bindings().values() if b.domid == me.guest.domid)
     return binding.counted

@@ -1,4 +1,4 @@
-"""Where each byte came from, and whose traffic is not seen at all, asked of a host at work."""
+"""xenbw explain, the audit and unmetered VMs, on a host with traffic."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def explained(host: Host, *words: str) -> dict[str, Any]:
 
 
 def sums(document: dict[str, Any]) -> Counters:
-    """What its parts add up to."""
+    """The sums of the explanation's parts."""
     return Counters(*(sum(part[key] for part in document["parts"]) for key in ("in_bytes", "out_bytes")))
 
 
 def weighed(host: Host, guest: Guest, sent: int) -> Counters:
-    """Some traffic, and then what the guest's present life comes to."""
+    """Some traffic, and then the bytes of the guest's present life."""
     guest.send(sent)
     guest.receive(sent)
     host.quiet(guest)
@@ -36,7 +36,7 @@ def weighed(host: Host, guest: Guest, sent: int) -> Counters:
     return guest.scales.total()
 
 
-def test_after_reboots_each_life_has_what_passed_in_it_and_they_sum_to_the_usage(running: Host) -> None:
+def test_after_reboots_each_life_has_its_bytes_and_they_sum_to_the_usage(running: Host) -> None:
     guest = running.start("web1")
     guest.weighed = True
     passed = []
@@ -55,10 +55,10 @@ def _lives(document: dict[str, Any]) -> list[Counters]:
     return [Counters(part["in_bytes"], part["out_bytes"]) for part in document["parts"]]
 
 
-def test_a_flush_of_the_rules_is_told_as_a_gap_and_leaves_nothing_unexplained(running: Host) -> None:
+def test_a_flush_of_the_rules_is_reported_as_a_gap_and_leaves_no_byte_unexplained(running: Host) -> None:
     guest = running.start("web1")
     guest.send(50_000)
-    # A round or two at rest, in which the kernel's counters are compared with ours.
+    # A round or two without traffic, in which the kernel's counters are compared with ours.
     time.sleep(2.2)
     running.run(["nft", "flush", "ruleset"], check=True)
     assert until(lambda: running.ask("status")["meter_gaps"] == 1)
@@ -71,19 +71,19 @@ def test_a_flush_of_the_rules_is_told_as_a_gap_and_leaves_nothing_unexplained(ru
     assert sums(document) == running.usage("web1")
 
 
-def test_the_audit_finds_no_byte_between_our_counters_and_the_kernel_s(running: Host) -> None:
+def test_the_audit_finds_no_difference_between_our_counters_and_the_kernels(running: Host) -> None:
     guest = running.start("web1")
     guest.receive(100_000)
     guest.send(50_000)
     audit = explained(running, "--audit")["audit"]
     (one,) = audit["interfaces"]
     assert (audit["stale"], one["kernel"]["drift_in_bytes"], one["xentop"]) == (None, 0, None)
-    # veth, unlike netback, counts the Ethernet headers of what comes from the guest.
+    # veth, unlike netback, counts the Ethernet headers of frames from the guest.
     assert one["kernel"]["drift_out_bytes"] % 14 == 0
     assert audit["no_xentop"]
 
 
-# who is not seen
+# VMs that are not metered
 
 
 # Seconds. A domain may be without a vif for 20 while it is being built.
@@ -117,11 +117,11 @@ def listed(host: Host) -> dict[str, dict[str, Any]]:
 
 
 def listed_after_a_poke(host: Host) -> dict[str, dict[str, Any]]:
-    """The same, after one of those that make the daemon look around at xenstore, each ten seconds at most."""
+    """`xenbw list --json` after a poke. Pokes make the daemon survey xenstore, but only once in ten seconds."""
     host.ask("sync")
     return listed(host)
 
 
-def test_who_started_out_of_sight_is_found_when_a_hook_or_the_command_line_pokes(running: Host) -> None:
+def test_a_vm_that_started_without_a_vif_is_found_when_a_hook_or_the_command_line_pokes(running: Host) -> None:
     running.store.write_all({"/local/domain/30/name": "novif"})
     assert until(lambda: listed_after_a_poke(running).get("novif", {}).get("state") == "unmetered", _SURVEYS)

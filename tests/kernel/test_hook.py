@@ -1,4 +1,4 @@
-"""The hook, sourced by Debian's unmodified vif scripts: what it records, whom it blocks, that it never harms a boot."""
+"""The hook, sourced by Debian's unmodified vif scripts: it records bindings, blocks VMs, and never harms a boot."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def live(host: Host) -> list[Binding]:
 
 
 def blocked_vm(host: Host, name: str) -> None:
-    """A VM that the ledger says is blocked, with no daemon to put it into the kernel."""
+    """A VM that is blocked in the ledger; no daemon applies the block to the kernel."""
     host.add(name)
     ledger = host.ledger()
     vm = ledger.vm_named(name)
@@ -50,11 +50,11 @@ def pending(host: Host) -> list[Path]:
 
 
 def succeeded(guest: Guest) -> bool:
-    """The scripts ended well, and nothing was printed on xl's terminal."""
+    """The vif scripts exited with 0 and printed nothing on xl's terminal."""
     return all((run.returncode, run.stdout, run.stderr) == (0, "", "") for run in guest.scripts)
 
 
-# what it records
+# recording
 
 
 @pytest.mark.parametrize("script", ["vif-bridge", "vif-route", "vif-nat"])
@@ -69,7 +69,7 @@ def test_each_vif_script_leaves_a_binding(host: Host, script: str) -> None:
     assert succeeded(guest)
 
 
-def test_the_interface_is_recorded_under_its_new_name(host: Host) -> None:
+def test_a_renamed_interface_is_recorded_under_its_new_name(host: Host) -> None:
     host.ledger()
     host.start("web1", vifname="web0")
     (binding,) = live(host)
@@ -85,7 +85,7 @@ def test_a_vif_may_have_several_addresses_of_both_families_with_prefix_lengths(h
     assert binding.ips == (IPv4Address("10.50.0.11"), IPv4Address("10.50.0.12"), IPv6Address("fd50::11"))
 
 
-def test_a_vif_without_ip_has_a_binding_too(host: Host) -> None:
+def test_a_vif_without_ip_has_a_binding(host: Host) -> None:
     host.ledger()
     host.start("web1", config_ips=())
     (binding,) = live(host)
@@ -119,7 +119,7 @@ def test_a_migrating_domain_is_recorded_under_its_own_name(host: Host) -> None:
 
 
 @pytest.mark.parametrize("name", ["sp ace:col", "$(reboot)", "a'b\"c", "-n", "grün", "tab\there", "%s%n"])
-def test_a_name_is_data_whatever_it_holds(host: Host, name: str) -> None:
+def test_a_vms_name_may_have_any_character(host: Host, name: str) -> None:
     host.ledger()
     blocked_vm(host, name)
     guest = host.start(name)
@@ -128,7 +128,7 @@ def test_a_name_is_data_whatever_it_holds(host: Host, name: str) -> None:
     assert host.blocked(guest.address())
 
 
-# whom it blocks
+# blocking
 
 
 @pytest.mark.parametrize("script", ["vif-bridge", "vif-route", "vif-nat"])
@@ -142,7 +142,7 @@ def test_a_blocked_vm_is_null_routed_before_its_script_ends_with_no_daemon(host:
     assert succeeded(guest)
 
 
-def test_the_block_is_in_both_families_and_in_first_place(host: Host) -> None:
+def test_a_vm_is_blocked_in_ipv4_and_ipv6_by_the_first_rules(host: Host) -> None:
     blocked_vm(host, "web1")
     host.run(["iptables-legacy", "-A", "FORWARD", "-j", "ACCEPT"])
     guest = host.start("web1", ("10.50.0.11", "fd50::11"))
@@ -162,7 +162,7 @@ def test_every_vif_of_a_blocked_guest_is_blocked_when_they_start_side_by_side(ho
     assert [address for address in addresses if not host.blocked(address)] == []
 
 
-def test_a_damaged_ledger_does_not_let_a_blocked_vm_in(running: Host) -> None:
+def test_with_a_damaged_ledger_a_blocked_vm_stays_blocked(running: Host) -> None:
     running.add("web1", blocked_reason="test")
     running.ask("sync")
     running.kill_daemon()
@@ -175,7 +175,7 @@ def test_a_damaged_ledger_does_not_let_a_blocked_vm_in(running: Host) -> None:
     assert len(pending(running)) == 1
 
 
-def test_an_address_that_passed_to_a_vm_in_good_standing_is_freed_with_no_daemon(running: Host) -> None:
+def test_without_a_daemon_an_address_that_a_vm_in_good_standing_took_over_is_freed(running: Host) -> None:
     running.add("debtor", blocked_reason="test")
     debtor = running.start("debtor", ("10.50.0.11",))
     other = running.start("other", ("10.50.0.12",))
@@ -192,7 +192,7 @@ def test_an_address_that_passed_to_a_vm_in_good_standing_is_freed_with_no_daemon
 
 
 class Enforcer:
-    """Does to null routes what a daemon does, when the test says so. meanwhile: done once what is to be is reckoned."""
+    """Applies null routes as the daemon does, when the test calls it. meanwhile: called after the plan is made."""
 
     name = "iptables"
 
@@ -219,7 +219,7 @@ class Enforcer:
 
 @pytest.fixture
 def enforcer(host: Host) -> Enforcer:
-    """It has null-routed 10.50.0.11, for a VM that is down."""
+    """An Enforcer that has null-routed 10.50.0.11, for a VM that is down."""
     blocked_vm(host, "debtor")
     host.start("debtor", ("10.50.0.11",)).stop()
     made = Enforcer(host)
@@ -229,7 +229,7 @@ def enforcer(host: Host) -> Enforcer:
 
 
 @pytest.mark.parametrize("locked", [False, True])
-def test_a_daemon_that_looks_all_the_time_does_not_block_an_heir_again(
+def test_a_daemon_that_reconciles_all_the_time_does_not_block_an_address_again_that_another_vm_took_over(
     host: Host, enforcer: Enforcer, locked: bool
 ) -> None:
     with ExitStack() as stack:
@@ -245,7 +245,9 @@ def test_a_daemon_that_looks_all_the_time_does_not_block_an_heir_again(
         assert len(pending(host)) == int(locked)
 
 
-def test_a_daemon_that_looked_before_an_heir_started_does_not_block_it_again(host: Host, enforcer: Enforcer) -> None:
+def test_a_daemon_that_planned_before_another_vm_took_an_address_over_does_not_block_it_again(
+    host: Host, enforcer: Enforcer
+) -> None:
     with ThreadPoolExecutor(1) as others:
 
         def start() -> None:
@@ -259,7 +261,7 @@ def test_a_daemon_that_looked_before_an_heir_started_does_not_block_it_again(hos
         assert starts[0].result().reaches("10.50.0.2")
 
 
-def test_every_blocked_vm_is_kept_out_after_a_boot_without_a_daemon(host: Host) -> None:
+def test_after_a_boot_without_a_daemon_every_blocked_vm_stays_blocked(host: Host) -> None:
     for name in ("a", "b", "c"):
         blocked_vm(host, name)
     guests = [host.start(name) for name in ("a", "b", "c")]
@@ -267,7 +269,7 @@ def test_every_blocked_vm_is_kept_out_after_a_boot_without_a_daemon(host: Host) 
     assert [host.blocked(guest.address()) for guest in (*guests, good)] == [True, True, True, False]
 
 
-def test_after_a_boot_without_a_daemon_the_addresses_it_protected_still_are(running: Host) -> None:
+def test_after_a_boot_without_a_daemon_protected_addresses_stay_protected(running: Host) -> None:
     running.add("liar", blocked_reason="test")
     running.ask("sync")
     running.kill_daemon()
@@ -277,7 +279,7 @@ def test_after_a_boot_without_a_daemon_the_addresses_it_protected_still_are(runn
     assert not [rule for rule in running.rules() if "10.50.0.1/32" in rule]
 
 
-def test_an_address_whose_last_holder_is_down_protects_nobody(running: Host) -> None:
+def test_an_address_whose_last_holder_is_down_can_be_blocked(running: Host) -> None:
     running.start("good", ("10.50.0.11",))
     running.ask("sync")
     running.kill_daemon()
@@ -290,7 +292,7 @@ def test_an_address_whose_last_holder_is_down_protects_nobody(running: Host) -> 
     assert running.blocked("10.50.0.11")
 
 
-def test_an_address_that_a_vm_in_good_standing_gave_back_with_no_daemon_protects_nobody(running: Host) -> None:
+def test_an_address_that_a_vm_in_good_standing_gave_up_without_a_daemon_can_be_blocked(running: Host) -> None:
     running.add("debtor", blocked_reason="test")
     good = running.start("good", ("10.50.0.11",))
     running.ask("sync")
@@ -300,7 +302,7 @@ def test_an_address_that_a_vm_in_good_standing_gave_back_with_no_daemon_protects
     assert running.blocked("10.50.0.11")
 
 
-def test_addresses_that_only_the_admin_knows_are_blocked_again_with_no_daemon(running: Host) -> None:
+def test_without_a_daemon_addresses_given_by_the_admin_are_blocked_again(running: Host) -> None:
     guest = running.start("web1", ("10.50.0.11",), config_ips=())
     running.xenbw("addvm", "web1", "--limit", "1GB", "--ip", "10.50.0.11")
     running.xenbw("block", "web1")
@@ -311,7 +313,7 @@ def test_addresses_that_only_the_admin_knows_are_blocked_again_with_no_daemon(ru
     assert running.blocked("10.50.0.11")
 
 
-def test_tables_locked_by_others_do_not_hold_the_boot_and_the_binding_is_recorded(running: Host) -> None:
+def test_tables_locked_by_another_program_do_not_delay_the_boot_and_the_binding_is_recorded(running: Host) -> None:
     running.add("web1", blocked_reason="test")
     running.ask("sync")
     holder = running.popen(["flock", "-o", "/run/xtables.lock", "sleep", "3600"], output=running.directory / "flock")
@@ -323,7 +325,7 @@ def test_tables_locked_by_others_do_not_hold_the_boot_and_the_binding_is_recorde
     assert until(lambda: running.blocked("10.50.0.11") and running.blocked("fd50::11"))
 
 
-def test_dom0s_own_address_is_not_blocked_whoever_claims_it(running: Host) -> None:
+def test_dom0s_own_address_is_not_blocked_when_a_vm_claims_it(running: Host) -> None:
     running.add("liar", blocked_reason="test")
     running.ask("sync")
     running.kill_daemon()
@@ -332,7 +334,7 @@ def test_dom0s_own_address_is_not_blocked_whoever_claims_it(running: Host) -> No
     assert not [rule for rule in running.rules() if any(ip in rule for ip in ("10.50.0.1/32", "127.0.0.1", "0.0.0.0"))]
 
 
-# that it never harms a boot
+# never harming a boot
 
 
 def broken(host: Host, name: str, text: str) -> None:
@@ -355,7 +357,7 @@ def broken(host: Host, name: str, text: str) -> None:
     ],
     ids=["no Python", "broken package", "noise and failure", "killed", "parent killed", "group killed", "garbage"],
 )
-def test_a_broken_program_leaves_the_boot_alone(host: Host, text: str) -> None:
+def test_a_vm_boots_with_a_broken_hook_program(host: Host, text: str) -> None:
     broken(host, "program", text)
     guest = host.start("web1")
     assert succeeded(guest)
@@ -364,14 +366,14 @@ def test_a_broken_program_leaves_the_boot_alone(host: Host, text: str) -> None:
     assert succeeded(guest)
 
 
-def test_a_missing_program_leaves_the_boot_alone(host: Host) -> None:
+def test_a_vm_boots_with_a_missing_hook_program(host: Host) -> None:
     host.hook_env["XENBW_HOOK"] = "/nonexistent"
     guest = host.start("web1")
     assert succeeded(guest)
     assert guest.reaches("10.50.0.2")
 
 
-def test_a_program_that_hangs_is_killed_at_the_limit_with_its_children(host: Host) -> None:
+def test_a_hook_program_that_hangs_is_killed_at_the_limit_with_its_children(host: Host) -> None:
     mark = host.directory / "mark"
     broken(host, "program", f"#!/bin/sh\n(sleep 1; touch {mark}) &\nsleep 3600\n")
     host.hook_env["XENBW_HOOK_TIMEOUT"] = "0.3"
@@ -381,7 +383,7 @@ def test_a_program_that_hangs_is_killed_at_the_limit_with_its_children(host: Hos
     assert not within(mark.exists, 1.5)
 
 
-def test_a_child_left_behind_does_not_hold_the_boot(host: Host) -> None:
+def test_a_remaining_child_process_does_not_delay_the_boot(host: Host) -> None:
     broken(host, "program", "#!/bin/sh\nsetsid sleep 3600 &\n")
     host.hook_env["XENBW_HOOK_TIMEOUT"] = "0.5"
     guest = host.start("web1")
@@ -390,7 +392,7 @@ def test_a_child_left_behind_does_not_hold_the_boot(host: Host) -> None:
 
 
 @pytest.mark.parametrize("limit", ["", "soon", "1.2.3", "-1", ".", "$(reboot)"])
-def test_a_senseless_limit_falls_back_to_two_seconds(host: Host, limit: str) -> None:
+def test_an_invalid_time_limit_falls_back_to_two_seconds(host: Host, limit: str) -> None:
     host.ledger()
     host.hook_env["XENBW_HOOK_TIMEOUT"] = limit
     guest = host.start("web1")
@@ -398,14 +400,14 @@ def test_a_senseless_limit_falls_back_to_two_seconds(host: Host, limit: str) -> 
     assert len(live(host)) == 1
 
 
-def test_a_missing_ledger_costs_nothing_but_a_note_for_the_daemon(host: Host) -> None:
+def test_with_a_missing_ledger_the_hook_leaves_a_note_for_the_daemon(host: Host) -> None:
     guest = host.start("web1")
     assert succeeded(guest)
     assert len(pending(host)) == 1
     assert not host.ledger_path.exists()
 
 
-def test_a_ledger_that_is_locked_is_not_waited_for_beyond_half_a_second(host: Host) -> None:
+def test_the_hook_waits_half_a_second_at_most_for_a_locked_ledger(host: Host) -> None:
     with host.ledger().transaction():
         guest = host.start("web1")
     assert succeeded(guest)
@@ -413,9 +415,9 @@ def test_a_ledger_that_is_locked_is_not_waited_for_beyond_half_a_second(host: Ho
     assert len(pending(host)) == 1
 
 
-def test_a_full_disk_costs_nothing_but_a_note_for_the_daemon(host: Host) -> None:
+def test_with_a_full_disk_the_hook_leaves_a_note_for_the_daemon(host: Host) -> None:
     host.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(host.state)], check=True)
-    # Seen from here the folder is empty: the mount is dom0's own.
+    # The test sees an empty folder here: the mount is in dom0's namespace only.
     assert host.xenbw("addvm", "web1", "--limit", "1GB", "--force").returncode == 0
     host.run(["dd", "if=/dev/zero", f"of={host.state}/filler", "bs=4k"])
     guest = host.start("web1")
@@ -423,7 +425,7 @@ def test_a_full_disk_costs_nothing_but_a_note_for_the_daemon(host: Host) -> None
     assert len(pending(host)) == 1
 
 
-def test_a_read_only_disk_costs_nothing_but_a_note_for_the_daemon(host: Host) -> None:
+def test_with_a_read_only_disk_the_hook_leaves_a_note_for_the_daemon(host: Host) -> None:
     blocked_vm(host, "web1")
     host.run(["mount", "--bind", str(host.state), str(host.state)], check=True)
     host.run(["mount", "-o", "remount,ro,bind", str(host.state)], check=True)
@@ -432,7 +434,7 @@ def test_a_read_only_disk_costs_nothing_but_a_note_for_the_daemon(host: Host) ->
     assert len(pending(host)) == 1
 
 
-def test_the_daemon_takes_over_what_a_hook_could_not_write(host: Host) -> None:
+def test_the_daemon_records_what_a_hook_could_not_write(host: Host) -> None:
     guest = host.start("sp ace:col")
     guest.send(100_000)
     assert len(pending(host)) == 1
@@ -442,14 +444,14 @@ def test_the_daemon_takes_over_what_a_hook_could_not_write(host: Host) -> None:
     assert at_last(lambda: host.usage("sp ace:col"), counted) == counted
 
 
-def test_a_hook_next_to_a_busy_daemon_waits_for_nobody(running: Host) -> None:
+def test_a_hook_does_not_wait_for_a_busy_daemon(running: Host) -> None:
     guests = [running.start(f"web{n}") for n in range(6)]
     assert all(succeeded(guest) for guest in guests)
     assert pending(running) == []
     assert [binding.end_reason for binding in live(running)] == [None] * 6
 
 
-def test_the_hook_and_the_ledger_write_times_in_one_form() -> None:
+def test_the_hook_and_the_ledger_write_times_in_the_same_form() -> None:
     from xenbw.ledger.bindings import stamp
 
     moment = datetime(2026, 3, 29, 1, 2, 3, 456789, tzinfo=UTC)
@@ -457,7 +459,7 @@ def test_the_hook_and_the_ledger_write_times_in_one_form() -> None:
     assert stamp(0) == to_text(datetime.fromtimestamp(0, UTC))
 
 
-def test_the_ledgers_owner_may_be_root_alone(host: Host) -> None:
+def test_the_ledger_may_be_readable_by_root_only(host: Host) -> None:
     host.ledger()
     assert host.ledger_path.stat().st_mode & 0o007 == 0
     assert isinstance(host.ledger(), Ledger)

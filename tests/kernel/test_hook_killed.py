@@ -1,5 +1,4 @@
-"""Hooks that are killed at their work while no daemon runs: whose traffic it was is known all the same, or is told to
-be nobody's."""
+"""Hooks are killed while no daemon runs: the bytes of their vifs are charged to the VM, or reported as lost."""
 
 from __future__ import annotations
 
@@ -16,11 +15,11 @@ from xenbw.model import Counters
 
 pytestmark = pytest.mark.kernel
 
-# The hook's functions, in the order in which it comes to them.
+# The hook's functions, in the order of their calls.
 STEPS = ("parse", "_begin", "cover", "feed", "_record", "bind", "withdraw", "_poke")
-# Up to these nothing counts yet.
+# Before the end of these, the vif has no counters yet.
 UNKNOWN = ("parse", "_begin", "cover", "feed")
-# Runs the hook, and dies where it comes to that function, in a call of that command: always, or once.
+# Runs the hook, and kills it at that function in a call for that command: always, or once.
 PROGRAM = """#!/usr/bin/python3 -IS
 import os, signal, sys
 def die(frame, event, _):
@@ -41,7 +40,7 @@ main()
 
 
 def kill_hooks(host: Host, step: str, *commands: str, once: bool = False) -> None:
-    """Have each hook called for these commands killed where it comes to that step; once: the first of them alone."""
+    """Kill each hook that is called for these commands when it comes to that step; once: only the first hook."""
     program, mark = host.directory / f"hook-{step}-{once}", host.directory / f"killed-{step}"
     text = PROGRAM.format(step=step, once=once, mark=str(mark), commands=commands, lib=str(REPO))
     program.write_text(text)
@@ -54,12 +53,12 @@ def spare_hooks(host: Host) -> None:
 
 
 def live(host: Host, guest: Guest) -> Counters:
-    """Let a guest have its traffic, and stop it; what it counted."""
+    """Give a guest some traffic, and stop it; returns the bytes that it counted."""
     assert guest.send(40_000) > 0
     assert guest.receive(20_000) > 0
     total = host.quiet(guest)
     guest.destroy()
-    # Who still knows its MAC asks for it, and the bridge floods that to the next guest, whose usage it is not.
+    # Others that still know the guest's MAC send to it, and the bridge floods that to the next guest, as flood.
     for place, device in ((host.outside, "eth0"), (host.namespace, BRIDGE)):
         place.ip(f"neigh flush dev {device}")
     return total
@@ -70,7 +69,7 @@ def losses(host: Host) -> list[str]:
 
 
 def lives_killed_at_each_step(host: Host, *, once: bool) -> dict[str, Counters]:
-    """A life of a VM named after each step, with no daemon there, and its hook killed at its start."""
+    """Without a daemon, for each step a VM named after it starts, its hook is killed at that step, and it stops."""
     counted = {}
     for step in STEPS:
         kill_hooks(host, step, "online", once=once)
@@ -81,7 +80,7 @@ def lives_killed_at_each_step(host: Host, *, once: bool) -> dict[str, Counters]:
     return counted
 
 
-def test_a_life_whose_hook_was_killed_is_its_vms_or_is_told(running: Host) -> None:
+def test_bytes_of_a_life_whose_hook_was_killed_are_charged_or_reported(running: Host) -> None:
     running.kill_daemon()
     counted = lives_killed_at_each_step(running, once=False)
     charged = {step: running.usage(step) for step in STEPS}
@@ -101,15 +100,15 @@ def test_a_hook_that_is_killed_is_called_once_more(running: Host) -> None:
     assert list((running.run_dir / "pending").iterdir()) == []
 
 
-def test_counters_of_one_card_are_charged_to_the_vm_that_another_of_its_domain_is_known_for(running: Host) -> None:
+def test_counters_of_an_unknown_vif_are_charged_to_the_vm_of_its_domains_known_vif(running: Host) -> None:
     running.kill_daemon()
     guest = running.start("web1")
     strike_notes(running)
     kill_hooks(running, "_record", "online")
     card = guest.attach("10.50.0.77")
     guest.finish(card)
-    # A card that is attached to a running guest is connected before its script comes to the hook. What the bridge says
-    # to all between the hook and this look is charged, and not in the total.
+    # A vif that is attached to a running guest is connected before its script calls the hook. Broadcasts of the bridge
+    # between the hook and this look are charged, but are not in the total.
     before = guest.counters(card.devid)
     kill_hooks(running, "parse", "offline")
     guest.namespace.ip(f"route replace 10.50.0.2 dev eth{card.devid}")
@@ -127,7 +126,7 @@ def test_counters_of_one_card_are_charged_to_the_vm_that_another_of_its_domain_i
     assert losses(running) == []
 
 
-def test_counters_that_are_nobodys_are_told_before_they_are_taken_away(running: Host) -> None:
+def test_counters_without_a_vm_are_reported_before_they_are_deleted(running: Host) -> None:
     running.kill_daemon()
     strike_notes(running)
     kill_hooks(running, "_record", "online")
@@ -138,7 +137,7 @@ def test_counters_that_are_nobodys_are_told_before_they_are_taken_away(running: 
     spare_hooks(running)
     (running.run_dir / "pending").unlink()
     running.start_daemon()
-    # The second look, a minute after the first, is had sooner where the configuration is read again.
+    # Reading the configuration again hastens the second look, which comes a minute after the first.
     running.usage("web1")
     assert running.daemon is not None
     assert until(lambda: hastened(running) != [])
@@ -157,7 +156,7 @@ def hastened(host: Host) -> list[str]:
 
 
 def strike_notes(host: Host) -> None:
-    """A hook finds no place for a note."""
+    """Make the hook fail to write its note."""
     folder = host.run_dir / "pending"
     if folder.exists():
         folder.rmdir()

@@ -1,4 +1,4 @@
-"""Whose a domain is: helper domains, those that migrate, crashed ones that are kept, names chosen to be mistaken."""
+"""Which VM a domain belongs to: helper domains, migrating domains, preserved crashed domains, misleading names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def running(host: Host) -> Host:
 
 
 def owe(host: Host, name: str) -> None:
-    """The ledger says that a VM is blocked; no daemon has put that into the kernel."""
+    """Block a VM in the ledger; no daemon applies that to the kernel."""
     host.add(name)
     vm = host.ledger().vm_named(name)
     assert vm is not None
@@ -51,8 +51,8 @@ def owner(host: Host, guest: Guest) -> str:
 
 
 def asked_again(host: Host, guest: Guest) -> None:
-    """Wait until the daemon has asked xenstore once more about the guest's first vif, and has dealt with the answer: it
-    asks about a new one each second, about all of them each minute."""
+    """Wait until the daemon has asked xenstore once more about the guest's first vif, and has read the answer: it asks
+    about a new vif each second, about all vifs each minute."""
     last = f"/local/domain/0/backend/vif/{guest.domid}/0/script"
     before = sum(path == last for _, path in host.store.seen)
     assert until(lambda: sum(path == last for _, path in host.store.seen) > before, 25)
@@ -61,7 +61,7 @@ def asked_again(host: Host, guest: Guest) -> None:
 
 
 def stub_of(host: Host, guest: Guest, domid: int = 90) -> Guest:
-    """The stub device model of a guest, as libxl starts it: its target is told before it has a vif."""
+    """The stub device model of a guest, as libxl starts it: its target is in xenstore before it has a vif."""
     host.store.write_all({f"/local/domain/{domid}/target": str(guest.domid)})
     return host.start(f"{guest.name}-dm", (ADDRESS,), domid=domid, mac=guest.cards[0].mac)
 
@@ -69,7 +69,7 @@ def stub_of(host: Host, guest: Guest, domid: int = 90) -> Guest:
 # stub device models
 
 
-def test_the_stub_of_a_blocked_vm_is_held_like_the_vm_with_the_daemon_dead(host: Host) -> None:
+def test_with_the_daemon_dead_the_stub_of_a_blocked_vm_is_blocked(host: Host) -> None:
     owe(host, "web1")
     stub = stub_of(host, host.start("web1", (ADDRESS,)))
     assert names(host) == {"web1"}
@@ -78,7 +78,7 @@ def test_the_stub_of_a_blocked_vm_is_held_like_the_vm_with_the_daemon_dead(host:
     assert not stub.ping("10.50.0.2")
 
 
-def test_what_a_stub_passes_is_its_vms_usage_and_goes_by_its_vms_block(running: Host) -> None:
+def test_a_stubs_traffic_is_its_vms_usage_and_is_blocked_with_the_vm(running: Host) -> None:
     running.add("web1", limit_bytes=10**9)
     guest = running.start("web1", (ADDRESS,))
     stub = stub_of(running, guest)
@@ -92,7 +92,7 @@ def test_what_a_stub_passes_is_its_vms_usage_and_goes_by_its_vms_block(running: 
     assert running.blocked(ADDRESS)
 
 
-def test_the_stub_of_a_vm_is_known_by_the_daemon_where_no_hook_announced_it() -> None:
+def test_the_daemon_recognises_the_stub_of_a_vm_without_a_hook_call() -> None:
     with Host(hooks=()) as host:
         host.start_daemon()
         stub = stub_of(host, host.start("web1", (ADDRESS,)))
@@ -100,7 +100,7 @@ def test_the_stub_of_a_vm_is_known_by_the_daemon_where_no_hook_announced_it() ->
         assert owner(host, stub) == "web1"
 
 
-def test_a_domain_that_wrote_its_target_itself_is_its_own_vm(host: Host) -> None:
+def test_a_domain_that_wrote_a_target_itself_is_a_vm_of_its_own(host: Host) -> None:
     owe(host, "web1")
     host.start("web1", (ADDRESS,))
     host.store.write_all({"/local/domain/91/target": "1"})
@@ -110,10 +110,10 @@ def test_a_domain_that_wrote_its_target_itself_is_its_own_vm(host: Host) -> None
     assert evil.ping("10.50.0.2")
 
 
-# crashed domains that are kept
+# preserved crashed domains
 
 
-def test_a_crashed_domain_that_is_kept_does_not_keep_its_vms_null_route_away(running: Host) -> None:
+def test_a_preserved_crashed_domain_does_not_prevent_its_vms_null_route(running: Host) -> None:
     running.add("web1", limit_bytes=10**9)
     dead = running.start("web1", (ADDRESS,))
     running.xenbw("block", "web1", "--reason", "unpaid")
@@ -126,7 +126,7 @@ def test_a_crashed_domain_that_is_kept_does_not_keep_its_vms_null_route_away(run
     assert running.blocked(ADDRESS)
 
 
-def test_a_daemon_that_comes_later_takes_a_crashed_domain_for_its_vms() -> None:
+def test_a_daemon_that_starts_later_knows_a_preserved_crashed_domains_vm() -> None:
     with Host(hooks=()) as host:
         dead = host.start("web1", (ADDRESS,))
         dead.preserve()
@@ -136,14 +136,14 @@ def test_a_daemon_that_comes_later_takes_a_crashed_domain_for_its_vms() -> None:
 
 
 @pytest.mark.parametrize("name", ["web1-20260801T0840Z", "web1--migratedaway", "migrating-web1", "Zombie-web1"])
-def test_a_vm_that_is_merely_called_like_what_a_toolstack_leaves_is_a_vm(running: Host, name: str) -> None:
+def test_a_vm_named_like_a_domain_that_a_toolstack_leaves_behind_is_a_vm(running: Host, name: str) -> None:
     running.start("web1", (ADDRESS,))
     other = running.start(name, ("10.50.0.12",))
     asked_again(running, other)
     assert owner(running, other) == name
 
 
-def test_a_vm_that_an_admin_renames_is_a_vm_of_that_name_whatever_it_is(running: Host) -> None:
+def test_a_vm_that_an_admin_renames_is_a_vm_of_the_new_name(running: Host) -> None:
     guest = running.start("web1", (ADDRESS,))
     guest.rename("web1-20260801T0840Z")
     assert at_last(lambda: owner(running, guest), "web1-20260801T0840Z") == "web1-20260801T0840Z"
@@ -153,7 +153,7 @@ def test_a_vm_that_an_admin_renames_is_a_vm_of_that_name_whatever_it_is(running:
 
 
 @pytest.mark.parametrize("name", ["web1--migratedaway", "migrating-web1", "Zombie-web1"])
-def test_a_domain_that_a_toolstack_renames_as_it_goes_stays_its_vms(running: Host, name: str) -> None:
+def test_a_domain_that_a_toolstack_renames_as_it_leaves_still_belongs_to_its_vm(running: Host, name: str) -> None:
     guest = running.start("web1", (ADDRESS,))
     guest.rename(name)
     asked_again(running, guest)
@@ -161,7 +161,7 @@ def test_a_domain_that_a_toolstack_renames_as_it_goes_stays_its_vms(running: Hos
     assert names(running) == {"web1"}
 
 
-def test_a_blocked_vm_that_is_received_is_held_before_it_runs_with_the_daemon_dead(host: Host) -> None:
+def test_with_the_daemon_dead_a_blocked_vm_that_migrates_here_is_blocked_before_it_runs(host: Host) -> None:
     owe(host, "web1")
     guest = host.start("web1", (ADDRESS,), received=True)
     assert names(host) == {"web1"}
@@ -169,7 +169,7 @@ def test_a_blocked_vm_that_is_received_is_held_before_it_runs_with_the_daemon_de
     assert not guest.ping("10.50.0.2")
 
 
-def test_a_vm_that_is_received_is_known_by_its_name_where_no_hook_announced_it() -> None:
+def test_a_vm_that_migrates_here_is_known_by_its_name_without_a_hook_call() -> None:
     with Host(hooks=()) as host:
         host.start_daemon()
         guest = host.start("web1", (ADDRESS,), received=True)
@@ -179,7 +179,7 @@ def test_a_vm_that_is_received_is_known_by_its_name_where_no_hook_announced_it()
 
 
 @pytest.mark.parametrize("hooked", [True, False])
-def test_a_vm_that_is_called_as_if_another_migrated_is_not_charged_to_that_one(hooked: bool) -> None:
+def test_a_vm_with_the_name_of_another_migrating_vm_is_not_charged_to_that_vm(hooked: bool) -> None:
     with Host() if hooked else Host(hooks=()) as host:
         host.start_daemon()
         host.add("victim", limit_bytes=20_000)

@@ -1,4 +1,4 @@
-"""A card attached to a blocked guest while nobody is there to seal it: from its first frame, before its script's hook.
+"""A vif attached to a blocked guest without a daemon is latched from its first frame, before its script's hook.
 
 netback connects as soon as the guest's frontend does (linux drivers/net/xen-netback/xenbus.c), vif-bridge makes the vif
 a port of the bridge, vif-route sets it up, and both call their hooks last.
@@ -35,7 +35,7 @@ KINDS = {0x0800: "IPv4", 0x0806: "ARP", 0x86DD: "IPv6", 0x8100: "VLAN", 0x88B5: 
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    """A host whose bridge is not seen by iptables, with a neighbour to all others."""
+    """A host whose bridge iptables does not see, with db1 on the bridge."""
     with Host() as machine:
         machine.start_daemon()
         machine.run(["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"], check=True)
@@ -51,8 +51,8 @@ def overdrawn(host: Host, **start: object) -> Guest:
 
 
 def attach(host: Host, guest: Guest, name: str | None = None) -> Card:
-    """A card that the guest uses already, while its script has made it a port, by a name of its own if one is given,
-    but has not come to its hook yet."""
+    """A vif that its vif script has made a bridge port, renamed if a name is given, and that the guest already uses,
+    before the script calls the hook."""
     card = guest.attach("10.50.0.77")
     if name is not None:
         classify(host, guest, card)
@@ -64,7 +64,7 @@ def attach(host: Host, guest: Guest, name: str | None = None) -> Card:
 
 
 def classify(host: Host, guest: Guest, card: Card) -> None:
-    """What udev does by our rule when a vif appears; no udev runs in a miniature dom0."""
+    """Set the vif's group, as udev does by our rule; no udev runs in a miniature dom0."""
     marks, node = str(host.run_dir / "latched"), f"vif-{guest.domid}-{card.devid}"
     answer = host.run([str(REPO / "hooks" / "vif-group"), marks, node])
     if answer.returncode == 0:
@@ -76,13 +76,13 @@ def group_of(host: Host, interface: str) -> int:
 
 
 def marked(host: Host) -> set[str] | None:
-    """The domains that udev is told of; None where nothing is to tell."""
+    """The domains that have a latch mark; None without the folder of marks."""
     folder = host.run_dir / "latched"
     return {mark.name for mark in folder.iterdir()} if folder.exists() else None
 
 
 def talk(me: Intruder, card: Card) -> None:
-    """The guest sends whatever it likes through that card, to each of the others and to all."""
+    """The guest sends all kinds of frames through that card, to each other host and to all."""
     everybody = [("everybody", kind) for kind in KINDS]
     me.send(
         [me.frame(me.mark + bytes(60), kind, to=to, sender=card.mac) for to, kind in [("outside", 0x0800), *everybody]],
@@ -91,8 +91,8 @@ def talk(me: Intruder, card: Card) -> None:
 
 
 def latched(host: Host) -> dict[str, set[int]]:
-    """The domains that are latched, by family; of those families that have a chain for it. One that is latched by its
-    name or its group alone is -2."""
+    """The latched domains by family, for families with the latch's chain. A domain that is latched only by its name or
+    only by its group is -2."""
     found = {}
     with host.namespace.entered():
         for family, number in latch_text.FAMILIES.items():
@@ -108,7 +108,7 @@ def everywhere(*domids: int) -> dict[str, set[int]]:
     return {family: set(domids) for family in latch_text.FAMILIES}
 
 
-def test_with_the_daemon_dead_nobody_hears_it(host: Host) -> None:
+def test_with_the_daemon_dead_no_frame_passes_an_attached_vif(host: Host) -> None:
     guest = overdrawn(host)
     with Intruder(host, guest, host.guests[0]) as me:
         host.kill_daemon()
@@ -122,7 +122,7 @@ def test_with_the_daemon_dead_nobody_hears_it(host: Host) -> None:
         assert me.reached() == {}
 
 
-def test_one_with_a_name_of_its_own_is_not_heard_either(host: Host) -> None:
+def test_no_frame_passes_an_attached_vif_that_has_a_vifname(host: Host) -> None:
     guest = overdrawn(host)
     with Intruder(host, guest, host.guests[0]) as me:
         host.kill_daemon()
@@ -136,7 +136,7 @@ def test_one_with_a_name_of_its_own_is_not_heard_either(host: Host) -> None:
     assert marked(host) is None
 
 
-def test_the_daemon_takes_a_lifted_ones_cards_out_of_its_group(host: Host) -> None:
+def test_the_daemon_takes_the_vifs_of_a_lifted_vm_out_of_their_group(host: Host) -> None:
     guest = overdrawn(host)
     attach(host, guest, "itsown")
     assert group_of(host, "itsown") == latch_text.group(guest.domid)
@@ -144,14 +144,14 @@ def test_the_daemon_takes_a_lifted_ones_cards_out_of_its_group(host: Host) -> No
     assert (group_of(host, "itsown"), marked(host)) == (0, None)
 
 
-def test_an_admins_own_groups_are_left_alone(host: Host) -> None:
+def test_an_admins_interface_groups_stay(host: Host) -> None:
     guest = overdrawn(host)
     host.namespace.ip(f"link set {host.guests[0].interface} group 42", f"link set {guest.interface} group 43")
     host.xenbw("lift", "web1")
     assert (group_of(host, host.guests[0].interface), group_of(host, guest.interface)) == (42, 43)
 
 
-def test_udev_is_told_of_those_who_are_latched(host: Host) -> None:
+def test_latched_domains_have_a_mark_for_udev(host: Host) -> None:
     guest = overdrawn(host)
     assert marked(host) == {str(guest.domid)}
     host.kill_daemon()
@@ -164,7 +164,7 @@ def test_udev_is_told_of_those_who_are_latched(host: Host) -> None:
     assert marked(host) is None
 
 
-def test_that_udev_cannot_be_told_is_a_problem_and_the_rest_holds(host: Host) -> None:
+def test_a_mark_for_udev_that_cannot_be_written_is_a_problem_and_the_latch_holds(host: Host) -> None:
     (host.run_dir / "latched").write_text("in the way")
     guest = overdrawn(host)
     (problem,) = json.loads(host.xenbw("status", "--json", check=False).stdout)["daemon"]["problems"]
@@ -176,7 +176,7 @@ def test_that_udev_cannot_be_told_is_a_problem_and_the_rest_holds(host: Host) ->
         assert me.reached() == {}
 
 
-def test_a_guest_that_is_lifted_is_heard_through_it_at_once(host: Host) -> None:
+def test_frames_pass_an_attached_vif_as_soon_as_its_vm_is_lifted(host: Host) -> None:
     guest = overdrawn(host)
     with Intruder(host, guest, host.guests[0]) as me:
         host.kill_daemon()
@@ -187,7 +187,7 @@ def test_a_guest_that_is_lifted_is_heard_through_it_at_once(host: Host) -> None:
         assert me.reached().keys() == {"outside", "neighbour", "dom0"}
 
 
-def test_a_guest_that_was_started_while_no_daemon_ran_is_latched_by_its_hook(host: Host) -> None:
+def test_a_blocked_guest_that_starts_while_no_daemon_runs_is_latched_by_its_hook(host: Host) -> None:
     guest = overdrawn(host)
     host.kill_daemon()
     host.run(["nft", "flush", "ruleset"], check=True)
@@ -199,7 +199,7 @@ def test_a_guest_that_was_started_while_no_daemon_ran_is_latched_by_its_hook(hos
         assert me.reached() == {}
 
 
-def test_it_does_not_matter_that_all_its_cards_were_taken_before(host: Host) -> None:
+def test_a_blocked_domain_without_any_vif_stays_latched(host: Host) -> None:
     guest = overdrawn(host)
     host.namespace.ip(f"link del {guest.interface}")
     guest.scripts.append(host.run_script("offline", guest.domid, guest.cards[0]))
@@ -207,7 +207,7 @@ def test_it_does_not_matter_that_all_its_cards_were_taken_before(host: Host) -> 
     assert at_last(lambda: latched(host), everywhere(guest.domid)) == everywhere(guest.domid)
 
 
-def test_a_routed_one_reaches_neither_dom0_nor_anybody_behind_it(host: Host) -> None:
+def test_an_attached_routed_vif_reaches_neither_dom0_nor_an_outside_host(host: Host) -> None:
     guest = overdrawn(host, ips=("10.51.0.11",), script="vif-route")
     host.kill_daemon()
     card = guest.attach("10.51.0.77")
@@ -220,7 +220,7 @@ def test_a_routed_one_reaches_neither_dom0_nor_anybody_behind_it(host: Host) -> 
         frames = [frame(gateway, card.mac, datagram, 0x0800), frame(BROADCAST, card.mac, request(card), 0x0806)]
         me.send(frames, f"eth{card.devid}")
         assert ("outside" not in me.reached(), replies(answers)) == (True, 0)
-        # It is the latch that held them.
+        # Without the latch the same frames pass.
         assert hand_in_dom0(host, latch_text.remove())
         me.send(frames, f"eth{card.devid}")
         assert until(lambda: "outside" in me.reached())
@@ -234,17 +234,17 @@ def request(card: Card) -> bytes:
 
 
 def replies(ear: Ear) -> int:
-    """How many ARP replies have come since the last call."""
+    """How many ARP replies have arrived since the last call."""
     return sum(one.frame[12:14] == b"\x08\x06" and one.frame[21] == 2 for one in ear.heard())
 
 
 def hand_in_dom0(host: Host, text: str) -> bool:
-    """Give dom0's nft a batch; whether it took it."""
+    """Hand dom0's nft a batch; whether nft accepted it."""
     with host.namespace.entered():
         return hand_to_nft(text) is None
 
 
-def test_the_emulated_card_of_an_hvm_guest_is_held_too(host: Host) -> None:
+def test_the_emulated_card_of_a_blocked_hvm_guest_is_latched(host: Host) -> None:
     guest = overdrawn(host)
     host.kill_daemon()
     host.namespace.ip(
@@ -258,7 +258,7 @@ def test_the_emulated_card_of_an_hvm_guest_is_held_too(host: Host) -> None:
         assert me.reached() == {}
 
 
-def test_what_is_allowed_is_reached_through_it_and_nothing_else() -> None:
+def test_only_allowed_networks_are_reached_through_an_attached_vif() -> None:
     with Host("[enforce]\ninterval = 1\nallow = ['10.50.0.2', 'fd50::2']\n") as host:
         host.start_daemon()
         guest = overdrawn(host)
@@ -273,7 +273,7 @@ def test_what_is_allowed_is_reached_through_it_and_nothing_else() -> None:
         assert not guest.ping("fd50::1")
 
 
-def test_it_holds_blocked_guests_by_their_newest_lives_alone(host: Host) -> None:
+def test_only_the_newest_domain_of_a_blocked_vm_is_latched(host: Host) -> None:
     guest = overdrawn(host)
     host.start("web2")
     assert at_last(lambda: latched(host), everywhere(guest.domid)) == everywhere(guest.domid)
@@ -286,7 +286,7 @@ def test_it_holds_blocked_guests_by_their_newest_lives_alone(host: Host) -> None
     assert latched(host) == everywhere(host.guests[0].domid)
 
 
-def test_when_nobody_is_blocked_any_more_nothing_of_it_is_left(host: Host) -> None:
+def test_no_table_of_the_latch_is_left_when_no_vm_is_blocked(host: Host) -> None:
     overdrawn(host)
     assert at_last(lambda: len(latched(host)), 3) == 3
     host.xenbw("lift", "web1")
@@ -294,7 +294,7 @@ def test_when_nobody_is_blocked_any_more_nothing_of_it_is_left(host: Host) -> No
     assert [entry["table"]["family"] for entry in tables if "table" in entry] == ["netdev"]
 
 
-def test_who_is_blocked_again_is_latched_again(host: Host) -> None:
+def test_a_vm_that_is_blocked_again_is_latched_again(host: Host) -> None:
     guest = host.guests[0]
     for _ in range(3):
         host.xenbw("block", "db1")
@@ -321,7 +321,7 @@ def test_who_is_blocked_again_is_latched_again(host: Host) -> None:
         "delete table arp xenbw; add table arp xenbw; add set arp xenbw latched { type ifname; }",
     ],
 )
-def test_what_others_do_to_it_is_put_right(host: Host, harm: str) -> None:
+def test_the_latch_is_repaired_after_another_program_changes_it(host: Host, harm: str) -> None:
     guest = overdrawn(host)
     assert at_last(lambda: latched(host), everywhere(guest.domid)) == everywhere(guest.domid)
     before = rules(host)
@@ -337,21 +337,21 @@ def rules(host: Host) -> list[str]:
     ]
 
 
-def test_one_left_behind_by_a_file_of_saved_rules_holds_nobody(host: Host) -> None:
+def test_a_latch_that_a_saved_ruleset_restored_is_removed(host: Host) -> None:
     host.kill_daemon()
     assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.latch([host.guests[0].domid]))
     host.start_daemon()
     assert at_last(lambda: latched(host), {}) == {}
 
 
-def test_one_of_which_only_the_set_is_left_goes_too(host: Host) -> None:
+def test_a_latch_of_which_only_the_sets_are_left_is_removed(host: Host) -> None:
     assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.latch([9]))
     chains = (f"delete chain {family} {TABLE} {chain}\n" for family, chain in latch_text.CHAINS.items())
     assert hand_in_dom0(host, "".join(chains))
     assert until(lambda: "ifname" not in host.run(["nft", "list", "ruleset"]).stdout)
 
 
-def test_another_vm_that_has_the_domid_next_is_let_go_by_its_hook(host: Host) -> None:
+def test_another_vm_that_gets_the_domid_next_is_unlatched_by_its_hook(host: Host) -> None:
     guest = overdrawn(host)
     host.kill_daemon()
     domid = guest.domid
@@ -364,7 +364,7 @@ def test_another_vm_that_has_the_domid_next_is_let_go_by_its_hook(host: Host) ->
         assert until(lambda: me.reached() != {})
 
 
-def test_one_whose_start_could_not_be_recorded_is_not_let_go_by_an_admins_command(host: Host) -> None:
+def test_a_domain_whose_start_could_not_be_recorded_stays_latched_after_an_admins_command(host: Host) -> None:
     guest = overdrawn(host)
     host.kill_daemon()
     with contextlib.closing(sqlite3.connect(host.ledger_path, isolation_level=None)) as other:
@@ -376,7 +376,7 @@ def test_one_whose_start_could_not_be_recorded_is_not_let_go_by_an_admins_comman
     assert latched(host).keys() == latch_text.FAMILIES.keys()
 
 
-def test_another_domains_card_that_is_called_after_a_latched_one_is_heard(host: Host) -> None:
+def test_frames_pass_a_vif_that_has_a_latched_domains_name_but_belongs_to_another_domain(host: Host) -> None:
     other = host.start("web2", vifname="vif99.7")
     guest = overdrawn(host, domid=99, vifname="itsown")
     assert at_last(lambda: latched(host), everywhere(guest.domid)) == everywhere(guest.domid)
@@ -385,7 +385,7 @@ def test_another_domains_card_that_is_called_after_a_latched_one_is_heard(host: 
         assert me.reached().keys() == {"outside", "neighbour", "dom0"}
 
 
-def test_so_is_one_that_starts_while_no_daemon_runs(host: Host) -> None:
+def test_frames_pass_such_a_misnamed_vif_that_starts_while_no_daemon_runs(host: Host) -> None:
     guest = overdrawn(host, domid=99, vifname="itsown")
     host.kill_daemon()
     other = host.start("web2", vifname="vif99.0")
@@ -397,7 +397,7 @@ def test_so_is_one_that_starts_while_no_daemon_runs(host: Host) -> None:
         assert me.reached() == {}
 
 
-def test_a_hook_that_latches_a_domain_looks_who_else_is_called_after_it(host: Host) -> None:
+def test_a_hook_that_latches_a_domain_leaves_misnamed_vifs_of_other_domains_open(host: Host) -> None:
     overdrawn(host, domid=99)
     host.kill_daemon()
     host.run(["nft", "flush", "ruleset"], check=True)
@@ -416,7 +416,7 @@ def test_a_hook_that_latches_a_domain_looks_who_else_is_called_after_it(host: Ho
 
 
 def give_node(host: Host, interface: str, node: str) -> None:
-    """What netback's interfaces have in sysfs and veth's have not."""
+    """Give an interface the xenbus node in sysfs that netback's interfaces have and veth's do not."""
     device = f"/sys/devices/virtual/net/{interface}"
     copied = "cp -P $1/ifindex $1/flags $1/address $1/master $1/netdev_group $kept"
     laid = f"mkdir $1/device && echo {node} >$1/device/nodename"
@@ -424,13 +424,13 @@ def give_node(host: Host, interface: str, node: str) -> None:
     host.run(["sh", "-ec", script, "sh", device], check=True)
 
 
-def test_a_card_that_is_called_after_a_latched_domain_is_held_once_its_own_is_latched(host: Host) -> None:
+def test_a_misnamed_vif_is_latched_once_its_own_domain_is_latched(host: Host) -> None:
     other = host.start("web2", vifname="vif99.7")
     host.namespace.ip(f"link set {other.interface} group {latch_text.group(other.domid)}")
     overdrawn(host, domid=99, vifname="itsown")
     with Intruder(host, other, host.guests[0]) as me:
         host.xenbw("block", "web2")
-        # With the seal away, which holds it ahead of the latch, and no daemon to put it back.
+        # Remove the seal, which comes ahead of the latch, with no daemon to restore it.
         host.kill_daemon()
         host.run(["nft", "delete", "table", "netdev", "xenbw"], check=True)
         host.raise_links(other)
@@ -440,7 +440,7 @@ def test_a_card_that_is_called_after_a_latched_domain_is_held_once_its_own_is_la
         assert me.reached() == {}
 
 
-def test_it_has_the_exceptions_of_its_own_domain_alone(host: Host) -> None:
+def test_a_misnamed_vif_has_only_the_exceptions_of_its_own_domain(host: Host) -> None:
     other = host.start("web2", vifname="vif99.7")
     host.namespace.ip(f"link set {other.interface} group {latch_text.group(other.domid)}")
     overdrawn(host, domid=99, vifname="itsown")
@@ -454,8 +454,8 @@ def test_it_has_the_exceptions_of_its_own_domain_alone(host: Host) -> None:
     assert not within(lambda: other.ping("10.50.0.2"), 3)
 
 
-def test_domains_of_any_number_are_held_and_let_go_in_any_order(host: Host) -> None:
-    # Of patterns of several lengths nft 1.0.6 makes sets that it cannot change any more.
+def test_domains_with_domids_of_any_length_are_latched_and_unlatched_in_any_order(host: Host) -> None:
+    # nft 1.0.6 cannot change a set of name patterns once it has patterns of several lengths.
     numbers = [7, 10, 1, 100, 32751, 11, 99, 2, 1000, 3, 70, 12345, 101]
     host.kill_daemon()
     held: set[int] = set()
@@ -470,7 +470,7 @@ def test_domains_of_any_number_are_held_and_let_go_in_any_order(host: Host) -> N
         assert latched(host) == everywhere(*held)
 
 
-def test_others_of_whose_numbers_one_begins_with_a_blocked_one_are_heard(host: Host) -> None:
+def test_frames_pass_a_domain_whose_domid_begins_with_a_latched_domid(host: Host) -> None:
     host.kill_daemon()
     guest = host.start("web1", domid=70)
     assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.latch([7, 700, 0, 71]))
@@ -479,7 +479,7 @@ def test_others_of_whose_numbers_one_begins_with_a_blocked_one_are_heard(host: H
         assert until(lambda: me.reached() != {})
 
 
-def test_frames_for_a_port_of_dom0_are_held_as_well(host: Host) -> None:
+def test_frames_for_a_port_of_dom0_are_dropped(host: Host) -> None:
     guest = overdrawn(host)
     host.kill_daemon()
     card = attach(host, guest)

@@ -1,4 +1,4 @@
-"""nft's library in the process of who uses it, and that its changes are known for one's own."""
+"""nft's library in our process, and the rule watch, which ignores our own changes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _INITIAL = "pid:[4026531836]"  # linux/proc_ns.h, PROC_PID_INIT_INO
 
 @pytest.fixture
 def place() -> Iterator[None]:
-    """Rules of its own."""
+    """A network namespace with its own nft rules."""
     with closing(Namespace()) as namespace, namespace.entered():
         yield
 
 
 @pytest.mark.usefixtures("place")
-def test_a_batch_happens_wholly_or_not_at_all_and_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_is_applied_as_a_whole_or_not_at_all(capfd: pytest.CaptureFixture[str]) -> None:
     library = Library()
     assert library.apply(GOOD + "add counter netdev nosuchtable c\n") is not None
     assert library.apply(GOOD + "nonsense\n") is not None
@@ -40,7 +40,7 @@ def test_a_batch_happens_wholly_or_not_at_all_and_says_nothing(capfd: pytest.Cap
 
 
 @pytest.mark.usefixtures("place")
-def test_what_nft_says_against_a_batch_is_told() -> None:
+def test_nfts_error_for_a_batch_is_returned() -> None:
     wrong = GOOD + "add counter netdev nosuchtable c\n"
     assert Library().apply(wrong) == "No such file or directory"
     assert hand_to_nft(wrong) == "No such file or directory / add counter netdev nosuchtable c"
@@ -48,7 +48,7 @@ def test_what_nft_says_against_a_batch_is_told() -> None:
 
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("apply", [lambda text: Library().apply(text), hand_to_nft], ids=["library", "program"])
-def test_however_long_and_odd_it_fits_a_line_of_the_log(apply: Apply) -> None:
+def test_a_long_and_odd_error_fits_a_line_of_the_log(apply: Apply) -> None:
     (line,) = str(apply(f"add table netdev \x1b[31m{'x' * 5000}\n")).splitlines()
     assert line.isprintable()
     assert 0 < len(line) <= 240
@@ -59,7 +59,7 @@ def test_however_long_and_odd_it_fits_a_line_of_the_log(apply: Apply) -> None:
     reason="the kernel tells who made a change by the number he has in the first of the namespaces",
 )
 @pytest.mark.usefixtures("place")
-def test_ones_own_changes_are_no_news_and_anothers_are() -> None:
+def test_our_own_changes_are_no_news_and_another_programs_are() -> None:
     watch = RuleWatch()
     assert watch.apply(GOOD) is None
     assert not watch.drain()

@@ -1,4 +1,4 @@
-"""The second layer of the seal: a blocked guest's bridge port is down, which no flush of rules undoes."""
+"""A blocked guest's link is down beside its seal: no flush of rules undoes that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.kernel
 
 
 def flush(host: Host) -> None:
-    """Take every rule away, of whatever table."""
+    """Flush the rules of all tables."""
     for argv in (["nft", "flush", "ruleset"], ["iptables-legacy", "-F"], ["ip6tables-legacy", "-F"]):
         host.run(argv, check=True)
 
@@ -25,7 +25,7 @@ def marks(host: Host) -> list[str]:
     return [mark.name for mark in folder.iterdir()] if folder.exists() else []
 
 
-def test_the_link_of_a_blocked_guest_goes_down_and_comes_up_again_with_its_release(running: Host) -> None:
+def test_the_link_of_a_blocked_guest_goes_down_and_is_raised_at_its_release(running: Host) -> None:
     guest = overdrawn(running)
     assert until(lambda: not running.link_is_up(guest))
     running.xenbw("lift", "web1")
@@ -34,7 +34,7 @@ def test_the_link_of_a_blocked_guest_goes_down_and_comes_up_again_with_its_relea
     assert marks(running) == []
 
 
-def test_with_every_rule_flushed_and_the_daemon_dead_not_a_packet_gets_through(running: Host) -> None:
+def test_with_every_rule_flushed_and_the_daemon_dead_no_packet_passes(running: Host) -> None:
     guest = overdrawn(running)
     assert until(lambda: not running.link_is_up(guest))
     running.kill_daemon()
@@ -54,14 +54,14 @@ def test_a_hook_takes_the_link_down_before_the_guest_is_connected(running: Host)
     assert not running.link_is_up(guest)
 
 
-def test_a_link_that_somebody_sets_up_goes_down_again(running: Host) -> None:
+def test_a_link_that_is_set_up_by_hand_goes_down_again(running: Host) -> None:
     guest = overdrawn(running)
     assert until(lambda: not running.link_is_up(guest))
     running.raise_links(guest)
     assert until(lambda: not running.link_is_up(guest))
 
 
-def test_what_an_admin_took_down_stays_down_after_the_release(running: Host) -> None:
+def test_a_link_that_an_admin_took_down_stays_down_after_the_release(running: Host) -> None:
     guest = running.start("web1")
     running.namespace.ip(f"link set {guest.interface} down")
     running.xenbw("block", "web1", "--reason", "abuse")
@@ -78,15 +78,15 @@ def test_a_routed_guest_keeps_its_link_and_has_its_routes_after_the_release(runn
     assert guest.reaches("10.50.0.1")
 
 
-def test_the_mark_of_a_guest_that_is_gone_goes_too(running: Host) -> None:
+def test_the_mark_of_a_gone_guest_is_removed(running: Host) -> None:
     guest = overdrawn(running)
     assert until(lambda: marks(running) != [])
     guest.destroy()
     assert until(lambda: marks(running) == [])
 
 
-def test_a_link_that_a_hook_took_down_is_left_to_it_until_its_guest_is_known(running: Host) -> None:
-    # Of vif9.0 xenstore knows nothing yet.
+def test_a_link_that_a_hook_took_down_stays_down_until_its_vm_is_known(running: Host) -> None:
+    # xenstore does not have vif9.0 yet.
     running.namespace.ip("link add vif9.0 type veth peer name peer", "link set vif9.0 master xenbr0 up")
     assert until(lambda: running.ask("status")["pending_vifs"] == 1)
     index = running.run(["cat", "/sys/class/net/vif9.0/ifindex"]).stdout.strip()
@@ -99,7 +99,7 @@ def test_a_link_that_a_hook_took_down_is_left_to_it_until_its_guest_is_known(run
     assert until(lambda: marks(running) == [])
 
 
-def test_without_a_daemon_the_command_line_takes_links_down_and_up(host: Host) -> None:
+def test_without_a_daemon_the_command_line_takes_links_down_and_raises_them(host: Host) -> None:
     host.add("web1")
     guest = host.start("web1")
     host.xenbw("block", "web1", "--reason", "abuse", check=False)

@@ -1,4 +1,4 @@
-"""The daemon's log as it comes out of a running one: a line for each event."""
+"""The log of a running daemon: a line for each event."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIMIT = 1_000_000
 
 @pytest.fixture
 def quiet(host: Host) -> Host:
-    """A running daemon that looks at the firewall by itself only once in five minutes."""
+    """A running daemon that checks the firewall only once in five minutes."""
     host.configure("[enforce]\ninterval = 300\n")
     host.start_daemon()
     return host
@@ -33,14 +33,14 @@ def sighup(host: Host) -> None:
     host.notified("READY=1")
 
 
-def test_a_life_is_a_line_at_its_start_and_one_at_its_end(running: Host) -> None:
+def test_a_vifs_start_and_end_are_a_line_each(running: Host) -> None:
     assert running.stop_daemon() == 0
     start, end = lines(running)
     assert start.startswith(f"xenbwd {__version__} runs: 0 vifs of 0 VMs metered (nft), 0 over")
     assert end.startswith("xenbwd stops, its blocks stay: ")
 
 
-def test_going_over_is_one_line_and_so_is_the_release(running: Host) -> None:
+def test_going_over_and_the_release_are_one_line_each(running: Host) -> None:
     guest = running.start("web1", ("10.50.0.11", "fd50::11"))
     running.xenbw("addvm", "web1", "--limit", "1MB")
     before = lines(running)
@@ -54,8 +54,8 @@ def test_going_over_is_one_line_and_so_is_the_release(running: Host) -> None:
     assert free == "web1 released: its allowance covers its usage again"
 
 
-def test_a_reload_puts_the_blocks_back_at_once_with_one_line(quiet: Host) -> None:
-    # What a firewall's reload comes down to: systemd passes it on to us.
+def test_a_reload_restores_the_blocks_at_once_with_one_line(quiet: Host) -> None:
+    # A firewall's reload flushes the rules, and systemd then reloads xenbwd as well.
     guest = quiet.start("web1")
     quiet.add("web1", blocked_reason="test")
     quiet.ask("sync")
@@ -72,10 +72,10 @@ def test_a_reload_puts_the_blocks_back_at_once_with_one_line(quiet: Host) -> Non
     assert lines(quiet)[len(before) + 2 :] == ["configuration read again"]
 
 
-def test_why_nft_refuses_chains_is_a_problem_and_in_the_log(running: Host) -> None:
+def test_nfts_reason_for_refusing_chains_is_a_problem_and_in_the_log(running: Host) -> None:
     guest = running.start("web1")
     running.ask("sync")
-    # Somebody has a set of another type in the place of ours.
+    # Another program made a set of another type in place of ours.
     harm = "delete table netdev xenbw; add table netdev xenbw; add set netdev xenbw sealed { type ipv4_addr; }"
     running.run(["nft", harm], check=True)
     mismatch = "datatype mismatch, expected network interface index, expression has type IPv4 address"

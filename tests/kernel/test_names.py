@@ -1,4 +1,4 @@
-"""The names of VMs from a guest's config to the command line: whole, and of VMs only."""
+"""VM names from a guest's config to the command line: unchanged, and of VMs only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def running() -> Iterator[Host]:
         yield machine
 
 
-def test_all_running_vms_are_those_that_are_no_helpers_of_others(running: Host) -> None:
+def test_all_running_domains_except_helper_domains_are_listed_as_vms(running: Host) -> None:
     store, guest = running.store, running.start("web1", (ADDRESS,))
     running.start("mail-dm", ("10.50.0.12",))
     store.write_all({"/local/domain/90/target": str(guest.domid)})
@@ -51,7 +51,7 @@ def test_names_that_differ_by_blanks_at_their_ends_are_two_vms(running: Host) ->
     assert {line.split("  ")[0] for line in running.xenbw("list").stdout.splitlines()} >= {"n10 *", "'n10 '"}
 
 
-def test_an_allowance_for_a_name_typed_without_its_blank_is_the_vms_that_has_it(running: Host) -> None:
+def test_an_allowance_for_a_name_typed_without_its_blank_is_given_to_the_vm_with_the_blank(running: Host) -> None:
     guest = running.start("n10 ", (ADDRESS,))
     running.xenbw("addvm", "n10", "--limit", "10KB")
     guest.send(30_000)

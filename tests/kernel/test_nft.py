@@ -1,9 +1,11 @@
-"""The nft meter: exact to the last byte, whatever way a guest's interface ends, and whose bytes are whose."""
+"""The nft meter: exact to the last byte, however a vif ends, and which bytes are a guest's usage."""
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
@@ -12,6 +14,10 @@ from tests.support.guest import Guest, agree
 from tests.support.host import Host
 from tests.support.pace import until
 from xenbw.model import Amounts, Counters
+from xenbw.nft.chains import Chains
+from xenbw.nft.netlink import hand_to_nft
+from xenbw.nft.port import Port
+from xenbw.nft.tables import Tables
 
 STRANGER = "00:16:3e:99:99:99"
 ROUTER = "02:00:00:00:00:01"
@@ -20,7 +26,7 @@ ENDS: dict[str, Callable[[Guest], None]] = {"destroy": Guest.destroy, "shutdown"
 
 
 def weigh(guest: Guest) -> Guest:
-    """Start the guest anew with its card on the scales."""
+    """Restart the guest, with a scale on its card."""
     guest.destroy()
     guest.weighed = True
     guest.start()
@@ -33,7 +39,7 @@ def weight(guest: Guest) -> Counters:
 
 
 def counted(host: Host, guest: Guest) -> Amounts:
-    """What the ledger has of the guest's present life."""
+    """The ledger's amounts for the guest's present life."""
     host.ask("commit")
     (binding,) = (b for b in host.ledger().live_bindings().values() if b.domid == guest.domid)
     return binding.counted
@@ -52,7 +58,7 @@ def test_traffic_right_up_to_the_end_is_counted_to_the_last_byte(running: Host, 
         guest.send(20_000 + number)
         guest.receive(30_000 + number)
         if end != "destroy":
-            # Nobody reads between this and the end. Else dom0's own multicasts count that still go to a card which
+            # No reading between this and the end. Else dom0's own multicasts count that still go to a card which
             # the guest has just taken down.
             running.quiet(guest)
         ENDS[end](guest)
@@ -65,13 +71,13 @@ def test_traffic_right_up_to_the_end_is_counted_to_the_last_byte(running: Host, 
 
 
 def _since_weighed(host: Host) -> Counters:
-    """What web1's lives counted after its first one, which was not weighed."""
+    """The bytes of web1's lives after the first, which was not weighed."""
     host.ask("commit")
     lives = host.show("web1")["bindings"][1:]
     return Counters(sum(life["in_bytes"] for life in lives), sum(life["out_bytes"] for life in lives))
 
 
-def test_what_passed_while_no_daemon_ran_is_counted_although_the_guest_has_gone(running: Host) -> None:
+def test_traffic_while_no_daemon_ran_is_counted_although_the_guest_is_gone(running: Host) -> None:
     guest = weigh(running.start("web1"))
     running.kill_daemon()
     total = Counters(0, 0)
@@ -91,7 +97,7 @@ def test_what_passed_while_no_daemon_ran_is_counted_although_the_guest_has_gone(
     assert until(lambda: _since_weighed(running) == total), (_since_weighed(running), total)
 
 
-def test_nothing_of_ours_is_left_of_a_guest_that_has_gone(running: Host) -> None:
+def test_no_chain_or_counter_is_left_of_a_gone_guest(running: Host) -> None:
     guest = running.start("web1")
     guest.send(1000)
     guest.destroy()
@@ -101,16 +107,16 @@ def test_nothing_of_ours_is_left_of_a_guest_that_has_gone(running: Host) -> None
         assert "elements" not in running.run(["nft", "list", "set", "netdev", "xenbw", one]).stdout
 
 
-# somebody else's hands in the rules
+# other programs change the rules
 
 
 @pytest.mark.parametrize("blow", ["flush ruleset", "flush table netdev xenbw", "delete table netdev xenbw"])
-def test_after_somebody_flushed_the_rules_the_counters_are_back_and_nothing_is_lost(running: Host, blow: str) -> None:
+def test_after_a_flush_of_the_rules_the_counters_are_back_and_no_byte_is_lost(running: Host, blow: str) -> None:
     guest = weigh(running.start("web1"))
     guest.send(100_000)
     running.ask("commit")
     assert until(lambda: counted(running, guest).usage == weight(guest))
-    # A round or two at rest, in which the kernel's counters are compared with ours.
+    # A round or two without traffic, in which the kernel's counters are compared with ours.
     time.sleep(2.2)
     running.run(["nft", *blow.split()], check=True)
     chains = ["nft", "list", "chain", "netdev", "xenbw", f"v{guest.domid}.0.{_ifindex(running, guest)}-in"]
@@ -125,19 +131,19 @@ def _ifindex(host: Host, guest: Guest) -> int:
     return int(host.run(["cat", f"/sys/class/net/{guest.interface}/ifindex"]).stdout)
 
 
-# whose bytes
+# usage and flood
 
 
 @pytest.fixture
 def guest(running: Host) -> Iterator[Guest]:
-    """A guest whose card is known to the bridge, at rest."""
+    """A guest without traffic, whose MAC the bridge has learned."""
     guest = running.start("web1")
     guest.ping("10.50.0.2")
     return guest
 
 
 def flood(host: Host, guest: Guest, to: str = STRANGER, kind: int = 0x88B5) -> Amounts:
-    """A hundred frames for another address than the guest's come its way; what was counted of them."""
+    """Send a hundred frames for another MAC to the guest's vif; returns how many bytes of them were counted."""
     before = counted(host, guest)
     send_frames(host.outside, "eth0", [frame(to, ROUTER, LOAD, kind)] * 100)
     time.sleep(0.3)
@@ -153,18 +159,18 @@ def test_frames_that_are_flooded_to_a_guest_are_not_its_usage(running: Host, gue
 
 
 @pytest.mark.parametrize("to", [BROADCAST, "01:00:5e:00:00:fb", "33:33:00:00:00:fb"])
-def test_frames_for_many_are_everybodys_usage(running: Host, guest: Guest, to: str) -> None:
+def test_group_frames_are_usage_of_each_guest(running: Host, guest: Guest, to: str) -> None:
     assert flood(running, guest, to).in_bytes >= 100 * 1014
 
 
-def test_a_guest_that_sends_by_another_address_pays_for_what_comes_to_it(running: Host, guest: Guest) -> None:
+def test_a_guest_that_sends_from_another_mac_pays_for_frames_to_it(running: Host, guest: Guest) -> None:
     send_frames(guest.namespace, "eth0", [frame(BROADCAST, STRANGER, LOAD)])
     amounts = flood(running, guest)
     assert (amounts.flood_bytes, amounts.in_bytes >= 100 * 1014) == (0, True)
 
 
 def lies(mac: str) -> dict[str, bytes]:
-    """Frames from the guest's own address that tell others of another one."""
+    """Frames from the guest's own MAC that tell others of another MAC."""
     me, other = mac_bytes(mac), mac_bytes(STRANGER)
     advertise = lambda options: neighbour_advertisement(mac, "fd50::77", ROUTER, "fd50::2", options)  # noqa: E731
     return {
@@ -178,15 +184,13 @@ def lies(mac: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("lie", [*lies(STRANGER)])
-def test_a_guest_that_tells_others_of_another_address_pays_for_what_comes(
-    running: Host, guest: Guest, lie: str
-) -> None:
+def test_a_guest_that_tells_others_of_another_mac_pays_for_frames_to_it(running: Host, guest: Guest, lie: str) -> None:
     send_frames(guest.namespace, "eth0", [lies(guest.cards[0].mac)[lie]])
     amounts = flood(running, guest)
     assert (amounts.flood_bytes == 0) == (lie != "truth")
 
 
-def test_what_passes_is_usage_and_nothing_else(running: Host) -> None:
+def test_only_traffic_that_passes_is_usage(running: Host) -> None:
     guest = weigh(running.start("web1"))
     guest.send(200_000)
     guest.receive(100_000)
@@ -195,7 +199,7 @@ def test_what_passes_is_usage_and_nothing_else(running: Host) -> None:
     assert until(lambda: counted(running, guest) == Amounts(*weight(guest))), (counted(running, guest), weight(guest))
 
 
-def test_with_the_kernels_meter_a_blocked_guest_is_sealed_all_the_same_and_that_is_no_gap() -> None:
+def test_with_the_kernel_meter_a_blocked_guest_is_sealed_without_a_gap() -> None:
     with Host('[meter]\nsource = "kernel"\n') as host:
         host.start_daemon()
         guest = host.start("web1")
@@ -206,3 +210,24 @@ def test_with_the_kernels_meter_a_blocked_guest_is_sealed_all_the_same_and_that_
         assert guest.reaches("10.50.0.2")
         host.ask("commit")
         assert host.ask("status")["meter_gaps"] == 0
+
+
+@pytest.mark.parametrize("broken", ["flush chain netdev xenbw v9.0.{index}-in", "flush chain netdev xenbw to-guest"])
+def test_chains_that_traffic_passed_by_are_repaired_only_after_their_counters_were_restarted(
+    host: Host, broken: str
+) -> None:
+    host.namespace.ip("link add vif9.0 type veth peer name other")
+    with host.namespace.entered(), closing(Tables(hand_to_nft)) as tables:
+        chains = Chains(tables)
+        port = Port(9, 0, socket.if_nametoindex("vif9.0"), "vif9.0")
+        chains.keep([port], chains.look())
+        chains.counted = {port.key}
+        host.run(["nft", *broken.format(index=port.ifindex).split()], check=True)
+        # Had they been repaired now, the bytes that passed since the flush would be in no counter.
+        chains.keep([port], chains.look())
+        assert chains.uncounted([port], chains.look()) == [port]
+        chains.restart([port], chains.look())
+        chains.keep([port], chains.look())
+        assert chains.uncounted([port], chains.look()) == []
+        assert chains.look().bound(port)
+        assert chains.fresh == {port.key}

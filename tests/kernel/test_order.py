@@ -1,5 +1,5 @@
-"""Others change the host's rules again and again while VMs over their allowance keep sending: the block is whole again
-in time, nothing passes but within that time, and what is not ours is left as they made it."""
+"""Other programs change the host's rules again and again while VMs over their allowance keep sending: the block is
+repaired in time, traffic passes only until then, and other programs' rules stay as they are."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.support.pace import busy, until, within
 
 pytestmark = [pytest.mark.kernel, pytest.mark.alone]
 
-SEEDS = range(5)  # each with all acts in an order of its own: 140 in all
-# Seconds in which the daemon is to put right what befalls its rules: in nft, of which the kernel tells it, and in
-# iptables, which it looks at in the first round of the meter after each [enforce] interval.
+SEEDS = range(5)  # each with all acts in another order: 140 in all
+# Seconds in which the daemon has to repair its rules: in nft, whose changes the kernel reports, and in iptables, which
+# the daemon checks in the first round of the meter after each [enforce] interval.
 NFT_SECONDS, ROUND, INTERVAL = 0.1, 0.2, 1.0
-LENIENCE = busy(0.4)  # what a busy machine may add
+LENIENCE = busy(0.4)  # seconds more on a busy machine
 CONFIG = f"[meter]\ninterval = {ROUND}\n[enforce]\ninterval = {INTERVAL}\n"
-# One act upon iptables in so many is left to the daemon's clock; to the others it is led at once.
+# After one change of iptables in so many the daemon's timer is awaited; after the others the daemon is told at once.
 BY_TIME_ALONE = 6
 
 
@@ -43,7 +43,7 @@ def shuffled(acts: dict[str, str], dice: random.Random) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_after_each_act_upon_nft_the_seal_is_whole_in_time(contest: Contest, seed: int) -> None:
+def test_after_each_change_of_nft_the_seal_is_repaired_in_time(contest: Contest, seed: int) -> None:
     dice = random.Random(seed)
     for name in shuffled(NFT, dice):
         theirs = contest.act(NFT[name], "iptables-nft")
@@ -55,7 +55,7 @@ def test_after_each_act_upon_nft_the_seal_is_whole_in_time(contest: Contest, see
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_after_each_act_upon_iptables_the_null_routes_are_whole_in_time(
+def test_after_each_change_of_iptables_the_null_routes_are_repaired_in_time(
     host: Host, contest: Contest, seed: int
 ) -> None:
     dice = random.Random(seed)
@@ -71,7 +71,7 @@ def test_after_each_act_upon_iptables_the_null_routes_are_whole_in_time(
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-def test_what_is_changed_by_hand_within_our_table_is_put_right(contest: Contest, name: str) -> None:
+def test_a_change_by_hand_in_our_table_is_repaired(contest: Contest, name: str) -> None:
     contest.act(BY_HAND[name], "iptables-nft")
     acted = time.time()
     assert within(contest.sealed, NFT_SECONDS + LENIENCE)
@@ -79,16 +79,14 @@ def test_what_is_changed_by_hand_within_our_table_is_put_right(contest: Contest,
 
 
 @pytest.mark.parametrize("name", MISLED)
-def test_where_only_counting_was_led_astray_it_is_put_right_and_the_seal_holds_meanwhile(
-    contest: Contest, name: str
-) -> None:
+def test_misdirected_counting_is_repaired_and_the_seal_holds_meanwhile(contest: Contest, name: str) -> None:
     contest.by_seal()
     contest.act(MISLED[name], "iptables-nft")
     assert within(contest.sealed, NFT_SECONDS + LENIENCE)
     assert contest.by_seal() == []
 
 
-def test_without_a_block_all_of_it_gets_through(host: Host, contest: Contest) -> None:
+def test_without_a_block_all_of_the_traffic_passes(host: Host, contest: Contest) -> None:
     for name in contest.blocked:
         host.xenbw("lift", name)
     contest.by_null_route()

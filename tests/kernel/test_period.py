@@ -1,4 +1,4 @@
-"""What time does to a block: the daemon's own work, with the kernel's real counters and rules, and the test's clock."""
+"""Blocks and periods: the daemon's work with the kernel's real counters and rules, and a clock set by the test."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ MARCH, APRIL, MAY = utc("2026-03-01"), utc("2026-04-01"), utc("2026-05-01")
 
 
 class Daemon:
-    """The daemon's work in a miniature dom0, a cycle at a time."""
+    """The daemon's work in a miniature dom0, run one cycle at a time."""
 
     def __init__(self, host: Host, clock: HandClock) -> None:
         self.host, self.clock = host, clock
-        # Its clock is put forward and back, and doubted for as long as it is on a dom0.
+        # The clock is set forward and back, and doubted for as long as on a dom0.
         host.configure("[period]\nclock_wait = 900\n")
         self.guest = host.start("web1")
         self.start()
@@ -39,7 +39,7 @@ class Daemon:
         self.cycle()
 
     def start(self) -> None:
-        """Begin, or begin again after being killed: nothing in memory is kept."""
+        """Start, also after being killed: no state in memory is kept."""
         settings = config.load(self.host.config)
         lookup = Lookup(str(self.host.store.path))
         sysfs = self.host.namespace.root / "sys/class/net"
@@ -64,7 +64,7 @@ class Daemon:
         return self.guest
 
     def hush(self) -> Counters:
-        """Nothing passes any more, not even neighbour discovery; what the guest counted in this life."""
+        """Stop all traffic, even neighbour discovery; returns the bytes that the guest counted in this life."""
         return self.host.quiet(self.guest)
 
     @property
@@ -99,7 +99,7 @@ def test_a_blocked_vm_is_released_when_its_new_period_begins(daemon: Daemon, clo
     assert any("a new period began" in text for _, _, text in eventlog.newest(daemon.host.ledger(), 3))
 
 
-def test_who_goes_over_is_so_in_the_ledger_too_when_the_daemon_is_killed_while_it_blocks(
+def test_a_vm_that_goes_over_is_over_in_the_ledger_if_the_daemon_is_killed_while_it_blocks(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(_: Reconciler, *__: object) -> list[str]:
@@ -113,7 +113,7 @@ def test_who_goes_over_is_so_in_the_ledger_too_when_the_daemon_is_killed_while_i
     assert sum(sum(usage) for usage, _ in daemon.periods().values()) > LIMIT
 
 
-def test_a_clock_that_is_not_trusted_releases_nobody(daemon: Daemon, clock: HandClock) -> None:
+def test_with_a_doubted_clock_no_vm_is_released(daemon: Daemon, clock: HandClock) -> None:
     guest = daemon.go_over()
     clock.wall, clock.synced = utc("2026-06-01"), False
     daemon.cycle()
@@ -137,7 +137,7 @@ def test_a_clock_never_synchronised_is_trusted_after_a_quarter_of_an_hour(daemon
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_clock_that_began_in_1970_and_is_set_files_all_of_this_boot_in_the_present_period(
+def test_after_a_clock_that_began_in_1970_is_set_all_usage_of_this_boot_is_in_the_present_period(
     host: Host, restarted: bool
 ) -> None:
     clock = HandClock(utc("1970-01-01 00:01"), elapsed=60, synced=False)
@@ -168,7 +168,7 @@ def vm_id_of(daemon: Daemon) -> int:
     return vm.id
 
 
-def test_a_start_that_a_hook_wrote_down_by_a_wrong_clock_is_charged_to_the_hours_since_the_boot(
+def test_a_start_that_a_hook_recorded_with_a_wrong_clock_is_charged_to_the_hours_since_the_boot(
     daemon: Daemon, clock: HandClock
 ) -> None:
     with daemon.host.ledger().transaction() as db:
@@ -200,12 +200,12 @@ def test_a_clock_that_goes_back_reopens_no_period_and_loses_no_byte(daemon: Daem
     assert periods[APRIL][0].out_bytes > 200_000
 
 
-def test_bytes_that_passed_over_a_boundary_with_no_daemon_are_divided_by_time(daemon: Daemon, clock: HandClock) -> None:
+def test_bytes_over_a_period_boundary_without_a_daemon_are_divided_by_time(daemon: Daemon, clock: HandClock) -> None:
     daemon.cycle()
     before = daemon.periods().get(MARCH, (Counters(0, 0), 0))[0]
     daemon.guest.send(400_000)
     counted = daemon.hush()
-    clock.go(days=23)  # to April 12th, noon: half of the time in either month
+    clock.go(days=23)  # to April 12th, noon: half of the time in each month
     daemon.start()
     daemon.cycle()
     periods = daemon.periods()

@@ -1,4 +1,4 @@
-"""What a VM goes through, as an admin would tell it: real daemon, real hook, real traffic, Debian's own scripts."""
+"""A VM's life as an admin would tell it: real daemon, real hook, real traffic, Debian's own scripts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from xenbw.model import Action, Counters
 pytestmark = pytest.mark.kernel
 
 
-def test_usage_is_what_the_guest_itself_counted(running: Host) -> None:
+def test_usage_equals_the_guests_own_counters(running: Host) -> None:
     guest = running.start("web1", ("10.50.0.11", "fd50::11"))
     guest.send(700_000)
     guest.receive(300_000, version=6)
     assert until(lambda: running.usage("web1") == guest.counters())
 
 
-def test_several_vifs_and_lives_add_up(running: Host) -> None:
+def test_usage_of_several_vifs_and_lives_adds_up(running: Host) -> None:
     guest = running.start("web1", ("10.50.0.11", "10.50.0.12"), vifs=2)
     total = Counters(0, 0)
     for _ in range(3):
@@ -49,7 +49,7 @@ def test_a_vm_over_its_allowance_is_null_routed_in_both_directions(running: Host
     assert running.show("web1")["state"] == "over"
 
 
-def test_ipv6_is_null_routed_too(running: Host) -> None:
+def test_an_ipv6_address_is_null_routed(running: Host) -> None:
     guest = overdrawn(running, ips=("10.50.0.11", "fd50::11"))
     assert until(lambda: running.blocked("fd50::11"))
     assert not guest.ping("fd50::2", timeout=0.2)
@@ -57,7 +57,7 @@ def test_ipv6_is_null_routed_too(running: Host) -> None:
 
 
 @pytest.mark.parametrize("script", ["vif-route", "vif-nat"])
-def test_routed_and_natted_guests_are_blocked_and_released_as_well(running: Host, script: str) -> None:
+def test_routed_and_natted_guests_are_blocked_and_released(running: Host, script: str) -> None:
     guest = overdrawn(running, ips=("10.51.0.11",), script=script)
     assert not guest.ping("10.50.0.1", timeout=0.2)
     running.xenbw("addvm", "web1", "--limit", "1TB")
@@ -110,7 +110,7 @@ def test_a_lift_lasts_until_the_period_ends(running: Host) -> None:
     assert running.show("web1")["state"] == "exempt"
 
 
-def test_the_admin_blocks_and_lifts_a_vm_whatever_its_usage(running: Host) -> None:
+def test_the_admin_blocks_and_lifts_a_vm_regardless_of_its_usage(running: Host) -> None:
     guest = running.start("web1")
     running.xenbw("block", "web1", "--reason", "unpaid")
     assert not guest.ping("10.50.0.2", timeout=0.2)
@@ -130,7 +130,7 @@ def test_an_address_given_to_another_vm_is_not_blocked(running: Host) -> None:
     assert not running.blocked("10.50.0.11")
 
 
-def test_a_policy_only_to_warn_blocks_nobody(running: Host) -> None:
+def test_a_policy_that_only_warns_blocks_no_vm(running: Host) -> None:
     guest = running.start("web1")
     running.add("web1", limit_bytes=LIMIT, action=Action.WARN)
     running.ask("sync")
@@ -139,7 +139,7 @@ def test_a_policy_only_to_warn_blocks_nobody(running: Host) -> None:
     assert guest.reaches("10.50.0.2")
 
 
-def test_a_default_limit_only_meters_a_vm_nobody_added_unless_the_admin_says_otherwise() -> None:
+def test_by_default_a_vm_that_was_not_added_is_only_metered_against_the_default_limit() -> None:
     with Host('[default]\nlimit = "1MB"\n') as host:
         host.start_daemon()
         guest = host.start("web1")
@@ -165,7 +165,7 @@ def test_dom0s_own_addresses_and_those_of_the_config_are_never_blocked() -> None
         assert any("10.50.0.1 is protected" in problem for problem in host.ask("status")["problems"])
 
 
-def test_dom0s_own_addresses_are_not_blocked_either_while_iproute2_fails() -> None:
+def test_dom0s_own_addresses_are_not_blocked_while_iproute2_fails() -> None:
     with Host() as host:
         failing, program = host.directory / "failing", host.bin_dir / "ip"
         program.write_text(f'#!/bin/sh\n[ -e {failing} ] && exit 1\nexec {shutil.which("ip")} "$@"\n')
@@ -185,7 +185,7 @@ def test_dom0s_own_addresses_are_not_blocked_either_while_iproute2_fails() -> No
         host.ask("sync")
         assert host.blocked("10.50.0.11")
         assert not host.blocked("10.50.0.1")
-        # Nor by the next daemon, which never heard of them, or by the command line without one.
+        # Nor by the next daemon, which never got them from iproute2, nor by the command line without a daemon.
         host.kill_daemon()
         host.start_daemon()
         assert until(is_told)
@@ -200,7 +200,7 @@ def test_dom0s_own_addresses_are_not_blocked_either_while_iproute2_fails() -> No
 
 
 def test_the_block_holds_on_a_bridge_that_iptables_does_not_see(running: Host) -> None:
-    # What Debian's default, br_netfilter not loaded, comes down to.
+    # As by Debian's default, with br_netfilter not loaded.
     running.run(["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"], check=True)
     guest = overdrawn(running)
     neighbour = running.start("db1")
@@ -209,7 +209,7 @@ def test_the_block_holds_on_a_bridge_that_iptables_does_not_see(running: Host) -
     assert running.ask("status")["problems"] == []
 
 
-def test_a_blocked_guest_that_takes_another_address_gets_nothing_through_either(running: Host) -> None:
+def test_a_blocked_guest_that_takes_another_address_gets_no_traffic_through(running: Host) -> None:
     guest = overdrawn(running)
     guest.namespace.ip("addr del 10.50.0.11/24 dev eth0", "addr add 10.50.0.99/24 dev eth0")
     assert not guest.ping("10.50.0.2")
@@ -217,7 +217,7 @@ def test_a_blocked_guest_that_takes_another_address_gets_nothing_through_either(
     assert not guest.ping("10.50.0.2")
 
 
-def test_what_a_block_refuses_is_told_apart_from_usage(running: Host) -> None:
+def test_traffic_that_a_block_refuses_is_not_usage(running: Host) -> None:
     guest = overdrawn(running, ips=("10.51.0.11",), script="vif-route")
     used = running.usage("web1")
     guest.send(100_000)
@@ -227,14 +227,14 @@ def test_what_a_block_refuses_is_told_apart_from_usage(running: Host) -> None:
     assert binding.counted.refused_out_bytes > 0
 
 
-def test_a_vm_that_is_lifted_with_no_daemon_has_its_network_back(running: Host) -> None:
+def test_a_vm_that_is_lifted_without_a_daemon_has_its_network_back(running: Host) -> None:
     guest = overdrawn(running)
     running.stop_daemon()
     running.xenbw("lift", "web1")
     assert guest.reaches("10.50.0.2")
 
 
-def test_a_removed_vm_starts_clean_and_is_free(running: Host) -> None:
+def test_a_removed_vm_is_released_and_starts_without_usage(running: Host) -> None:
     guest = overdrawn(running)
     running.xenbw("rmvm", "web1", "--yes")
     assert guest.reaches("10.50.0.2")
@@ -243,7 +243,7 @@ def test_a_removed_vm_starts_clean_and_is_free(running: Host) -> None:
 
 @pytest.mark.parametrize("ip", ["10.50.0.2/8", "10.50.0.2/255.255.0.0"])
 def test_an_address_that_the_config_gives_as_a_range_is_not_null_routed(running: Host, ip: str) -> None:
-    # Who wrote it may have meant "any address that begins so"; here it is the router's.
+    # The admin may have meant "any address that begins like this"; here the address is the router's.
     (running.etc / "r1.cfg").write_text(f"name = 'r1'\nvif = [ 'ip={ip}, bridge=xenbr0' ]\n")
     guest = running.start("r1", ("10.50.0.31",), config_ips=(ip,))
     said = running.xenbw("addvm", "r1", "--limit", "1GB").stderr

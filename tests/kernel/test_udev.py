@@ -1,4 +1,4 @@
-"""The watcher, on the kernel's own events."""
+"""The watcher of interfaces, with the kernel's real events."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def watch(namespace: Namespace, buffer: int = 1 << 20) -> Watcher:
         return Watcher(buffer)
 
 
-def test_an_interface_is_seen_to_come_to_be_renamed_and_to_go(namespace: Namespace) -> None:
+def test_the_watcher_sees_an_interface_appear_change_its_name_and_vanish(namespace: Namespace) -> None:
     watcher = watch(namespace)
     namespace.ip("link add vif1.0 type veth peer name far")
     came = [event for event in watcher.drain() if isinstance(event, NetEvent) and event.interface == "vif1.0"]
@@ -35,7 +35,7 @@ def test_an_interface_is_seen_to_come_to_be_renamed_and_to_go(namespace: Namespa
     watcher.close()
 
 
-def test_other_namespaces_are_not_seen(namespace: Namespace) -> None:
+def test_the_watcher_does_not_see_other_namespaces(namespace: Namespace) -> None:
     watcher = watch(namespace)
     other = Namespace()
     other.ip("link add vif1.0 type veth peer name far")
@@ -44,7 +44,7 @@ def test_other_namespaces_are_not_seen(namespace: Namespace) -> None:
     watcher.close()
 
 
-def test_lost_events_are_told_as_an_overflow_and_later_ones_are_seen(namespace: Namespace) -> None:
+def test_lost_events_are_reported_as_an_overflow_and_later_events_are_seen(namespace: Namespace) -> None:
     watcher = watch(namespace, buffer=2048)
     namespace.ip(*(f"link add vif{n}.0 type veth peer name far{n}" for n in range(200)))
     assert Overflow() in list(watcher.drain())

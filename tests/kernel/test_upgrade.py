@@ -1,4 +1,4 @@
-"""The ledger of an earlier version under a running host: blocks stay, whether it can be brought up to date or not."""
+"""A running host with the ledger of an earlier version: blocks stay, whether the ledger can be upgraded or not."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ with sqlite3.connect(make_schema1(Path(sys.argv[1]))) as db:
 
 
 def make_old_ledger(host: Host) -> None:
-    """Version 0.1.0's, in which web1 is blocked."""
+    """A ledger of version 0.1.0, in which web1 is blocked."""
     host.run([sys.executable, "-c", MAKE, str(host.ledger_path)], env={"PYTHONPATH": str(REPO)}, check=True)
 
 
-def test_a_hook_that_meets_an_older_ledger_blocks_by_it_and_leaves_it_as_old_as_it_is(host: Host) -> None:
+def test_a_hook_blocks_by_an_older_ledger_and_does_not_upgrade_it(host: Host) -> None:
     make_old_ledger(host)
     host.start("web1", ["10.50.0.11"])
     assert host.blocked("10.50.0.11")
@@ -35,13 +35,13 @@ def test_a_hook_that_meets_an_older_ledger_blocks_by_it_and_leaves_it_as_old_as_
     assert rows["binding"][-1]["ips"] == "10.50.0.11"
 
 
-def test_the_daemon_brings_the_ledger_up_to_date_with_the_blocks_standing(host: Host) -> None:
+def test_the_daemon_upgrades_the_ledger_while_the_blocks_hold(host: Host) -> None:
     make_old_ledger(host)
     before = oldledger.rows(host.ledger_path)
     host.start("web1", ["10.50.0.11"])
     env = {"PYTHONPATH": str(REPO), "NOTIFY_SOCKET": str(host.directory / "notify")}
     host.popen([sys.executable, "-m", "xenbw.daemon", "--config", str(host.config)], output=host.log, env=env)
-    # A copy that takes long is no start that takes too long.
+    # A long copy of the ledger does not exceed systemd's time for a start.
     assert "EXTEND_TIMEOUT_USEC=10000000" in host.notified("READY=1")
     assert host.blocked("10.50.0.11")
     assert oldledger.version(host.ledger_path) > 1
@@ -49,7 +49,7 @@ def test_the_daemon_brings_the_ledger_up_to_date_with_the_blocks_standing(host: 
     assert oldledger.rows(copy)["usage"] == before["usage"]
 
 
-def test_a_daemon_without_room_for_the_copy_ends_says_why_and_the_blocks_stay(host: Host) -> None:
+def test_a_daemon_without_room_for_the_copy_exits_with_the_reason_and_the_blocks_stay(host: Host) -> None:
     host.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(host.state)], check=True)
     make_old_ledger(host)
     host.run(["fallocate", "-l", "10m", f"{host.state}/filler"], check=True)

@@ -16,7 +16,7 @@ from xenbw.book import book
 
 @pytest.fixture(scope="session")
 def stock() -> Iterator[list[Mongod]]:
-    """Servers that no test has done anything to but write into their databases: one at most."""
+    """A server to which tests did nothing but write into its databases; one at most."""
     servers: list[Mongod] = []
     yield servers
     for mongod in servers:
@@ -25,7 +25,7 @@ def stock() -> Iterator[list[Mongod]]:
 
 @pytest.fixture
 def server(stock: list[Mongod]) -> Iterator[Mongod]:
-    """A standalone server that lets everyone in; new, or as good as new."""
+    """A standalone server without logins; new, or used only by writes and emptied."""
     if not stock:
         stock.append(Mongod().__enter__())
     mongod = stock[0]
@@ -39,7 +39,7 @@ def server(stock: list[Mongod]) -> Iterator[Mongod]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The book gives up a server that is not there within a second, and one that hangs within five."""
+    """The book gives up an unreachable server within a second, and a hung server within five."""
     monkeypatch.setattr(book, "_PATIENCE_MS", 1000)
     monkeypatch.setattr(book, "_SOCKET_PATIENCE_MS", 5000)
 
@@ -54,20 +54,20 @@ def books(tmp_path: Path, server: Mongod) -> Iterator[Books]:
 
 @pytest.fixture(scope="session")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Access:
-    """Logins and TLS with client certificates."""
+    """A server with logins and TLS with client certificates."""
     return Access.make(tmp_path_factory.mktemp("access"), login=True, tls=True)
 
 
 @pytest.fixture(scope="session")
 def three(guarded: Access) -> Iterator[ReplicaSet]:
-    """The set behind `replicas`."""
+    """The replica set behind `replicas`."""
     with ReplicaSet(3, guarded) as nodes:
         yield nodes
 
 
 @pytest.fixture
 def replicas(three: ReplicaSet) -> ReplicaSet:
-    """A replica set of three with logins and TLS: whole, and its database empty."""
+    """A replica set of three with logins and TLS; all members run, and its database is empty."""
     three.mend()
     with three.primary.admin() as admin:
         admin.drop_database(KEEPER.database)

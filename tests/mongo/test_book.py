@@ -1,4 +1,4 @@
-"""The book keeps up with the ledger, whatever happens to the server: a genuine mongod, the real daemon and traffic."""
+"""The book follows the ledger, whatever happens to the server: a real mongod, the real daemon and real traffic."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_hours_of_a_hundred_vifs_without_the_server_are_pushed_later_record_by_r
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_server_killed_in_the_middle_of_pushes_loses_nothing_it_acknowledged(books: Books, server: Mongod) -> None:
+def test_a_server_killed_during_pushes_loses_no_acknowledged_write(books: Books, server: Mongod) -> None:
     for _ in range(4):
         books.live(30)
         server.kill()
@@ -137,7 +137,7 @@ def test_the_book_gets_digests_and_the_documents_of_folded_bindings_are_deleted(
     books.come_and_go(0, 6)
     books.sync.push()
     database = base(server)
-    # one of before the VM of that name, one of another host, and one of another ledger of this
+    # a document of an earlier VM of that name, of another host, and of another ledger of this host
     foreign = database.bindings.find_one({"vm": "web0", "ended_at": {"$ne": None}})
     strangers = [
         foreign | {"_id": "earlier", "started_at": NOW - timedelta(days=1)},
@@ -191,7 +191,7 @@ def test_a_replica_set_with_logins_and_tls_can_be_the_book(
 
 @pytest.fixture
 def host(server: Mongod) -> Iterator[Host]:
-    # The server listens on this machine's loopback, out of the reach of a namespace: the thread is run here instead.
+    # The server listens on this machine's loopback, which a namespace cannot reach: so the thread runs here.
     with Host() as machine:
         machine.start_daemon()
         yield machine
@@ -229,7 +229,7 @@ def test_a_book_that_cannot_be_reached_is_a_problem_in_the_status_and_stalls_not
         assert host.daemon.wait(timeout=20) == 0
 
 
-def test_the_marks_are_for_one_ledger_only(tmp_path: Path) -> None:
+def test_the_marks_are_valid_for_one_ledger_only(tmp_path: Path) -> None:
     first = Ledger.open(tmp_path / "a.db", create=True)
     second = Ledger.open(tmp_path / "b.db", create=True)
     assert first.meta("id") != second.meta("id")

@@ -1,4 +1,4 @@
-"""xenbw import-bwmon takes over the 2014 script's database, from a genuine mongod or from a dump of it."""
+"""xenbw import-bwmon imports the 2014 script's database, from a real mongod or from a dump of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def console(tmp_path: Path, server: Mongod) -> Console:
 
 
 def stamp(at: datetime) -> dict[str, Any]:
-    """As mongoid-metastamp stores Time.now on a host whose clock shows UTC."""
+    """A time as mongoid-metastamp stores Time.now on a host whose clock shows UTC."""
     return {"time": at, "normalized": at, "year": at.year, "month": at.month, "day": at.day, "zone": "+00:00"}
 
 
@@ -69,7 +69,7 @@ class Script:
 
 @pytest.fixture
 def script(server: Mongod) -> Script:
-    """web1 has used 300 of its 500 gigabytes this month, ren nothing, and neither what last month says."""
+    """web1 has used 300 of its 500 gigabytes this month, ren has used nothing; last month's usage differs."""
     script = Script(server)
     script.watch("web1", 500)
     script.watch("ren", 50)
@@ -96,7 +96,7 @@ def snapshot(console: Console) -> list[tuple[Any, ...]]:
         ]
 
 
-def test_vms_come_over_with_their_limits_and_this_months_usage(console: Console, script: Script) -> None:
+def test_vms_are_imported_with_their_limits_and_this_months_usage(console: Console, script: Script) -> None:
     (console.xen / "web1.cfg").write_text('name = "web1"\nvif = ["ip=192.0.2.7"]\n')
     said = console.done("import-bwmon", script.uri).splitlines()
     vm = console.vm("web1")
@@ -149,7 +149,7 @@ def test_only_the_script_s_usage_of_the_present_period_is_taken_over(
     assert snapshot(console) == once
 
 
-def test_blanks_in_a_hostname_are_dropped_as_the_script_drops_them(console: Console, script: Script) -> None:
+def test_blanks_in_a_hostname_are_removed_as_the_script_does(console: Console, script: Script) -> None:
     script.watch("web 2", 20)
     script.measure("web 2", 7, script.now)
     script.watch(" web 1", 30)
@@ -162,7 +162,7 @@ def test_blanks_in_a_hostname_are_dropped_as_the_script_drops_them(console: Cons
     ]
 
 
-def test_running_it_twice_changes_nothing(console: Console, script: Script) -> None:
+def test_importing_twice_changes_nothing(console: Console, script: Script) -> None:
     console.done("import-bwmon", script.uri)
     once = snapshot(console)
     console.done("import-bwmon", script.uri)
@@ -218,7 +218,7 @@ def test_a_dry_run_writes_nothing_and_needs_no_ledger(console: Console, script: 
     assert snapshot(console) == once
 
 
-def test_while_the_daemon_runs_nothing_is_taken_over(console: Console, script: Script) -> None:
+def test_while_the_daemon_runs_nothing_is_imported(console: Console, script: Script) -> None:
     with StandIn(console):
         result = console.run("import-bwmon", script.uri)
     assert (result.returncode, result.stdout) == (1, "")
@@ -236,7 +236,7 @@ def test_a_vm_with_an_impossible_limit_is_skipped_with_a_note(console: Console, 
         assert [vm.name for vm in ledger.vms().values()] == ["ren"]
 
 
-def test_a_limit_edited_in_the_mongo_shell_is_a_number_too(console: Console, script: Script) -> None:
+def test_a_limit_edited_in_the_mongo_shell_is_accepted(console: Console, script: Script) -> None:
     script.limit("web1", 500.0)
     console.done("import-bwmon", script.uri)
     assert console.vm("web1").limit_bytes == 500 * GB
@@ -257,11 +257,11 @@ def test_impossible_documents_change_nothing_for_other_vms(console: Console, scr
     assert used(console, "web1") == Counters(300 * GB, 0)
 
 
-# its dumps
+# dumps of the script's database
 
 
 def dump(script: Script, folder: Path, kind: str) -> None:
-    """As mongodump (bson) and mongoexport (json) write them."""
+    """A dump as mongodump (bson) or mongoexport (json) writes it."""
     for name in ("virtual_machines", "bandwidth_measurements"):
         documents = list(script.base[name].find())
         if kind == "bson":

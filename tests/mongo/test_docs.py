@@ -1,4 +1,4 @@
-"""docs/mongodb.md is true: its fields, indexes and commands against what the code writes."""
+"""docs/mongodb.md is true: its fields, indexes and commands match the documents that the code writes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from xenbw.model import VM
 pytestmark = pytest.mark.mongo
 
 _KINDS = ((Int64, "long"), (bool, "bool"), (int, "int"), (str, "string"), (datetime, "date"), (list, "array"))
-WEB1 = 1  # its place in Books.vms
+WEB1 = 1  # the VM's place in Books.vms
 
 
 def kind_of(value: Any) -> str:
@@ -37,7 +37,7 @@ def kind_of(value: Any) -> str:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Books, Any]]:
-    """A book in which two hosts have written everything they write, and what the first one knows."""
+    """A book with all kinds of documents from two hosts, and the first host's ledger."""
     with Mongod() as server:
         hosts = [
             Books(tmp_path_factory.mktemp(host), server.uri, host, keep_samples=30_000) for host in ("dom0-a", "dom0-b")
@@ -55,7 +55,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Books, Any
 
 @pytest.fixture
 def guarded_books(tmp_path: Path, guarded: Access) -> Iterator[tuple[Mongod, str]]:
-    """A server with logins and TLS, and its address without either."""
+    """A server with logins and TLS, and its address without them."""
     with Mongod(guarded) as server:
         yield server, f"mongodb://{server.host}/?directConnection=true&authSource={KEEPER.database}"
 
@@ -74,24 +74,24 @@ def test_every_document_has_the_fields_and_types_of_its_table(fleet: tuple[Books
 
 
 @pytest.mark.parametrize("collection", COLLECTIONS)
-def test_every_collection_has_the_indexes_that_are_named(fleet: tuple[Books, Any], collection: str) -> None:
+def test_every_collection_has_the_documented_indexes(fleet: tuple[Books, Any], collection: str) -> None:
     found = re.search(r"Index(?:es)?: (.*)", page.section(f"`{collection}`"))
     assert found
     assert set(re.findall(r"`([\w-]+)`", found[1])) == set(fleet[1][collection].index_information())
 
 
-def test_no_collection_is_left_out(fleet: tuple[Books, Any]) -> None:
+def test_every_collection_is_documented(fleet: tuple[Books, Any]) -> None:
     assert set(fleet[1].list_collection_names()) == set(COLLECTIONS)
 
 
-def test_usage_of_a_period_is_that_of_all_hosts(fleet: tuple[Books, Any]) -> None:
+def test_the_documented_query_for_a_periods_usage_sums_all_hosts(fleet: tuple[Books, Any]) -> None:
     whole = {"in_bytes": 180_000, "out_bytes": 18_000}
     (row,) = page.run("This period", fleet[1])
     assert {**whole, "_id": "web1", "hosts": sorted(row["hosts"])} == {**row, "hosts": ["dom0-a", "dom0-b"]}
     assert page.run("Every period so far", fleet[1]) == [{**whole, "_id": MARCH}]
 
 
-def test_hours_of_a_day_are_those_of_all_hosts(fleet: tuple[Books, Any]) -> None:
+def test_the_documented_query_for_a_days_hours_sums_all_hosts(fleet: tuple[Books, Any]) -> None:
     books, database = fleet
     hours = {
         row["_id"]: (row["in_bytes"] // 2, row["out_bytes"] // 2) for row in page.run("The hours of a day", database)
@@ -99,7 +99,7 @@ def test_hours_of_a_day_are_those_of_all_hosts(fleet: tuple[Books, Any]) -> None
     assert hours == {hour: tuple(usage) for hour, usage in usagelog.hours(books.ledger, books.vms[WEB1], MARCH)}
 
 
-def test_who_is_over_who_is_blocked_and_who_lags_is_found(fleet: tuple[Books, Any]) -> None:
+def test_the_documented_queries_find_vms_that_are_over_or_blocked_and_hosts_that_lag(fleet: tuple[Books, Any]) -> None:
     _, database = fleet
     assert page.run("Over the allowance now", database) == []
     database.vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": Int64(190_000)}})
@@ -112,11 +112,11 @@ def test_who_is_over_who_is_blocked_and_who_lags_is_found(fleet: tuple[Books, An
     assert page.run("Over the allowance now", database) == []
     blocked = {(row["_id"]["vm"], row["_id"]["host"]) for row in page.run("Blocked now", database)}
     assert blocked == {("web1", "dom0-a"), ("web1", "dom0-b")}
-    # Their clock stands in March: a long silence.
+    # The hosts' clocks stand in March, so both seem silent for long.
     assert {row["_id"] for row in page.run("Hosts that have not", database)} == {"dom0-a", "dom0-b"}
 
 
-def test_bindings_and_samples_are_found_as_shown(fleet: tuple[Books, Any]) -> None:
+def test_the_documented_queries_find_bindings_and_samples(fleet: tuple[Books, Any]) -> None:
     _, database = fleet
     database.bindings.update_many({"vm": "web1"}, {"$set": {"ips": ["203.0.113.7"]}})
     assert {row["vm"] for row in page.run("Who had an address", database)} == {"web1"}
@@ -124,7 +124,7 @@ def test_bindings_and_samples_are_found_as_shown(fleet: tuple[Books, Any]) -> No
     assert len(page.run("minute by minute", database)) == 2 * 59
 
 
-def test_every_edit_that_is_shown_does_what_is_said(books: Books, server: Mongod) -> None:
+def test_every_documented_edit_has_the_documented_effect(books: Books, server: Mongod) -> None:
     database = server.client()[KEEPER.database]
 
     def after(words: str) -> VM:
@@ -136,29 +136,31 @@ def test_every_edit_that_is_shown_does_what_is_said(books: Books, server: Mongod
     books.sync.push()
     assert after("500 GB a period").limit_bytes == 500 * 10**9
     assert after("Raise it").limit_bytes == 550 * 10**9
-    free = after("No limit at all")  # and then the default
+    free = after("No limit at all")  # then the default applies
     assert (free.limit_bytes, free.unlimited) == (None, False)
-    assert after("Block it")  # and then no more
+    assert after("Block it")  # then it no longer applies
     assert after("Let it through").lifted_until == utc("2026-04-01")
-    books.clock.go(seconds=(datetime.now(UTC) - books.clock.wall).total_seconds())  # the server dates it by its own
+    books.clock.go(
+        seconds=(datetime.now(UTC) - books.clock.wall).total_seconds()
+    )  # the server's own clock sets the date
     assert after("Take it out").added_at is None
     assert after("500 GB a period").added_at is not None
 
 
-def test_an_edit_as_shown_enters_a_vm_that_nobody_knows(server: Mongod) -> None:
+def test_the_documented_edit_enters_an_unknown_vm(server: Mongod) -> None:
     database = server.client()[KEEPER.database]
     page.run("500 GB a period", database)
     assert database.vms.find_one({"_id": "web1"})["limit_bytes"] == 500 * 10**9
 
 
-def test_the_configuration_that_is_shown_is_good_and_every_key_is_explained(tmp_path: Path) -> None:
+def test_the_documented_configuration_is_valid_and_every_key_is_explained(tmp_path: Path) -> None:
     (tmp_path / "xenbw.toml").write_text(page.block("Then, on each dom0", "toml"))
     shown = config.load(tmp_path / "xenbw.toml").mongodb
     assert (shown.user, servers(shown.uri)) == ("xenbw", ("db1.example.org", "db2.example.org", "db3.example.org"))
     assert set(page.table("Connect a dom0")) == {key.name for key in fields(MongodbSection)}
 
 
-def test_the_login_that_is_shown_suffices_with_the_keys_for_tls(
+def test_the_documented_login_suffices_with_the_keys_for_tls(
     tmp_path: Path, guarded: Access, guarded_books: tuple[Mongod, str]
 ) -> None:
     server, uri = guarded_books
@@ -174,7 +176,7 @@ def test_the_login_that_is_shown_suffices_with_the_keys_for_tls(
     books.ledger.close()
 
 
-def test_a_panel_with_the_role_that_is_shown_reads_all_and_writes_vms_only(tmp_path: Path) -> None:
+def test_a_panel_with_the_documented_role_reads_all_and_writes_vms_only(tmp_path: Path) -> None:
     with Mongod(Access.make(tmp_path, login=True)) as server:
         page.run("A panel needs no more", server.admin()[KEEPER.database])
         uri = f"mongodb://{server.host}/?directConnection=true&authSource={KEEPER.database}"
@@ -186,7 +188,7 @@ def test_a_panel_with_the_role_that_is_shown_reads_all_and_writes_vms_only(tmp_p
                 database.usage.insert_one({})
 
 
-def test_a_dom0_with_the_role_that_is_shown_writes_what_it_has_and_empties_nothing(tmp_path: Path) -> None:
+def test_a_dom0_with_the_documented_role_writes_its_documents_and_cannot_empty_a_collection(tmp_path: Path) -> None:
     with Mongod(Access.make(tmp_path, login=True)) as server:
         page.run("This role may not", server.admin()[KEEPER.database])
         uri = f"mongodb://{server.host}/?directConnection=true&authSource={KEEPER.database}"
@@ -210,7 +212,7 @@ def test_a_dom0_with_the_role_that_is_shown_writes_what_it_has_and_empties_nothi
                     own[collection].drop()
 
 
-def test_a_customer_with_the_view_that_is_shown_reads_usage_of_its_own_vms_alone(tmp_path: Path) -> None:
+def test_a_customer_with_the_documented_view_reads_only_usage_of_its_own_vms(tmp_path: Path) -> None:
     with Mongod(Access.make(tmp_path, login=True)) as server:
         database = server.admin()[KEEPER.database]
         database.usage.insert_many([{"vm": "acme-web1"}, {"vm": "web1"}])

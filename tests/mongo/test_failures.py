@@ -30,7 +30,7 @@ from xenbw.errors import XenbwError
 pytestmark = [pytest.mark.mongo, pytest.mark.usefixtures("impatient")]
 
 MIB = 1024**2
-SECRET = "s3cret"  # of which no trace may be seen
+SECRET = "s3cret"  # must not appear in any output
 
 
 def base(server: Mongod | ReplicaSet) -> Any:
@@ -46,7 +46,7 @@ def pushes(books: Books) -> bool:
     return True
 
 
-# a server that answers late, wrongly or not at all
+# a server that answers late, with an error, or not at all
 
 
 def test_a_hung_server_is_given_up_and_gets_everything_when_it_goes_on(books: Books, server: Mongod) -> None:
@@ -89,7 +89,7 @@ def test_a_write_that_was_not_acknowledged_is_repeated(failure: dict[str, Any], 
     books.ledger.close()
 
 
-def test_a_server_that_fails_now_and_then_gets_everything_in_the_end(books: Books, server: Mongod) -> None:
+def test_a_server_that_fails_now_and_then_gets_all_documents_in_the_end(books: Books, server: Mongod) -> None:
     server.fail("update", mode={"activationProbability": 0.1}, closeConnection=True)
     outcomes = set()
     for _ in range(20):
@@ -101,7 +101,7 @@ def test_a_server_that_fails_now_and_then_gets_everything_in_the_end(books: Book
     assert books.agrees(base(server))
 
 
-def test_a_write_that_is_carried_out_late_does_not_undo_a_newer_one(books: Books, server: Mongod) -> None:
+def test_a_write_that_is_carried_out_late_does_not_undo_a_newer_write(books: Books, server: Mongod) -> None:
     books.live(10)
     books.sync.push()
     books.live(1)
@@ -151,12 +151,12 @@ def test_failed_tries_leave_no_threads_behind(books: Books, server: Mongod) -> N
     assert threading.active_count() <= before
 
 
-# a book that was never there
+# a book that cannot be opened
 
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
-    """A server that asks for a login."""
+    """A server that requires a login."""
     with Mongod(Access.make(tmp_path_factory.mktemp("locked"), login=True)) as server:
         yield server
 
@@ -211,11 +211,11 @@ def test_a_wrong_address_is_reported_in_one_line(tmp_path: Path, uri: str, secti
 
 
 def settles(books: Books, database: Callable[[], Any]) -> bool:
-    """Whether the thread brings the book to agree, in its own time."""
+    """Whether the thread makes the book agree with the ledger, without being hastened."""
     return until(lambda: books.sync.backlog == 0 and books.sync.problem is None and books.agrees(database()), 40)
 
 
-def test_a_set_whose_primary_is_killed_under_load_loses_and_doubles_nothing(
+def test_a_replica_set_whose_primary_is_killed_under_load_loses_and_doubles_nothing(
     tmp_path: Path, replicas: ReplicaSet
 ) -> None:
     books = Books(tmp_path, replicas.uri, interval=0.1)
@@ -248,7 +248,7 @@ while True:
 """
 
 
-def test_kills_at_random_moments_of_pushes_lose_and_double_nothing(books: Books, server: Mongod) -> None:
+def test_a_process_killed_at_random_moments_of_pushes_loses_and_doubles_nothing(books: Books, server: Mongod) -> None:
     argv = [sys.executable, "-c", _CHILD, str(books.ledger.path), server.uri]
 
     def done() -> int:
@@ -264,7 +264,7 @@ def test_kills_at_random_moments_of_pushes_lose_and_double_nothing(books: Books,
             while time.monotonic() < end:
                 books.live(1)
                 time.sleep(0.005)
-            # On a busy machine a child may have come to nothing by then; most are to be killed in the middle.
+            # On a busy machine a child may have done nothing by then; most must be killed in the middle.
             within(lambda: done() not in moved, random.uniform(0.5, 3))
             child.kill()
         moved.add(done())
@@ -296,7 +296,7 @@ def test_a_daemon_killed_again_and_again_while_it_counts_and_pushes_loses_and_do
         assert until(lambda: booked("hour") == booked("day") == booked("period") == tuple(counted), 20)
 
 
-# nothing waits for it
+# no boot waits for the book
 
 
 def test_guests_boot_and_are_blocked_while_the_book_hangs(server: Mongod, tmp_path: Path) -> None:
@@ -319,13 +319,13 @@ def test_guests_boot_and_are_blocked_while_the_book_hangs(server: Mongod, tmp_pa
         assert until(lambda: base(server).usage.count_documents({"vm": "web1", "out_bytes": {"$gt": 100_000}}) > 0)
 
 
-# what others wrote
+# documents that other programs wrote
 
 
 def test_a_date_beyond_the_year_9999_affects_one_vm_only(books: Books, server: Mongod) -> None:
     books.sync.push()
     vms = base(server).vms
-    # BSON's dates reach further than Python's: +275760 is what JavaScript's last one looks like.
+    # BSON's dates reach further than Python's; JavaScript's last date is in the year +275760.
     pipeline = [{"$set": {"lifted_until": {"$toDate": 8_640_000_000_000_000}}}]
     vms.update_one({"_id": "web1"}, pipeline)
     vms.update_one({"_id": "web2"}, {"$set": {"limit_bytes": Int64(7)}})
@@ -354,7 +354,7 @@ def test_a_very_long_text_is_reported_shortened(books: Books, server: Mongod) ->
     assert all(len(fault) < 400 for fault in books.sync.faults)
 
 
-def test_an_edit_made_here_replaces_a_false_in_the_book(books: Books, server: Mongod) -> None:
+def test_an_edit_made_here_replaces_an_invalid_value_in_the_book(books: Books, server: Mongod) -> None:
     books.sync.push()
     base(server).vms.update_one({"_id": "web1"}, {"$set": {"unlimited": False}})
     books.sync.push()

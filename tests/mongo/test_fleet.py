@@ -1,4 +1,4 @@
-"""xenbw fleet: what several hosts wrote to a genuine mongod, on one page."""
+"""xenbw fleet shows the documents of several hosts in a real mongod on one page."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def test_fleet_json_has_each_hosts_part_of_a_vms_usage(console: Console, server:
     }
 
 
-def test_only_the_latest_period_counts_and_only_if_it_can_be_the_present_one(console: Console, server: Mongod) -> None:
+def test_only_the_latest_period_counts_and_only_if_it_may_be_the_present_period(
+    console: Console, server: Mongod
+) -> None:
     use(server, "dom0-a", "web1", TODAY - timedelta(days=5), 7, 0)
     use(server, "dom0-b", "web1", TODAY, 3, 0)
     use(server, "dom0-a", "idle", TODAY - timedelta(days=40), 9, 0)

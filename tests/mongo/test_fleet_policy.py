@@ -34,7 +34,7 @@ GB = 10**9
 
 
 class Dom0:
-    """A host of the fleet: its ledger, and its thread for the book driven by hand."""
+    """A host of the fleet: its ledger, and its book thread, run step by step."""
 
     def __init__(self, name: str, folder: Path, uri: str) -> None:
         folder.mkdir()
@@ -52,7 +52,7 @@ class Dom0:
         self.ledger.set_vm(vm.id, added_at=self.clock.wall, period_start=MARCH, period_rule="1@UTC", **values)
 
     def sees(self, name: str) -> None:
-        """A VM that nobody added here runs here."""
+        """A VM that was not added on this host runs here."""
         vm = self.ledger.meet(name, self.clock.wall)
         self.ledger.set_vm(vm.id, period_start=MARCH, period_rule="1@UTC")
 
@@ -92,7 +92,7 @@ def vms(server: Mongod) -> Any:
     return server.client(tz_aware=True)[KEEPER.database].vms
 
 
-def test_a_vm_added_on_one_host_is_known_on_the_next_it_runs_on(a: Dom0, b: Dom0) -> None:
+def test_a_vm_added_on_one_host_is_known_on_the_next_host_it_runs_on(a: Dom0, b: Dom0) -> None:
     a.add("web1", limit_bytes=5 * GB, reset_day=15)
     a.sync.push()
     b.sees("web1")
@@ -127,7 +127,7 @@ def test_an_edit_made_while_the_book_was_away_is_pushed_later(a: Dom0, vms: Any,
     assert vms.find_one({"_id": "web1"})["limit_bytes"] == 6 * GB
 
 
-def test_an_edit_overtaken_by_one_in_the_book_is_kept_as_an_event(a: Dom0, vms: Any) -> None:
+def test_an_edit_that_a_later_edit_in_the_book_replaces_is_kept_as_an_event(a: Dom0, vms: Any) -> None:
     a.add("web1", limit_bytes=5 * GB)
     a.sync.push()
     a.ledger.set_vm(a.vm("web1").id, limit_bytes=6 * GB)
@@ -153,20 +153,20 @@ def test_impossible_values_in_the_book_are_reported_and_the_last_good_value_hold
     assert (a.vm("web1").limit_bytes, a.sync.faults) == (6 * GB, [])
 
 
-def test_what_a_vm_reaches_while_it_is_blocked_is_edited_on_both_sides(a: Dom0, b: Dom0, vms: Any) -> None:
+def test_a_vms_allow_list_can_be_edited_in_the_book_and_on_a_host(a: Dom0, b: Dom0, vms: Any) -> None:
     a.add("web1", allow=(ip_network("192.0.2.53/32"),))
     a.sync.push()
     assert vms.find_one({"_id": "web1"})["allow"] == ["192.0.2.53/32"]
     b.sees("web1")
     b.sync.push()
     assert b.vm("web1").allow == (ip_network("192.0.2.53/32"),)
-    # As a panel may write it, and nobody rewrites.
+    # The list as a panel may write it; no host rewrites it.
     vms.update_one({"_id": "web1"}, {"$set": {"allow": ["198.51.100.7", "2001:DB8::/64"]}})
     for host in (a, b, a):
         host.sync.push()
         assert host.vm("web1").allow == (ip_network("198.51.100.7/32"), ip_network("2001:db8::/64"))
     assert vms.find_one({"_id": "web1"})["allow"] == ["198.51.100.7", "2001:DB8::/64"]
-    # Nothing at all is something else than what the host's configuration says.
+    # An empty list differs from no list: without a list the host's configuration applies.
     for value, expected in (((), []), (None, None), ((ip_network("192.0.2.0/24"),), ["192.0.2.0/24"])):
         a.ledger.set_vm(a.vm("web1").id, allow=value)
         a.sync.push()
@@ -333,7 +333,7 @@ def test_usage_of_a_vm_with_a_very_long_name_counts_on_every_host(a: Dom0, b: Do
     assert a.judged(name) is State.OVER
 
 
-def test_more_usage_than_a_line_can_carry_is_named_and_left_out(a: Dom0, usage: Any) -> None:
+def test_usage_beyond_400_gigabits_a_second_is_named_and_left_out(a: Dom0, usage: Any) -> None:
     a.add("web1", limit_bytes=100)
     for number in range(2):
         usage.insert_one({**USAGE, "_id": f"dom0-x/{number}", "in_bytes": Int64(2**63 - 1)})
@@ -427,7 +427,7 @@ def test_a_huge_document_is_reported_in_one_line_and_never_read(swollen: dict[st
 
 
 def _following(host: Host, name: str, uri: str) -> Sync:
-    """The thread for the book of a host whose daemon's namespace cannot reach the server."""
+    """The book thread of a host, run outside its namespace, which cannot reach the server."""
     settings = Settings(
         host=HostSection(name=name),
         ledger=LedgerSection(path=host.ledger_path),
@@ -472,7 +472,7 @@ def _sum(hosts: tuple[Host, ...]) -> Counters:
     return found
 
 
-def test_blocked_on_one_dom0_is_blocked_on_the_next(server: Mongod) -> None:
+def test_a_vm_that_is_blocked_on_one_dom0_is_blocked_on_the_next(server: Mongod) -> None:
     with Host() as first, Host() as second:
         syncs: list[Sync] = []
         for number, host in enumerate((first, second)):

@@ -35,12 +35,12 @@ def things(client: MongoClient[dict[str, Any]]) -> Any:
     return client["xenbw"].get_collection("things", write_concern=JOURNALLED)
 
 
-def test_the_client_in_use_is_the_one_that_was_chosen() -> None:
+def test_the_chosen_version_of_pymongo_is_in_use() -> None:
     chosen = "4." if "pymongo4" in os.environ.get("PYTHONPATH", "") else "3.11."
     assert pymongo.version.startswith(chosen)
 
 
-def test_journalled_documents_outlive_a_kill(server: Mongod) -> None:
+def test_journalled_documents_survive_a_kill(server: Mongod) -> None:
     things(server.client()).insert_one({"_id": 1})
     server.kill()
     assert not server.running
@@ -79,7 +79,7 @@ def test_a_wiped_server_comes_back_empty_at_the_same_address(server: Mongod) -> 
     assert things(server.client()).find_one() is None
 
 
-def test_a_command_fails_as_often_as_told(server: Mongod) -> None:
+def test_a_command_fails_the_given_number_of_times(server: Mongod) -> None:
     server.fail("insert", times=2, errorCode=TIMED_OUT)
     collection = things(server.client())
     for _ in range(2):
@@ -110,7 +110,7 @@ def test_a_command_fails_after_some_that_worked(server: Mongod) -> None:
         collection.insert_one({})
 
 
-def test_a_write_that_was_done_can_be_reported_as_failed(server: Mongod) -> None:
+def test_a_completed_write_can_be_reported_as_failed(server: Mongod) -> None:
     collection = things(server.client())
     server.fail("insert", times=1, writeConcernError={"code": 64, "errmsg": "waiting for replication timed out"})
     with pytest.raises(WriteConcernError):
@@ -125,7 +125,7 @@ def test_a_command_can_be_made_slow(server: Mongod) -> None:
     assert time.monotonic() - before >= 0.3
 
 
-def test_expired_documents_go_within_seconds(server: Mongod) -> None:
+def test_expired_documents_are_deleted_within_seconds(server: Mongod) -> None:
     collection = things(server.client())
     collection.create_index("at", expireAfterSeconds=0)
     collection.insert_one({"at": datetime.now(UTC)})
@@ -181,12 +181,12 @@ def test_a_server_of_another_authority_is_not_trusted(guarded: Access, tmp_path:
             things(victim).find_one()
 
 
-def test_a_full_disk_loses_nothing_that_was_acknowledged() -> None:
+def test_a_full_disk_loses_no_acknowledged_write() -> None:
     with SmallDisk(48 * MIB) as disk, Mongod(disk=disk) as server:
         collection = things(server.client())
         disk.fill()
         written = 0
-        with pytest.raises(PyMongoError):  # it refuses the write, or ends
+        with pytest.raises(PyMongoError):  # the server refuses the write, or exits
             while True:
                 collection.insert_one({"_id": written, "ballast": os.urandom(20_000)})
                 written += 1
@@ -196,7 +196,7 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged() -> None:
         assert things(server.client()).count_documents({"_id": {"$lt": written}}) == written
 
 
-def test_a_server_that_does_not_start_says_why() -> None:
+def test_the_reason_is_reported_when_a_server_does_not_start() -> None:
     with SmallDisk(MIB // 16) as disk, pytest.raises(MongodError, match="No space left on device"), Mongod(disk=disk):
         pass
 

@@ -18,7 +18,7 @@ def things(replicas: ReplicaSet, **options: Any) -> Any:
     return replicas.client(**options)["xenbw"].get_collection("things", write_concern=WriteConcern("majority"))
 
 
-def test_a_set_of_one_takes_writes_again_after_a_kill() -> None:
+def test_a_set_of_one_accepts_writes_again_after_a_kill() -> None:
     with ReplicaSet(1) as replicas:
         things(replicas).insert_one({"_id": 1})
         replicas.kill_primary().start()
@@ -47,7 +47,7 @@ def test_another_member_takes_over_from_a_hung_primary(replicas: ReplicaSet) -> 
     assert replicas.primary is successor
 
 
-def test_one_member_of_three_takes_no_writes(replicas: ReplicaSet) -> None:
+def test_one_member_of_three_accepts_no_writes(replicas: ReplicaSet) -> None:
     collection = things(replicas, serverSelectionTimeoutMS=300).with_options(write_concern=WriteConcern(1))
     for node in replicas.nodes[:2]:
         node.kill()
@@ -66,7 +66,7 @@ def test_a_wiped_member_gets_its_data_from_the_others(replicas: ReplicaSet) -> N
     assert lost.client(readPreference="secondaryPreferred")["xenbw"]["things"].find_one() == {"_id": 1}
 
 
-def test_a_wiped_set_comes_back_empty_and_lets_its_users_in(guarded: Access) -> None:
+def test_a_wiped_set_comes_back_empty_and_accepts_its_users(guarded: Access) -> None:
     with ReplicaSet(1, guarded) as replicas:
         things(replicas).insert_one({"_id": 1})
         replicas.wipe()

@@ -378,7 +378,7 @@ def test_two_running_vms_with_one_address_are_a_problem(host: Host) -> None:
     start_vif(host.ledger, "web2", NOW, domid=9, ips=str(IP))
     host.judge(0)
     host.enforce()
-    assert host.reconciler.problems == [f"web1 and web2: all run with {IP}: one of them has it wrong"]
+    assert host.reconciler.problems == [f"web1 and web2: all run with {IP}: only one of them should"]
 
 
 def test_a_run_folder_that_cannot_be_written_is_a_problem_and_the_blocks_stay(host: Host) -> None:

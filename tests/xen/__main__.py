@@ -19,9 +19,9 @@ from tests.xen.machine import Machine, MachineError, image
 
 _HERE = Path(__file__).parent
 _REPO = _HERE.parent.parent
-# A run takes a sixth of this on two idle cores.
+# Seconds; a run takes a sixth of this on two idle cores.
 _LIMIT = 5400.0
-# Most of what dom0 does keeps one processor busy, so two machines take little longer than one. Whoever reboots is last.
+# Most work in dom0 keeps one processor busy, so two machines take little longer than one. The reboot comes last.
 _SHARES = {
     "A": ("test_1*", "test_2*", "test_3*", "test_4*", "test_5*", "test_60_*"),
     "B": ("test_6[5-9]_*", "test_7*", "test_8*", "test_9*"),
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def _run(built: Path, options: argparse.Namespace, stop: Event, play: Callable[[Machine], int], name: str = "") -> int:
-    """Boot a machine and play something on it; its status."""
+    """Boot a machine and run the given tests on it; returns their status."""
     started = time.monotonic()
     with Machine(built, _STAY_LIMIT if options.stay else _LIMIT, stop, name) as machine:
         try:
@@ -79,7 +79,7 @@ def _options() -> argparse.Namespace:
 
 
 def _alone(built: Path) -> None:
-    """Wait for another run on this machine to end: two on a few cores fail each other's patience."""
+    """Wait for another run on this machine to end: two runs on a few cores would make each other's tests time out."""
     lock = os.open(built.with_name("xen.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     fcntl.flock(lock, fcntl.LOCK_EX)
 
@@ -92,7 +92,7 @@ def _only(pattern: str) -> Path:
 
 
 def _equip(machine: Machine, options: argparse.Namespace) -> None:
-    """Put into dom0's /rig what the scenarios need."""
+    """Put the files that the scenarios need into dom0's /rig."""
     shutil.copy(options.deb or _only("dist/xenbw_*_all.deb"), machine.shared / "xenbw.deb")
     shutil.copy(_only("tests/deb/previous/xenbw_*_all.deb"), machine.shared / "previous.deb")
     _give_scenarios(machine)
@@ -106,7 +106,7 @@ def _give_scenarios(machine: Machine) -> None:
 
 
 def _test(machine: Machine, share: str) -> int:
-    """A share of the scenarios, with the reboot of dom0 that the last of them need."""
+    """Run a share of the scenarios, with the reboot of dom0 that its last scenarios need."""
     names = [path.name for pattern in _SHARES[share] for path in sorted((_HERE / "scenarios").glob(pattern))]
     before = _pytest(machine, names)
     if share != _REBOOTS:
@@ -121,7 +121,7 @@ def _pytest(machine: Machine, arguments: list[str]) -> int:
 
 
 def _stay(machine: Machine) -> int:
-    """Run each line of our input as a shell command in dom0, with the scenarios as they are by then."""
+    """Run each line of our input as a shell command in dom0, each time with a fresh copy of the scenarios."""
     print("xen: lines are run in dom0; reboot reboots it; end of input ends it", flush=True)
     for line in sys.stdin:
         _give_scenarios(machine)
@@ -133,7 +133,7 @@ def _stay(machine: Machine) -> int:
 
 
 def _keep(machine: Machine, results: Path) -> None:
-    """Copy what failed scenarios left for us (scenarios/conftest.py), and say where."""
+    """Copy the state of dom0 that failed scenarios saved (scenarios/conftest.py), and print where."""
     left = machine.shared / "results"
     if left.is_dir():
         shutil.copytree(left, results, dirs_exist_ok=True)

@@ -1,3 +1,3 @@
-"""The scenarios run in the emulated dom0 only: python3 -m tests.xen."""
+"""The scenarios run only in the emulated dom0: python3 -m tests.xen."""
 
 collect_ignore = ["scenarios"]

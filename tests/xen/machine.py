@@ -16,16 +16,16 @@ from typing import Self
 _HERE = Path(__file__).parent
 _POLL = 0.2
 
-# Of the CPUs that QEMU 7.2 emulates one without AVX, and FPU state that is switched at once ("eager-fpu"). With `-cpu
-# max` and spec-ctrl=no alone, which makes Xen switch it lazily, dom0's programs crashed now and then (seen: general
-# protection faults in Python, a SystemError from its parser).
+# A CPU model of QEMU 7.2 without AVX, and FPU state that Xen switches at once ("eager-fpu"). With `-cpu max` and only
+# spec-ctrl=no, which makes Xen switch FPU state lazily, dom0's programs crashed now and then (seen: general protection
+# faults in Python, a SystemError from its parser).
 _CPU = "Nehalem"
 _XEN_ARGUMENTS = (
     "console=com1 com1=115200,8n1 dom0_mem=1536M,max:1536M dom0_max_vcpus=1 spec-ctrl=no,eager-fpu xpti=no noreboot=yes"
 )
 _DOM0_ARGUMENTS = "root=/dev/vda rw console=hvc0 mitigations=off net.ifnames=0 quiet loglevel=3"
 
-# What the serial console says when nothing more will come.
+# Messages on the serial console after which the machine is dead.
 _DEATHS = (b"Panic on CPU", b"Kernel panic", b"Hardware Dom0 crashed", b"Hardware Dom0 halted")
 
 
@@ -34,10 +34,10 @@ class MachineError(Exception):
 
 
 class Machine:
-    """A boot of the image on an overlay that is gone with the context.
+    """The booted image, on an overlay that is deleted at the context's end.
 
-    `shared` is dom0's /rig. All waits end at `seconds` from the start, and once `stop` is set, with MachineError. name:
-    what its lines of output begin with, where several machines talk; they are printed when they are whole then.
+    `shared` is dom0's /rig. All waits end with MachineError `seconds` after the start, or once `stop` is set. name: if
+    several machines print, each line of output begins with the name and is printed as a whole.
     """
 
     def __init__(self, image: Path, seconds: float, stop: Event, name: str = "") -> None:
@@ -79,23 +79,23 @@ class Machine:
 
     @property
     def boot(self) -> str:
-        """Which boot of dom0 is up; "" before the first."""
+        """The id of dom0's present boot; "" before the first."""
         try:
             return (self.shared / "out" / "boot").read_text().strip()
         except FileNotFoundError:
             return ""
 
     def wait_until_up(self, after: str = "") -> None:
-        """Until dom0 takes commands, in another boot than `after`."""
+        """Wait until dom0 accepts commands, in another boot than `after`."""
         while self.boot in ("", after):
             self._wait()
 
     def run(self, argv: Sequence[str]) -> int:
-        """Run a command in dom0, in the scenarios' directory, with its output on ours; returns its status."""
+        """Run a command in dom0, in the scenarios' directory, with its output printed here; returns its status."""
         return self.run_script(shlex.join(argv))
 
     def run_script(self, script: str) -> int:
-        """The same for a bash script."""
+        """Run a bash script like `run`."""
         number = self._give(script)
         log, status = self.shared / "out" / f"{number}.log", self.shared / "out" / f"{number}.rc"
         shown = 0
@@ -114,19 +114,19 @@ class Machine:
             self._wait()
 
     def say(self, news: bytes) -> None:
-        """Print what it says."""
+        """Print the machine's output."""
         lines = news.splitlines(keepends=True)
         sys.stdout.buffer.write(b"".join(f"{self._name}{' ' if self._name else ''}".encode() + line for line in lines))
         sys.stdout.flush()
 
     def reboot(self) -> None:
-        """An orderly reboot of dom0, as an admin does it."""
+        """Reboot dom0 in an orderly way, as an admin does."""
         before = self.boot
         self._give("systemctl reboot")
         self.wait_until_up(after=before)
 
     def _give(self, script: str) -> int:
-        """Leave a script for dom0's agent, which runs each once, in the order of their numbers."""
+        """Leave a script for dom0's agent, which runs each script once, in the order of their numbers."""
         self._commands += 1
         draft = self.shared / "in" / "draft"
         draft.write_text(f"cd /rig/scenarios\n{script}\n")
@@ -134,7 +134,7 @@ class Machine:
         return self._commands
 
     def last_words(self) -> str:
-        """The end of the serial console, where Xen and Linux tell why they died."""
+        """The end of the serial console's output, where Xen and Linux tell why they died."""
         try:
             return self._serial.read_bytes()[-4000:].decode(errors="replace")
         except FileNotFoundError:

@@ -1,1 +1,1 @@
-"""xenbwd: the loop and its rounds. Nothing imports it: it is an entry point."""
+"""xenbwd: its loop and its rounds. It is an entry point: no other room imports it."""

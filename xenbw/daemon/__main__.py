@@ -4,4 +4,5 @@ import sys
 
 from xenbw.daemon.loop import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What passed, and on whose account: read, credited, divided into periods, and committed to the ledger."""
+"""The accounts: bytes are read, credited to VMs, divided into periods, and committed to the ledger."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from xenbw.tell.complaints import Complaints
 
 log = logging.getLogger(__name__)
 
+# How often counters are restarted in one count, if other programs go on changing the rules.
+_TRIES = 4
+
 
 class Accounts:
     """The accounts of all VMs.
 
-    crossed: ids of VMs whose usage may have crossed a limit since they were last judged. alive: when they were last
-    committed; None: never.
+    crossed: ids of VMs to be judged: their usage may have crossed a limit, or a period began.
+    alive: when they were last committed; None: never.
     """
 
     def __init__(
@@ -45,46 +48,58 @@ class Accounts:
         self.alive = ledger.alive()
 
     def failed(self, error: LedgerError) -> None:
-        """Go on without the ledger for now. One that is damaged will not come back, and is replaced at the next start:
-        raises the error."""
+        """Go on without the ledger for now. If the ledger is damaged, the error is raised: only the next start can
+        replace it."""
         if isinstance(error, CorruptLedgerError):
             rescue.mark(Path(self._ledger.path))
             raise error
         self._complaints.of("ledger", str(error))
 
     def meter_failed(self, error: MeterError | None) -> None:
-        """Tell that the meter cannot be read, or that it works."""
+        """Report that the meter cannot be read, or works again (None)."""
         self._complaints.of(f"meter {self._metering.meter.name}", str(error) if error else None)
 
     def count(self, ports: Collection[Port] | None) -> None:
-        """Repair counters, read all of them, and credit what passed. ports: every vif, or None to leave the counters as
-        they are."""
-        try:
-            if ports is not None:
-                self._metering.restart(ports)
-            self._credit()
-            if ports is not None and self._metering.begin(ports):
-                self._now.look()
-                self._credit()
-            self.meter_failed(None)
-        except MeterError as error:
-            self.meter_failed(error)
-        except LedgerError as error:
-            self.failed(error)
+        """Read all counters and credit the traffic. ports: every vif, to repair the counters of them as well, and their
+        seals; None leaves both as they are."""
+        problem: MeterError | None = None
+        for _ in range(_TRIES):
+            problem = self._credit()
+            # Our counters may begin only after the kernel's bridged what passed them by. Those of other meters begin
+            # nothing, so their seals do not wait for a meter that cannot be read.
+            if ports is None or (problem is not None and self._metering.meter.own):
+                break
+            try:
+                again = self._metering.repair(ports)
+            except MeterError as error:
+                problem = error
+                break
+            if not again:
+                break
+            self._now.look()
+        self.meter_failed(problem)
 
-    def _credit(self) -> None:
+    def _credit(self) -> MeterError | None:
+        """Read and credit; why that did not work."""
         moment = self._now.moment
-        grown = self._metering.count(moment.at, self._roster.period_of(moment.trusted))
+        try:
+            grown = self._metering.count(moment.at, self._roster.period_of(moment.trusted))
+        except MeterError as error:
+            return error
         self.crossed.update(filter(self._may_have_crossed, grown))
         if self._metering.bridged:
-            # What the kernel's counters told is written before ours begin anew, or a crash counts both.
-            self.commit()
-            text = (
-                f"the kernel's counters bridged a gap in ours on {self._metering.bridged} interfaces,"
-                " which somebody flushed or renamed"
-            )
-            log.warning("%s", text)
-            self._ledger.record(moment.at, "meter-gap", text)
+            self._tell_gap(self._metering.bridged)
+        return None
+
+    def _tell_gap(self, vifs: int) -> None:
+        # What the kernel's counters told is written before ours begin anew, or a crash counts both.
+        self.commit()
+        text = f"the kernel's counters bridged a gap in ours on {vifs} interfaces, which somebody flushed or renamed"
+        log.warning("%s", text)
+        try:
+            self._ledger.record(self._now.moment.at, "meter-gap", text)
+        except LedgerError as error:
+            self.failed(error)
 
     def _may_have_crossed(self, vm_id: int) -> bool:
         if vm_id not in self._ceilings:
@@ -94,27 +109,27 @@ class Accounts:
         return quota.used_bytes(count, used) >= ceiling
 
     def judged(self, vm_ids: Iterable[int]) -> None:
-        """These VMs were judged: note up to which usage their verdicts hold."""
+        """These VMs were judged: note up to what usage their verdicts hold."""
         for vm_id in vm_ids:
             entry = self._roster.entries[vm_id]
             self._ceilings[vm_id] = (entry.allowance.count, quota.ceiling(entry.allowance, entry.vm.state))
             self.crossed.discard(vm_id)
 
-    def roll(self) -> list[int]:
-        """Open a new period for every VM whose period ended; returns these VMs' ids. Raises LedgerError."""
+    def roll(self) -> None:
+        """Open a new period for every VM whose period ended; these VMs are to be judged. Raises LedgerError."""
         moment = self._now.moment
         if not any(moment.at >= entry.period.end for entry in self._roster.entries.values()):
-            return []
+            return
         self.commit()
         self._roster.roll(moment)
         rolled = [id_ for id_, e in self._roster.entries.items() if not self._tally.stands_in(id_, e.period.start)]
         for vm_id in rolled:
             self._tally.open_period(vm_id, self._roster.entries[vm_id].period.start)
-        return rolled
+        self.crossed.update(rolled)
 
     def settle(self, vm_ids: Collection[int]) -> bool:
-        """Credit and commit the last bytes of these VMs' bindings that ended, and take their counters away. Whether
-        that worked."""
+        """Credit and commit the last bytes of these VMs' ended bindings, and delete their counters. Whether that
+        worked."""
         moment = self._now.moment
         try:
             self._metering.settle(moment.at, self._roster.period_of(moment.trusted), vm_ids)
@@ -123,20 +138,23 @@ class Accounts:
             return False
         if not self.commit(heirs=True):
             return False
-        self._metering.release()
+        try:
+            self._metering.release()
+        except MeterError as error:
+            self.meter_failed(error)
         return True
 
     def open_periods(self, refiled: Collection[int]) -> None:
-        """Have the tally go on from the ledger's sums of each VM's period. Where it is in that period already, its own
-        sums are newer."""
+        """Make the tally go on from the ledger's sums of each VM's period. If the tally is in that period already, its
+        own sums are newer and stay, except for VMs in refiled."""
         for vm_id, entry in self._roster.entries.items():
             start = entry.period.start
             if vm_id in refiled or not self._tally.stands_in(vm_id, start):
                 self._tally.open_period(vm_id, start, usagelog.of_period(self._ledger, vm_id, start))
 
     def commit(self, *, heirs: bool = False, durable: bool = True) -> bool:
-        """Write what was counted to the ledger; durable: and wait until the disk has it. Whether that worked; if not,
-        it is kept and written the next time."""
+        """Write all uncommitted bytes to the ledger; durable: and wait until the disk has them. Whether that worked; if
+        not, they are kept and written the next time."""
         alive = Alive(self._now.moment.at, self._now.tick.elapsed, self._boot_id)
         try:
             usagelog.commit(self._ledger, self._tally.pending(), alive, heirs=heirs)

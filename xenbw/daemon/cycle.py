@@ -1,6 +1,6 @@
-"""The daemon's work: its cycle, and what it does when the kernel, xenstore, a hook or the CLI has news.
+"""The daemon's work: its cycle, and its reaction to news from the kernel, xenstore, a hook or the CLI.
 
-Knows no sockets and no signals; time is passed in.
+Sockets and signals are in loop.py; the clock is passed in.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from xenbw.vifs.orphans import Orphans
 from xenbw.vifs.udev import Event
 from xenbw.xen.xenstore import Answer, Lookup, Survey
 
-# Seconds. A host that boots is poked for each guest it starts, and to look at a thousand domains takes 40 ms.
+# Seconds. At a host's boot the daemon is poked for each guest that starts, and a look at 1000 domains takes 40 ms.
 _SURVEY = 10.0
 
 
 class Work:
-    """Everything xenbwd keeps in memory, put together."""
+    """All parts of xenbwd, built and connected."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Work:
         means = blocks.Means(self._tables, self._chains, str(settings.daemon.run_dir))
         self._reconciler = Reconciler(ledger, settings, self._judge, blocks.blocks(means), boot_id)
         self._accounts = Accounts(ledger, tally, self._metering, self._roster, self._now, self._complaints, boot_id)
-        # The protected networks that the last daemon knew hold until all sources were asked: those are other machines.
+        # Networks that the last daemon protected stay so until all sources have answered: some are on other machines.
         self._protected = Protected(run, last_known(ledger))
         self._protected.look_here()
         self._housekeeping = Housekeeping(
@@ -106,6 +106,7 @@ class Work:
         self._take_over(settings)
         self._roster.load(self._now.moment)
         self._trusted = self._now.moment.trusted  # as of when the ledger was last taken over
+        self._stale = False  # whether there is something in the ledger that could not be taken over
 
     def _take_over(self, settings: Settings) -> None:
         self.settings = settings
@@ -114,6 +115,7 @@ class Work:
         self._housekeeping.configure(settings)
         self._now.wait = settings.period.clock_wait
         self._chains.probe()
+        self._accounts.meter_failed(None)
         meter = settings.meter
         means = meters.Means(self._tables.of(), self._chains, self._run, self._census.owner_of, meter.interval)
         self._metering.use(*meters.choose(meter.source, means))
@@ -122,7 +124,7 @@ class Work:
         self._survey_timer = Every(_SURVEY)
 
     def start(self) -> None:
-        """Find out what came and went while no daemon ran, and count from where the last one stopped."""
+        """Find the vifs that came and went while no daemon ran, and count from where the last daemon stopped."""
         moment, alive = self._now.look(), self._accounts.alive
         since = max(alive.at, min(self._now.booted_at, moment.at)) if alive else moment.at
         self._calls.take(self._pending_folder)
@@ -130,28 +132,28 @@ class Work:
         self._census.load(self._roster.entries, alive.at if alive else None)
         if alive is not None and alive.boot_id == self._boot_id:
             self._now.go_on_from(alive.at, Tick(alive.at, alive.elapsed))
-        # What passed before xenbw was ever here belongs to nobody's allowance.
+        # Bytes from before xenbw's first start are no VM's usage.
         if alive is None:
             self._metering.forget()
         self._census.rescan(moment.at, since, KernelMeter().read_all if alive is None else dict)
         self._census.load(self._roster.entries)
         self._accounts.open_periods(refiled)
         settle_kept(self._ledger, self._roster, self._tally.usage)
-        # Before the first commit moves the mark of when a daemon was last alive.
+        # Before the first commit, which sets when a daemon was last alive.
         self._rounds.play()
         self._rounds.play(self._reload(), look=True)
         self._census.ask(moment.at)
 
     def cycle(self, events: Iterable[Event]) -> None:
-        """What is done each [meter] interval."""
+        """The work of each [meter] interval."""
         if self.on_events(events):
             self.sync()
         moment, elapsed = self._now.look(), self._now.tick.elapsed
         hold, due = self._enforce_timer.due(elapsed), list[int]()
+        taken = self._take_pending()
         try:
-            taken = self._take_pending()
             # What a clock in doubt held back, rules and first periods among it, is done when the clock is trusted.
-            if taken or self._ledger.changed_by_others() or moment.trusted != self._trusted:
+            if taken or self._ledger.changed_by_others() or self._stale or moment.trusted != self._trusted:
                 due, hold = self._reload(), hold or taken
             self._complaints.of("ledger file", self._displaced())
         except LedgerError as error:
@@ -169,77 +171,80 @@ class Work:
     # news
 
     def on_events(self, events: Iterable[Event]) -> bool:
-        """The kernel said something about interfaces. Whether that is for `sync` to take over."""
+        """The kernel has news of interfaces. Whether `sync` has to follow."""
         try:
             changed = self._census.see(events, self._now.look().at, dict)
         except LedgerError as error:
             self._accounts.failed(error)
-            self._housekeeping.hasten()
+            self._housekeeping.rescan()
             changed = True
         self._receive()
         return changed
 
     def on_answers(self, answers: Iterable[Answer | Survey]) -> None:
-        """xenstore told whose interfaces are."""
+        """xenstore told which VMs interfaces belong to."""
         self._settle(lambda: self._census.hear(answers, self._now.look().at))
         self._receive()
 
     def _receive(self) -> None:
-        """Let nothing through uncounted, or to a blocked VM, before an interface's script is done."""
+        """Put counters and seals on new vifs at once, while their vif scripts still run."""
         if self._census.arriving and self._chains.usable:
             self._rounds.play(look=True)
 
     def _settle(self, take_note: Callable[[], bool]) -> None:
-        """Take note of something; if bindings changed, act on it."""
+        """Call take_note; if bindings changed, judge and reconcile."""
         try:
             if take_note():
                 self._rounds.play(self._reload(), look=True, hold=True)
         except LedgerError as error:
             self._accounts.failed(error)
-            self._housekeeping.hasten()
+            self._housekeeping.rescan()
 
     @property
     def _pending_folder(self) -> Path:
         return pending.folder(self.settings.daemon.run_dir)
 
     def _take_pending(self) -> bool:
+        """Record what hooks could not. Whether there was anything, and that worked."""
         try:
             return self._calls.take(self._pending_folder) > 0
-        except LedgerError:
-            self._housekeeping.hasten()
-            raise
+        except LedgerError as error:
+            self._accounts.failed(error)
+            self._housekeeping.rescan()
+            return False
 
     def sync(self) -> list[str]:
         """There is news in the ledger, by a hook, the CLI or ourselves: take it over, judge and enforce. Returns what
         blocks had to change."""
+        self._take_pending()
+        due: list[int] = []
         try:
-            self._take_pending()
             self._ledger.changed_by_others()
             due = self._reload()
             if self._survey_timer.due(self._now.tick.elapsed):
                 self._census.survey()
         except LedgerError as error:
             self._accounts.failed(error)
-            return []
         return self._rounds.play(due, look=True, hold=True)
 
     def _reload(self) -> list[int]:
         """Take over what the ledger says of VMs and bindings. Returns the VMs to be judged. Raises LedgerError."""
-        moment, known = self._now.moment, self._roster.entries.keys()
+        moment, known, self._stale = self._now.moment, self._roster.entries.keys(), True
         if not self._accounts.settle(known):
             return []
         refiled = self._roster.load(moment)
-        # A VM that is met only now may have come and gone already.
+        # A VM that is new in the roster may have ended already.
         if met := self._roster.entries.keys() - known:
             self._accounts.settle(met)
         self._trusted = moment.trusted
         self._census.load(self._roster.entries)
         self._accounts.open_periods(refiled)
+        self._stale = False
         return list(self._roster.entries)
 
     def on_rules(self) -> None:
-        """Somebody changed the host's nft rules: ours may be among them."""
-        # Who loads a firewall may have flushed the legacy tables with it, which nobody tells of: firewalld does.
+        """Another program changed the host's nft rules, perhaps ours too."""
+        # A firewall that loads may also flush the legacy tables, as firewalld does; the kernel does not report that.
         self._enforce_timer.hasten()
         self._tables.forget()
         if self._chains.usable:
@@ -247,22 +252,28 @@ class Work:
             self._rounds.play(look=True)
 
     def enforce(self) -> list[str]:
-        """Make the kernel's blocks what the ledger says, and count nothing. Returns what they had to change."""
+        """Make the kernel's blocks what the ledger says, without counting. Returns what blocks changed."""
         return self._rounds.hold()
 
     def configure(self, settings: Settings) -> None:
-        """Take over a changed configuration, but for where the ledger and the run folder are: hooks rely on those."""
+        """Take over a changed configuration, except the ledger's path and the run folder, on which hooks rely."""
         before = self.settings
         fixed = (settings.ledger.path, settings.daemon) == (before.ledger.path, before.daemon)
         self._complaints.of(
             "config", None if fixed else "[ledger] path and [daemon] run_dir change at the next restart only"
         )
         ledger = replace(settings.ledger, path=before.ledger.path)
+        # The last bytes of vifs that are gone are in the counters of the meter until now.
+        self.catch_up()
+        try:
+            self._accounts.settle(self._roster.entries.keys())
+        except LedgerError as error:
+            self._accounts.failed(error)
         self._take_over(replace(settings, ledger=ledger, daemon=before.daemon))
         self._rounds.play(self._reload(), look=True, hold=True)
 
     def catch_up(self) -> bool:
-        """Count to this moment and write it. Whether that worked."""
+        """Count to this moment and commit. Whether that worked."""
         self._now.look()
         self._rounds.play()
         return self._accounts.commit()
@@ -278,7 +289,7 @@ class Work:
         return queued
 
     def status(self) -> Status:
-        """The present state, to be told."""
+        """The daemon's present state."""
         return Status(
             self._started_at,
             self._metering,

@@ -1,4 +1,4 @@
-"""What the daemon does from time to time: a table of chores, each with its seconds and one short method."""
+"""The daemon's periodic chores: a table of them, each with its seconds and one short method."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _SAMPLE = 60.0
 _LOOK = 60.0
 _PROTECT = 60.0
 _PRUNE = 60.0
-# A round of the loop may come a little early.
+# The loop may come round a little early.
 _EARLY = 0.05
 
 
 class Every:
-    """Something that is due each so many seconds of uptime."""
+    """A timer that is due each so many seconds of uptime."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self._last = seconds, float("-inf")
@@ -41,12 +41,12 @@ class Every:
         return True
 
     def hasten(self) -> None:
-        """Let it be due at once."""
+        """Make it due at once."""
         self._last = float("-inf")
 
 
 class Housekeeping:
-    """The chores."""
+    """The chores and when each is due."""
 
     def __init__(
         self,
@@ -65,57 +65,63 @@ class Housekeeping:
         self._census, self._orphans, self._accounts, self._protected = census, orphans, accounts, protected
         self._now, self._boot_id = now, boot_id
         self._asking: threading.Thread | None = None
-        self._look = Every(_LOOK)
-        self._chores: list[tuple[Every, Callable[[], bool | None]]] = [
-            (self._look, self._look_around),
+        self._missed = self._changed = False
+        self._chores: list[tuple[Every, Callable[[], None]]] = [
+            (Every(_LOOK), self._look_around),
             (Every(_SAMPLE), self._sample),
             (Every(_PROTECT), self._protect),
             (Every(_PRUNE), self._prune),
         ]
 
-    def hasten(self) -> None:
-        """An event could not be taken note of: look at every interface at once."""
-        self._look.hasten()
+    def rescan(self) -> None:
+        """An event could not be taken note of: look at every interface in the next cycle."""
+        self._missed = True
 
     def configure(self, settings: Settings) -> None:
-        """Go by this configuration from now on: everything is due at once."""
+        """Take over this configuration: all chores are due at once."""
         self.settings = settings
         for every, _ in self._chores:
             every.hasten()
 
     def run(self) -> bool:
-        """Do what is due. Whether bindings changed."""
-        changed = False
-        for every, chore in self._chores:
-            if every.due(self._now.tick.elapsed):
-                try:
-                    changed = bool(chore()) or changed
-                except LedgerError as error:
-                    every.hasten()
-                    self._accounts.failed(error)
+        """Do what is due, up to the first chore that the ledger does not allow now; that one is due again in its time.
+        Whether bindings changed."""
+        try:
+            if self._missed:
+                self._look()
+            for every, chore in self._chores:
+                if every.due(self._now.tick.elapsed):
+                    chore()
+        except LedgerError as error:
+            self._accounts.failed(error)
+        changed, self._changed = self._changed, False
         return changed
 
-    def _look_around(self) -> bool:
+    def _look(self) -> None:
+        self._missed, at = True, self._now.moment.at
+        self._changed = self._census.rescan(at, at, dict) or self._changed
+        self._missed = False
+
+    def _look_around(self) -> None:
         """Look at every interface, and claim the counters of those that came and went unseen."""
+        self._look()
         at = self._now.moment.at
-        changed = self._census.rescan(at, at, dict)
         self._census.churn.look(at)
-        # Hooks whose calls are not recorded yet may tell whose an interface was.
+        # Calls of hooks that are not recorded yet may tell which VM a vif belonged to.
         folder = pending.folder(self.settings.daemon.run_dir)
         if not folder.is_dir() or not any(folder.iterdir()):
             try:
-                changed = self._orphans.claim(at) or changed
+                self._changed = self._orphans.claim(at) or self._changed
                 self._orphans.lost(self._metering.sweep(), at)
             except MeterError as error:
                 self._accounts.meter_failed(error)
         self._census.ask(at, everyone=True)
-        return changed
 
     def _sample(self) -> None:
         usagelog.add_readings(self._ledger, self._tally.readings(), self._now.moment.at)
 
     def _protect(self) -> None:
-        """Find out which addresses are never to be blocked, in a thread: the resolver may take its time."""
+        """Find the addresses that are never blocked, in a thread: the resolver may take long."""
         if self._asking is None or not self._asking.is_alive():
             settings = self.settings
             self._asking = threading.Thread(
@@ -126,8 +132,8 @@ class Housekeeping:
             self._asking.start()
 
     def _prune(self) -> None:
-        """Drop old readings and history, and fold earlier lives of VMs that come and go into digests, once all that
-        they counted is in the ledger."""
+        """Drop old readings and history, and fold earlier lives of VMs that come and go into digests, once all their
+        bytes are in the ledger."""
         if not self._now.moment.trusted:
             return
         at, keep = self._now.moment.at, self.settings.ledger

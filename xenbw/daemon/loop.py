@@ -1,4 +1,4 @@
-"""xenbwd: one loop that waits for the kernel, xenstore, the CLI, signals and the clock, and for each has one call."""
+"""xenbwd: one loop waits for the kernel, xenstore, the CLI, signals and the clock, and has one call for each."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ from xenbw.xen.xenstore import Lookup
 
 log = logging.getLogger("xenbw")
 
-# A hung loop is ended by systemd after WatchdogSec=60; a ping costs nothing.
+# Seconds between pings to systemd, which ends a hung loop after WatchdogSec=60.
 _PING = 10.0
-# Seconds between two looks at the host's nft rules while others change them all the time.
-_BREATH = 0.05
-# Seconds from one look at the ledger's news to the next for which hooks only poke: of many guests that start at once
-# each does so several times, and to take over a thousand VMs takes 0.1 s. The first poke after a pause is not put off.
-_CALM = 0.25
-# Seconds. systemd takes what it is told at once; while it does not, as in its own reload, metering goes on.
+# Seconds between two looks at the host's nft rules while other programs change them all the time.
+_RULES_PAUSE = 0.05
+# Seconds between two looks at the ledger when hooks poke: of many guests that start at once, each pokes several times,
+# and reading a thousand VMs takes 0.1 s. The first poke after a pause is answered at once.
+_NEWS_PAUSE = 0.25
+# Seconds. systemd reads a notice at once, except during its own reload; then metering goes on without it.
 _SYSTEMD_PATIENCE = 0.1
-# Microseconds from one sign of life to the next while the ledger is copied.
+# Microseconds that systemd grants at each sign of life while the ledger is copied.
 _COPYING = 10_000_000
-# Seconds that systemd gives a start (TimeoutStartSec=), up to how many VMs that is enough for, and seconds for one
-# more: ten times what it takes to read, judge and block one (4.5 s for 10,000 on two busy cores).
+# Seconds that systemd grants a start (TimeoutStartSec=), the number of VMs for which that is enough, and seconds for
+# each VM more: ten times what reading, judging and blocking a VM takes (4.5 s for 10,000 on two busy cores).
 _START, _FEW, _EACH = 10, 1000, 0.005
 
 
 class Daemon:
-    """The loop. All work is done by Work; this only knows when."""
+    """The loop. It decides when; Work does the work."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._notifier = sdnotify.SystemdNotifier()
@@ -68,7 +68,7 @@ class Daemon:
         self._news_at, self._news_done = math.inf, -math.inf
         settings.daemon.run_dir.mkdir(parents=True, exist_ok=True)
         settings.ledger.path.parent.mkdir(parents=True, exist_ok=True)
-        # Two daemons on one ledger would count every byte twice, and two in one folder undo each other's blocks.
+        # Two daemons on one ledger would count every byte twice; two in one run folder would undo each other's blocks.
         self._run_lock = _only_one(settings.daemon.run_dir / "xenbwd.lock")
         self._ledger_lock = _only_one(settings.ledger.path.with_name(f"{settings.ledger.path.name}.lock"))
         over = overfile.read(str(settings.daemon.run_dir / "over"))
@@ -87,17 +87,17 @@ class Daemon:
         self._server = Server(settings.daemon.run_dir, self._answer)
 
     def _ask_for_time(self) -> None:
-        """Copying a large ledger before its upgrade takes longer than TimeoutStartSec=, and would never get done."""
+        """Copying a large ledger before its upgrade may take longer than TimeoutStartSec=."""
         self._notifier.notify(f"EXTEND_TIMEOUT_USEC={_COPYING}\nSTATUS=copying the ledger before its upgrade")
 
     def _ask_for_more_time(self, vms: int) -> None:
-        """READY means that the blocks stand, and with many thousand VMs it takes its time to find out which."""
+        """READY means that all blocks hold; with many thousand VMs that takes longer than TimeoutStartSec=."""
         if vms > _FEW:
             seconds = _START + (vms - _FEW) * _EACH
             self._notifier.notify(f"EXTEND_TIMEOUT_USEC={seconds * 1_000_000:.0f}\nSTATUS=reading {vms} VMs")
 
     def serve(self) -> None:
-        """Run until SIGTERM or SIGINT. Blocks stay when it ends."""
+        """Run until SIGTERM or SIGINT. Blocks stay after that."""
         self._listen()
         self._work.enforce()
         self._notifier.notify("READY=1")
@@ -119,18 +119,17 @@ class Daemon:
                 self._work.on_rules()
                 self._rules_done = time.monotonic()
             if time.monotonic() >= due:
-                self._renew_door()
+                self._renew_socket()
                 self._work.cycle(self._watcher.drain())
                 self._tell_systemd()
                 if self._courier and self._work.take_mail():
                     self._courier.wake()
                 due = max(due + self._work.settings.meter.interval, time.monotonic())
-        # Count to the last moment; the blocks stay.
         self._work.catch_up()
         log.info("xenbwd stops, its blocks stay: %s", self._work.status().summary())
 
     def close(self) -> None:
-        """Let go of everything; after a failure as well as after a clean stop."""
+        """Close everything, after a clean stop or a failure."""
         self._notifier.notify("STOPPING=1")
         self._server.close()
         self._watcher.close()
@@ -142,7 +141,7 @@ class Daemon:
             os.close(lock)
 
     def _start_threads(self) -> None:
-        """Whoever waits for other machines does so in a thread of its own, with its own connection to the ledger."""
+        """Messages and the book wait for other machines: each has a thread and its own connection to the ledger."""
         settings = self._work.settings
         if carriers.channels(settings):
             self._courier = Courier(settings, self._clock)
@@ -158,7 +157,7 @@ class Daemon:
         self._courier = self._sync = None
 
     def _listen(self) -> None:
-        """Name what is waited for, and what to do about it."""
+        """Register each source of events with the call that handles it."""
         wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._on_signal)
@@ -174,17 +173,17 @@ class Daemon:
             self._selector.register(source, selectors.EVENT_READ, handle)
 
     def _hear_of_interfaces(self) -> None:
-        # The chains of one that went catch the next of its name (newer kernels leave them): that is not put off.
+        # Without a pause: newer kernels leave a gone vif's chains, and they would catch the next vif of that name.
         if self._work.on_events(self._watcher.drain()):
             self._take_news()
 
     def _expect_news(self) -> None:
-        self._news_at = min(self._news_at, max(time.monotonic(), self._news_done + _CALM))
+        self._news_at = min(self._news_at, max(time.monotonic(), self._news_done + _NEWS_PAUSE))
 
     def _hear_of_rules(self) -> None:
-        # Who loads a firewall changes the rules many times in a row.
+        # A firewall that loads changes the rules many times in a row.
         if self._rules.drain():
-            self._rules_at = min(self._rules_at, max(time.monotonic(), self._rules_done + _BREATH))
+            self._rules_at = min(self._rules_at, max(time.monotonic(), self._rules_done + _RULES_PAUSE))
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if number == signal.SIGHUP:
@@ -203,10 +202,9 @@ class Daemon:
 
         self._selector.register(stream, selectors.EVENT_READ, serve)
 
-    def _renew_door(self) -> None:
-        """Somebody removed the run folder, or the socket: make what is missing anew. Raises XenbwError where that
-        cannot be: in our sandbox the folder is a mount, and once it is gone outside, only systemd can give us
-        another."""
+    def _renew_socket(self) -> None:
+        """If the run folder or the socket was removed, make it again. Raises XenbwError if that fails: in xenbwd's
+        sandbox the folder is a mount, and once it is removed outside, only a restart by systemd gives a new one."""
         if self._server.stands():
             return
         run_dir = self._work.settings.daemon.run_dir
@@ -241,9 +239,9 @@ class Daemon:
         return {"error": f"unknown op {op!r}"}
 
     def _take_news(self) -> list[str]:
-        """Once for however many hooks poked meanwhile: a host that boots starts all its guests at once."""
+        """Read the ledger's news, once for all hooks that poked meanwhile: at a host's boot all its guests start."""
         self._news_at = math.inf
-        # The kernel's own news come first: a hook's poke may overtake them.
+        # The kernel's news of interfaces comes first: a hook's poke may overtake it.
         self._work.on_events(self._watcher.drain())
         changes = self._work.sync()
         self._news_done = time.monotonic()
@@ -286,7 +284,8 @@ def _drain(descriptor: int) -> None:
 
 
 def _only_one(path: Path) -> int:
-    """A lock held while we live. Raises XenbwError when another daemon has it, or the file cannot be made."""
+    """A lock held as long as this process lives. Raises XenbwError if another daemon holds it, or the file cannot be
+    made."""
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -324,7 +323,7 @@ def main() -> int:
             finally:
                 daemon.close()
         except CorruptLedgerError:
-            # The next start looks at all of it.
+            # The mark makes the next start check the whole ledger.
             rescue.mark(settings.ledger.path)
             raise
     except XenbwError as error:

@@ -1,4 +1,4 @@
-"""The daemon's present moment: what the clocks say, by the ledger's timeline."""
+"""The daemon's present moment: the clocks, corrected by the ledger's timeline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Now:
-    """The moment of the last look at the clocks. wait: seconds for which a clock in doubt has to run evenly."""
+    """The moment of the last look at the clocks. wait: seconds that a doubted clock has to run evenly."""
 
     def __init__(self, clock: Clock, timeline: Timeline, tally: Tally, wait: float) -> None:
         self._clock, self._timeline, self._tally, self.wait = clock, timeline, tally, wait
@@ -26,7 +26,7 @@ class Now:
 
     @property
     def booted_at(self) -> datetime:
-        """When this host booted, by the present moment."""
+        """When this host booted, by the present clock."""
         return self.moment.at - timedelta(seconds=self.tick.elapsed)
 
     def look(self) -> Moment:
@@ -40,7 +40,7 @@ class Now:
         return self.moment
 
     def go_on_from(self, before: datetime, earlier: Tick) -> None:
-        """Have the tally reckon with the seconds that passed since its last reading, however the clock was set since
+        """Make the tally use the seconds that really passed since its last reading, even if the clock was set since
         then. before, earlier: that reading's moment and tick."""
         self._tally.booted_at = self.booted_at
         shift = set_by(before, earlier, self.moment.at, self.tick)

@@ -1,4 +1,4 @@
-"""A round: repair counters, read, credit, judge, reconcile; again while verdicts change, and never nested."""
+"""A round: repair counters, read, credit, judge, reconcile; repeated while verdicts change, never nested."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Rounds:
-    """What each step of a round is taken with."""
+    """The rounds, with the parts that do each step."""
 
     def __init__(
         self,
@@ -43,22 +43,22 @@ class Rounds:
         self._now, self._complaints = now, complaints
 
     def play(self, due: Iterable[int] = (), *, look: bool = False, hold: bool = False) -> list[str]:
-        """Repair counters, read, credit, judge, reconcile; again while verdicts change, each VM judged once.
+        """Repair counters, read, credit, judge, reconcile; repeat while verdicts change, but judge each VM once.
 
-        due: VMs to be judged in any case; the others are if they may have crossed a limit. look: whether to see that
-        counters and seals are whole. hold: whether to reconcile even if no verdict changes. Returns what blocks had to
-        change.
+        due: VMs to judge in any case; other VMs are judged if they may have crossed a limit. look: whether to check and
+        repair counters and seals. hold: whether to reconcile even if no verdict changes. Returns what blocks changed.
         """
         changes: list[str] = []
         judged: set[int] = set()
         due = set(due)
         while True:
-            self._accounts.count(self._ports() if look else None)
-            if self._metering.bridged and not look:
-                self._accounts.count(self._ports())
+            self._accounts.count(self._ports() if look or self._metering.bridged else None)
             due = ((due | self._crossed()) & self._roster.entries.keys()) - judged
             moved = bool(due) and self._pass_judgement(due)
             judged |= due
+            if moved and not look:
+                # To seal a vif repairs its chains, and the traffic that passed them by is counted before.
+                self._accounts.count(self._ports())
             if moved or hold:
                 changes += self.hold()
             if not moved:
@@ -68,18 +68,18 @@ class Rounds:
 
     def _crossed(self) -> set[int]:
         """VMs that may have crossed a limit, and those whose period began."""
-        crossed = set(self._accounts.crossed)
         try:
-            crossed.update(self._accounts.roll())
+            self._accounts.roll()
         except LedgerError as error:
             self._accounts.failed(error)
+        crossed = self._accounts.crossed & self._roster.entries.keys()
         if crossed:
-            # Whoever judges after a crash, with no daemon to count, has to come to the same verdict.
+            # After a crash the CLI, which counts nothing, has to come to the same verdict from the ledger.
             self._accounts.commit(durable=False)
         return crossed
 
     def _pass_judgement(self, vm_ids: Collection[int]) -> bool:
-        """Whether blocks changed."""
+        """Judge these VMs. Whether blocks changed."""
         try:
             changed = self._judge.judge(self._roster, self._tally.usage, vm_ids, self._now.moment)
         except LedgerError as error:
@@ -92,7 +92,7 @@ class Rounds:
         return changed
 
     def hold(self) -> list[str]:
-        """Reconcile, by the verdicts as they are. Returns what blocks had to change."""
+        """Reconcile by the present verdicts. Returns what blocks changed."""
         self._reconciler.protect = self._protected.networks | set(self._reconciler.settings.enforce.protect)
         try:
             changes = self._reconciler.reconcile(self._roster, self._now.moment, self._present())

@@ -1,4 +1,4 @@
-"""The state of the daemon, as the control socket and systemctl tell it."""
+"""The daemon's state, for the control socket and systemctl status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xenbw.units import format_time
 
 @dataclass(frozen=True)
 class Status:
-    """interfaces: how many vifs are metered; pending: how many have no known VM yet. problems: what is wrong."""
+    """The daemon's state. interfaces: how many vifs are metered. pending: how many vifs have no known VM yet."""
 
     started_at: datetime
     metering: Metering
@@ -29,7 +29,7 @@ class Status:
     trust: Trust
 
     def document(self) -> dict[str, Any]:
-        """What the control socket answers."""
+        """The state as the control socket's answer."""
         return {
             "started_at": format_time(self.started_at),
             "meter": self.metering.meter.name,
@@ -49,7 +49,7 @@ class Status:
         }
 
     def summary(self) -> str:
-        """The same in a line, for systemctl status."""
+        """The state in a line, for systemctl status."""
         text = f"{self.interfaces} vifs of {len(self.entries)} VMs metered ({self.metering.meter.name})"
         text += f", {self._count(State.OVER)} over, {self.null_routes} addresses null-routed"
         problems = len(list(self.problems))

@@ -1,5 +1,3 @@
-"""Keeping blocked VMs out: what is desired (pure), what is there, and the repair of the difference.
-
-A method (iptables; later nftables) never decides policy. Called by guard, for the daemon and the CLI; gate, overfile
-and restore are the hook's share and import next to nothing.
+"""Enforcement: desired.py says what must be blocked (pure), protect.py what never may be, and reconcile.py has the
+blocks make it so. The daemon and the CLI call this room; the hook does not.
 """

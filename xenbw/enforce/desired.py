@@ -1,4 +1,4 @@
-"""What must be blocked: a pure function of who holds which address and who is in good standing."""
+"""What must be blocked: pure functions of which VM holds which address and which VMs are blocked."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _EVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Holder:
-    """A VM and its addresses. live: of its running interfaces; given: by the admin, while it runs; known: all of them,
-    from its last life on. since: when that life began, which decides between VMs that are down."""
+    """A VM and its addresses. live: of its running vifs; given: by the admin, while the VM runs; known: all of these,
+    and those of its last life. since: when that life began, which decides between VMs that are down."""
 
     name: str
     blocked: bool
@@ -32,11 +32,11 @@ class Holder:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which addresses are null-routed, and what the admin and the hook need to know beside it.
+    """The null routes, and what the admin and the hook have to know beside them.
 
-    null_routes: address -> name of the VM that owes it; there are to be no others.
-    protected: addresses of blocked VMs that are never to be blocked -> that VM.
-    withheld: addresses that a blocked VM runs with but another VM, in good standing, holds -> both names.
+    null_routes: address -> name of the blocked VM that holds it; all null routes that there should be.
+    protected: addresses of blocked VMs that are never blocked -> that VM's name.
+    withheld: addresses that a blocked VM runs with but a VM in good standing holds -> both names.
     shared: addresses that several VMs run with, blocked or not -> their names.
     held: addresses that running VMs in good standing hold.
     """
@@ -49,7 +49,7 @@ class Plan:
 
 
 def is_protected(address: Address, protect: Collection[Network]) -> bool:
-    """Whether an address is never to be blocked, whoever claims it."""
+    """Whether an address is never blocked, whichever VM has it."""
     return (
         address.is_loopback
         or address.is_unspecified
@@ -61,9 +61,9 @@ def is_protected(address: Address, protect: Collection[Network]) -> bool:
 def plan(holders: Collection[Holder], protect: Collection[Network]) -> Plan:
     """The null routes for these holders.
 
-    An address is blocked only while a blocked VM holds it and no VM in good standing does. Who runs with it on an
-    interface holds it before whom the admin gave it to, and a running VM before one that is down; of those that are
-    down, the last to run holds it. Of two with an equal claim, the one in good standing does.
+    An address is blocked only while a blocked VM holds it and no VM in good standing does. A VM that runs with it on a
+    vif holds it before a VM to which the admin gave it, and a running VM before a VM that is down. Of VMs that are
+    down, the last to run holds it. Of two VMs with an equal claim, the VM in good standing holds it.
     """
     owners: dict[Address, Holder] = {}
     for holder in sorted(holders, key=lambda holder: (holder.since, not holder.blocked)):
@@ -96,8 +96,8 @@ def plan(holders: Collection[Holder], protect: Collection[Network]) -> Plan:
 
 
 def added(before: Plan, after: Plan) -> dict[str, list[str]]:
-    """The null routes that only `after` has, by VM. Those of addresses that `before` had to leave open are left out:
-    that they were open was a problem of its own."""
+    """The null routes that only `after` has, by VM. Addresses that `before` could not block are left out: that was
+    reported as a problem."""
     found: dict[str, list[str]] = {}
     routes = after.null_routes
     for address, name in sorted(routes.items(), key=lambda route: (route[0].version, int(route[0]))):
@@ -108,14 +108,14 @@ def added(before: Plan, after: Plan) -> dict[str, list[str]]:
 
 
 def obstacles(plan: Plan) -> list[str]:
-    """Why some blocked VM is not wholly null-routed, or one in good standing may come to be."""
+    """Why a blocked VM is not fully null-routed, or why a VM in good standing may be null-routed."""
     found = [f"{name}: {address} is protected and is not blocked" for address, name in plan.protected.items()]
     found += [
         f"{name}: {address} is not blocked: {other}, in good standing, holds it too"
         for address, (name, other) in plan.withheld.items()
     ]
     found += [
-        f"{' and '.join(names)}: all run with {address}: one of them has it wrong"
+        f"{' and '.join(names)}: all run with {address}: only one of them should"
         for address, names in plan.shared.items()
         if address not in plan.withheld
     ]
@@ -123,7 +123,7 @@ def obstacles(plan: Plan) -> list[str]:
 
 
 def exceptions(roster: Roster, settings: Settings) -> Exceptions:
-    """What VMs may reach while they are blocked, by their ids."""
+    """The networks that VMs may reach while they are blocked, by VM id."""
     own = {vm_id: entry.vm.allow for vm_id, entry in roster.entries.items()}
     return Exceptions(
         settings.enforce.exceptions,
@@ -141,8 +141,8 @@ def holders(
     latest: Iterable[Binding],
     arrived: Mapping[str, Collection[Address]] = _NOBODY,
 ) -> list[Holder]:
-    """Who holds which addresses: those of their newest life, and those the admin gave them. arrived: addresses that VMs
-    run with as well, by their names; one that is not in the roster is in good standing."""
+    """Which VM has which addresses: those of its newest life, and those that the admin gave it. arrived: more addresses
+    of running VMs, by VM name; a VM that is not in the roster is in good standing."""
     lives: dict[int, list[Binding]] = {}
     for binding in latest:
         lives.setdefault(binding.vm_id, []).append(binding)
@@ -163,10 +163,10 @@ def holders(
 
 @dataclass(frozen=True)
 class Present:
-    """The vifs of this dom0, as the daemon sees them, or the CLI where no daemon runs.
+    """The vifs of this dom0, as the daemon sees them, or the CLI without a daemon.
 
-    bound: the bindings of those that are there. arriving: those that are not bound yet, with the names of their VMs as
-    xenstore has them. starting: ifindexes of those whose VM only their hook knows yet.
+    bound: bindings of the vifs that exist. arriving: vifs that are not bound yet, with their VMs' names from xenstore.
+    starting: ifindexes of vifs whose VM is known only to their hook yet.
     """
 
     bound: Collection[Binding] = ()
@@ -214,8 +214,8 @@ def _held(port: Port, vm_id: int | None, hold: Hold) -> Port:
 
 
 def running(latest: Iterable[Binding], blocked: Container[int], boot_id: str) -> dict[int, int]:
-    """The domids of blocked VMs' newest lives in this boot -> the VM's id. A domain without any vif left may still run
-    and be given another; so a domid is taken to be of the VM that had it last."""
+    """The domids that blocked VMs had last in this boot -> VM id. A domain without vifs may still run, and may get a
+    vif later; so a domid belongs to the VM that had it last."""
     owners: dict[int, int] = {}
     for binding in sorted(latest, key=lambda binding: binding.id):
         if binding.boot_id == boot_id:

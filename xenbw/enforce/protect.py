@@ -1,4 +1,4 @@
-"""Addresses that are never blocked, whatever a VM's `ip=` says: dom0's own, its gateways, resolvers and helpers."""
+"""Addresses that are never blocked, whatever a VM's `ip=` says: dom0's own, its gateways, resolvers, and helpers."""
 
 from __future__ import annotations
 
@@ -25,23 +25,22 @@ _Sources = dict[str, Callable[[], _Found]]
 
 
 class Protected:
-    """The networks that are never blocked, by the source that tells them. A source that fails is no source without
-    addresses: what it told last holds until it tells something else.
+    """The networks that are never blocked, from several sources. If a source fails, its last answer stays in force.
 
     networks: all of them. problems: which sources failed, for the admin.
     """
 
     def __init__(self, run: Runner, before: Iterable[Network] = (), resolv_conf: Path = RESOLV_CONF) -> None:
-        """before: what was protected when blocks were last enforced. It holds until every source has told something."""
+        """before: the networks protected when blocks were last enforced; kept until every source has answered."""
         self._run, self._before, self._resolv_conf = run, frozenset(before), resolv_conf
-        self._told: dict[str, _Found] = {}
+        self._answers: dict[str, _Found] = {}
         self._servers: dict[str, tuple[str, ...]] = {}  # by the book's address
         self.networks: frozenset[Network] = self._before
         self.problems: tuple[str, ...] = ()
 
     def refresh(self, helpers: Iterable[str], book: str = "") -> None:
-        """Ask every source. helpers: hosts that xenbw talks to, and book: the address of its MongoDB. They are looked
-        up by the resolver, which may take its time."""
+        """Ask every source. helpers: hosts that xenbw talks to. book: the address of its MongoDB. The resolver looks
+        them up, which may take long."""
         failures: list[str] = []
         try:
             self._servers = {book: servers(book) if book else ()}
@@ -49,12 +48,12 @@ class Protected:
             failures.append(str(error))
         sources = self._here() | _lookups([*helpers, *self._servers.get(book, ())])
         self._ask(sources, failures)
-        self._told = {source: found for source, found in self._told.items() if source in sources}
-        silent = book not in self._servers or sources.keys() - self._told.keys()
+        self._answers = {source: found for source, found in self._answers.items() if source in sources}
+        silent = book not in self._servers or sources.keys() - self._answers.keys()
         self._hold(failures, silent=bool(silent))
 
     def look_here(self) -> None:
-        """Ask only what answers at once: iproute2 and resolv.conf."""
+        """Ask only the sources that answer at once: iproute2 and resolv.conf."""
         failures: list[str] = []
         self._ask(self._here(), failures)
         self._hold(failures, silent=True)
@@ -66,25 +65,25 @@ class Protected:
     def _ask(self, sources: _Sources, failures: list[str]) -> None:
         for source, ask in sources.items():
             try:
-                self._told[source] = ask()
+                self._answers[source] = ask()
             except (XenbwError, OSError) as error:
                 failures.append(f"{source}: {_reason(error)}")
 
     def _hold(self, failures: Iterable[str], *, silent: bool) -> None:
-        self.networks = frozenset[Network]().union(*self._told.values(), self._before if silent else ())
+        self.networks = frozenset[Network]().union(*self._answers.values(), self._before if silent else ())
         self.problems = tuple(f"{failure}; {_HOLDS}" for failure in failures)
 
     def _own(self, argv: tuple[str, ...]) -> _Found:
         """dom0's addresses or gateways, as iproute2 tells them."""
         result = self._run(argv, timeout=2)
         if result.status != 0:
-            said = " ".join(result.stderr.decode(errors="replace").split())[:200]
-            raise XenbwError(f"exit status {result.status}" + (f": {said}" if said else ""))
+            error = " ".join(result.stderr.decode(errors="replace").split())[:200]
+            raise XenbwError(f"exit status {result.status}" + (f": {error}" if error else ""))
         try:
             entries = json.loads(result.stdout or b"[]")
             return {network for entry in entries for network in _named(entry)}
         except (ValueError, AttributeError, TypeError):
-            raise XenbwError("its answer is not the JSON of iproute2") from None
+            raise XenbwError("the answer is not iproute2's JSON") from None
 
 
 def last_known(ledger: Ledger) -> set[Network]:

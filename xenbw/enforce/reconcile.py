@@ -1,6 +1,6 @@
-"""Reconciling: what the ledger says of who is blocked, made so by every block, and told to the hook.
+"""Reconciling: apply every block to the VMs that are blocked by the ledger, and tell the hook which those are.
 
-Used by the daemon in its rounds, and by the CLI where no daemon runs.
+Used by the daemon in its rounds, and by the CLI if no daemon runs.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from xenbw.vifs import interfaces
 
 
 class Reconciler:
-    """Holds the VMs that are blocked, by the ledger and by verdicts that could not be recorded in it.
+    """Holds the VMs that are blocked by the ledger, or by verdicts that could not be recorded in it.
 
-    protect: networks that are never blocked. meter: the daemon's, which hooks have to know. plan: the null routes of
-    the last time. problems: what stood in the way of blocks then.
+    protect: networks that are never blocked. meter: the daemon's meter, which hooks have to know. plan: the null routes
+    of the last reconciling. problems: what kept its blocks from holding.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class Reconciler:
         self._unfiltered: set[tuple[int, str]] = set()
 
     def ports(self, roster: Roster, present: Present) -> tuple[Port, ...]:
-        """Every vif, sealed if its VM was blocked when blocks were last put."""
+        """Every vif, sealed if its VM was blocked at the last reconciling."""
         ids = {entry.vm.name: vm_id for vm_id, entry in roster.entries.items()} if present.arriving else {}
         return desired.ports(present, self._hold, ids)
 
     def reconcile(self, roster: Roster, moment: Moment, present: Present) -> list[str]:
-        """Make the kernel's blocks what the ledger says, and tell the hook. Returns what had to be changed; what could
-        not be done is in `problems`. Raises LedgerError."""
-        # A hook that changes null routes after the ledger was read would have its change undone by this one.
+        """Make the kernel's blocks what the ledger says, and tell the hook. Returns what blocks changed; failures are
+        in `problems`. Raises LedgerError."""
+        # The turn is taken first: if a hook changed null routes after the ledger is read here, we would undo that.
         with self._turn():
             blocks, latest = {**self._judge.unrecorded, **self._ledger.active_blocks()}, viflog.latest(self._ledger)
             started = pending.started(pending.folder(self.settings.daemon.run_dir))
@@ -120,7 +120,7 @@ class Reconciler:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Keep hooks from changing null routes meanwhile."""
+        """Keep hooks from changing null routes inside this context."""
         locks: list[int] = []
         turn.take(turn.lock_of(str(self.settings.daemon.run_dir)), locks)
         try:
@@ -132,8 +132,8 @@ class Reconciler:
     def _arrived(
         self, roster: Roster, blocks: Mapping[int, Block], latest: Iterable[Binding], started: Iterable[pending.Start]
     ) -> dict[str, set[Address]]:
-        """Addresses that VMs, by their names, have begun to run with just now: those of vifs of which the ledger could
-        not be told, and of VMs that are not in the roster yet. A block that is, for its part, waits for the roster."""
+        """Addresses of VMs that just started, by VM name: of vifs that could not be recorded in the ledger, and of VMs
+        that are not in the roster yet. VMs with a block are left out of the latter; they wait for the roster."""
         arrived, known = pending.running(started), roster.entries.keys() | blocks.keys()
         met = [one for one in latest if one.ended_at is None and one.vm_id not in known]
         names = self._ledger.vms() if met else {}
@@ -182,8 +182,8 @@ class Reconciler:
     def _check_bridges(
         self, roster: Roster, blocks: Mapping[int, Block], passing: Collection[Binding], moment: Moment
     ) -> None:
-        """A null route on a bridge that iptables does not see is none: that is said once by mail, and in status for as
-        long as it lasts. passing: live bindings whose links are not down for a block."""
+        """A null route has no effect on a bridge whose frames iptables does not see: say so once by mail, and in status
+        as long as it lasts. passing: live bindings whose links are not down for a block."""
         blind = {version for version in (4, 6) if not interfaces.bridge_filtered(version)}
         open_now = {
             (binding.vm_id, binding.bridge)
@@ -203,12 +203,13 @@ class Reconciler:
                 told = unfiltered(self._judge.case(entry, None, moment.at), bridge, self.problems[-1])
                 with self._ledger.transaction():
                     self._judge.announce(told, vm_id, moment.at)
-        # One that restarts all the time is told of once.
+        # A VM that restarts all the time is announced once.
         self._unfiltered = {pair for pair in self._unfiltered | open_now if pair[0] in blocks}
 
 
 def _unreached(plan: Plan, roster: Roster, blocks: Mapping[int, Block], passing: Iterable[Binding]) -> list[str]:
-    """Which blocked VMs no null route reaches, of those with live bindings whose links are not down for a block."""
+    """Problems for running blocked VMs that have no null route. passing: live bindings whose links are not down for a
+    block."""
     found = []
     routed = set(plan.null_routes.values())
     running = {binding.vm_id for binding in passing}

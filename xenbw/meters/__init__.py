@@ -1,2 +1,2 @@
-"""What passed an interface: by nft's counters, the kernel's own, or xentop. The daemon calls it; the CLI audits with
-it."""
+"""How many bytes passed a vif: by our nft counters, the kernel's own, or xentop. The daemon meters with this room, the
+CLI audits with it."""

@@ -1,4 +1,4 @@
-"""The meters: read(wanted) -> {binding's id: Reading}. Bytes since the interface came up, in the guest's directions."""
+"""The meters: read(wanted) -> {binding id: Reading}. Bytes since the vif came up; in and out as the guest sees them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STALE = 10.0
 
 
 class Metered(Protocol):
-    """What a meter is asked for: a binding, which life of which vif it is, and the interface's name now."""
+    """A binding to be read. key: the life of the vif; interface: the vif's present name."""
 
     @property
     def binding_id(self) -> int: ...
@@ -31,42 +31,42 @@ class Metered(Protocol):
 
 
 class Meter(Protocol):
-    """One source of counters. The answers here are those of a source that has no counters of its own on the vifs.
+    """One source of counters. The methods here are those of a source without our own counters on the vifs.
 
-    own: whether it reads our own counters, which outlive their interface.
+    own: whether the meter reads our own counters, which outlive their vif.
     """
 
     name: str
     own: bool = False
 
     def probe(self) -> str | None:
-        """Why it cannot work on this host, or None."""
+        """Why this meter cannot work on this host, or None."""
         return None
 
     def read(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
-        """The present counters, by binding's id, of those that there are. Raises MeterError."""
+        """The present counters by binding id, of the vifs that exist. Raises MeterError."""
         ...
 
     def last(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
-        """The last counters of interfaces that are gone, of those that are still known. Raises MeterError."""
+        """The last counters by binding id, of vifs that are gone and still have counters. Raises MeterError."""
         return {}
 
     def counted(self, lives: Collection[Life]) -> dict[Life, Amounts]:
-        """What our counters of these lives say, of those that have any. Raises MeterError."""
+        """The amounts of our own counters, for those of these lives that have any. Raises MeterError."""
         return {}
 
     def lives(self) -> set[Life]:
-        """The life of every vif that has counters of ours, gone or not. Raises MeterError."""
+        """The lives of all vifs, gone or not, that have our own counters. Raises MeterError."""
         return set()
 
     def close(self) -> None:
-        """Let go of what it holds open."""
+        """Release threads and files."""
         return
 
 
 class KernelMeter(Meter):
-    """One pass over /proc/net/dev: a millisecond for 500 interfaces, where sysfs takes twenty. These counters go with
-    the interface, and netback clears them before."""
+    """The kernel's counters, in one pass over /proc/net/dev: 1 ms for 500 interfaces, where sysfs takes 20. They vanish
+    with the interface, and netback clears them shortly before."""
 
     name = "kernel"
 
@@ -78,7 +78,7 @@ class KernelMeter(Meter):
         return {one.binding_id: Reading(_counters(lines[one.interface])) for one in wanted if one.interface in lines}
 
     def read_all(self) -> dict[str, Counters]:
-        """Every interface there is."""
+        """The counters of every interface of the host."""
         return {interface: _counters(fields) for interface, fields in self._lines().items()}
 
     def _lines(self) -> dict[str, str]:
@@ -86,7 +86,7 @@ class KernelMeter(Meter):
             text = self._path.read_text(encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise MeterError(f"{self._path}: {error.strerror}", "is /proc mounted?") from None
-        # A name cannot hold a colon (net/core/dev.c, dev_valid_name); the two lines of heading have none.
+        # No interface's name has a colon (net/core/dev.c, dev_valid_name), nor have the two lines of heading.
         parts = (line.partition(":") for line in text.splitlines())
         return {name.strip(): fields for name, colon, fields in parts if colon}
 
@@ -98,12 +98,12 @@ def _counters(fields: str) -> Counters:
 
 
 class XentopMeter(Meter):
-    """The same counters by Xen's own tool, which runs in a thread: it takes its time, and may hang.
+    """The kernel's counters as xentop prints them. xentop runs in a thread, since it is slow and may hang.
 
-    owner_of(interface) -> (the VM's name, ifindex) of an interface that is metered. `Net<i>` is the place among the
-    domain's lines in /proc/net/dev, not the devid (xenstat_linux.c), and a domain has only its name, which may hold
-    anything. So where xentop does not tell whose a number is, as with a renamed -emu tap that it does not find, the
-    kernel's own number is taken, which is the same.
+    owner_of(interface) -> (the VM's name, ifindex) of a metered vif. xentop's `Net<i>` is the place among the domain's
+    lines in /proc/net/dev, not the devid (xenstat_linux.c), and it names a domain only by its name, which may hold any
+    character. Where that does not tell which vif a number belongs to, as with a renamed -emu tap that xentop does not
+    find, the kernel's counter is taken, which is the same number.
     """
 
     name = "xentop"
@@ -116,14 +116,14 @@ class XentopMeter(Meter):
         threading.Thread(target=self._serve, name="xentop", daemon=True).start()
 
     def read(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
-        """Of the last sample; raises MeterError when the last run of xentop failed or the last sample is old."""
+        """Counters of the last sample. Raises MeterError if the last run of xentop failed or the last sample is old."""
         sample, problem = self._sample, self._problem
         if problem is not None:
             raise MeterError(problem.message, problem.hint)
         if sample is None:
             return {}
         if time.monotonic() - sample.at > _STALE:
-            raise MeterError("xentop has been silent for a while", "is it hung? the kernel meter does without it")
+            raise MeterError("xentop has printed nothing for a while", "is it hung? the kernel meter does without it")
         by_interface = {one.interface: one.binding_id for one in wanted}
         return {
             by_interface[interface]: Reading(counters)
@@ -132,7 +132,7 @@ class XentopMeter(Meter):
         }
 
     def close(self) -> None:
-        """End the thread, after the run that is under way."""
+        """End the thread after the present run of xentop."""
         self._closed.set()
 
     def _serve(self) -> None:
@@ -145,8 +145,8 @@ class XentopMeter(Meter):
 
 @dataclass(frozen=True)
 class Sample:
-    """One run of xentop, begun at `at`; interfaces: (name, ifindex) in the order of /proc/net/dev. kernel: the counters
-    that xentop reads, by interface, read once more right after it: never below its own, and never above its next."""
+    """One run of xentop, begun at `at`. interfaces: (name, ifindex) in the order of /proc/net/dev. kernel: the kernel's
+    counters by interface, read right after xentop: never below this run's, never above the next run's."""
 
     at: float
     interfaces: tuple[tuple[str, int], ...]
@@ -154,12 +154,12 @@ class Sample:
     kernel: Mapping[str, Counters]
 
     def assign(self, owner_of: Callable[[str], tuple[str, int] | None]) -> dict[str, Counters]:
-        """Its counters by interface; the kernel's where xentop does not tell which of its numbers are the interface's:
-        of a name that is there twice, or not at all, and of a VM that has interfaces of another domain as well."""
+        """xentop's counters by interface. The kernel's where xentop does not tell which numbers are the interface's:
+        two domains have the VM's name, or none has, or some of the VM's vifs belong to another domain."""
         owned: dict[str, list[str]] = {}
         for interface, ifindex in self.interfaces:
             owner = owner_of(interface)
-            # An interface that was reborn under its old name since then has another ifindex.
+            # A vif that came later under the same name has another ifindex.
             if owner is not None and owner[1] == ifindex:
                 # xentop pads names with blanks.
                 owned.setdefault(owner[0].strip(" "), []).append(interface)
@@ -175,7 +175,7 @@ class Sample:
                     interface: Counters(network.in_bytes, network.out_bytes)
                     for interface, network in zip(mine, networks, strict=True)
                 }
-            # One more than are known here: which one that is will be known in a moment.
+            # If xentop has more interfaces than are known here, wait: the new one will be known in a moment.
             elif len(networks) < len(mine):
                 found |= {interface: self.kernel[interface] for interface in mine if interface in self.kernel}
         return found
@@ -188,7 +188,7 @@ def look(run: Runner) -> Sample:
     if result.status != 0:
         raise MeterError(f"xentop: exit status {result.status}", "may the unit use /dev/xen? see examples/xentop.conf")
     indexes = {interface: ifindex for ifindex, interface in before}
-    # In the order of /proc/net/dev, which is that of the kernel's list.
+    # xentop numbers interfaces in the order of /proc/net/dev.
     kernel = KernelMeter().read_all()
     order = [interface for interface in kernel if interface in indexes]
     return Sample(at, tuple((name, indexes[name]) for name in order), xentop.parse_once(result.stdout), kernel)

@@ -1,7 +1,7 @@
-"""Metering: which meter counts, on which vifs, and up to the last byte.
+"""Metering: the meter in use, and our counters on each vif from its first byte to its last.
 
-With the nft meter our chains carry the counters: they are put on each vif, mended where somebody broke them, read once
-more when the vif is gone, and taken away then.
+With the nft meter our chains hold the counters: they are put on each vif, repaired if another program broke them, read
+a last time when the vif is gone, and then deleted.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from xenbw.nft.port import Port
 class Metering:
     """The meter in use.
 
-    reason: why it is not the best one, or nothing. bridged: on how many interfaces the last count found our counters
-    gone, and went by the kernel's, and gaps: how often that happened. problems: which vifs are not metered to their
-    last byte and why, and which of our chains nft does not delete.
+    reason: why the best meter cannot be used, or "". bridged: on how many vifs the last count found our counters gone
+    and used the kernel's. gaps: how many counts did so. problems: which vifs are not metered to their last byte and
+    why, and nft's refusal to delete chains.
     """
 
     def __init__(self, ledger: Ledger, tally: Tally, boot_id: str, chains: Chains) -> None:
         self._ledger, self._tally, self._boot_id, self._chains = ledger, tally, boot_id, chains
         self._ended: set[Life] = set()
-        self._strangers: set[Life] = set()
+        self._unclaimed: set[Life] = set()  # at the last sweep
         self._failed: list[str] = []
         self.meter: Meter = KernelMeter()
         self.reason = ""
@@ -51,74 +51,78 @@ class Metering:
         self.meter, self.reason, self._failed = meter, reason, []
 
     def forget(self) -> None:
-        """Take away counters of which the ledger knows nothing: they are of times before it."""
+        """Delete counters that the ledger does not know: they are older than the ledger."""
         known = {one.key for one in self._tally.tracked.values() if one.mark.own is not None}
         self._release(self.meter.lives() - known)
 
-    def restart(self, ports: Collection[Port]) -> None:
-        """Take away counters that something passed by: a chain is gone, or another than it was. The next count goes by
-        the kernel's counters. A sealed vif stays sealed. Raises MeterError."""
-        if self.meter.own:
-            view = self._chains.look()
-            broken = self._chains.broken(view.present(ports), view)
-            if broken:
-                self._chains.restart(broken, view)
-
-    def begin(self, ports: Collection[Port]) -> bool:
+    def repair(self, ports: Collection[Port]) -> bool:
         """See that every vif has our chains as they should be, with its seal if it has one. With another meter than
-        nft, only sealed vifs have chains. Whether counters began: a count right after that bridges what passed before.
-        Raises MeterError."""
+        nft, only sealed vifs have chains. Call it right after a count.
+
+        Whether to count once more: counters that traffic did not reach were deleted, and the next count goes by the
+        kernel's; or counters began, and a count right after that bridges the traffic before. Raises MeterError.
+        """
         if not self._chains.usable:
             return False
+        followed = self._tally.tracked.values() if self.meter.own else ()
+        self._chains.counted = {nft.key(*one.key) for one in followed}
         view = self._chains.look()
         there = view.present(ports)
         if not self.meter.own:
             self._chains.release([port.key for port in there if not port.sealed and view.counts(port)])
             there = [port for port in there if port.sealed]
+        uncounted = self._chains.uncounted(there, view)
+        if uncounted:
+            # A sealed vif stays sealed.
+            self._chains.restart(uncounted, view)
+            if not self._chains.stuck:
+                return True
+            # They cannot be counted again. To seal the vifs is more than that.
+            self._chains.counted -= {port.key for port in uncounted}
         self._chains.keep(there, view)
         self._failed = self._chains.problems(there)
-        # Whoever binds a vif that is not bound yet tells from where it counts.
-        self._chains.fresh &= {nft.key(*one.key) for one in self._tally.tracked.values()}
-        return self.meter.own and bool(self._chains.fresh)
+        # Counters of a vif that is not bound yet begin where its binding says.
+        self._chains.fresh &= self._chains.counted
+        return bool(self._chains.fresh)
 
     def count(self, at: datetime, period_of: PeriodOf) -> set[int]:
-        """Read, and credit every binding. Returns the ids of the VMs whose usage grew. Raises MeterError."""
+        """Read all counters and credit every binding. Returns the ids of VMs whose usage grew. Raises MeterError."""
         tracked = self._tally.tracked.values()
         stood = sum(one.mark.own is not None for one in tracked)
         grown = self._tally.credit(self.meter.read(tracked), at, period_of)
         lost = stood - sum(one.mark.own is not None for one in tracked)
-        # Another meter reads none of ours: a hook that sealed an interface left them there, and nothing was lost.
+        # Other meters do not read our counters, which a hook may have put on a sealed vif: so none were lost.
         self.bridged = max(0, lost) if self.meter.own else 0
         self.gaps += self.bridged > 0
         return grown
 
     def settle(self, at: datetime, period_of: PeriodOf, vm_ids: Collection[int]) -> None:
-        """Credit what ended bindings of these VMs counted since they were last read; those, too, that came and went
-        unseen. Once that is committed, `release` takes their counters away. Raises MeterError."""
+        """Credit the last bytes of ended bindings of these VMs, including vifs that the daemon never saw. Once that is
+        committed, `release` deletes their counters. Raises MeterError."""
         self._adopt(vm_ids)
         live = self._ledger.live_bindings()
         ended = {id_: one for id_, one in self._tally.tracked.items() if id_ not in live and one.vm_id in vm_ids}
         ended_at = viflog.ends(self._ledger, ended)
         for id_, reading in self.meter.last(ended.values()).items():
-            # Hooks write down what the clock says, which may be anything.
+            # Hooks write the clock's time, and the clock may have been wrong.
             until = min(max(ended_at.get(id_, at), ended[id_].last_at), at)
             self._tally.credit({id_: reading}, until, period_of)
         self._ended |= {one.key for one in ended.values()}
         self._ended -= {binding.key for binding in live.values() if binding.boot_id == self._boot_id}
 
     def passed(self, life: Life) -> bool:
-        """Whether our counters of that interface, which may be gone, have seen anything."""
+        """Whether our counters of that vif, which may be gone, counted any byte."""
         try:
             return any(self.meter.counted([life]).get(life) or ())
         except MeterError:
-            return True  # to be on the safe side: nobody would ask again
+            return True  # to be on the safe side: this is asked only once
 
     def counts(self, life: Life) -> Amounts | None:
-        """What our counters of that interface say, which may be gone; None where it has none. Raises MeterError."""
+        """The amounts of our counters of that vif, which may be gone; None if it has none. Raises MeterError."""
         return self.meter.counted([life]).get(life)
 
     def _adopt(self, vm_ids: Collection[int]) -> None:
-        """Follow bindings of these VMs that ended while nobody read their counters."""
+        """Follow bindings of these VMs that ended before their counters were ever read."""
         lives = self.meter.lives()
         lives -= {one.key for one in self._tally.tracked.values()} | self._ended
         for binding in viflog.ended(self._ledger, self._boot_id, [life.ifindex for life in lives]):
@@ -126,14 +130,14 @@ class Metering:
                 self._tally.follow(binding, binding.started_at)
 
     def busy(self) -> set[int]:
-        """The ifindexes of interfaces that are there, are followed, or have counters that nobody has taken away yet: of
-        their bindings not every byte need be in the ledger. Raises MeterError."""
+        """The ifindexes of interfaces that exist, are followed, or still have our counters: not all bytes of their
+        bindings need be in the ledger yet. Raises MeterError."""
         there = {ifindex for ifindex, _ in socket.if_nameindex()}
         followed = {one.key.ifindex for one in self._tally.tracked.values()}
         return there | followed | {life.ifindex for life in self.meter.lives()}
 
     def release(self) -> None:
-        """What ended is accounted for, and in the ledger: take its counters away."""
+        """Delete the counters of ended vifs: their last bytes are in the ledger."""
         self._release(self._ended)
         self._ended.clear()
 
@@ -142,8 +146,7 @@ class Metering:
             self._chains.release([nft.key(*life) for life in lives])
 
     def unclaimed(self) -> set[Life]:
-        """Interfaces that came and went without ever being somebody's, and have counters of ours. Raises
-        MeterError."""
+        """Vifs that are gone, have our counters, and were never bound to a VM. Raises MeterError."""
         there = {ifindex for ifindex, _ in socket.if_nameindex()}
         lives = {life for life in self.meter.lives() if life.ifindex not in there}
         lives -= {one.key for one in self._tally.tracked.values()} | self._ended
@@ -152,11 +155,11 @@ class Metering:
         return lives - {binding.key for binding in bound}
 
     def sweep(self) -> dict[Life, Counters]:
-        """Take away counters of interfaces that are unclaimed, as with a vif script that failed, and were so a call
-        ago: whoever may still tell whose they were has done so. Returns what had passed them, where anything had.
-        Raises MeterError."""
+        """Delete counters of unclaimed vifs, as after a vif script that failed; only if the vif is still unclaimed at
+        the second sweep, since a hook may tell its VM late. Returns the usage of those that counted any. Raises
+        MeterError."""
         lives = self.unclaimed()
-        swept, self._strangers = lives & self._strangers, lives
+        swept, self._unclaimed = lives & self._unclaimed, lives
         if not swept:
             return {}
         counted = self.meter.counted(swept)

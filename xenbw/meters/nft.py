@@ -1,4 +1,4 @@
-"""The meter that is exact to the last byte: our own counters on each interface."""
+"""The meter that is exact to the last byte: our own nft counters on each vif."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from xenbw.nft import nft
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import Table
 
-# Looks at counters that began just now, to find for each a moment in which it stands still; seconds between two.
+# How often, and after how many seconds, new counters are read again, to find a moment without traffic for each.
 _LOOKS, _PAUSE = 25, 0.002
 
 
 class NftMeter(Meter):
-    """Our own counters on each interface, with the kernel's beside them to bridge a loss of ours. They outlive the
-    interface: `last` reads what the kernel's counters no longer have."""
+    """Our own counters on each vif, read with the kernel's, which bridge a loss of ours. Ours outlive the vif: `last`
+    reads bytes that the kernel's counters have lost."""
 
     name = "nft"
     own = True
@@ -37,7 +37,8 @@ class NftMeter(Meter):
         for _ in range(_LOOKS):
             if not fresh:
                 break
-            # The kernel's and ours are compared once: nothing may pass between the two looks, where that can be had.
+            # This reading sets the difference between the kernel's counters and ours: try to take both without traffic
+            # between them.
             again = self._table.counters()
             fresh = {key: one for key, one in fresh.items() if _amounts(again, key) != _amounts(counted, key)}
             if fresh:
@@ -77,7 +78,7 @@ def _names(key: str) -> list[str]:
 
 
 def _amounts(counted: Mapping[str, int], key: str) -> Amounts | None:
-    """Our counters of one interface; those there are not have counted nothing."""
+    """Our counters of one vif; a missing counter counted nothing."""
     if f"{key}-in" not in counted:
         return None
     return Amounts(*(counted.get(name, 0) for name in _names(key)))

@@ -1,4 +1,4 @@
-"""All meters: one line each. [meter] source names one, or "auto"."""
+"""All meters, one line each. [meter] source names a meter, or "auto"."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xenbw.runner import Runner
 
 @dataclass(frozen=True)
 class Means:
-    """What meters work with. interval: seconds from one run of xentop to the next. owner_of: see XentopMeter."""
+    """What meters work with. interval: seconds between runs of xentop. owner_of: see XentopMeter."""
 
     table: Table
     chains: Chains
@@ -28,13 +28,13 @@ REGISTRY: Mapping[str, Callable[[Means], Meter]] = {
     "kernel": lambda _: KernelMeter(),
     "xentop": lambda means: XentopMeter(means.run, means.owner_of, means.interval),
 }
-# What the kernel counts itself is always there.
+# The kernel's own counters work on every host.
 _FALLBACK = "kernel"
 _BEST = "nft"
 
 
 def choose(source: str, means: Means) -> tuple[Meter, str]:
-    """The meter that [meter] source asks for, or the kernel's where that cannot work, and why it cannot, or nothing."""
+    """The meter that [meter] source names, and "". If it cannot work, the kernel's, and why."""
     meter = REGISTRY[_BEST if source == "auto" else source](means)
     why_not = meter.probe()
     return (meter, "") if why_not is None else (REGISTRY[_FALLBACK](means), why_not)

@@ -17,6 +17,7 @@ class Chains:
 
     usable: whether the kernel has such chains, by the last probe; True before the first probe.
     fresh: keys of the vifs whose counters began since they were last read.
+    counted: keys of the vifs whose counters a meter reads.
     stuck: nft's error at the last removal of chains or counters; "" if it worked.
     """
 
@@ -29,6 +30,7 @@ class Chains:
         self._seen: View | None = None
         self._mark: object = None  # the rules' generation and the interfaces, just before the look that gave `_seen`
         self.fresh: set[str] = set()
+        self.counted: set[str] = set()
         self.stuck = ""
 
     def probe(self) -> str | None:
@@ -62,8 +64,17 @@ class Chains:
         whole = view.founded
         return [port for port in ports if view.counts(port) and not (whole and view.bound(port))]
 
+    def uncounted(self, ports: Iterable[Port], view: View) -> list[Port]:
+        """The vifs whose counters a meter reads, and whose traffic did not reach them: their counters are to be
+        restarted before their chains are repaired, or that traffic is never counted."""
+        return [port for port in self.broken(ports, view) if port.key in self.counted]
+
     def keep(self, ports: Collection[Port], view: View) -> None:
-        """Repair the chains of these vifs."""
+        """Repair the chains of these vifs, but for those that are uncounted."""
+        if not view.founded and view.count_any(self.counted):
+            return
+        uncounted = {port.key for port in self.uncounted(ports, view)}
+        ports = [port for port in ports if port.key not in uncounted]
         wrong = [port for port in ports if not self._right(port, view)]
         elsewhere = {name for _, name in view.interfaces} - {port.interface for port in ports}
         self._failed = {name: why for name, why in self._failed.items() if name in elsewhere}
@@ -168,6 +179,12 @@ class View:
     def counts(self, port: Port) -> bool:
         """Whether the vif has counters."""
         return f"{port.key}-in" in self.counters
+
+    def count_any(self, keys: Iterable[str]) -> bool:
+        """Whether any of the vifs with these keys exists and has counters."""
+        there = {index for index, _ in self.interfaces}
+        lives = (nft.life_of(key) for key in keys if f"{key}-in" in self.counters)
+        return any(life is not None and life[2] in there for life in lives)
 
     def seals(self, port: Port) -> bool:
         """Whether the vif is sealed."""

@@ -145,7 +145,7 @@ class Table:
             again()
             if self._ask(request, take):
                 return
-        raise NetfilterError("nf_tables: the ruleset changes all the time", "it is tried again shortly")
+        raise NetfilterError("nf_tables: the ruleset changes all the time", "xenbw tries again shortly")
 
     def _ask(self, request: bytes, take: _Take) -> bool:
         """Whether the answer was whole; "no such table" is a whole answer. Raises NetfilterError."""

@@ -1,4 +1,4 @@
-"""What the scenarios share: the package in dom0, br_netfilter as the README advises, and two guests that stay."""
+"""Fixtures of the scenarios: the package in dom0, br_netfilter as the README advises, and two guests that stay."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rig import guest, package, park, shell
 from rig.guest import Guest
 from rig.park import Pair
 
-# Where the run looks for what a failure leaves: tests/xen/__main__.py.
+# tests/xen/__main__.py copies the saved state of failures from here.
 _RESULTS = Path("/rig/results")
 _EVIDENCE = {
     "journal.txt": "journalctl --no-pager -o short-precise",
@@ -32,7 +32,7 @@ _FILES = ("/var/log/xen", "/run/rig/outside.pcap", "/var/lib/xenbw")
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Keep the state of dom0 as it is when a scenario fails, in a folder of its own."""
+    """When a scenario fails, save the state of dom0 in a folder of its own."""
     outcome: Any = yield
     if not outcome.get_result().failed:
         return
@@ -50,7 +50,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def bridge_netfilter() -> None:
-    """As the README advises. Without it iptables does not see what a bridge forwards; one module switches it off."""
+    """br_netfilter, as the README advises: without it iptables does not see bridged frames. One test module switches it
+    off."""
     shell.run("modprobe", "br_netfilter")
     Path("/etc/modules-load.d/br_netfilter.conf").write_text("br_netfilter\n")
 
@@ -64,7 +65,7 @@ def xenbw() -> None:
 
 @pytest.fixture(scope="module")
 def pair(xenbw: None) -> Pair:
-    """web1 and db1, running and known. They are left to the next module as it should find them."""
+    """web1 and db1, running and known to xenbw. Each module leaves them as the next one should find them."""
     guests = Pair(park.web(), park.db())
     guest.create(*(each for each in (guests.web, guests.db) if each.domid is None))
     return guests
@@ -72,11 +73,11 @@ def pair(xenbw: None) -> Pair:
 
 @pytest.fixture
 def web(pair: Pair) -> Guest:
-    """The one that the scenarios are about."""
+    """web1, the guest that the scenarios are about."""
     return pair.web
 
 
 @pytest.fixture
 def db(pair: Pair) -> Guest:
-    """The one in good standing."""
+    """db1, in good standing."""
     return pair.db

@@ -19,13 +19,13 @@ _END_LOAD = "kill $(cat /tmp/load); killall wget"
 
 @pytest.fixture(scope="module", autouse=True)
 def xenbw() -> None:
-    """Instead of the package under test: the one before it."""
+    """The previous package, instead of the package under test."""
     package.install(package.PREVIOUS)
 
 
 @dataclass(frozen=True)
 class Upgrade:
-    """What came of it: what the host outside received meanwhile of a blocked guest."""
+    """The result of the upgrade: packets of a blocked guest that the host outside received meanwhile."""
 
     of_the_blocked: list[Frame]
 
@@ -48,7 +48,7 @@ def upgrade(xenbw: None, pair: Pair) -> Iterator[Upgrade]:
         pair.db.run("killall ping")
 
 
-def test_not_a_byte_is_lost_in_an_upgrade(web: Guest) -> None:
+def test_no_byte_is_lost_in_an_upgrade(web: Guest) -> None:
     web.run(_END_LOAD)
     package.settled(web)
 
@@ -58,9 +58,9 @@ def test_a_blocked_guest_gets_no_packet_through_in_an_upgrade(upgrade: Upgrade, 
     assert db.silent("10.77.0.2", "fd77::2")
 
 
-def test_what_the_admin_said_outlives_an_upgrade() -> None:
+def test_the_admins_settings_survive_an_upgrade() -> None:
     assert {name: vm["state"] for name, vm in package.listing().items()} == {"web1": "unlimited", "db1": "blocked"}
 
 
-def test_the_running_daemon_is_the_new_one() -> None:
+def test_the_new_version_of_the_daemon_runs() -> None:
     assert package.status()["daemon"]["version"] in package.xenbw("--version")

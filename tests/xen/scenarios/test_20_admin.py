@@ -1,4 +1,4 @@
-"""What an admin does first: add the guests that xl lists, and look whether all is well."""
+"""The admin's first steps: add the guests that xl lists, and check that all is well."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rig.park import Pair
 
 @pytest.fixture(scope="module", autouse=True)
 def answer(pair: Pair) -> str:
-    """What `xenbw-addvm --all` says."""
+    """The output of `xenbw-addvm --all`."""
     return shell.run("xenbw-addvm", "--all", "--limit", "1TB")
 
 
@@ -34,14 +34,14 @@ def test_list_shows_the_guests_that_xl_lists() -> None:
     assert running == listed - {"Domain-0"}
 
 
-def test_show_tells_domid_mac_and_addresses_as_they_are(web: Guest) -> None:
+def test_show_has_the_guests_domid_mac_and_addresses(web: Guest) -> None:
     [binding] = [binding for binding in package.show("web1")["bindings"] if binding["ended_at"] is None]
     card = web.cards[0]
     assert (binding["domid"], binding["mac"], binding["ips"]) == (web.domid, card.mac, list(card.ips))
     assert binding["bridge"] == "xenbr0"
 
 
-def test_status_knows_of_no_problem() -> None:
+def test_status_shows_no_problem() -> None:
     assert package.status()["problems"] == []
 
 

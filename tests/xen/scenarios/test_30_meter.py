@@ -1,4 +1,4 @@
-"""Usage is what the guest's own network card counted."""
+"""Usage equals the counters of the guest's own network card."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def test_bytes_between_two_guests_are_counted_for_both(web: Guest, db: Guest) ->
     assert package.settled(db).out_bytes - sent > 2_000_000
 
 
-def test_a_guests_counters_are_what_xentop_shows(web: Guest) -> None:
-    # Read one after the other: dom0 may say something in between.
+def test_a_guests_counters_equal_xentops(web: Guest) -> None:
+    # The two are read one after the other, and dom0 may send a packet in between.
     assert until(lambda: _xentop("web1") == web.counters())
     package.settled(web)
 
 
 def _xentop(name: str) -> Usage:
-    """What xentop shows of a guest's first card."""
+    """xentop's counters of a guest's first vif."""
     rows = shell.run("xentop", "-b", "-f", "-n", "-i", "1").splitlines()
     at = next(number for number, row in enumerate(rows) if row.split()[:1] == [name])
     # "Net0 RX:    19552bytes      231pkts        0err        0drop  TX: 10025096bytes ...": RX is from the guest.
@@ -43,18 +43,18 @@ def _xentop(name: str) -> Usage:
     return Usage(in_bytes=int(words[words.index("TX:") + 1]), out_bytes=int(words[words.index("RX:") + 1]))
 
 
-def test_what_passed_before_a_guest_ends_stays_counted(web: Guest) -> None:
+def test_traffic_before_a_guest_ends_stays_counted(web: Guest) -> None:
     web.download(1)
     before = package.settled(web)
     web.shut_down()
     ended = package.usage("web1")
     web.create()
-    # It may say goodbye with a packet or two, and hear one.
+    # At its end the guest may send a packet or two, and receive one.
     assert 0 <= ended.in_bytes - before.in_bytes < 1000
     assert 0 <= ended.out_bytes - before.out_bytes < 1000
 
 
-def test_what_passes_while_the_daemon_is_dead_counts_though_the_guest_is_gone_before_it_is_back(db: Guest) -> None:
+def test_traffic_while_the_daemon_is_dead_counts_although_the_guest_ends_before_its_restart(db: Guest) -> None:
     before, counted = package.settled(db), db.counters()
     shell.run("systemctl", "stop", "xenbwd")
     try:

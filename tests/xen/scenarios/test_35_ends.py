@@ -1,4 +1,4 @@
-"""Traffic right up to a guest's end: it is charged for what the host outside had of it, to the last byte."""
+"""Traffic right up to a guest's end: it is charged to the last byte for its traffic with the host outside."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rig.scales import Scales
 
 _FETCH = "while :; do wget -q -O /dev/null http://10.77.0.2/1M; done >/dev/null 2>&1"
 _SEND = "ping -i 0.05 -s 900 10.77.0.2 >/dev/null 2>&1"
-# Bytes of what others say to everybody.
+# Bytes of broadcasts and multicasts of others.
 _SMALL_TALK = 20_000
 # With --stay: XENBW_ROUNDS=13 pytest-3 test_35_ends.py, for 52 lives.
 _ROUNDS = int(os.environ.get("XENBW_ROUNDS", "1"))
@@ -37,8 +37,8 @@ _ENDS: dict[str, Callable[[Guest], None]] = {
 
 @dataclass(frozen=True)
 class Life:
-    """A life that ended: how, what its card had counted a moment before, what the host outside had of it, what it was
-    charged, and how many bytes were flooded to it."""
+    """A life that ended: in which way, the bytes that its card counted a moment before, those that the host outside
+    exchanged with it, those that it was charged, and those that were flooded to it."""
 
     end: str
     counted: Usage
@@ -49,7 +49,7 @@ class Life:
 
 @pytest.fixture(scope="module")
 def lives(xenbw: None) -> Iterator[list[Life]]:
-    """One guest for each way to end, all at once, round after round. All they do is talk to the host outside."""
+    """One guest for each way to end, all at once, in several rounds. They talk only to the host outside."""
     guests = {end: park.numbered(f"end{number}", 41 + number) for number, end in enumerate(_ENDS)}
     ended: list[Life] = []
     with Scales(guests.values()) as scales:
@@ -64,7 +64,7 @@ def lives(xenbw: None) -> Iterator[list[Life]]:
             counted = each.counters()
             _ENDS[end](each)
             assert until(lambda: each.domid != domid)
-            # Before its next life, which has the same MAC, sends anything.
+            # Read this before its next life, which has the same MAC, sends.
             weight = scales.total(each) - before
             charged, flooded = _charged(each.name, domid)
             return Life(end, counted, weight, charged, flooded)
@@ -81,7 +81,7 @@ def lives(xenbw: None) -> Iterator[list[Life]]:
 
 
 def _charged(name: str, domid: int) -> tuple[Usage, int]:
-    """What a life was charged, once it has ended for xenbw too, and what was flooded to it."""
+    """The bytes that a life was charged, once xenbw has recorded its end, and the bytes that were flooded to it."""
 
     def ended() -> list[dict[str, int]]:
         return [one for one in package.show(name)["bindings"] if one["domid"] == domid and one["ended_at"] is not None]
@@ -90,12 +90,12 @@ def _charged(name: str, domid: int) -> tuple[Usage, int]:
     return Usage(found["in_bytes"], found["out_bytes"]), found["flood_bytes"]
 
 
-def test_each_life_is_charged_what_came_of_it_to_the_last_byte(lives: list[Life]) -> None:
+def test_each_life_is_charged_to_the_last_byte_for_its_traffic_outside(lives: list[Life]) -> None:
     assert len(lives) == len(_ENDS) * _ROUNDS
     assert [life for life in lives if life.charged.out_bytes != life.weighed.out_bytes] == []
 
 
-def test_each_life_is_charged_no_less_than_it_got_and_no_more_than_it_was_sent(lives: list[Life]) -> None:
+def test_each_life_is_charged_at_least_what_it_received_and_at_most_what_was_sent_to_it(lives: list[Life]) -> None:
     for life in lives:
         assert life.counted.in_bytes <= life.charged.in_bytes + life.flooded, life
         assert life.charged.in_bytes <= life.weighed.in_bytes + _SMALL_TALK, life

@@ -1,4 +1,4 @@
-"""A guest that crosses its allowance is cut off, from everybody and for everybody."""
+"""A guest that goes over its allowance is cut off, in both directions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MB = 1_000_000
 
 @dataclass(frozen=True)
 class Crossing:
-    """When web1's last download began (seconds since 1970), and its packets that the host outside received since."""
+    """When web1's last download began (seconds since 1970), and its packets that arrived outside since then."""
 
     began: float
     packets: list[Frame]
@@ -27,7 +27,7 @@ class Crossing:
 
 @pytest.fixture(scope="module", autouse=True)
 def crossing(pair: Pair) -> Iterator[Crossing]:
-    """web1 pings the host outside all the time, and downloads more than it has left."""
+    """web1 pings the host outside all the time, and downloads more than its allowance has left."""
     web = pair.web
     used = package.usage("web1")
     package.allow("web1", str(used.in_bytes + used.out_bytes + _MB) + "B")
@@ -45,11 +45,11 @@ def _silent_since(guest: Guest, mark: int, seconds: float) -> bool:
     return bool(packets) and packets[-1].at < time.time() - seconds
 
 
-def test_it_is_cut_off_within_two_seconds(crossing: Crossing) -> None:
+def test_a_guest_over_its_allowance_is_cut_off_within_two_seconds(crossing: Crossing) -> None:
     assert crossing.packets[-1].at - crossing.began < scaled(2)
 
 
-def test_it_was_let_through_until_it_was_over(web: Guest, crossing: Crossing) -> None:
+def test_a_guest_has_its_network_until_it_is_over(web: Guest, crossing: Crossing) -> None:
     assert package.state("web1") == "over"
     assert web.counters().in_bytes > _MB
     assert package.usage("web1").in_bytes > _MB
@@ -63,11 +63,11 @@ def test_it_was_let_through_until_it_was_over(web: Guest, crossing: Crossing) ->
         ("the host outside", ("10.77.0.2", "fd77::2")),
     ],
 )
-def test_it_reaches_nobody(web: Guest, to: str, ips: tuple[str, ...]) -> None:
+def test_a_blocked_guest_reaches_no_host(web: Guest, to: str, ips: tuple[str, ...]) -> None:
     assert web.silent(*ips), to
 
 
-def test_nobody_reaches_it(web: Guest, db: Guest) -> None:
+def test_no_host_reaches_a_blocked_guest(web: Guest, db: Guest) -> None:
     web.run("killall ping")
     heard = _echoes(web)
     assert not outside.ping(web.ip)
@@ -79,16 +79,16 @@ def test_nobody_reaches_it(web: Guest, db: Guest) -> None:
 
 
 def _echoes(guest: Guest) -> str:
-    """The requests for an echo that it received, by its own count."""
+    """The number of echo requests that the guest received, by its own count."""
     ipv4, ipv6 = "grep ^Icmp: /proc/net/snmp | cut -d' ' -f10", "grep Icmp6InEchos /proc/net/snmp6"
     return guest.run(f"{ipv4}; {ipv6}").output
 
 
-def test_others_are_not_affected(db: Guest) -> None:
+def test_other_guests_are_not_affected(db: Guest) -> None:
     assert db.pings("10.77.0.1", "10.77.0.2", "fd77::2")
 
 
-def test_another_address_does_not_help(web: Guest) -> None:
+def test_a_blocked_guest_with_another_address_reaches_no_host(web: Guest) -> None:
     web.run("ip addr add 10.77.0.55/24 dev eth0")
     package.raise_links()
     try:
@@ -97,7 +97,7 @@ def test_another_address_does_not_help(web: Guest) -> None:
         web.run("ip addr del 10.77.0.55/24 dev eth0")
 
 
-def test_not_a_frame_of_it_passes(web: Guest) -> None:
+def test_no_frame_of_a_blocked_guest_passes(web: Guest) -> None:
     since = outside.mark()
     package.raise_links()
     web.run("ping -q -c 2 -W 1 10.77.0.99")

@@ -1,5 +1,5 @@
-"""Ways round the block and the meter that need no more than a guest's own Linux, all tried at once: in good standing,
-over its allowance, and over it with nothing left of the block but the drop rule on its interface."""
+"""Ways round the block and the meter that need only a guest's own Linux, all tried at once: in good standing, over its
+allowance, and over it with only the drop rule on its vif left of the block."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rig.park import Pair
 _MAC, _OTHER_MAC, _SECOND_MAC = "00:16:3e:77:00:2d", "02:16:3e:77:00:2d", "06:16:3e:77:00:2d"
 _VLAN_TAG = 4
 
-# The MACs of the host outside and of the neighbour are given to it: nobody would tell a blocked guest.
+# The guest is given the MACs of the host outside and of the neighbour: a blocked guest could not learn them.
 _WORDS = """
 for module in /lib/more/*; do insmod $module; done
 echo 0 >/proc/sys/net/ipv6/conf/all/disable_ipv6
@@ -42,7 +42,7 @@ again() { # MAC
 }
 """
 
-# One after the other, then the rest together. Each says its own mark.
+# Some are tried one after the other, then the rest together. Each sends its own mark.
 _ON_THE_CARD = {
     "its driver unbound and bound again": """
         ip link set eth0 down
@@ -99,9 +99,9 @@ _TRIES = "\n".join(
 
 @dataclass(frozen=True)
 class Tried:
-    """What came of trying them all: frames at the host outside that the guest sent, or a neighbour for it; how many
-    frames of it the others got; how many its card sent and received since it was bound anew; whether it answered a
-    ping; its link in dom0; what its commands said."""
+    """The result of trying all evasions. frames: those that arrived outside, from the guest or forwarded by the
+    neighbour. heard: how many of the guest's frames each other host got. sent, received: frames of its card since the
+    driver was bound again. answered: whether it answered a ping. link: its link in dom0. said: its commands' output."""
 
     frames: list[Frame]
     heard: dict[str, int]
@@ -114,8 +114,8 @@ class Tried:
 
 @dataclass(frozen=True)
 class Weighed:
-    """Bytes of a guest's frames, without Ethernet headers: what it is charged, what others got, what its own card
-    counted in both its lives; and how many frames had a tag."""
+    """Bytes of a guest's frames, without Ethernet headers: charged by xenbw, got by others, counted by its own card in
+    both lives. tagged: how many frames had a VLAN tag."""
 
     charged: int
     got: int
@@ -124,13 +124,13 @@ class Weighed:
 
 
 class _Rogue:
-    """The guest, who listens to whatever passes, and its neighbour, who forwards for everybody."""
+    """The guest, which listens to all frames, and its neighbour, which forwards for all."""
 
     def __init__(self, guest: Guest, neighbour: Guest, ears: Ears) -> None:
         self.guest, self._neighbour, self._ears = guest, neighbour, ears
 
     def tries(self) -> Tried:
-        """All of them, pinged by the host outside meanwhile."""
+        """Try all evasions, while the host outside pings the guest."""
         since, before = outside.mark(), self._ears.heard()
         self.guest.run("rm -f /tmp/tried; sh /tmp/tries >/tmp/said 2>&1 &")
         answered = outside.ping(self.guest.ip, count=20)
@@ -147,7 +147,7 @@ class _Rogue:
         return Tried(frames, heard, int(sent), int(received), answered, link, said)
 
     def weighed(self) -> Weighed:
-        """Once all agree, or else what they say at last. Its router solicitations and multicast reports end here."""
+        """The bytes once all counters agree, or else at the end of the wait. IPv6 and its reports are switched off."""
         self.guest.run("echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6")
         deadline = time.monotonic() + scaled(3)
         while True:
@@ -160,14 +160,14 @@ class _Rogue:
                 return found
 
     def _counted_earlier(self) -> int:
-        """What its card counted before the driver was unbound."""
+        """The bytes that its card counted before the driver was unbound."""
         sent, frames = (int(number) for number in self.guest.run("cat /tmp/earlier").output.split())
         return sent - 14 * frames
 
 
 @dataclass(frozen=True)
 class Story:
-    """The guest in good standing and what it was charged then; over its allowance; over it, and the rule alone left."""
+    """All tries: in good standing, with the bytes charged; over the allowance; over it with only the drop rule left."""
 
     good: Tried
     weighed: Weighed
@@ -177,7 +177,7 @@ class Story:
 
 @pytest.fixture(scope="module", autouse=True)
 def story(pair: Pair) -> Iterator[Story]:
-    """One guest tries all of them three times."""
+    """One guest tries all evasions three times."""
     each = Guest("rogue", [Card(_MAC, ("10.77.0.45", "fd77::45"))], shout=())
     pair.db.run("echo 1 >/proc/sys/net/ipv4/ip_forward; ip route add 198.51.100.0/24 via 10.77.0.2")
     with Ears((_MAC, _OTHER_MAC, _SECOND_MAC), (pair.web, pair.db)) as ears:
@@ -194,13 +194,13 @@ def story(pair: Pair) -> Iterator[Story]:
             rule_alone = rogue.tries()
         yield Story(good, weighed, over, rule_alone)
     guest.forget(each)
-    # Whoever comes next of this name starts clean.
+    # The next VM of this name starts clean.
     package.xenbw("rmvm", each.name, "--yes")
     pair.db.run("echo 0 >/proc/sys/net/ipv4/ip_forward; ip route del 198.51.100.0/24")
 
 
 def _shows(frame: Frame, name: str) -> bool:
-    """Whether a frame comes of one of them."""
+    """Whether a frame comes from the evasion of that name."""
     kind, arp, ports = frame.head[12:14], frame.head[28:32], frame.head[34:38]
     if name == "gratuitous ARP":
         return kind == b"\x08\x06" and arp == frame.head[38:42]
@@ -210,40 +210,40 @@ def _shows(frame: Frame, name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", _MARKS)
-def test_in_good_standing_it_leads_to_the_host_outside(name: str, story: Story) -> None:
+def test_in_good_standing_each_evasions_frames_arrive_outside(name: str, story: Story) -> None:
     assert any(_shows(frame, name) for frame in story.good.frames), story.good.said
 
 
-def test_in_good_standing_a_guest_is_charged_for_each_byte_that_anybody_got_of_it(story: Story) -> None:
-    # With VLAN tags no less: at either end the kernel takes the outer one off before it counts.
+def test_in_good_standing_a_guest_is_charged_for_each_byte_that_others_got(story: Story) -> None:
+    # Also for frames with VLAN tags: at both ends the kernel removes the outer tag before it counts.
     assert story.weighed.charged == story.weighed.got
 
 
-def test_of_what_its_own_card_counted_nothing_but_vlan_tags_is_free(story: Story) -> None:
-    # The outer tag of each frame, 4 bytes, is no part of what is charged; a second one is. See docs/metering.md.
+def test_of_the_bytes_of_its_own_card_only_vlan_tags_are_not_charged(story: Story) -> None:
+    # The outer tag of each frame, 4 bytes, is not charged; a second tag is. See docs/metering.md.
     assert story.weighed.tagged > 4
     assert story.weighed.counted - story.weighed.charged == _VLAN_TAG * story.weighed.tagged
 
 
 @pytest.fixture(params=["as the block stands", "by the drop rule alone"])
 def blocked(request: pytest.FixtureRequest, story: Story) -> Tried:
-    """Over its allowance: its link is down, or up all the same, with no null route left and nobody to mend it."""
+    """Over its allowance: the link is down; or it is up, without null routes and with the daemon stopped."""
     by_rule = request.param == "by the drop rule alone"
     tried = story.rule_alone if by_rule else story.over
     assert tried.link == ("up" if by_rule else "down")
     return tried
 
 
-def test_over_its_allowance_not_a_frame_of_a_guest_reaches_the_host_outside(blocked: Tried) -> None:
+def test_over_its_allowance_no_frame_of_a_guest_reaches_the_host_outside(blocked: Tried) -> None:
     assert blocked.frames == []
-    # It did try.
+    # The guest did send.
     assert blocked.sent > 40
 
 
-def test_over_its_allowance_nobody_gets_a_frame_of_a_guest(blocked: Tried) -> None:
+def test_over_its_allowance_no_host_gets_a_frame_of_a_guest(blocked: Tried) -> None:
     assert blocked.heard == {"outside": 0, "dom0": 0, "web1": 0, "db1": 0}
 
 
-def test_over_its_allowance_a_guest_that_listens_to_all_hears_nothing(blocked: Tried, story: Story) -> None:
+def test_over_its_allowance_a_guest_that_listens_to_all_frames_hears_none(blocked: Tried, story: Story) -> None:
     assert (blocked.received, blocked.answered) == (0, False)
     assert (story.good.received > 0, story.good.answered) == (True, True)

@@ -1,4 +1,4 @@
-"""A guest over its allowance is restarted, in each way there is: it gets no packet through, from its first on."""
+"""A guest over its allowance is restarted in every way: not even its first packet gets through."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _WAYS: dict[str, Callable[[Guest], None]] = {
 
 @dataclass(frozen=True)
 class Restarted:
-    """A guest after its restart: its domid and usage before and now, what its card counted since, what got through.
+    """A guest after its restart: its domid and usage before and now, its card's counters since, and what got through.
 
-    `packets` come from its addresses, `frames` from its card, whatever they are.
+    `packets` come from its addresses, `frames` of any kind from its card.
     """
 
     guest: Guest
@@ -49,7 +49,7 @@ class Restarted:
 
 @pytest.fixture(scope="module", autouse=True)
 def restarted(xenbw: None) -> Iterator[dict[str, Restarted]]:
-    """One guest for each way, all at once, by the name of the way. Each shouts for its first 10 seconds."""
+    """One guest for each way of restarting, by its name, all at once. Each pings for its first 10 seconds."""
     guests = {way: park.numbered(way.replace(",", "").replace(" ", "-"), 21 + at) for at, way in enumerate(_WAYS)}
     guest.create(*guests.values())
     before = _send_over(list(guests.values()))
@@ -77,7 +77,7 @@ def restarted(xenbw: None) -> Iterator[dict[str, Restarted]]:
 
 
 def _send_over(guests: list[Guest]) -> dict[str, Usage]:
-    """Let each use something, and more than it may; their usages then. They are quiet from here on."""
+    """Make each guest go over its allowance; returns their usages. The guests send nothing after that."""
     for each in guests:
         each.run("killall ping")
         each.download(1)
@@ -89,26 +89,26 @@ def _send_over(guests: list[Guest]) -> dict[str, Usage]:
 
 @pytest.fixture(params=list(_WAYS))
 def case(request: pytest.FixtureRequest, restarted: dict[str, Restarted]) -> Restarted:
-    """Each of them in turn."""
+    """Each guest in turn."""
     return restarted[request.param]
 
 
-def test_not_a_packet_gets_through(case: Restarted) -> None:
+def test_no_packet_gets_through(case: Restarted) -> None:
     assert case.packets == []
-    # It did try.
+    # The guest did send.
     assert case.since_boot.out_bytes > 1000
 
 
-def test_it_is_another_domain_and_still_blocked(case: Restarted) -> None:
+def test_the_guest_is_another_domain_and_still_blocked(case: Restarted) -> None:
     assert case.guest.domid not in (None, case.domid_before)
     assert case.guest.silent("10.77.0.1", "10.77.0.2", "fd77::1", "fd77::2")
 
 
-def test_its_usage_is_carried_over(case: Restarted) -> None:
+def test_the_guests_usage_is_carried_over(case: Restarted) -> None:
     assert case.before.in_bytes > 1_000_000
-    # What a guest tries in vain is refused, and no usage.
+    # Frames that the block dropped are refused, not usage.
     assert case.after == case.before
 
 
-def test_not_a_frame_gets_through(case: Restarted) -> None:
+def test_no_frame_gets_through(case: Restarted) -> None:
     assert case.frames == []

@@ -1,4 +1,4 @@
-"""A block ends: the allowance is raised, or the address belongs to somebody else now."""
+"""A block ends: the allowance is raised, or another VM holds the address now."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_raised_allowance_releases_a_guest_at_once(web: Guest) -> None:
     assert web.pings("10.77.0.1", "fd77::2")
 
 
-def test_what_is_allowed_to_a_guest_over_its_allowance_it_reaches_and_nothing_else(web: Guest) -> None:
+def test_a_guest_over_its_allowance_reaches_only_allowed_networks(web: Guest) -> None:
     with package.allowing("10.77.0.2", "fd77::2"):
         package.send_over("web1")
         assert until(lambda: web.pings("10.77.0.2", "fd77::2"), scaled(2))
@@ -29,7 +29,7 @@ def test_what_is_allowed_to_a_guest_over_its_allowance_it_reaches_and_nothing_el
     package.release("web1")
 
 
-def test_an_address_given_to_another_guest_is_not_blocked_for_it(web: Guest) -> None:
+def test_an_address_given_to_another_guest_is_not_blocked(web: Guest) -> None:
     package.send_over("web1")
     web.shut_down()
     heir = Guest("heir", [Card("00:16:3e:77:00:0e", web.cards[0].ips)])
@@ -45,5 +45,5 @@ def test_an_address_given_to_another_guest_is_not_blocked_for_it(web: Guest) -> 
 
 
 def _sequence_number(echo: Frame) -> int:
-    """Of an ICMP echo request behind an IPv4 header without options: a guest counts its pings from 0."""
+    """The sequence number of an ICMP echo request in IPv4 without options; a guest counts its pings from 0."""
     return int.from_bytes(echo.head[40:42], "big")

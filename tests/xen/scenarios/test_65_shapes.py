@@ -1,4 +1,4 @@
-"""Guests of the shapes that admins give them: several cards, names for cards, odd names, several addresses, none."""
+"""Guests as admins configure them: several vifs, a vifname, odd names, several addresses, no address."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Shapes:
 
 @pytest.fixture(scope="module", autouse=True)
 def shapes(xenbw: None) -> Iterator[Shapes]:
-    """All running, and free."""
+    """All guests run, and none is blocked."""
     guests = Shapes(
         two_cards=Guest(
             "customer-42.example.org_web+db-frontend",
@@ -43,23 +43,23 @@ def shapes(xenbw: None) -> Iterator[Shapes]:
 
 @pytest.fixture
 def two_cards(shapes: Shapes) -> Guest:
-    """A long name, two cards, the first of which has a name of its own in dom0."""
+    """A guest with a long name and two vifs; the first has a vifname."""
     return shapes.two_cards
 
 
 @pytest.fixture
 def odd_name(shapes: Shapes) -> Guest:
-    """A name with a space and a colon, three addresses on its card."""
+    """A guest with a space and a colon in its name, and three addresses on its vif."""
     return shapes.odd_name
 
 
 @pytest.fixture
 def unknown(shapes: Shapes) -> Guest:
-    """Its config file says nothing of its address."""
+    """A guest whose config file does not have its address."""
     return shapes.unknown
 
 
-def test_both_cards_of_a_guest_are_metered(two_cards: Guest) -> None:
+def test_both_vifs_of_a_guest_are_metered(two_cards: Guest) -> None:
     for card in ("eth0", "eth1"):
         peer = "10.77.0.2" if card == "eth0" else "10.77.0.1"
         two_cards.run(f"ip route replace {peer} dev {card}")
@@ -75,12 +75,12 @@ def test_a_guest_with_an_odd_name_is_metered(odd_name: Guest) -> None:
     package.settled(odd_name)
 
 
-def test_a_guest_whose_address_nobody_told_is_metered(unknown: Guest) -> None:
+def test_a_guest_whose_address_is_not_configured_is_metered(unknown: Guest) -> None:
     unknown.download(1)
     package.settled(unknown)
 
 
-def test_both_cards_of_a_guest_are_blocked(two_cards: Guest) -> None:
+def test_both_vifs_of_a_guest_are_blocked(two_cards: Guest) -> None:
     package.send_over(two_cards.name)
     for source in ("10.77.0.31", "10.77.0.32"):
         for peer in ("10.77.0.1", "10.77.0.2"):
@@ -89,7 +89,7 @@ def test_both_cards_of_a_guest_are_blocked(two_cards: Guest) -> None:
     assert two_cards.pings("10.77.0.2")
 
 
-def test_all_addresses_of_a_card_are_blocked(odd_name: Guest) -> None:
+def test_all_addresses_of_a_vif_are_blocked(odd_name: Guest) -> None:
     package.send_over(odd_name.name)
     for source, peer in (("10.77.0.33", "10.77.0.2"), ("10.77.0.34", "10.77.0.2"), ("fd77::33", "fd77::2")):
         assert odd_name.run(f"ping -q -c 2 -i 0.3 -W 2 -I {source} {peer}").status != 0
@@ -97,7 +97,7 @@ def test_all_addresses_of_a_card_are_blocked(odd_name: Guest) -> None:
     assert odd_name.pings("10.77.0.2")
 
 
-def test_a_guest_whose_address_nobody_told_is_blocked(unknown: Guest) -> None:
+def test_a_guest_whose_address_is_not_configured_is_blocked(unknown: Guest) -> None:
     package.send_over(unknown.name)
     try:
         assert unknown.silent("10.77.0.1", "10.77.0.2")
@@ -105,7 +105,7 @@ def test_a_guest_whose_address_nobody_told_is_blocked(unknown: Guest) -> None:
         package.release(unknown.name)
 
 
-def test_a_card_attached_later_is_metered_and_blocked_and_stays_counted_when_it_is_detached(odd_name: Guest) -> None:
+def test_a_vif_attached_later_is_metered_and_blocked_and_stays_counted_when_it_is_detached(odd_name: Guest) -> None:
     shell.run("xl", "network-attach", odd_name.name, "bridge=xenbr0", "mac=00:16:3e:77:02:05", "ip=10.77.0.36")
     setup = "ip addr add 10.77.0.36/24 dev eth1 && ip link set eth1 up && ip route replace 10.77.0.2 dev eth1"
     assert until(lambda: odd_name.run(setup).status == 0)
@@ -125,7 +125,7 @@ def test_a_card_attached_later_is_metered_and_blocked_and_stays_counted_when_it_
 
 
 def _group() -> int:
-    """The interface group of the card with a name of its own, which udev's rule puts it into before its script."""
+    """The interface group of the vif with a vifname; udev's rule sets it before the vif script runs."""
     return int(Path("/sys/class/net/itsown/netdev_group").read_text())
 
 
@@ -133,7 +133,7 @@ def _group() -> int:
     ("daemon", "options"),
     [("running", "bridge=xenbr0"), ("dead", "bridge=xenbr0"), ("dead", "bridge=xenbr0,vifname=itsown")],
 )
-def test_a_card_attached_to_a_guest_over_its_allowance_lets_not_a_frame_through(
+def test_a_vif_attached_to_a_guest_over_its_allowance_passes_no_frame(
     unknown: Guest, daemon: str, options: str
 ) -> None:
     package.send_over(unknown.name)

@@ -1,4 +1,4 @@
-"""Domains and cards that look like somebody else: a dead domain that is kept, a card that is called after another."""
+"""Misleading domains and vifs: a preserved dead domain, and a vif with the name of another domain's vif."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rig.pace import until
 
 @pytest.fixture
 def crasher(xenbw: None) -> Iterator[Guest]:
-    """A guest over its allowance that is started again when it crashes, and of which the dead domain is kept."""
+    """A guest over its allowance that restarts after a crash, while its dead domain is preserved."""
     each = park.numbered("crasher", 51)
     each.config.write_text(each.config.read_text() + 'on_crash = "rename-restart"\n')
     each.create()
@@ -25,13 +25,13 @@ def crasher(xenbw: None) -> Iterator[Guest]:
     each.config.unlink()
 
 
-def test_a_dead_domain_that_is_kept_does_not_free_its_vm(crasher: Guest) -> None:
+def test_a_preserved_dead_domain_does_not_release_its_vm(crasher: Guest) -> None:
     before, since = crasher.domid, outside.mark()
     crasher.say("echo c >/proc/sysrq-trigger")
     crasher.wait(other_than=before)
     kept = {name: domid for name, domid in xenstore.domids().items() if domid == before}
     assert kept, f"the dead domain is not kept: {xenstore.domids()}"
-    # A minute is how long a survey of all domains may take to come round.
+    # The daemon surveys all domains once a minute.
     crasher.run("sleep 70")
     assert crasher.silent("10.77.0.1", "10.77.0.2", "fd77::2")
     assert outside.packets(since, crasher) == []
@@ -52,8 +52,8 @@ def blocked(xenbw: None) -> Iterator[Guest]:
 
 
 @pytest.mark.parametrize("daemon", ["running", "dead"])
-def test_a_card_that_is_called_after_a_blocked_domain_is_not_cut_off(blocked: Guest, daemon: str) -> None:
-    # As in a config that was copied while its domain had another number.
+def test_a_vif_with_a_blocked_domains_name_is_not_cut_off(blocked: Guest, daemon: str) -> None:
+    # As with a vifname= in a config that was written when the domain had another domid.
     card = Card("00:16:3e:77:00:35", ("10.77.0.53",), options=f"bridge=xenbr0,vifname=vif{blocked.domid}.1")
     innocent = Guest("innocent", [card])
     if daemon == "dead":

@@ -1,4 +1,4 @@
-"""A guest is saved and restored, migrated, another renamed."""
+"""A guest is saved and restored, and migrated; another guest is renamed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SAVED = Path("/var/tmp/web1.save")
 
 @dataclass(frozen=True)
 class Renamed:
-    """A guest under its new name: the old one, what had passed under that, and what its card had counted by then."""
+    """A guest under its new name: its old name, the usage under the old name, and its card's counters at that time."""
 
     guest: Guest
     old_name: str
@@ -29,7 +29,7 @@ class Renamed:
 
 @pytest.fixture(scope="module", autouse=True)
 def renamed(pair: Pair) -> Iterator[Renamed]:
-    """db1 is renamed, and uses the network. That is noticed within a minute, so the other scenario comes first."""
+    """db1 is renamed, and uses the network. xenbw notices that within a minute, so the other scenario comes first."""
     guest, old_name = pair.db, pair.db.name
     package.settled(guest)
     before = until(lambda: _at_rest(guest))
@@ -43,8 +43,8 @@ def renamed(pair: Pair) -> Iterator[Renamed]:
 
 
 def _at_rest(guest: Guest) -> Renamed | None:
-    """What passed under its present name, and what its card had counted at that moment; None if that is not to be told
-    because something came in between."""
+    """The usage under the guest's present name, and its card's counters at the same moment; None if packets passed in
+    between."""
     counted = guest.counters()
     before = package.passed(guest.name)
     return Renamed(guest, guest.name, before, counted) if guest.counters() == counted else None
@@ -55,9 +55,9 @@ def _restore() -> None:
 
 
 def _migrate() -> None:
-    """What a host does that a guest is migrated to. The sender is the stand-in, a guest's saved state and the word that
-    ends its part (xen tools/xl/xl.h): a para-virtual guest cannot be sent while it runs, for Debian's Xen is built
-    without the shadow paging that finds what it has written meanwhile."""
+    """Receive a migrating guest. The sender is simulated by a guest's saved state and the message that ends its part
+    (xen tools/xl/xl.h): a PV guest cannot be sent while it runs, since Debian's Xen is built without the shadow paging
+    that finds the pages it writes meanwhile."""
     with _SAVED.open("ab") as stream:
         stream.write(b"domain is yours, you are cleared to unpause\0")
     with _SAVED.open("rb") as stream:
@@ -66,7 +66,7 @@ def _migrate() -> None:
 
 @pytest.mark.parametrize("daemon", ["running", "dead"])
 @pytest.mark.parametrize("move", [_restore, _migrate])
-def test_a_guest_over_its_allowance_is_blocked_from_its_first_packet_where_it_comes_to(
+def test_a_guest_over_its_allowance_is_blocked_from_its_first_packet_after_it_arrives(
     web: Guest, move: Callable[[], None], daemon: str
 ) -> None:
     before, domid = package.usage("web1"), web.domid
@@ -79,7 +79,7 @@ def test_a_guest_over_its_allowance_is_blocked_from_its_first_packet_where_it_co
         shell.run("xl", "save", "web1", str(_SAVED))
         move()
         web.wait(other_than=domid)
-        # It goes on where it was: pinging.
+        # The guest goes on pinging.
         assert web.run("sleep 3; killall ping").status == 0
         assert outside.frames(since, web) == []
         assert web.silent("10.77.0.1", "10.77.0.2", "fd77::2")
@@ -91,7 +91,7 @@ def test_a_guest_over_its_allowance_is_blocked_from_its_first_packet_where_it_co
     assert web.pings("10.77.0.2")
 
 
-def test_usage_goes_on_under_the_new_name_and_nothing_counts_twice(renamed: Renamed) -> None:
+def test_usage_goes_on_under_the_new_name_and_no_byte_counts_twice(renamed: Renamed) -> None:
     guest = renamed.guest
     assert until(lambda: guest.name in package.usages()), "the new name is not noticed"
     guest.download(1)

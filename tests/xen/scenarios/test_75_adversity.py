@@ -1,4 +1,4 @@
-"""With the daemon dead, the rules flushed and more wrong, guests boot all the same, and who is over stays blocked."""
+"""With the daemon dead, the rules flushed and another fault, guests boot, and guests that are over stay blocked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def over(pair: Pair) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ledger_read_only() -> Iterator[None]:
-    """And the daemon never ran since dom0 booted: who is over is known from the ledger alone."""
+    """The ledger is read-only, and the daemon never ran since dom0 booted: only the ledger tells which VMs are over."""
     (_RUN / "over").rename(_RUN / "over.away")
     shell.run("mount", "--bind", str(_STATE), str(_STATE))
     shell.run("mount", "-o", "remount,ro,bind", str(_STATE))
@@ -42,7 +42,7 @@ def _ledger_read_only() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _disk_full() -> Iterator[None]:
-    """The disk of the ledger: a small one of its own, full to the last byte."""
+    """The ledger is on a small disk that is full."""
     shell.run("cp", "-a", f"{_STATE}/.", "/var/tmp/xenbw")
     shell.run("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(_STATE))
     try:
@@ -75,7 +75,7 @@ _Harm = Callable[[], AbstractContextManager[None]]
 
 @contextlib.contextmanager
 def _restarted_under(harm: _Harm, pair: Pair) -> Iterator[int]:
-    """Both guests started with the daemon dead and the rules flushed; a mark of the capture before their start."""
+    """Start both guests with the daemon dead and the rules flushed; yields a mark of the capture before their start."""
     shell.together(["xl", "destroy", "web1"], ["xl", "destroy", "db1"])
     package.stop_daemon()
     try:
@@ -88,7 +88,7 @@ def _restarted_under(harm: _Harm, pair: Pair) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("harm", [_ledger_read_only, _disk_full])
-def test_every_guest_boots_with_its_network_and_who_is_over_is_blocked(harm: _Harm, pair: Pair) -> None:
+def test_every_guest_boots_with_its_network_and_a_guest_that_is_over_is_blocked(harm: _Harm, pair: Pair) -> None:
     with _restarted_under(harm, pair) as since:
         assert pair.db.pings("10.77.0.2", "fd77::2")
         assert pair.web.silent("10.77.0.1", "10.77.0.2", "10.77.0.12", "fd77::2")
@@ -100,10 +100,10 @@ def test_with_xenbws_python_broken_every_guest_boots_with_its_network(pair: Pair
         assert pair.db.pings("10.77.0.2", "fd77::2")
 
 
-def test_whoever_was_over_is_blocked_again_as_soon_as_all_is_well(web: Guest, db: Guest) -> None:
+def test_a_guest_that_was_over_is_blocked_again_once_the_fault_is_repaired(web: Guest, db: Guest) -> None:
     assert web.silent("10.77.0.1", "10.77.0.2", "fd77::2")
     assert db.pings("10.77.0.2")
 
 
-def test_what_passed_meanwhile_is_counted(db: Guest) -> None:
+def test_traffic_during_the_fault_is_counted(db: Guest) -> None:
     package.settled(db)

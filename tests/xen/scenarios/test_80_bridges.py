@@ -1,4 +1,4 @@
-"""Guests that are routed, on Open vSwitch, on a bridge that iptables does not see, and with either iptables."""
+"""Guests that are routed, on Open vSwitch, or on a bridge that iptables does not see; and either kind of iptables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROUTED_IP, _SWITCHED_IP, _SWITCHED_OUTSIDE = "10.78.0.11", "10.79.0.11", "10.79
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A guest behind vif-route, and one behind vif-openvswitch."""
+    """A guest with vif-route, and a guest with vif-openvswitch."""
 
     routed: Guest
     switched: Guest
@@ -24,7 +24,7 @@ class Elsewhere:
 
 @pytest.fixture(scope="module", autouse=True)
 def elsewhere(xenbw: None) -> Iterator[Elsewhere]:
-    """Both running. The host outside is at the switch too, as 10.79.0.2."""
+    """Both guests run. The host outside is connected to the switch as well, as 10.79.0.2."""
     _make_switch()
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     guests = Elsewhere(
@@ -89,7 +89,7 @@ def test_a_guest_on_open_vswitch_is_blocked(elsewhere: Elsewhere) -> None:
 
 @pytest.fixture
 def unfiltered() -> Iterator[None]:
-    """As without br_netfilter, Debian's default: iptables does not see what the bridge forwards."""
+    """iptables does not see bridged frames, as by Debian's default, without br_netfilter."""
     switches = [Path(f"/proc/sys/net/bridge/bridge-nf-call-{family}") for family in ("iptables", "ip6tables")]
     for switch in switches:
         switch.write_text("0")
@@ -105,7 +105,7 @@ def test_on_an_unfiltered_bridge_a_blocked_guest_does_not_reach_dom0(web: Guest)
 
 
 @pytest.mark.usefixtures("unfiltered")
-def test_on_an_unfiltered_bridge_a_blocked_guest_reaches_nobody_else(web: Guest) -> None:
+def test_on_an_unfiltered_bridge_a_blocked_guest_reaches_no_other_host(web: Guest) -> None:
     package.send_over("web1")
     since = outside.mark()
     assert web.silent("10.77.0.2", "10.77.0.12", "fd77::2")
@@ -113,7 +113,7 @@ def test_on_an_unfiltered_bridge_a_blocked_guest_reaches_nobody_else(web: Guest)
 
 
 @pytest.mark.parametrize("alternative", ["iptables-legacy", "iptables-nft"])
-def test_either_iptables_may_be_the_hosts(alternative: str, web: Guest) -> None:
+def test_a_guest_is_blocked_with_either_iptables_on_the_host(alternative: str, web: Guest) -> None:
     package.release("web1")
     for family in ("iptables", "ip6tables"):
         shell.run("update-alternatives", "--set", family, f"/usr/sbin/{alternative.replace('iptables', family)}")

@@ -1,4 +1,4 @@
-"""Other hands in the firewall, and none before us: the block is there all the same."""
+"""Other programs change the firewall, or none has loaded one yet: the block holds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rig.pace import scaled, until
 from rig.park import Pair
 
 _EVERYWHERE = ("10.77.0.1", "10.77.0.2", "10.77.0.12", "fd77::1", "fd77::2")
-# [enforce] interval: between two checks that the blocks still stand.
+# [enforce] interval: seconds between two checks of the blocks.
 _CHECK = 10.0
 _CHAINS = ("INPUT", "FORWARD", "OUTPUT")
-# As iptables-save prints them.
+# Rules as iptables-save prints them.
 _NO_RULES = "'*filter' ':INPUT ACCEPT' ':FORWARD ACCEPT' ':OUTPUT ACCEPT' COMMIT"
 
 
@@ -32,7 +32,7 @@ def _loaded() -> set[str]:
     return {line.split()[0] for line in Path("/proc/modules").read_text().splitlines()}
 
 
-def test_the_unit_blocks_where_no_firewall_has_loaded_its_modules_yet(web: Guest) -> None:
+def test_the_unit_blocks_when_no_firewall_has_loaded_its_modules_yet(web: Guest) -> None:
     package.stop_daemon()
     for command in ("iptables-legacy", "ip6tables-legacy"):
         shell.run(command, "-X")
@@ -44,13 +44,13 @@ def test_the_unit_blocks_where_no_firewall_has_loaded_its_modules_yet(web: Guest
     assert web.silent(*_EVERYWHERE)
 
 
-def test_a_reload_of_nftables_leaves_the_block(web: Guest) -> None:
+def test_the_block_holds_after_a_reload_of_nftables(web: Guest) -> None:
     shell.run("systemctl", "start", "nftables")
     shell.run("systemctl", "reload", "nftables")
     assert until(lambda: web.silent(*_EVERYWHERE), _CHECK + scaled(1))
 
 
-def test_the_block_is_back_after_iptables_restore_took_it_away(web: Guest) -> None:
+def test_the_block_is_back_after_iptables_restore_removed_it(web: Guest) -> None:
     with package.daemon_asleep():
         for command in ("iptables-legacy-restore", "ip6tables-legacy-restore"):
             shell.run("sh", "-c", f"printf '%s\\n' {_NO_RULES} | {command}")
@@ -59,7 +59,7 @@ def test_the_block_is_back_after_iptables_restore_took_it_away(web: Guest) -> No
     assert until(lambda: web.silent(*_EVERYWHERE), _CHECK + scaled(1))
 
 
-def test_the_block_is_back_after_an_admin_accepts_everything_first(web: Guest) -> None:
+def test_the_block_is_back_after_an_admin_inserts_a_rule_that_accepts_everything(web: Guest) -> None:
     with package.daemon_asleep():
         for chain in _CHAINS:
             shell.run("iptables-legacy", "-I", chain, "-j", "ACCEPT")

@@ -19,17 +19,17 @@ def removed(pair: Pair) -> None:
     package.remove()
 
 
-def test_a_blocked_guest_is_free_when_the_package_is_removed(web: Guest) -> None:
+def test_a_blocked_guest_is_released_when_the_package_is_removed(web: Guest) -> None:
     assert web.pings(*_EVERYWHERE)
 
 
-def test_a_guest_starts_with_the_hook_that_is_left_as_a_conffile(db: Guest) -> None:
+def test_a_guest_starts_with_the_hook_that_stays_as_a_conffile(db: Guest) -> None:
     db.destroy()
     db.create()
     assert db.pings("10.77.0.2")
 
 
-def test_apt_installs_it_again_without_the_network_and_it_knows_what_it_knew(web: Guest) -> None:
+def test_apt_installs_the_package_again_without_a_network_and_its_ledger_is_kept(web: Guest) -> None:
     package.install_with_apt()
     assert web.silent(*_EVERYWHERE)
     package.release("web1")

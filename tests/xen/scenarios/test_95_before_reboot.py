@@ -1,4 +1,4 @@
-"""The last thing before dom0 is rebooted. What comes of it: after_reboot/."""
+"""The last steps before dom0 is rebooted. Their results are tested in after_reboot/."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from rig.park import Pair
 
 
 def test_guests_are_left_to_xendomains(pair: Pair) -> None:
-    """All three start with dom0. web1, over its allowance, runs when dom0 goes down, so it is saved and restored; shop,
-    over its allowance too, does not run, so it starts anew; db1 is free."""
+    """All three guests start with dom0. web1, over its allowance, runs when dom0 shuts down, so it is saved and
+    restored. shop, over its allowance as well, does not run, so it is started. db1 is in good standing."""
     shop = park.shop()
     shop.create()
     pair.web.run("ping -i 0.2 10.77.0.2 >/dev/null 2>&1 & ping -i 0.2 fd77::2 >/dev/null 2>&1 &")

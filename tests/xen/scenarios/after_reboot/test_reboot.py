@@ -11,7 +11,7 @@ from rig.pace import scaled, until
 
 @pytest.fixture(scope="module")
 def guests() -> dict[str, Guest]:
-    """web1, restored; shop, started; db1, restored and free: as soon as xendomains has all of them running."""
+    """web1, restored; shop, started; db1, restored and in good standing: once xendomains has started all of them."""
     guests = {guest.name: guest for guest in (park.web(), park.shop(), park.db())}
     for guest in guests.values():
         guest.wait()
@@ -31,12 +31,12 @@ def test_a_guest_in_good_standing_has_its_network(guests: dict[str, Guest]) -> N
     assert guests["db1"].pings("10.77.0.2", "fd77::2")
 
 
-def test_they_are_metered_again(guests: dict[str, Guest]) -> None:
+def test_the_guests_are_metered_again(guests: dict[str, Guest]) -> None:
     before = package.usage("db1")
     guests["db1"].download(1)
     assert until(lambda: package.usage("db1").in_bytes - before.in_bytes > 1_000_000, scaled(3))
 
 
 def test_the_capture_outside_has_run_since_before_the_first_guest(guests: dict[str, Guest]) -> None:
-    """Else it would prove nothing that it saw none of the others."""
+    """Otherwise a capture without packets of blocked guests would prove nothing."""
     assert outside.packets(0, guests["db1"])

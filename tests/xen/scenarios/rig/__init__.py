@@ -1,1 +1,1 @@
-"""What the scenarios are told with: guests, a host outside, the package, and patience. All of it runs in dom0."""
+"""The scenarios' tools: guests, a host outside, the package, and waiting. All of them run in dom0."""

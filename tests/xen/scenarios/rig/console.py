@@ -1,4 +1,4 @@
-"""The command channel into a guest: its console. It needs no network. The protocol is told in guest/init."""
+"""The command channel into a guest: its console, without a network. guest/init describes the protocol."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from dataclasses import dataclass
 
 from rig import xenstore
 
-# What got lost on the way is sent again; the guest runs no command twice.
+# A lost command is sent again; the guest runs no command twice.
 _REPEAT = 5.0
 _PIECE = 256
 
-# Threads may take from it at the same time.
+# Several threads take numbers from it at the same time.
 _numbers = itertools.count()
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a command in a guest said (standard output and error together), and its exit status."""
+    """A command's output in a guest (standard output and error together), and its exit status."""
 
     status: int
     output: str
@@ -42,19 +42,19 @@ def ask(domid: int, command: str, seconds: float) -> Result:
         raise NoAnswerError(f"domain {domid} has no console")
     console = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
     try:
-        # One question at a time; closing lets go.
+        # One command at a time; closing the file releases the lock.
         fcntl.flock(console, fcntl.LOCK_EX)
         tty.setraw(console)
         return _converse(console, command, deadline)
     except OSError as error:
-        # The guest went, and its terminal with it.
+        # The guest is gone, and its terminal with it.
         raise NoAnswerError(f"domain {domid}: {error}") from error
     finally:
         os.close(console)
 
 
 def say(domid: int, command: str) -> None:
-    """The same for a command after which no answer comes."""
+    """Run a shell command in a guest that sends no answer."""
     try:
         ask(domid, command, 5.0)
     except NoAnswerError:
@@ -64,7 +64,7 @@ def say(domid: int, command: str) -> None:
 def _converse(console: int, command: str, deadline: float) -> Result:
     token = f"{os.getpid()}x{time.monotonic_ns()}x{next(_numbers)}"
     question = f"{token} {base64.b64encode(command.encode()).decode()}\n".encode()
-    # The kernel may talk in between, and into, an answer; one that is not whole comes again.
+    # The kernel may print between answers and into an answer; a damaged answer is asked for again.
     answer = re.compile(rf"{token} (\d+) =([A-Za-z0-9+/=]*) END\r?\n".encode())
     heard = b""
     while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Who gets what of a guest, by counters of the kernel at their ends: the host outside, dom0, other guests."""
+"""Counts the frames of a guest that reach the host outside, dom0 and other guests, by nft counters at their ends."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _ETHERNET_HEADER = 14
 
 
 class Ears:
-    """Counts what others get of a guest that may use several MACs, each frame at each who gets it; and weighs it, each
-    frame once: with whom it is addressed to, or else at the host outside.
+    """Counts the frames of a guest that may use several MACs: `heard` at each receiver; `weight` each frame once, at
+    the receiver that it is addressed to, or else at the host outside.
 
     others: all guests that run beside it.
     """
@@ -37,7 +37,7 @@ class Ears:
         return self
 
     def _counters(self, who: str, hook: str, weighed: str) -> str:
-        """At somebody's end: of all that comes of the guest, and of what is weighed there."""
+        """Counters at one receiver: for all frames of the guest, and for the frames that are weighed there."""
         return f"""
             counter {who} {{}}
             counter {who}_weighed {{}}
@@ -53,13 +53,13 @@ class Ears:
             shell.run(*where, "nft", "delete", "table", *_TABLE)
 
     def heard(self) -> dict[str, int]:
-        """How many frames of it each has got so far."""
+        """How many of the guest's frames each receiver has got so far."""
         return {who: frames for who, (frames, _) in _read().items() if not who.endswith("_weighed")}
 
     def weight(self) -> int:
-        """Bytes of all that any of them has got so far, without Ethernet headers: as dom0 counts what a guest sends."""
+        """Bytes of all frames so far, each once, without Ethernet headers, as dom0 counts frames from a guest."""
         told = _read()
-        # At an egress hook the header is still there.
+        # An egress hook counts with the Ethernet header.
         headers = _ETHERNET_HEADER * sum(told[f"{name}_weighed"][0] for name in self._others)
         return sum(size for who, (_, size) in told.items() if who.endswith("_weighed")) - headers
 

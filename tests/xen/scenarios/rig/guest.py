@@ -1,4 +1,4 @@
-"""Real guests: Linux with busybox, para-virtual, as admins write them down in /etc/xen and start with xl."""
+"""Real PV guests, Linux with busybox, with config files in /etc/xen and started with xl."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Card:
-    """One vif. `ips` is what the guest sets up; `told`, what its config file says of it: the same, unless given."""
+    """One vif. `ips`: the addresses that the guest sets; `told`: those in its config file, the same unless given."""
 
     mac: str
     ips: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class Card:
     options: str = "bridge=xenbr0"
 
     def config(self) -> str:
-        """The vif in xl's words."""
+        """The vif as in xl's config file."""
         told = self.ips if self.told is None else self.told
         addresses = f",ip={' '.join(told)}" if told else ""
         return f"mac={self.mac},{self.options}{addresses}"
@@ -58,17 +58,17 @@ class Guest:
 
     @property
     def mac(self) -> str:
-        """Its first card's."""
+        """The MAC of its first card."""
         return self.cards[0].mac
 
     @property
     def ip(self) -> str:
-        """Its first card's first address."""
+        """The first address of its first card."""
         return self.cards[0].ips[0]
 
     @property
     def domid(self) -> int | None:
-        """None while it does not run."""
+        """Its domid; None while it does not run."""
         return xenstore.domids().get(self.name)
 
     def _write_config(self, gateway: str, shout: Sequence[str]) -> None:
@@ -92,7 +92,7 @@ class Guest:
         )
 
     def create(self) -> None:
-        """`xl create`, until it answers."""
+        """`xl create`, and wait until the guest answers."""
         self.begin()
         self.wait()
 
@@ -101,7 +101,7 @@ class Guest:
         shell.run("xl", "create", "-q", str(self.config))
 
     def wait(self, other_than: int | None = None) -> None:
-        """Until it answers, as another domain than the given one."""
+        """Wait until the guest answers, as another domain than the given one."""
 
         def answers() -> bool:
             domid = self.domid
@@ -115,27 +115,27 @@ class Guest:
         assert until(answers), f"{self.name} does not answer; domains: {xenstore.domids()}"
 
     def run(self, command: str, seconds: float = PATIENCE) -> Result:
-        """Run a shell command in it."""
+        """Run a shell command in the guest."""
         domid = self.domid
         assert domid is not None, f"{self.name} does not run"
         return console.ask(domid, command, seconds)
 
     def say(self, command: str) -> None:
-        """Run a shell command in it that ends its answering, such as `reboot -f`."""
+        """Run a shell command in the guest after which it does not answer, such as `reboot -f`."""
         domid = self.domid
         assert domid is not None, f"{self.name} does not run"
         console.say(domid, command)
 
     def pings(self, *addresses: str) -> bool:
-        """Whether each of them answers it, once at least."""
+        """Whether each address answers the guest at least once."""
         return all(answers > 0 for answers in self._answers(addresses))
 
     def silent(self, *addresses: str) -> bool:
-        """Whether none of them answers it."""
+        """Whether no address answers the guest."""
         return not any(self._answers(addresses))
 
     def _answers(self, addresses: Sequence[str]) -> list[int]:
-        """How many of 4 pings each address answers; all are tried at once."""
+        """How many of 4 pings each address answers; all are pinged at once."""
         tries = " ".join(f"ping -q -c 4 -i 0.3 -W 2 {address} >>/tmp/tries 2>&1 &" for address in addresses)
         answer = self.run(f"rm -f /tmp/tries; {tries} wait; cat /tmp/tries")
         answers = [int(count) for count in re.findall(r"(\d+) packets received", answer.output)]
@@ -143,13 +143,13 @@ class Guest:
         return answers
 
     def download(self, megabytes: int, source: str = _GATEWAY) -> None:
-        """Fetch so many million bytes, and wait for them."""
+        """Download so many million bytes, and wait for the end."""
         fetch = f"wget -q -O /dev/null http://{source}/1M && " * megabytes
         result = self.run(f"{fetch} true")
         assert result.status == 0, result
 
     def serve(self, megabytes: int) -> None:
-        """Have a file of so many million bytes for others to download."""
+        """Serve a file of so many million bytes to others."""
         self.run(f"dd if=/dev/zero of=/www/{megabytes}M bs=1000000 count={megabytes}")
 
     def upload(self, megabytes: int, target: str = _GATEWAY) -> None:
@@ -158,10 +158,10 @@ class Guest:
         assert result.status == 0, result
 
     def counters(self) -> Usage:
-        """Its own cards' counters since it booted, as bytes with Ethernet headers to it and without from it.
+        """The counters of the guest's own cards since it booted: bytes to it with Ethernet headers, from it without.
 
-        That is how dom0 counts: the kernel sets the header aside before it counts what a device received, and a vif
-        receives what its guest sends.
+        dom0 counts like that: the kernel removes the header before it counts a frame that a device received, and a vif
+        receives the frames that its guest sends.
         """
         statistics = "rx_bytes rx_packets tx_bytes tx_packets"
         answer = self.run(f"for c in /sys/class/net/eth*/statistics; do cd $c; cat {statistics}; done")
@@ -170,22 +170,22 @@ class Guest:
         return Usage(received + _ETHERNET_HEADER * received_packets, sent - _ETHERNET_HEADER * sent_packets)
 
     def reboot_by_xl(self) -> None:
-        """`xl reboot`; returns before it is up."""
+        """`xl reboot`; returns before the guest is up."""
         shell.run("xl", "reboot", self.name)
 
     def destroy(self) -> None:
-        """`xl destroy`, if it runs."""
+        """`xl destroy`, if the guest runs."""
         if self.domid is not None:
             shell.run("xl", "destroy", self.name)
             assert until(lambda: self.domid is None), f"{self.name} is not gone"
 
     def shut_down(self) -> None:
-        """`xl shutdown`, until it is gone."""
+        """`xl shutdown`, and wait until the guest is gone."""
         shell.run("xl", "shutdown", self.name)
         assert until(lambda: self.domid is None), f"{self.name} does not shut down"
 
     def start_with_dom0(self) -> None:
-        """Leave it to xendomains."""
+        """Make xendomains start the guest with dom0."""
         link = Path("/etc/xen/auto") / self.config.name
         link.parent.mkdir(exist_ok=True)
         link.unlink(missing_ok=True)
@@ -193,7 +193,7 @@ class Guest:
 
 
 def create(*guests: Guest) -> None:
-    """Start guests at the same time, until all answer."""
+    """Start guests at the same time, and wait until all answer."""
     shell.together(*(["xl", "create", "-q", str(guest.config)] for guest in guests))
     for guest in guests:
         guest.wait()

@@ -1,4 +1,4 @@
-"""The host outside, behind the bridge: what reached it, by a capture that has run since before the first guest."""
+"""The host outside, behind the bridge, and its capture, which has run since before the first guest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Frame:
 
     @property
     def source(self) -> str | None:
-        """The IP address that it came from."""
+        """The source IP address."""
         if self.head[12:14] == _IPV4:
             return str(IPv4Address(self.head[26:30]))
         if self.head[12:14] == _IPV6:
@@ -42,12 +42,12 @@ class Frame:
 
 
 def mark() -> int:
-    """A place in the capture: now."""
+    """The present place in the capture."""
     return _CAPTURE.stat().st_size
 
 
 def frames(since: int, guest: Guest) -> list[Frame]:
-    """What arrived from a guest since a mark, whatever it is: also what every Linux says of itself."""
+    """All frames from a guest since a mark, also those that every Linux sends by itself."""
     _await_capture(since)
     macs = {card.mac for card in guest.cards}
     data = _CAPTURE.read_bytes()[max(since, _FILE_HEADER) :]
@@ -55,7 +55,7 @@ def frames(since: int, guest: Guest) -> list[Frame]:
 
 
 def _await_capture(since: int) -> None:
-    """Until the capture is as far as now: a packet that dom0 sends is in it, and with it all that came before."""
+    """Wait until the capture has a packet that dom0 sends now, and so all packets before it."""
     token = f"now {time.monotonic_ns()}".encode()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(token, (_ADDRESS, _DISCARD))
@@ -63,7 +63,7 @@ def _await_capture(since: int) -> None:
 
 
 def packets(since: int, guest: Guest) -> list[Frame]:
-    """What arrived from a guest's addresses since a mark."""
+    """The packets from a guest's addresses since a mark."""
     addresses = {ip for card in guest.cards for ip in card.ips}
     return [frame for frame in frames(since, guest) if frame.source in addresses]
 

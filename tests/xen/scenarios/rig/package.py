@@ -1,4 +1,4 @@
-"""The package in dom0, and what it says of its guests."""
+"""The package in dom0, and its output about guests."""
 
 from __future__ import annotations
 
@@ -16,56 +16,56 @@ from rig.pace import PATIENCE
 
 CURRENT, PREVIOUS = "/rig/xenbw.deb", "/rig/previous.deb"
 _DEFAULTS = Path("/etc/default/xenbw")
-# Both may bear one version while the next one is in the making.
+# Both packages may have the same version during development.
 _WHICH = Path("/var/lib/rig/package")
-_BEFORE_THE_CARD_WAS_UP = 8 * 90  # bytes: MLDv2 reports, of which dom0 sends one or two for each card on its bridge
+_BEFORE_THE_CARD_WAS_UP = 8 * 90  # bytes of MLDv2 reports, of which dom0 sends one or two for each vif on its bridge
 
 
 def install(deb: str) -> None:
-    """Install or upgrade with dpkg, and let the hook take the time that it needs here, where the old one had to."""
+    """Install or upgrade with dpkg, and give the hook the time that it needs here."""
     shell.run("dpkg", "--install", "--force-confold", deb)
     give_the_hook_time()
     _WHICH.write_text(deb)
 
 
 def install_with_apt() -> None:
-    """Install the package under test as an admin does; all that it depends on must be there."""
+    """Install the package under test with apt; all its dependencies must be installed."""
     shell.run("apt-get", "install", "-q", "-y", "--no-install-recommends", CURRENT)
     give_the_hook_time()
     _WHICH.write_text(CURRENT)
 
 
 def give_the_hook_time() -> None:
-    """An admin's change of /etc/default/xenbw."""
+    """Give the hook more time in /etc/default/xenbw, as an admin may."""
     text = _DEFAULTS.read_text()
     _DEFAULTS.write_text(re.sub(r"(?m)^XENBW_HOOK_TIMEOUT=.*", f"XENBW_HOOK_TIMEOUT={pace.HOOK_TIMEOUT}", text))
 
 
 def remove() -> None:
-    """Remove it, and leave what an admin may have changed."""
+    """Remove the package, but not its configuration."""
     shell.run("dpkg", "--remove", "xenbw")
     _WHICH.unlink()
 
 
 def which() -> str | None:
-    """Which of the two is installed; None: neither."""
+    """Which of the two packages is installed; None: neither."""
     return _WHICH.read_text() if _WHICH.exists() else None
 
 
 def stop_daemon() -> None:
-    """With its blocks taken away too, as a firewall that loads its own rules does."""
+    """Stop the daemon and remove its blocks, as a firewall that loads its own rules does."""
     shell.run("systemctl", "stop", "xenbwd")
     flush()
 
 
 def start_daemon() -> None:
-    """Until it has said that the blocks stand."""
+    """Start the daemon, and wait until it reports that its blocks hold."""
     shell.run("systemctl", "start", "xenbwd")
 
 
 @contextlib.contextmanager
 def daemon_asleep() -> Iterator[None]:
-    """The daemon looks away for a moment."""
+    """Stop the daemon's process inside this context."""
     shell.run("systemctl", "kill", "--signal=STOP", "xenbwd")
     try:
         yield
@@ -74,19 +74,19 @@ def daemon_asleep() -> Iterator[None]:
 
 
 def flush() -> None:
-    """Take all null routes away."""
+    """Flush all null routes."""
     for command in ("iptables-legacy", "ip6tables-legacy"):
         shell.run(command, "-F")
 
 
 def unseal() -> None:
-    """Somebody takes every nft rule away, and sets every link up."""
+    """Flush all nft rules, and set all links up."""
     shell.run("nft", "flush", "ruleset")
     raise_links()
 
 
 def raise_links() -> None:
-    """Somebody sets every link up; the daemon may take ten seconds to see it."""
+    """Set all links up; the daemon may take ten seconds to notice."""
     for link in Path("/sys/class/net").glob("vif*"):
         shell.run("ip", "link", "set", "dev", link.name, "up")
 
@@ -97,13 +97,13 @@ def allow(name: str, limit: str) -> None:
 
 
 def send_over(name: str) -> None:
-    """Give a VM less than it has used already."""
+    """Give a VM a smaller allowance than its usage."""
     allow(name, "1KB")
 
 
 @contextlib.contextmanager
 def allowing(*addresses: str) -> Iterator[None]:
-    """Let blocked VMs reach these, by [enforce] allow."""
+    """Let blocked VMs reach these networks, by [enforce] allow."""
     file = Path("/etc/xenbw/xenbw.toml.d/allow.toml")
     file.parent.mkdir(exist_ok=True)
     file.write_text(f"[enforce]\nallow = {json.dumps(addresses)}\n")
@@ -116,12 +116,12 @@ def allowing(*addresses: str) -> Iterator[None]:
 
 
 def release(name: str) -> None:
-    """Let a VM do as it likes."""
+    """Make a VM unlimited."""
     allow(name, "unlimited")
 
 
 def xenbw(*arguments: str) -> str:
-    """Run the command; its output."""
+    """Run xenbw; returns its output."""
     return shell.run("xenbw", *arguments)
 
 
@@ -143,20 +143,19 @@ def status() -> dict[str, Any]:
 
 
 def usage(name: str) -> Usage:
-    """What a VM has used in this period."""
+    """A VM's usage in this period."""
     return _usage(show(name))
 
 
 def usages() -> dict[str, Usage]:
-    """The same of all VMs, by name, in one call: each costs seconds here."""
+    """The usage of all VMs by name, in one call, since each call takes seconds here."""
     return {name: _usage(vm) for name, vm in listing().items()}
 
 
 def settled(guest: Guest) -> Usage:
-    """A VM's usage, once its present interfaces have counted to the byte what the guest has since it started: usage,
-    what was flooded to it, and what it was refused.
+    """A VM's usage, once the usage, flood and refused bytes of its present vifs equal the guest's counters.
 
-    AssertionError if they do not soon; a guest that is not quiet never agrees.
+    AssertionError if they do not soon; with traffic they never do.
     """
     shown, counted = show(guest.name), guest.counters()
     deadline = time.monotonic() + PATIENCE
@@ -167,8 +166,8 @@ def settled(guest: Guest) -> Usage:
 
 
 def _agree(metered: Usage, counted: Usage) -> bool:
-    """To the byte, but for what dom0 sent to the card before the guest had it up: a few multicast reports, which we
-    count and netback drops."""
+    """Equal to the byte, except the multicast reports that dom0 sent before the guest had its card up: xenbw counts
+    them, and netback drops them."""
     more = metered.in_bytes - counted.in_bytes
     return metered.out_bytes == counted.out_bytes and 0 <= more <= _BEFORE_THE_CARD_WAS_UP
 
@@ -182,7 +181,7 @@ def _metered(shown: dict[str, Any]) -> Usage:
 
 
 def _passed(bindings: list[dict[str, int]]) -> Usage:
-    # The version before told nothing apart.
+    # The previous version did not tell usage from other bytes.
     return Usage(
         sum(vif.get(what, 0) for vif in bindings for what in ("in_bytes", "flood_bytes")),
         sum(vif.get(what, 0) for vif in bindings for what in ("out_bytes", "refused_out_bytes")),
@@ -190,10 +189,10 @@ def _passed(bindings: list[dict[str, int]]) -> Usage:
 
 
 def passed(name: str) -> Usage:
-    """What passed a VM's interfaces in all its lives: its usage, and what was flooded to it or refused."""
+    """All bytes of a VM's vifs in all its lives: usage, flood and refused."""
     return _passed(show(name)["bindings"])
 
 
 def state(name: str) -> str:
-    """ok, warned, over, blocked or unlimited."""
+    """A VM's state: ok, warned, over, blocked or unlimited."""
     return str(show(name)["state"])

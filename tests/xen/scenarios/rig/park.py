@@ -1,4 +1,4 @@
-"""The guests that more than one module is about. Each has an address of either family, known from its config file."""
+"""Guests that several modules use. Each has an IPv4 and an IPv6 address, both in its config file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def numbered(name: str, number: int) -> Guest:
 
 
 def web() -> Guest:
-    """web1, whom most happens to."""
+    """web1, the subject of most scenarios."""
     return numbered("web1", 11)
 
 
@@ -31,5 +31,5 @@ def db() -> Guest:
 
 
 def shop() -> Guest:
-    """shop, which runs now and then."""
+    """shop, which runs only in some scenarios."""
     return numbered("shop", 13)

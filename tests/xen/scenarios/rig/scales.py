@@ -1,4 +1,4 @@
-"""What the host outside has of guests' frames, by counters of its own kernel at its end of the cable."""
+"""Guests' traffic with the host outside, by counters of its own kernel."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _TABLE = "netdev scales"
 
 
 class Scales:
-    """Weighs what guests send and are sent, as dom0 counts it: with Ethernet headers to a guest, without from it.
+    """Counts bytes to and from guests as dom0 does: to a guest with Ethernet headers, from it without.
 
-    What a guest sends to many is in it, and what is sent to many is not.
+    Multicasts from a guest are counted, multicasts to it are not.
     """
 
     def __init__(self, guests: Iterable[Guest]) -> None:
@@ -39,7 +39,7 @@ class Scales:
         shell.run(*_OUTSIDE, "nft", "delete", "table", *_TABLE.split())
 
     def total(self, guest: Guest) -> Usage:
-        """What has passed so far."""
+        """The bytes so far."""
         listed = json.loads(shell.run(*_OUTSIDE, "nft", "-j", "list", "counters", "table", *_TABLE.split()))["nftables"]
         found = {one["counter"]["name"]: one["counter"]["bytes"] for one in listed if "counter" in one}
         number = self._macs.index(guest.mac)

@@ -9,7 +9,7 @@ _LIMIT = 900
 
 
 def run(*argv: str, check: bool = True) -> str:
-    """Standard output of a command. AssertionError with all it said when it fails, unless `check` is false."""
+    """Standard output of a command. AssertionError with all its output if it fails, unless `check` is false."""
     done = subprocess.run(argv, capture_output=True, text=True, timeout=_LIMIT, check=False)
     if check and done.returncode:
         raise AssertionError(f"{' '.join(argv)}: status {done.returncode}\n{done.stdout}{done.stderr}")
@@ -22,7 +22,7 @@ def status(*argv: str) -> int:
 
 
 def together(*commands: Sequence[str]) -> None:
-    """Run commands at the same time; AssertionError when one fails."""
+    """Run commands at the same time; AssertionError if one fails."""
     running = [(argv, subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)) for argv in commands]
     results = [(argv, process.communicate(timeout=_LIMIT)[0], process.returncode) for argv, process in running]
     for argv, output, code in results:

@@ -1,11 +1,11 @@
-"""xenstore by Xen's own client library: a process for each key would cost 80 ms here."""
+"""xenstore by Xen's own client library: a process for each key would take 80 ms here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rig.libxenstore import Libxenstore  # tests/support/libxenstore.py, of which dom0 is given a copy
+from rig.libxenstore import Libxenstore  # dom0 has a copy of tests/support/libxenstore.py
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def _connected() -> Iterator[Libxenstore]:
 
 
 def read(path: str) -> str | None:
-    """A key's value, or None where there is none."""
+    """A key's value, or None without the key."""
     with _connected() as store:
         try:
             return store.read(path.encode()).decode(errors="replace")
@@ -34,7 +34,7 @@ def domids() -> dict[str, int]:
             try:
                 name = store.read(b"/local/domain/" + domid + b"/name").decode(errors="replace")
             except OSError:
-                continue  # it is just coming or going
+                continue  # the domain is just starting or ending
             found[name] = int(domid)
         del found["Domain-0"]
         return found

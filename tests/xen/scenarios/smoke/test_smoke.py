@@ -1,5 +1,4 @@
-"""Two VMs from their start to their end: metered, over the allowance, blocked, restarted, released, charged to the last
-byte."""
+"""Two VMs from start to end: metered, over the allowance, blocked, restarted, released, charged to the last byte."""
 
 from __future__ import annotations
 
@@ -14,17 +13,17 @@ _OTHERS = ("10.77.0.1", "10.77.0.2", "fd77::2")
 
 def test_a_guest_is_metered_blocked_kept_blocked_and_released(pair: Pair) -> None:
     web = pair.web
-    # It is metered to the byte.
+    # The guest is metered to the byte.
     web.download(2, "10.77.0.2")
     used = package.settled(web)
     assert used.in_bytes > 2 * _MB
-    # It crosses its allowance, and is blocked.
+    # The guest goes over its allowance, and is blocked.
     package.allow("web1", f"{used.in_bytes + used.out_bytes + _MB}B")
     web.run("for n in 1 2 3; do wget -q -O /dev/null http://10.77.0.2/1M; done >/dev/null 2>&1 &")
     assert until(lambda: package.state("web1") == "over")
     assert web.silent(*_OTHERS)
     assert pair.db.pings("10.77.0.2")
-    # It is restarted, and no frame of it passes.
+    # The guest is restarted, and no frame of it passes.
     web.destroy()
     since, before = outside.mark(), package.usage("web1")
     web.create()
@@ -33,14 +32,14 @@ def test_a_guest_is_metered_blocked_kept_blocked_and_released(pair: Pair) -> Non
     assert outside.frames(since, web) == []
     assert web.silent(*_OTHERS)
     assert package.usage("web1") == before
-    # Its allowance is raised, and it is released.
+    # The allowance is raised, and the guest is released.
     package.release("web1")
     assert until(lambda: web.pings("10.77.0.2", "fd77::2"))
     assert package.status()["problems"] == []
 
 
 def test_a_guest_that_is_destroyed_while_it_sends_is_charged_to_its_last_byte(xenbw: None) -> None:
-    # It has talked to the host outside alone, where it is weighed.
+    # The guest talked only to the host outside, which counts its bytes.
     last = park.numbered("last", 14)
     last.create()
     last.run("while pidof ping; do sleep 0.2; done")
