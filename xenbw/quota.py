@@ -61,7 +61,8 @@ def judge(allowance: Allowance, usage: Counters) -> Verdict:
         return Verdict(State.UNLIMITED, used, None, "no allowance is set")
     share = f"used {format_size(used)} of {format_size(limit)} ({_COUNTED[allowance.count]})"
     if used > limit:
-        return Verdict(State.OVER, used, limit, f"{share}: over its allowance by {format_size(used - limit)}")
+        passed = "hard limit" if limit == allowance.hard_limit_bytes else "allowance"
+        return Verdict(State.OVER, used, limit, f"{share}: over its {passed} by {format_size(used - limit)}")
     if used * 100 >= limit * allowance.warn_percent:
         return Verdict(State.WARNED, used, limit, f"{share}: past {allowance.warn_percent} %")
     return Verdict(State.OK, used, limit, share)
@@ -130,7 +131,7 @@ def ceiling(allowance: Allowance, state: State) -> float:
     limits = [limit for limit in (allowance.limit_bytes, allowance.hard_limit_bytes) if limit is not None]
     if not limits:
         return float("inf")
-    limit = allowance.limit_bytes if allowance.limit_bytes is not None else limits[0]
+    limit = min(limits)
     if state is State.OK:
         return min(limit + 1, -(-limit * allowance.warn_percent // 100))
     if state is State.WARNED:

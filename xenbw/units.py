@@ -71,7 +71,7 @@ def parse_rate(text: str) -> int:
 
 
 def format_rate(rate: int) -> str:
-    """Bits per second as a person reads them, in powers of 1000 with three digits: 64 kbit/s, 1.50 Mbit/s."""
+    """Bits per second as a person reads them, in powers of 1000 with at most three digits: 64 kbit/s, 1.5 Mbit/s."""
     value, unit = rate / 1000, "kbit/s"
     for bigger in ("Mbit/s", "Gbit/s"):
         if value < 999.5:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.support.clock import utc
-from xenbw.model import Period
+from xenbw.model import Action, Allowance, Period
 from xenbw.tell import message
 from xenbw.tell.message import Case
 
@@ -31,6 +31,9 @@ def every_message(case: Case) -> list[tuple[str, str]]:
         message.null_routed(case, None),
         message.over(case),
         message.released(case, "a new period began"),
+        message.released(case, "its allowance now throttles it", throttled=True),
+        message.throttled(case),
+        message.unthrottled(case, "a new period began"),
         message.unfiltered(case, "xenbr0"),
     ]
 
@@ -62,6 +65,42 @@ def test_a_release_gives_the_reason_and_the_present_state() -> None:
     body = message.released(case, "its allowance covers its usage again")[1]
     assert "web1 is no longer blocked: its allowance covers its usage again." in body
     assert "Its state now: no allowance is set." in body
+
+
+THROTTLED = replace(
+    CASE,
+    reason=f"{CASE.reason}; throttled to 10 Mbit/s",
+    allowance=Allowance(5 * 10**11, action=Action.THROTTLE, rate=10**7, hard_limit_bytes=2 * 10**12),
+)
+
+
+def test_a_throttle_is_announced_with_its_rate_its_end_the_hard_limit_and_the_command_to_lift_it() -> None:
+    subject, body = message.throttled(THROTTLED)
+    assert subject == "[xenbw] web1: throttled"
+    assert body.split("\n\n")[:-1] == [
+        f"web1 has {CASE.reason}; throttled to 10 Mbit/s.",
+        "It stays throttled until 2026-04-15 00:00 CEST, when its next period begins, or until its allowance is "
+        "raised.",
+        "If it uses more than its hard limit of 2.00 TB, it is blocked.",
+        "To lift the throttle now: xenbw lift web1",
+    ]
+
+
+def test_without_a_hard_limit_a_throttle_s_announcement_speaks_of_none() -> None:
+    assert "hard limit" not in message.throttled(CASE)[1]
+
+
+def test_the_end_of_a_throttle_gives_the_reason_and_the_present_state() -> None:
+    subject, body = message.unthrottled(replace(CASE, reason="no allowance is set"), "a new period began")
+    assert subject == "[xenbw] web1: no longer throttled"
+    assert body.startswith("web1 is no longer throttled: a new period began.\n\nIts state now: no allowance is set.\n")
+
+
+def test_the_release_of_a_vm_that_is_throttled_from_now_on_says_both() -> None:
+    subject, body = message.released(THROTTLED, "its allowance now throttles it", throttled=True)
+    assert subject == "[xenbw] web1: released, and throttled"
+    assert "web1 is no longer blocked: its allowance now throttles it." in body
+    assert "over its allowance by 1.00 GB; throttled to 10 Mbit/s." in body
 
 
 def test_a_mail_says_if_no_address_is_known() -> None:

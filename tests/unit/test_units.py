@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xenbw.errors import UsageError
-from xenbw.units import format_size, format_time, parse_size
+from xenbw.units import format_rate, format_size, format_time, parse_rate, parse_size
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,63 @@ def test_a_shown_size_is_within_half_a_percent_of_the_truth(size: int) -> None:
         abs(float(number) * {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15}[unit] - size)
         <= size / 200
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("10Mbit", 10**7),
+        ("1.5 Gbit/s", 15 * 10**8),
+        ("1.25MB/s", 10**7),
+        ("64kbit", 64_000),
+        (" 10 mbps ", 10**7),
+        ("8000bit", 8_000),
+        ("1kB/s", 8_000),
+        ("100Gbit", 10**11),
+    ],
+)
+def test_a_rate_is_read_in_bits_or_bytes_per_second(text: str, rate: int) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "0", "10", "10M", "10MB", "10Mb", "-1Mbit", "1,5Mbit", "1e3Mbit", "Mbit", "10Tbit", "\u0665Mbit", "10MiB/s"],
+)
+def test_what_is_not_a_rate_is_refused_and_a_size_is_none(text: str) -> None:
+    with pytest.raises(UsageError, match="not a rate") as caught:
+        parse_rate(text)
+    assert caught.value.hint == "write it like 10Mbit, 1.5Gbit or, in bytes, 1.25MB/s"
+
+
+@pytest.mark.parametrize("text", ["0Mbit", "7.999kbit", "101Gbit", "100.000000001Gbit", "12.6GB/s", "9" * 5000 + "bit"])
+def test_a_rate_of_less_than_8_kbit_or_more_than_100_gbit_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="rate out of range") as caught:
+        parse_rate(text)
+    assert caught.value.hint == "from 8kbit to 100Gbit"
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (8_000, "8 kbit/s"),
+        (64_000, "64 kbit/s"),
+        (999_499, "999 kbit/s"),
+        (999_500, "1 Mbit/s"),
+        (1_500_000, "1.5 Mbit/s"),
+        (1_234_567, "1.23 Mbit/s"),
+        (10**7, "10 Mbit/s"),
+        (10**9, "1 Gbit/s"),
+        (10**11, "100 Gbit/s"),
+    ],
+)
+def test_a_rate_is_shown_with_at_most_three_digits(rate: int, text: str) -> None:
+    assert format_rate(rate) == text
+
+
+@given(st.integers(8_000, 10**11))
+def test_a_shown_rate_is_read_back_within_half_a_percent(rate: int) -> None:
+    assert abs(parse_rate(format_rate(rate)) - rate) <= rate / 200
 
 
 def test_a_time_is_shown_in_utc() -> None:

@@ -61,25 +61,27 @@ def _null_routed(case: Case, until: datetime | None) -> Announcement:
 
 
 def _released(case: Case, block: Block, standing: Standing) -> Announcement:
-    why = why_released(block, standing, case.at)
-    mail = message.released(case, why)
-    return Announcement("released", f"{case.name} released: {why}", *mail, document("released", case, why, mail))
+    why, throttled = why_released(block, standing, case.at), standing.throttle is not None
+    mail = message.released(case, why, throttled=throttled)
+    happened = "released, and throttled" if throttled else "released"
+    return Announcement("released", f"{case.name} {happened}: {why}", *mail, document("released", case, why, mail))
 
 
 def _throttled(case: Case) -> Announcement:
     mail = message.throttled(case)
     text = f"{case.name} throttled: {case.reason}"
-    return Announcement("throttled", text, *mail, document("throttled", case, case.reason, mail))
+    return Announcement("throttled", text, *mail, document("throttled", case, case.reason, mail, case.period.end))
 
 
 def _unthrottled(case: Case, standing: Standing, entry: Entry) -> Announcement:
-    why = _why_unthrottled(case, standing, entry)
+    why = _why_unthrottled(standing, entry)
     mail = message.unthrottled(case, why)
     text = f"{case.name} no longer throttled: {why}"
     return Announcement("unthrottled", text, *mail, document("unthrottled", case, why, mail))
 
 
-def _why_unthrottled(case: Case, standing: Standing, entry: Entry) -> str:
+def _why_unthrottled(standing: Standing, entry: Entry) -> str:
+    """Why a VM that was throttled is throttled no longer, although nothing blocks it."""
     if standing.state is State.EXEMPT:
         return "the admin lifted the throttle until the period ends"
     if standing.state is State.OVER:
@@ -115,6 +117,8 @@ def why_released(block: Block, standing: Standing, at: datetime) -> str:
         return "the admin lifted the block until the period ends"
     if standing.state is State.OVER:
         return "its allowance no longer blocks it"
+    if standing.state is State.THROTTLED:
+        return "its allowance now throttles it"
     if block.until is not None and at >= block.until:
         return "a new period began"
     return "its allowance covers its usage again"

@@ -12,8 +12,8 @@ from xenbw.units import format_time
 
 def document(kind: str, case: Case, reason: str, mail: tuple[str, str], until: datetime | None = None) -> str:
     """One announcement as JSON. kind: the event's kind. reason: why it happened. mail: the same announcement as a mail,
-    (subject, text). until: when the block ends by itself. The JSON is ASCII only, so that no guest's name can move a
-    cursor or break a line."""
+    (subject, text). until: when the block or the throttle ends by itself. The JSON is ASCII only, so that no guest's
+    name can move a cursor or break a line."""
     subject, text = mail
     return json.dumps(
         {

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from xenbw.model import Address, Allowance, Period
 from xenbw.text import printable
+from xenbw.units import format_size
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def null_routed(case: Case, until: datetime | None) -> tuple[str, str]:
 
 
 def throttled(case: Case) -> tuple[str, str]:
+    hard = case.allowance.hard_limit_bytes
     return (
         f"[xenbw] {case.shown}: throttled",
         _body(
@@ -91,6 +93,7 @@ def throttled(case: Case) -> tuple[str, str]:
             f"{case.shown} has {case.reason}.",
             f"It stays throttled until {_when(case.period.end, case)}, when its next period begins, or until its"
             " allowance is raised.",
+            *((f"If it uses more than its hard limit of {format_size(hard)}, it is blocked.",) if hard else ()),
             f"To lift the throttle now: xenbw lift {shlex.quote(case.shown)}",
         ),
     )
@@ -110,9 +113,9 @@ def over(case: Case) -> tuple[str, str]:
     )
 
 
-def released(case: Case, why: str) -> tuple[str, str]:
+def released(case: Case, why: str, *, throttled: bool = False) -> tuple[str, str]:
     return (
-        f"[xenbw] {case.shown}: released",
+        f"[xenbw] {case.shown}: released" + (", and throttled" if throttled else ""),
         _body(case, f"{case.shown} is no longer blocked: {why}.", f"Its state now: {case.reason}."),
     )
 
