@@ -176,6 +176,7 @@ class VM:
     """A VM with its settings; its name is the one that `xl list` prints.
 
     added_at None: nobody added the VM, it was found running. For settings that are None the config's [default] applies.
+    hard_limit_bytes 0: none, whatever [default] says.
     allow: the networks that it may reach while it is blocked; for None [enforce] allow applies.
     period_rule: the reset day and zone from which period_start was computed, so that a changed rule is distinguished
     from the start of a new period.

@@ -23,6 +23,9 @@ KEYS = [
     "out_bytes",
     "used_bytes",
     "limit_bytes",
+    "hard_limit_bytes",
+    "rate_bits",
+    "rate_in_bits",
     "count",
     "percent",
 ]
@@ -77,6 +80,9 @@ def test_the_json_listing_has_exactly_the_documented_keys(console: Console, end:
         "out_bytes": 117 * 10**9,
         "used_bytes": 417 * 10**9,
         "limit_bytes": 500 * 10**9,
+        "hard_limit_bytes": None,
+        "rate_bits": None,
+        "rate_in_bits": None,
         "count": "total",
         "percent": 83.4,
     }

@@ -116,10 +116,12 @@ def test_an_option_s_choices_are_those_of_the_parser(console: Console, line: str
 def test_after_an_option_with_a_value_only_values_are_offered(console: Console, line: str, option: Action) -> None:
     if option.metavar == "FILE":
         expected = {"a file"}
-    elif option.metavar == "SIZE":
+    elif option.dest == "limit":
         expected = {"unlimited"}
-    elif option.dest == "allow":
+    elif option.dest in ("allow", "hard_limit"):
         expected = {"default", "none"}
+    elif option.metavar == "RATE":
+        expected = {"default"}
     else:
         expected = set(option.choices or ())
     assert offers(console, f"{line} {commandline.long_name(option)} ") == expected

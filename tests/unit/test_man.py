@@ -166,7 +166,8 @@ def shape(value: Any) -> Any:
 
 
 def test_the_json_has_the_keys_that_list_show_and_explain_print() -> None:
-    vm, allowance, used = VM(1, "web1", AT), Allowance(1000), Counters(1, 2)
+    vm, used = VM(1, "web1", AT), Counters(1, 2)
+    allowance = Allowance(1000, rate=10**7, rate_in=5 * 10**6, hard_limit_bytes=2000)
     account = Account(vm, allowance, PERIOD, used, quota.stand(vm, allowance, True, used, PERIOD), running=True)
     block = Block(1, Cause.QUOTA, "over", AT, AT, AT, "lifted")
     binding = Binding(1, 1, "boot", 7, 0, Kind.VIF, 9, "vif7.0", AT, "00:16:3e:00:00:01", ADDRESSES, "xenbr0")

@@ -35,6 +35,9 @@ def test_a_listing_has_exactly_the_documented_keys() -> None:
                 "out_bytes": 1001,
                 "used_bytes": 2001,
                 "limit_bytes": 3000,
+                "hard_limit_bytes": None,
+                "rate_bits": None,
+                "rate_in_bits": None,
                 "count": "total",
                 "percent": 66.7,
             }

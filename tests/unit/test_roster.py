@@ -16,7 +16,7 @@ from xenbw.config import DefaultSection, PeriodSection, Settings
 from xenbw.judge.roster import Roster
 from xenbw.ledger import usagelog, vmlog
 from xenbw.ledger.ledger import Alive, Ledger
-from xenbw.model import Action, Allowance, Count, Counters, Period
+from xenbw.model import Action, Allowance, Count, Counters, Period, Rates
 
 NOW = utc("2026-03-20 12:00")
 
@@ -54,6 +54,24 @@ def test_settings_that_a_vm_lacks_come_from_the_defaults(ledger: Ledger) -> None
         "own": Allowance(5, Count.OUT, 50, Action.WARN, 9),
         "plain": Allowance(1000, Count.IN, 90, Action.BLOCK, 3),
         "free": Allowance(None, Count.IN, 90, Action.BLOCK, 3),
+    }
+
+
+def test_a_rate_of_the_vm_s_own_replaces_both_default_rates_and_a_hard_limit_of_0_stands_for_none(
+    ledger: Ledger,
+) -> None:
+    throttle = {"action": Action.THROTTLE}
+    add_vm(ledger, "plain", NOW)
+    add_vm(ledger, "own", NOW, **throttle, rate=10**6, hard_limit_bytes=7000)
+    add_vm(ledger, "none", NOW, **throttle, rate_in=10**5, hard_limit_bytes=0)
+    default = DefaultSection(limit=1000, rate=10**7, rate_in=10**6, hard_limit=2000)
+    found = Roster(ledger, Settings(default=default))
+    found.load(Moment(NOW, True))
+    allowances = {entry.vm.name: entry.allowance for entry in found.entries.values()}
+    assert {name: (one.rates, one.hard_limit_bytes) for name, one in allowances.items()} == {
+        "plain": (Rates(10**6, 10**7), 2000),
+        "own": (Rates(10**6, 10**6), 7000),
+        "none": (Rates(10**5, 10**7), None),
     }
 
 

@@ -42,6 +42,10 @@ class _Scene:
     def added(self, name: str) -> bool:
         return name in self.vms and self.vms[name].added_at is not None
 
+    def vm(self, name: str) -> VM:
+        """The VM in the ledger, or one without settings."""
+        return self.vms.get(name) or VM(0, name, self.context.clock.tick().wall)
+
     def macs(self, name: str) -> set[str]:
         """The MACs of the VM's live vifs in the ledger."""
         return {binding.mac for binding in self.bindings(name) if binding.mac}
@@ -79,6 +83,8 @@ def run(options: Namespace, context: Context) -> int:
         raise UsageError("no VM was named", "xenbw addvm VM --limit 500GB, or --all")
     scene = _Scene(context, host.guests(context), *_known(context))
     wishes = _wish_for_all(options, scene) if options.all else _wish_for_one(options, addresses, scene)
+    for wish in wishes:
+        terms.check_change(scene.vm(wish.name), wish.columns, context.settings.default_allowance)
     if wishes:
         _write(wishes, context)
     return 0
@@ -123,7 +129,7 @@ def _wish_for_one(options: Namespace, addresses: tuple[Address, ...], scene: _Sc
     added = scene.added(name)
     _tell(sighting, scene)
     if attended() and not (options.name and (added or options.limit)):
-        given = ask_terms(name, scene.vms[name] if added else None, given, settings)
+        given = ask_terms(scene.vm(name), given, settings)
     elif not added:
         _require_limit(name, given, settings)
     if addresses or options.config_file or not added:
@@ -194,7 +200,6 @@ def _write_one(ledger: Ledger, wish: _Wish, context: Context) -> str:
     added_at = before.added_at or at
     ledger.set_vm(before.id, added_at=added_at, **wish.columns)
     after = ledger.meet(wish.name, at)
-    terms.check(wish.name, after, default)
     if before.added_at is None:
         kind, line = "added", f"{wish.name}: added, {terms.summary(before, after, default)}"
     else:

@@ -15,7 +15,13 @@ from xenbw.cli.main import addvm_parser, parser
 from xenbw.cli.terminal import say
 
 # Words that an option takes beside other values, which cannot be listed.
-_WORDS = {"--allow": ("default", "none"), "--limit": ("unlimited",)}
+_WORDS = {
+    "--allow": ("default", "none"),
+    "--hard-limit": ("default", "none"),
+    "--limit": ("unlimited",),
+    "--rate": ("default",),
+    "--rate-in": ("default",),
+}
 # Metavars of files, and of VMs. Those to be added are asked of the toolstack, all others of the ledger.
 _FILES = ("FILE", "URI_OR_FOLDER")
 _VM = "VM"

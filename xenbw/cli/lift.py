@@ -1,4 +1,4 @@
-"""xenbw lift: end the block of a VM."""
+"""xenbw lift: end the block or the throttle of a VM."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _ENTRIES = {
     "show": _Entry("show one VM with its blocks, interfaces and history", "show"),
     "explain": _Entry("show where a VM's usage came from", "explain"),
     "block": _Entry("block a VM until it is lifted", "block"),
-    "lift": _Entry("let a blocked VM pass until its period ends", "lift"),
+    "lift": _Entry("let a blocked or throttled VM pass until its period ends", "lift"),
     "rmvm": _Entry("remove a VM and its allowance; its history stays", "rmvm"),
     "status": _Entry("show whether everything works", "status"),
     "doctor": _Entry("check this host, and say what to fix", "doctor"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -134,7 +134,8 @@ def _facts(account: Account, zone: ZoneInfo) -> list[tuple[str, str]]:
         ("used", f"{format_size(account.used_bytes)} of {limit}{share}{unseen}"),
         ("in", format_size(account.usage.in_bytes)),
         ("out", format_size(account.usage.out_bytes)),
-        ("counted", f"{allowance.count}; warned at {allowance.warn_percent} %; past the limit: {_past(allowance)}"),
+        ("counted", f"{allowance.count}; warned at {allowance.warn_percent} %; past the limit: {allowance.action}"),
+        *_held(allowance),
         ("period", f"{local_time(account.period.start, zone)} to {local_time(account.period.end, zone)}"),
         ("added", added),
         ("addresses given", " ".join(str(address) for address in vm.ips) or "none"),
@@ -143,13 +144,13 @@ def _facts(account: Account, zone: ZoneInfo) -> list[tuple[str, str]]:
     ]
 
 
-def _past(allowance: Allowance) -> str:
-    """What happens past the limit, and past the hard one."""
-    rates, hard = allowance.rates, allowance.hard_limit_bytes
-    action = str(allowance.action)
-    if allowance.action is Action.THROTTLE and rates is not None:
-        action += f" to {format_rates(rates)}"
-    return action if hard is None else f"{action}; past {format_size(hard)}: block"
+def _held(allowance: Allowance) -> Iterator[tuple[str, str]]:
+    """The rates of a throttle and the hard limit, as far as the VM has them."""
+    if allowance.action is Action.THROTTLE:
+        rates = allowance.rates
+        yield "throttle", format_rates(rates) if rates else "no rate is set: past the limit it is blocked"
+    if allowance.hard_limit_bytes is not None:
+        yield "hard limit", f"{format_size(allowance.hard_limit_bytes)}; past it: block"
 
 
 COMMAND = Command(arguments, run)

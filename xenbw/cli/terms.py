@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from xenbw import checks
 from xenbw.errors import UsageError
@@ -35,7 +36,10 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--rate-in", metavar="RATE", type=rate, help="another rate to the VM; or default")
     parser.add_argument(
-        "--hard-limit", metavar="SIZE", type=hard_limit, help="block past this usage, whatever the action; or default"
+        "--hard-limit",
+        metavar="SIZE",
+        type=hard_limit,
+        help="block past this usage, whatever the action; or none, or default",
     )
 
 
@@ -69,24 +73,44 @@ def rate(text: str) -> tuple[int | None]:
 
 
 def hard_limit(text: str) -> tuple[int | None]:
-    """Bytes for --hard-limit; (None,) for the default. Raises UsageError."""
-    return (None,) if text.strip().lower() == "default" else (parse_size(text),)
+    """Bytes for --hard-limit; (0,) for none, (None,) for the default. Raises UsageError."""
+    word = text.strip().lower()
+    return (None,) if word == "default" else (0,) if word == "none" else (parse_size(text),)
 
 
-def check(name: str, vm: VM, default: Allowance) -> None:
-    """Raise UsageError if the settings of a VM do not fit together."""
+def changed(vm: VM, columns: Terms) -> VM:
+    """The VM with these new values."""
+    return replace(vm, **columns)  # type: ignore[arg-type]  # they are columns of a VM
+
+
+def check_change(vm: VM, columns: Terms, default: Allowance) -> None:
+    """Raise UsageError if these new values do not fit together with the VM's other settings. If those alone do not, as
+    after a change of [default], they still do not keep the admin from changing something else."""
+    if columns.keys() & {"action", "rate", "rate_in"}:
+        _check_rates(changed(vm, columns), default)
+    if columns.keys() & {"limit_bytes", "hard_limit_bytes"}:
+        check_limits(changed(vm, columns), default)
+
+
+def _check_rates(vm: VM, default: Allowance) -> None:
     allowance = allowance_of(vm, default)
-    if allowance.action is Action.THROTTLE and allowance.rate is None:
-        raise UsageError(f"{name}: no rate is set to throttle it to", "--rate 10Mbit")
-    if allowance.rate_in is not None and allowance.rate is None:
-        raise UsageError(
-            f"{name}: --rate-in is only the rate to the VM", "give the rate from it as well: --rate 10Mbit"
-        )
+    if allowance.rate is not None:
+        return
+    if allowance.action is Action.THROTTLE:
+        raise UsageError(f"{vm.name}: no rate is set to throttle it to", "--rate 10Mbit")
+    if allowance.rate_in is not None:
+        hint = "give the rate from it as well: --rate 10Mbit; or --rate-in default"
+        raise UsageError(f"{vm.name}: --rate-in is only the rate to the VM", hint)
+
+
+def check_limits(vm: VM, default: Allowance) -> None:
+    """Raise UsageError if the VM's hard limit is below its limit."""
+    allowance = allowance_of(vm, default)
     limit, hard = allowance.limit_bytes, allowance.hard_limit_bytes
     if limit is not None and hard is not None and hard < limit:
         raise UsageError(
-            f"{name}: the hard limit of {format_size(hard)} is below the limit of {format_size(limit)}",
-            "--hard-limit 2TB, or default",
+            f"{vm.name}: the hard limit of {format_size(hard)} is below the limit of {format_size(limit)}",
+            "give a larger --hard-limit, or none",
         )
 
 
@@ -126,7 +150,8 @@ def describe(vm: VM, default: Allowance) -> Iterator[tuple[str, str]]:
     yield "warn", f"{vm.warn_percent} %" if vm.warn_percent else f"{default.warn_percent} % (default)"
     yield "action", vm.action or f"{default.action} (default)"
     yield "rate", _rate(vm.rate, default.rate)
-    yield "rate in", _rate(vm.rate_in, default.rate_in)
+    # A rate of the VM's own is its rate each way.
+    yield "rate in", "as the rate" if vm.rate and not vm.rate_in else _rate(vm.rate_in, default.rate_in)
     yield "hard limit", _own(vm.hard_limit_bytes, default.hard_limit_bytes, format_size)
     yield "allow", reached(vm) or "as configured (default)"
     yield "ips", " ".join(str(address) for address in vm.ips) or "none given"
@@ -139,8 +164,8 @@ def _rate(own: int | None, default: int | None) -> str:
 
 def _own(own: int | None, default: int | None, show: Callable[[int], str]) -> str:
     if own is not None:
-        return show(own)
-    return "none" if default is None else f"{show(default)} (default)"
+        return show(own) if own else "none"
+    return f"{'none' if default is None else show(default)} (default)"
 
 
 def reached(vm: VM) -> str:

@@ -18,6 +18,7 @@ from xenbw.model import VM, ZERO, Allowance, Binding, Counters, Digest, Entry, P
 
 def allowance_of(vm: VM, default: Allowance) -> Allowance:
     """The VM's own settings; the config's [default] supplies the others."""
+    hard = default.hard_limit_bytes if vm.hard_limit_bytes is None else vm.hard_limit_bytes
     return Allowance(
         limit_bytes=None if vm.unlimited else default.limit_bytes if vm.limit_bytes is None else vm.limit_bytes,
         count=vm.count or default.count,
@@ -27,7 +28,7 @@ def allowance_of(vm: VM, default: Allowance) -> Allowance:
         rate=vm.rate or default.rate,
         # A rate of the VM's own is its rate each way.
         rate_in=vm.rate_in or (None if vm.rate else default.rate_in),
-        hard_limit_bytes=vm.hard_limit_bytes or default.hard_limit_bytes,
+        hard_limit_bytes=hard or None,
     )
 
 
