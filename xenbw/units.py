@@ -23,7 +23,8 @@ _FACTORS = {
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", re.ASCII)
 # 10Mbit, 10 Mbit/s; 1.25MB/s. Bytes need the "/s", or a size would pass for a rate.
 _RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGkmg]?)(?:(bit|bps)(?:/s)?|B/s)", re.ASCII)
-_SLOWEST, _FASTEST = 8_000, 100 * 10**9
+SLOWEST, FASTEST = 8_000, 100 * 10**9
+"""The rates that a VM can be throttled to, in bits per second."""
 # The largest integer of SQLite and BSON; a limit beyond 9.2 exabytes is a typing error anyway.
 _LARGEST = 2**63 - 1
 
@@ -65,7 +66,7 @@ def parse_rate(text: str) -> int:
         raise UsageError(f"not a rate: {text!r}", "write it like 10Mbit, 1.5Gbit or, in bytes, 1.25MB/s")
     bits = 1 if found[3] else 8
     rate = int(Fraction(Decimal(found[1])) * _FACTORS[f"{found[2]}B".upper()] * bits)
-    if not _SLOWEST <= rate <= _FASTEST:
+    if not SLOWEST <= rate <= FASTEST:
         raise UsageError(f"rate out of range: {text!r}", "from 8kbit to 100Gbit")
     return rate
 

@@ -181,10 +181,17 @@ CREATE INDEX binding_month ON binding (vm_id, substr(ended_at, 1, 7)) WHERE ende
 # What a VM may reach while it is blocked; null: what the configuration allows.
 _V3 = "ALTER TABLE vm ADD COLUMN allow TEXT"
 
+# The rates, in bits a second, of a VM that is throttled, and the hard limit; null: the configuration's default.
+_V4 = """
+ALTER TABLE vm ADD COLUMN rate INTEGER;
+ALTER TABLE vm ADD COLUMN rate_in INTEGER;
+ALTER TABLE vm ADD COLUMN hard_limit_bytes INTEGER
+"""
+
 # A released migration is never changed. During an upgrade the hook and the daemon of the version before work with the
 # new schema, so a migration only adds: tables, and columns with defaults in tables into which no program inserts by
 # position.
-MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3)
+MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3, _V4)
 VERSION = len(MIGRATIONS)
 
 
