@@ -11,7 +11,7 @@ from typing import Any, cast
 from zoneinfo import ZoneInfo, available_timezones
 
 from xenbw.errors import UsageError
-from xenbw.units import parse_size
+from xenbw.units import parse_rate, parse_size
 
 # RFC 5322's dot-atoms, alone or after a display name. The mail server completes a user without a domain, like "root".
 MAIL_ADDRESS = re.compile(
@@ -174,3 +174,12 @@ def limit(value: Any) -> int | None:
         return parse_size(value)
     except UsageError:
         raise UsageError('"unlimited" or a size like "500GB" or "1.5TiB"') from None
+
+
+def rate(value: Any) -> int | None:
+    if value == "":
+        return None
+    try:
+        return parse_rate(text(value))
+    except UsageError:
+        raise UsageError('a rate from 8kbit to 100Gbit, like "10Mbit" or "1.25MB/s", or "" for none') from None
