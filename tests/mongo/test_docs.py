@@ -138,6 +138,8 @@ def test_every_edit_that_is_shown_does_what_is_said(books: Books, server: Mongod
     assert after("Raise it").limit_bytes == 550 * 10**9
     free = after("No limit at all")  # and then the default
     assert (free.limit_bytes, free.unlimited) == (None, False)
+    throttled = after("Past its limit")  # and then the default
+    assert (throttled.action, throttled.rate, throttled.hard_limit_bytes) == (None, None, None)
     assert after("Block it")  # and then no more
     assert after("Let it through").lifted_until == utc("2026-04-01")
     books.clock.go(seconds=(datetime.now(UTC) - books.clock.wall).total_seconds())  # the server dates it by its own
