@@ -176,15 +176,10 @@ def limit(value: Any) -> int | None:
         raise UsageError('"unlimited" or a size like "500GB" or "1.5TiB"') from None
 
 
-def size(value: Any) -> int:
-    try:
-        return parse_size(value)
-    except UsageError:
-        raise UsageError('a size like "500GB" or "1.5TiB"') from None
-
-
-def rate(value: Any) -> int:
+def rate(value: Any) -> int | None:
+    if value == "":
+        return None
     try:
         return parse_rate(text(value))
     except UsageError:
-        raise UsageError('a rate like "10Mbit" or, in bytes, "1.25MB/s", from 8kbit to 100Gbit') from None
+        raise UsageError('a rate from 8kbit to 100Gbit, like "10Mbit" or "1.25MB/s", or "" for none') from None

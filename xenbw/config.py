@@ -81,10 +81,10 @@ class DefaultSection:
     count: str = _key(checks.one_of(*Count), "total")
     action: str = _key(checks.one_of(*Action), "block")
     warn: int = _key(checks.whole(1, 100, "percent"), 80)
+    enforce: bool = _key(checks.switch, False)
     rate: int | None = _key(checks.rate, None)
     rate_in: int | None = _key(checks.rate, None)
-    hard_limit: int | None = _key(checks.size, None)
-    enforce: bool = _key(checks.switch, False)
+    hard_limit: int | None = _key(checks.limit, None)
 
 
 @dataclass(frozen=True)
@@ -147,14 +147,14 @@ class Settings:
         """The allowance of a VM that has no settings of its own."""
         chosen = self.default
         return Allowance(
-            chosen.limit,
-            Count(chosen.count),
-            chosen.warn,
-            Action(chosen.action),
-            self.period.reset_day,
-            chosen.rate,
-            chosen.rate_in,
-            chosen.hard_limit,
+            limit_bytes=chosen.limit,
+            count=Count(chosen.count),
+            warn_percent=chosen.warn,
+            action=Action(chosen.action),
+            reset_day=self.period.reset_day,
+            rate=chosen.rate,
+            rate_in=chosen.rate_in,
+            hard_limit_bytes=chosen.hard_limit,
         )
 
 
@@ -198,6 +198,21 @@ def _merge(paths: list[Path]) -> dict[str, dict[str, tuple[Path, Any]]]:
     return merged
 
 
+def _refuse_contradictions(chosen: DefaultSection, given: Mapping[str, tuple[Path, Any]]) -> None:
+    """Raise a UsageError if keys of [default] contradict one another. given: each key's file and value."""
+    below = chosen.limit is not None and chosen.hard_limit is not None and chosen.hard_limit < chosen.limit
+    unrated = chosen.rate is None
+    add_rate = 'write a rate into [default], like rate = "10Mbit"'
+    for is_wrong, key, why, hint in (
+        (unrated and chosen.action == Action.THROTTLE, "action", "there is no rate to throttle to", add_rate),
+        (unrated and chosen.rate_in is not None, "rate_in", "there is no rate for the other direction", add_rate),
+        (below, "hard_limit", "below the limit", "write a hard_limit that is not below limit, or none"),
+    ):
+        if is_wrong:
+            path, value = given[key]
+            raise UsageError(f"{path}: [default] {key} = {value!r}: {why}", hint)
+
+
 def load(path: Path | None = None) -> Settings:
     """Settings from `path`, else $XENBW_CONFIG, else /etc/xenbw/xenbw.toml if it exists, and from *.toml in the folder
     <file>.d in the order of their names. Raises a UsageError with file, section, key and the allowed values, or a
@@ -212,16 +227,5 @@ def load(path: Path | None = None) -> Settings:
     for item in fields(Settings):
         table = {key: value for key, (_, value) in merged.get(item.name, {}).items()}
         sections[item.name] = _section(_kind(item), table, f"[{item.name}]")
-    settings = Settings(**sections)
-    _check_default(settings.default)
-    return settings
-
-
-def _check_default(default: DefaultSection) -> None:
-    """Raises UsageError if the keys of [default] do not fit together."""
-    if default.action == Action.THROTTLE and default.rate is None:
-        raise UsageError('[default] action = "throttle": no rate is set', 'add rate = "10Mbit"')
-    if default.hard_limit is not None and default.limit is not None and default.hard_limit < default.limit:
-        raise UsageError(
-            "[default] hard_limit is below limit", "a VM is throttled past limit, and blocked past hard_limit"
-        )
+    _refuse_contradictions(sections["default"], merged.get("default", {}))
+    return Settings(**sections)

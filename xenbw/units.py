@@ -24,6 +24,7 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", re.ASCII)
 # 10Mbit, 10 Mbit/s; 1.25MB/s. Bytes need the "/s", or a size would pass for a rate.
 _RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGkmg]?)(?:(bit|bps)(?:/s)?|B/s)", re.ASCII)
 SLOWEST, FASTEST = 8_000, 100 * 10**9
+"""The rates that a VM can be throttled to, in bits per second."""
 # The largest integer of SQLite and BSON; a limit beyond 9.2 exabytes is a typing error anyway.
 _LARGEST = 2**63 - 1
 

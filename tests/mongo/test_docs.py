@@ -138,7 +138,9 @@ def test_every_documented_edit_has_the_documented_effect(books: Books, server: M
     assert after("Raise it").limit_bytes == 550 * 10**9
     free = after("No limit at all")  # then the default applies
     assert (free.limit_bytes, free.unlimited) == (None, False)
-    assert after("Block it")  # then it no longer applies
+    throttled = after("Past its limit")  # and then the default
+    assert (throttled.action, throttled.rate, throttled.hard_limit_bytes) == (None, None, None)
+    assert after("Block it")  # and then no more
     assert after("Let it through").lifted_until == utc("2026-04-01")
     books.clock.go(
         seconds=(datetime.now(UTC) - books.clock.wall).total_seconds()

@@ -24,7 +24,7 @@ from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
 from xenbw.ledger import eventlog, shared, usagelog, vmlog
 from xenbw.ledger.ledger import Alive
-from xenbw.model import VM, Counters, State
+from xenbw.model import VM, Action, Counters, State
 
 pytestmark = pytest.mark.mongo
 
@@ -151,6 +151,47 @@ def test_impossible_values_in_the_book_are_reported_and_the_last_good_value_hold
     vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": 6 * GB}, "$unset": {"reset_day": "", "colour": ""}})
     a.sync.push()
     assert (a.vm("web1").limit_bytes, a.sync.faults) == (6 * GB, [])
+
+
+def test_the_rates_of_a_throttle_and_a_hard_limit_are_edited_on_both_sides(a: Dom0, b: Dom0, vms: Any) -> None:
+    a.add("web1", limit_bytes=5 * GB, action="throttle", rate=10**7, rate_in=2 * 10**7, hard_limit_bytes=6 * GB)
+    a.sync.push()
+    document = vms.find_one({"_id": "web1"})
+    kept = {"action": "throttle", "rate_bits": 10**7, "rate_in_bits": 2 * 10**7, "hard_limit_bytes": 6 * GB}
+    assert {field: document[field] for field in kept} == kept
+    assert {type(document[field]) for field in ("rate_bits", "rate_in_bits", "hard_limit_bytes")} == {Int64}
+    b.sees("web1")
+    b.sync.push()
+    vms.update_one({"_id": "web1"}, {"$set": {"rate_bits": 5e6, "rate_in_bits": None}})
+    a.ledger.set_vm(a.vm("web1").id, hard_limit_bytes=7 * GB)
+    for host in (a, b):
+        host.sync.push()
+        vm = host.vm("web1")
+        assert (vm.action, vm.rate, vm.rate_in, vm.hard_limit_bytes) == (Action.THROTTLE, 5 * 10**6, None, 7 * GB)
+        assert host.sync.faults == []
+    vms.update_one({"_id": "web1"}, {"$set": {"retired_at": NOW}})
+    b.sync.push()
+    vm = b.vm("web1")
+    assert (vm.added_at, vm.rate, vm.rate_in, vm.hard_limit_bytes) == (None, None, None, None)
+
+
+def test_a_throttle_without_a_rate_and_a_hard_limit_below_the_limit_are_reported_and_ignored(a: Dom0, vms: Any) -> None:
+    a.add("web1", limit_bytes=5 * GB)
+    a.sync.push()
+    vms.update_one({"_id": "web1"}, {"$set": {"action": "throttle", "hard_limit_bytes": 4 * GB, "reset_day": 9}})
+    a.sync.push()
+    vm = a.vm("web1")
+    assert (vm.action, vm.hard_limit_bytes, vm.reset_day) == (None, None, 9)
+    assert a.sync.faults == [
+        "the book: web1: action = throttle: action throttle needs rate_bits, or a rate in this host's [default];"
+        " the last good value holds",
+        "the book: web1: hard_limit_bytes = 4000000000: hard_limit_bytes must not be below the limit;"
+        " the last good value holds",
+    ]
+    vms.update_one({"_id": "web1"}, {"$set": {"rate_bits": 10**7, "hard_limit_bytes": 5 * GB}})
+    a.sync.push()
+    vm = a.vm("web1")
+    assert (vm.action, vm.rate, vm.hard_limit_bytes, a.sync.faults) == (Action.THROTTLE, 10**7, 5 * GB, [])
 
 
 def test_a_vms_allow_list_can_be_edited_in_the_book_and_on_a_host(a: Dom0, b: Dom0, vms: Any) -> None:

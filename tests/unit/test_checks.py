@@ -11,6 +11,7 @@ import pytest
 from tests.support.console import Console
 from xenbw import checks, config
 from xenbw.errors import UsageError
+from xenbw.model import Action
 
 MANY = 257
 
@@ -47,6 +48,51 @@ def test_a_mistake_in_a_configuration_is_one_short_line(tmp_path: Path) -> None:
     assert "[enforce] protect" in said
     assert "not 100,000" in said
     assert len(said) < 500
+
+
+def test_the_defaults_of_a_throttle_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "xenbw.toml"
+    file.write_text(
+        '[default]\naction = "throttle"\nrate = "10Mbit"\nrate_in = "2.5MB/s"\nlimit = "1TB"\nhard_limit = "1TB"\n'
+    )
+    default = config.load(file).default_allowance
+    assert (default.action, default.rate, default.rate_in) == (Action.THROTTLE, 10**7, 2 * 10**7)
+    assert (default.limit_bytes, default.hard_limit_bytes) == (10**12, 10**12)
+
+
+def test_a_later_file_can_take_the_rate_and_the_hard_limit_away(tmp_path: Path) -> None:
+    file, later = tmp_path / "xenbw.toml", tmp_path / "xenbw.toml.d"
+    file.write_text('[default]\nrate = "10Mbit"\nhard_limit = "1TB"\n')
+    later.mkdir()
+    (later / "a.toml").write_text('[default]\nrate = ""\nhard_limit = "unlimited"\n')
+    default = config.load(file).default_allowance
+    assert (default.rate, default.hard_limit_bytes) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ('rate = "10"', "rate = '10': not allowed (allowed: a rate from 8kbit to 100Gbit, like"),
+        ('rate = "1kbit"', "rate = '1kbit': not allowed"),
+        ("rate = 10000000", "rate = 10000000: not allowed"),
+        ('hard_limit = "never"', "hard_limit = 'never': not allowed"),
+        (
+            'action = "throttle"',
+            "action = 'throttle': there is no rate to throttle to (write a rate into [default], like",
+        ),
+        ('rate_in = "1Mbit"', "rate_in = '1Mbit': there is no rate for the other direction (write a rate"),
+        ('limit = "2GB"\nhard_limit = "1GB"', "hard_limit = '1GB': below the limit (write a hard_limit that is not"),
+    ],
+)
+def test_a_wrong_or_contradictory_throttle_is_an_error_that_says_what_to_write(
+    tmp_path: Path, lines: str, said: str
+) -> None:
+    file = tmp_path / "xenbw.toml"
+    file.write_text(f"[default]\n{lines}\n")
+    with pytest.raises(UsageError) as failure:
+        config.load(file)
+    (line,) = str(failure.value).splitlines()
+    assert line.startswith(f"{file}: [default] {said}")
 
 
 @pytest.mark.parametrize(

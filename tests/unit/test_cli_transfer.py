@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from xenbw.accounting import Pending, Share
 from xenbw.ledger import blocklog, outbox, schema, unmetered, usagelog, vmlog
 from xenbw.ledger.ledger import Alive
 from xenbw.ledger.unmetered import Unmetered
-from xenbw.model import Amounts, Cause, Counters, Mark
+from xenbw.model import Action, Amounts, Cause, Counters, Mark
 from xenbw.transfer.transfer import records
 
 NOW = utc("2026-03-20 12:00") + timedelta(microseconds=7)
 HUGE = 2**62 + 1
+RATES = {"action": "throttle", "rate": 10**7, "rate_in": 2 * 10**7, "hard_limit_bytes": HUGE + 1}
 NAME = 'web1\x1b[31m"\\ \u2028é'
 
 
@@ -35,7 +37,7 @@ def console(tmp_path: Path) -> Console:
     folder.mkdir()
     console = Console(folder)
     with console.ledger() as ledger:
-        vm_id = add_vm(ledger, NAME, NOW, limit_bytes=HUGE, reset_day=15)
+        vm_id = add_vm(ledger, NAME, NOW, limit_bytes=HUGE, reset_day=15, **RATES)
         binding = start_vif(ledger, NAME, NOW, domid=1, ips="192.0.2.9 2001:db8::9")
         share = Share(utc("2026-03-15"), utc("2026-03-20 12:00"), HUGE, 3, 1)
         raw = Counters(HUGE, 3)
@@ -108,6 +110,45 @@ def test_a_ledger_comes_back_as_it_was(console: Console, fresh: Console, exporte
     assert "of dom0-a" in said
 
 
+def as_exported_by(path: Path, version: int) -> None:
+    """Change the file to what an xenbw with that schema wrote."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        for script in schema.MIGRATIONS[:version]:
+            db.executescript(script)
+        tables = [row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        known = {
+            table: {row[0] for row in db.execute("SELECT name FROM pragma_table_info(?)", (table,))} for table in tables
+        }
+    head, *lines, _ = map(json.loads, path.read_text().splitlines())
+    rows = [
+        {name: value for name, value in line.items() if name in {"table", *known[line["table"]]}}
+        for line in lines
+        if line["table"] in known
+    ]
+    written = [{**head, "schema": version}, *rows, {"end": len(rows)}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in written))
+
+
+@pytest.mark.parametrize("version", range(1, schema.VERSION))
+def test_the_export_of_an_older_ledger_comes_back_without_what_it_did_not_have(
+    fresh: Console, exported: Path, version: int
+) -> None:
+    as_exported_by(exported, version)
+    assert "2 vm, 1 binding" in fresh.done("import", str(exported))
+    vm = fresh.vm(NAME)
+    assert (vm.limit_bytes, vm.reset_day, vm.action) == (HUGE, 15, Action.THROTTLE)
+    assert (vm.rate, vm.rate_in, vm.hard_limit_bytes) == (None, None, None)
+    with fresh.ledger() as ledger:
+        assert usagelog.of_period(ledger, vm.id, utc("2026-03-15")) == Counters(HUGE, 3)
+        (binding,) = ledger.live_bindings().values()
+        assert binding.counted == (Amounts(HUGE, 3) if version == 1 else Amounts(HUGE, 3, 5, 6, 7))
+
+
+def test_the_export_of_an_older_ledger_with_a_later_column_is_refused(fresh: Console, exported: Path) -> None:
+    rewrite(exported, lambda lines: lines.__setitem__(0, json.dumps(json.loads(lines[0]) | {"schema": 3})))
+    assert "vm has the columns id, name" in refused(fresh.run("import", str(exported)))
+
+
 def test_an_imported_ledger_has_another_id_and_no_smaller_rev(console: Console, fresh: Console, exported: Path) -> None:
     fresh.run("import", str(exported))
     with console.ledger() as old, fresh.ledger() as new:
@@ -123,6 +164,7 @@ def test_without_a_file_it_goes_to_standard_output_as_ascii_lines(console: Conso
     assert all(line.isascii() and line.isprintable() for line in lines)
     (vm,) = (record for record in map(json.loads, lines) if record.get("name") == NAME)
     assert (vm["limit_bytes"], vm["found_at"]) == (HUGE, "2026-03-20T12:00:00.000007+00:00")
+    assert {name: vm[name] for name in RATES} == RATES
 
 
 def test_the_file_is_not_world_readable_and_replaces_an_older_one_only_when_whole(
@@ -201,6 +243,9 @@ def test_while_the_daemon_runs_nothing_is_imported(fresh: Console, exported: Pat
         ("vm", {"limit_bytes": True}, "not a whole number"),
         ("vm", {"found_at": "2026-03-20T12:00:00Z"}, "not a time as the ledger writes it"),
         ("vm", {"found_at": "yesterday"}, "Invalid isoformat"),
+        ("vm", {"rate": 7_999}, "vm: rate: 7999 is impossible"),
+        ("vm", {"rate_in": "10Mbit"}, "rate_in: '10Mbit' is not a whole number"),
+        ("vm", {"hard_limit_bytes": 2**63}, "out of range"),
         ("vm", {"state": "asleep"}, "'asleep' is not a valid State"),
         ("vm", {"name": None}, "NOT NULL"),
         ("vm", {"colour": "red"}, "vm has the columns id, name"),

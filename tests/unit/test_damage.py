@@ -210,6 +210,21 @@ def test_a_vm_with_one_impossible_value_keeps_its_usage_and_the_rest_of_its_row(
     assert usagelog.of_period(ledger, after.id, MARCH) == Counters(2000, 1)
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("rate", 7_999), ("rate", 10**11 + 1), ("rate", "10Mbit"), ("rate_in", -1), ("hard_limit_bytes", "garbage")],
+)
+def test_an_impossible_rate_or_hard_limit_is_replaced_by_the_default(dom0: Dom0, column: str, value: object) -> None:
+    good = {"rate": 8_000, "rate_in": 10**11, "hard_limit_bytes": 2**62}
+    with closing(Ledger.open(dom0.path)) as ledger, ledger.transaction() as db:
+        db.execute("UPDATE vm SET rate = :rate, rate_in = :rate_in, hard_limit_bytes = :hard_limit_bytes", good)
+        db.execute(f"UPDATE vm SET {column} = ? WHERE name = 'ok'", (value,))  # noqa: S608 (a name from above)
+    _, ledger = dom0.start()
+    for name, expected in (("ok", {**good, column: None}), ("over", good)):
+        vm = ledger.vm_named(name)
+        assert {key: getattr(vm, key) for key in good} == expected
+
+
 # notes that no hook wrote
 
 

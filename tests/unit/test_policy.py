@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.clock import utc
-from xenbw.book.policy import FIELDS, fault, merge
+from xenbw.book import policy
+from xenbw.book.policy import FIELDS, fault
+from xenbw.model import Allowance
 
 GB = 10**9
 WORDS: dict[str, st.SearchStrategy[Any]] = {
@@ -17,6 +20,7 @@ WORDS: dict[str, st.SearchStrategy[Any]] = {
     "reset_day": st.sampled_from([None, 1, 15]),
     "count": st.sampled_from([None, "in", "total"]),
 }
+merge = partial(policy.merge, default=Allowance())
 SIDE = st.fixed_dictionaries(WORDS)
 
 
@@ -57,6 +61,13 @@ def test_edits_of_different_fields_both_hold() -> None:
         ("action", "explode"),
         ("reset_day", 32),
         ("reset_day", [1]),
+        ("rate_bits", 7_999),
+        ("rate_bits", "10Mbit"),
+        ("rate_bits", 1e7 + 0.5),
+        ("rate_in_bits", 10**11 + 1),
+        ("rate_in_bits", True),
+        ("hard_limit_bytes", 0),
+        ("hard_limit_bytes", 2**63),
         ("allow", ["192.0.2.300"]),
         ("allow", "192.0.2.1"),
         ("blocked_reason", "two\nlines"),
@@ -69,6 +80,54 @@ def test_nonsense_in_the_book_is_named_and_the_last_good_value_kept(field: str, 
     assert (found.take, found.give) == ({}, {})
     assert found.base[field] == good
     assert any(field in text for text in found.faults)
+
+
+@pytest.mark.parametrize(
+    ("default", "local", "book", "take", "ignored"),
+    [
+        (Allowance(), {}, {"action": "throttle", "count": "in"}, {"count": "in"}, ["action"]),
+        (Allowance(), {}, {"action": "throttle", "rate_in_bits": 9000}, {"rate_in_bits": 9000}, ["action"]),
+        (Allowance(rate=9000), {}, {"action": "throttle"}, {"action": "throttle"}, []),
+        (Allowance(), {}, {"action": "throttle", "rate_bits": 9000}, {"action": "throttle", "rate_bits": 9000}, []),
+        (Allowance(), {"action": "throttle", "rate_bits": 9000}, {"action": "throttle"}, {}, ["rate_bits"]),
+        (Allowance(), {"action": "throttle", "rate_bits": 9000}, {}, {"action": None, "rate_bits": None}, []),
+        (Allowance(), {}, {"limit_bytes": 5, "hard_limit_bytes": 4}, {"limit_bytes": 5}, ["hard_limit_bytes"]),
+        (Allowance(5), {}, {"hard_limit_bytes": 4}, {}, ["hard_limit_bytes"]),
+        (Allowance(5), {}, {"hard_limit_bytes": 4, "unlimited": True}, {"hard_limit_bytes": 4, "unlimited": True}, []),
+        (Allowance(), {"hard_limit_bytes": 6}, {"limit_bytes": 7, "hard_limit_bytes": 6}, {}, ["limit_bytes"]),
+        (
+            Allowance(),
+            {"limit_bytes": 5, "hard_limit_bytes": 6},
+            {"limit_bytes": 9, "hard_limit_bytes": 8},
+            {},
+            ["hard_limit_bytes", "limit_bytes"],
+        ),
+        (
+            Allowance(4),
+            {"hard_limit_bytes": 5, "limit_bytes": 9, "unlimited": True},
+            {"hard_limit_bytes": 5, "limit_bytes": 9},
+            {},
+            ["unlimited"],
+        ),
+    ],
+)
+def test_edits_that_contradict_other_fields_are_named_and_ignored(
+    default: Allowance, local: dict[str, Any], book: dict[str, Any], take: dict[str, Any], ignored: list[str]
+) -> None:
+    found = policy.merge(local, local, book, default)
+    assert found.take == take
+    assert [told.partition(" = ")[0] for told in found.faults] == ignored
+    assert {field: found.base[field] for field in ignored} == {field: local.get(field) for field in ignored}
+
+
+def test_an_edit_here_that_the_book_overruled_with_a_contradiction_is_not_lost() -> None:
+    found = merge({"action": "warn"}, {"action": "block"}, {"action": "throttle"})
+    assert (found.take, found.lost, found.base["action"]) == ({}, {}, "block")
+
+
+def test_an_action_edited_in_the_book_and_a_rate_set_here_go_together() -> None:
+    found = merge({"rate_bits": 9000}, {}, {"action": "throttle"})
+    assert (found.take, found.give, found.faults) == ({"action": "throttle"}, {"rate_bits": 9000}, ())
 
 
 def test_an_unknown_field_is_named_and_does_no_harm() -> None:

@@ -14,7 +14,7 @@ from tests.support.damage import spoil
 from xenbw.accounting import Pending, Share
 from xenbw.ledger import blocklog, eventlog, portions, rescue, schema, usagelog
 from xenbw.ledger.ledger import Alive, Ledger, LedgerError, to_text
-from xenbw.model import ZERO, Cause, Counters
+from xenbw.model import ZERO, Action, Cause, Counters, State
 from xenbw.report.explanation import UNKNOWN, explain
 
 NOW = utc("2026-03-20 12:00")
@@ -48,6 +48,17 @@ def test_a_ledger_found_damaged_in_use_is_replaced_at_the_next_start_with_its_ro
     with closing(rescue.open_or_replace(path, None, utc("2026-03-21"))):
         pass
     assert len(list(path.parent.glob("*damaged*[Z]"))) == 1
+
+
+def test_a_throttled_vm_keeps_its_rates_and_hard_limit_when_the_ledger_is_replaced(path: Path) -> None:
+    terms = {"rate": 10**7, "rate_in": 2 * 10**7, "hard_limit_bytes": 2000, "state": State.THROTTLED}
+    with closing(Ledger.open(path)) as ledger:
+        vm_id = add_vm(ledger, "web2", NOW, action=Action.THROTTLE, **terms)
+    rescue.mark(path)
+    with closing(rescue.open_or_replace(path, None, NOW)) as ledger:
+        vm = ledger.vms()[vm_id]
+        assert {name: getattr(vm, name) for name in terms} == terms
+        assert (vm.action, vm_id in ledger.active_blocks()) == (Action.THROTTLE, False)
 
 
 def test_usage_that_was_carried_over_is_explained_as_of_an_unknown_interface(path: Path) -> None:

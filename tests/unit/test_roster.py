@@ -13,7 +13,7 @@ from tests.support.clock import utc
 from xenbw.accounting import HOUR, Pending, Share
 from xenbw.clock import Moment
 from xenbw.config import DefaultSection, PeriodSection, Settings
-from xenbw.judge.roster import Roster
+from xenbw.judge.roster import Roster, allowance_of
 from xenbw.ledger import usagelog, vmlog
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import Action, Allowance, Count, Counters, Period, Rates
@@ -57,22 +57,40 @@ def test_settings_that_a_vm_lacks_come_from_the_defaults(ledger: Ledger) -> None
     }
 
 
-def test_a_rate_of_the_vm_s_own_replaces_both_default_rates_and_a_hard_limit_of_0_stands_for_none(
-    ledger: Ledger,
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, Rates(20_000, 10_000)),
+        ({"rate": 50_000}, Rates(50_000, 50_000)),
+        ({"rate": 50_000, "rate_in": 60_000}, Rates(60_000, 50_000)),
+        ({"rate_in": 60_000}, Rates(60_000, 10_000)),
+    ],
+)
+def test_a_vm_s_own_rate_replaces_both_default_rates(ledger: Ledger, own: dict[str, int], expected: Rates) -> None:
+    add_vm(ledger, "web1", NOW, **own)
+    default = Allowance(rate=10_000, rate_in=20_000)
+    (vm,) = ledger.vms().values()
+    assert allowance_of(vm, default).rates == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "limit", "hard"),
+    [
+        ({}, 1000, 2000),
+        ({"limit_bytes": 2000}, 2000, 2000),
+        ({"limit_bytes": 2001}, 2001, None),
+        ({"unlimited": True}, None, None),
+        ({"limit_bytes": 5000, "hard_limit_bytes": 6000}, 5000, 6000),
+        ({"unlimited": True, "hard_limit_bytes": 6000}, None, 6000),
+    ],
+)
+def test_the_default_hard_limit_is_not_for_a_vm_that_may_use_more_by_its_own_settings(
+    ledger: Ledger, own: dict[str, int], limit: int | None, hard: int | None
 ) -> None:
-    throttle = {"action": Action.THROTTLE}
-    add_vm(ledger, "plain", NOW)
-    add_vm(ledger, "own", NOW, **throttle, rate=10**6, hard_limit_bytes=7000)
-    add_vm(ledger, "none", NOW, **throttle, rate_in=10**5, hard_limit_bytes=0)
-    default = DefaultSection(limit=1000, rate=10**7, rate_in=10**6, hard_limit=2000)
-    found = Roster(ledger, Settings(default=default))
-    found.load(Moment(NOW, True))
-    allowances = {entry.vm.name: entry.allowance for entry in found.entries.values()}
-    assert {name: (one.rates, one.hard_limit_bytes) for name, one in allowances.items()} == {
-        "plain": (Rates(10**6, 10**7), 2000),
-        "own": (Rates(10**6, 10**6), 7000),
-        "none": (Rates(10**5, 10**7), None),
-    }
+    add_vm(ledger, "web1", NOW, **own)
+    (vm,) = ledger.vms().values()
+    merged = allowance_of(vm, Allowance(1000, hard_limit_bytes=2000))
+    assert (merged.limit_bytes, merged.hard_limit_bytes) == (limit, hard)
 
 
 @pytest.mark.parametrize(("everyone", "enforced"), [(False, {"added"}), (True, {"added", "found"})])

@@ -24,6 +24,7 @@ from tests.support.oldledger import Rows, make_schema1, narrowed, rows, sound, v
 from xenbw.ledger import backup, bindings, check, file, outbox, rescue, schema
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.ledger.outbox import Channel
+from xenbw.model import Action, State
 
 NOW = utc("2026-03-21 12:00")
 AT = bindings.stamp(NOW.timestamp())
@@ -77,6 +78,28 @@ def test_every_row_of_an_older_ledger_is_kept_by_the_upgrade(path: Path, before:
         assert ledger.rows("PRAGMA user_version")[0][0] == schema.VERSION
         after = rows(path)
     assert narrowed(after, before) == before
+
+
+@pytest.mark.parametrize("version", range(1, schema.VERSION))
+def test_a_vm_of_an_older_ledger_has_no_rate_and_no_hard_limit_until_they_are_set(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "older.db"
+    with closing(sqlite3.connect(path)) as db:
+        for script in schema.MIGRATIONS[:version]:
+            db.executescript(script)
+        db.execute("INSERT INTO vm (name, found_at, limit_bytes, action, rev) VALUES ('web1', ?, 5, 'warn', 1)", (AT,))
+        db.execute(f"PRAGMA user_version = {version}")
+        db.commit()
+    with closing(Ledger.open(path)) as ledger:
+        vm = ledger.vm_named("web1")
+        assert vm is not None
+        assert (vm.limit_bytes, vm.action) == (5, Action.WARN)
+        assert (vm.rate, vm.rate_in, vm.hard_limit_bytes) == (None, None, None)
+        ledger.set_vm(vm.id, action=Action.THROTTLE, rate=10**7, hard_limit_bytes=9, state=State.THROTTLED)
+    with closing(Ledger.open(path)) as ledger:
+        vm = ledger.vm_named("web1")
+        assert vm is not None
+        assert (vm.action, vm.rate, vm.rate_in, vm.hard_limit_bytes) == (Action.THROTTLE, 10**7, None, 9)
+        assert vm.state is State.THROTTLED
 
 
 def test_messages_that_waited_in_an_older_ledger_go_by_mail(path: Path) -> None:

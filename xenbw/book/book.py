@@ -229,9 +229,10 @@ def _plainly(error: Exception) -> str:
 
 
 def _bson(values: Mapping[str, Any]) -> Document:
-    """Values of a VM for MongoDB: sizes as 64-bit integers, words and networks as text."""
+    """Values of a VM for MongoDB: sizes and rates as 64-bit integers, words and networks as text."""
     return {
-        field: Int64(value) if field == "limit_bytes" and value else _plain(value) for field, value in values.items()
+        field: Int64(value) if field.endswith(("_bytes", "_bits")) and value else _plain(value)
+        for field, value in values.items()
     }
 
 

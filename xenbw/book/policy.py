@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from xenbw.checks import LONGEST_LIST, LONGEST_REASON
-from xenbw.model import Action, Count
+from xenbw.model import Action, Allowance, Count
+from xenbw.units import FASTEST, SLOWEST
 
 Values = Mapping[str, Any]
 
@@ -23,6 +24,9 @@ FIELDS = (
     "warn_percent",
     "action",
     "reset_day",
+    "rate_bits",
+    "rate_in_bits",
+    "hard_limit_bytes",
     "allow",
     "blocked_reason",
     "lifted_until",
@@ -48,9 +52,9 @@ class Merge:
     faults: tuple[str, ...]
 
 
-def merge(local: Values, base: Values, book: Values) -> Merge:
+def merge(local: Values, base: Values, book: Values, default: Allowance) -> Merge:
     """Merge this host's fields, those that both last agreed on, and the book's document. An impossible value in the
-    book is ignored: the last good one is kept."""
+    book is ignored: the last good one is kept. default: what holds on this host for a field that is None."""
     take, give, agreed, lost = {}, {}, {}, {}
     unknown = sorted(book.keys() - _KNOWN)
     faults = [f"unknown field {field[:_SHOWN]!r}" for field in unknown[:_NAMED]]
@@ -73,7 +77,39 @@ def merge(local: Values, base: Values, book: Values) -> Merge:
             take[field] = agreed[field] = theirs
             if mine != before:
                 lost[field] = mine
-    return Merge(take, give, agreed, lost, tuple(faults))
+    return _consistent(Merge(take, give, agreed, lost, tuple(faults)), local, base, default)
+
+
+def _consistent(found: Merge, local: Values, base: Values, default: Allowance) -> Merge:
+    """The merge without edits in the book that contradict the VM's other fields."""
+    take, faults = dict(found.take), list(found.faults)
+    for contradict, fields, rule in _CONTRADICTIONS:
+        for field in fields:
+            if field in take and contradict({**local, **take}, default):
+                value = take.pop(field)
+                faults.append(f"{field} = {value}: {rule}")
+    ignored = found.take.keys() - take
+    agreed = {field: base.get(field) if field in ignored else found.base[field] for field in FIELDS}
+    lost = {field: value for field, value in found.lost.items() if field in take}
+    return Merge(take, found.give, agreed, lost, tuple(faults))
+
+
+def _has_no_rate(values: Values, default: Allowance) -> bool:
+    action = values.get("action") or default.action
+    return action == Action.THROTTLE and values.get("rate_bits") is None and default.rate is None
+
+
+def _is_below_limit(values: Values, default: Allowance) -> bool:
+    limit = None if values.get("unlimited") else values.get("limit_bytes") or default.limit_bytes
+    hard = values.get("hard_limit_bytes")
+    return limit is not None and hard is not None and hard < limit
+
+
+# When fields contradict one another. Edits of these fields are ignored, in this order, until they no longer do.
+_CONTRADICTIONS = (
+    (_has_no_rate, ("action", "rate_bits"), "action throttle needs rate_bits, or a rate in this host's [default]"),
+    (_is_below_limit, ("hard_limit_bytes", "limit_bytes", "unlimited"), "hard_limit_bytes must not be below the limit"),
+)
 
 
 def fault(field: str, value: Any) -> str | None:
@@ -81,13 +117,18 @@ def fault(field: str, value: Any) -> str | None:
     if value is None:
         return None
     whole = isinstance(value, int) and not isinstance(value, bool)
+    size = (whole and 0 < value <= _LARGEST, "a whole number of bytes above 0")
+    rate = (whole and SLOWEST <= value <= FASTEST, f"a whole number of bits a second from {SLOWEST} to {FASTEST}")
     good, should = {
-        "limit_bytes": (whole and 0 < value <= _LARGEST, "a whole number of bytes above 0"),
+        "limit_bytes": size,
         "unlimited": (isinstance(value, bool), "true or false"),
         "count": (value in list(Count), "one of total, in, out, max"),
         "warn_percent": (whole and 1 <= value <= 100, "a whole number from 1 to 100"),
-        "action": (value in list(Action), "block or warn"),
+        "action": (value in list(Action), "one of block, warn, throttle"),
         "reset_day": (whole and 1 <= value <= 31, "a whole number from 1 to 31"),
+        "rate_bits": rate,
+        "rate_in_bits": rate,
+        "hard_limit_bytes": size,
         "allow": (
             isinstance(value, tuple),
             f"a list of at most {LONGEST_LIST} addresses or networks, none of which covers every address",

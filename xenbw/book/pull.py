@@ -15,11 +15,12 @@ from xenbw.errors import UsageError
 from xenbw.ledger import shared
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import to_column
-from xenbw.model import VM, ZERO, Counters
+from xenbw.model import VM, ZERO, Allowance, Counters
 from xenbw.units import format_time
 
 Values = Mapping[str, Any]
 
+_COLUMNS = {"rate_bits": "rate", "rate_in_bits": "rate_in"}  # fields whose names in the ledger are others
 _TOLD = 100  # faults
 _CLOCKS = timedelta(minutes=10)  # by which another clock may be ahead of ours
 
@@ -38,9 +39,9 @@ class Shelf(Protocol):
     def elsewhere(self, periods: Mapping[str, datetime], now: datetime) -> tuple[dict[str, Counters], list[str]]: ...
 
 
-def pull(ledger: Ledger, shelf: Shelf, now: datetime) -> list[str]:
-    """Merge this host's VMs with the book's. Returns what is wrong in the book, for the admin. Raises BookError,
-    LedgerError."""
+def pull(ledger: Ledger, shelf: Shelf, default: Allowance, now: datetime) -> list[str]:
+    """Merge this host's VMs with the book's. default: the allowance in [default]. Returns what is wrong in the book,
+    for the admin. Raises BookError, LedgerError."""
     for vm_id, (name, at) in shared.removed(ledger).items():
         shelf.retire(name, at)
         ledger.set_vm(vm_id, book_base=None)
@@ -57,16 +58,20 @@ def pull(ledger: Ledger, shelf: Shelf, now: datetime) -> list[str]:
         if isinstance(retired_at, datetime):
             faults += _heed_removal(ledger, shelf, vm, kept, retired_at, now)
         elif document is not None:
-            faults += _merge(ledger, shelf, vm, kept, document, now)
+            faults += _merge(ledger, shelf, default, vm, kept, document, now)
         elif vm.added_at is not None:
             _enter(ledger, shelf, vm, now)
     faults += _count_elsewhere(ledger, shelf, now)
     return [*faults[:_TOLD], *([f"the book: {len(faults) - _TOLD:,} more faults"] if faults[_TOLD:] else [])]
 
 
+def _column(field: str) -> str:
+    return _COLUMNS.get(field, field)
+
+
 def _local(vm: VM) -> dict[str, Any]:
     # False stands for the default here, as in the book: `unlimited` is True or None.
-    values = {field: getattr(vm, field) for field in policy.FIELDS}
+    values = {field: getattr(vm, _column(field)) for field in policy.FIELDS}
     # An empty list of allowed networks is a value of its own.
     return {field: value if value or value == () else None for field, value in values.items()}
 
@@ -102,7 +107,7 @@ def _heed_removal(ledger: Ledger, shelf: Shelf, vm: VM, kept: Values, retired_at
 def _take_out(ledger: Ledger, vm: VM, retired_at: datetime, now: datetime) -> None:
     """The VM was removed on another host: here it becomes a VM that nobody added."""
     with ledger.transaction():
-        nothing = dict.fromkeys(policy.FIELDS)
+        nothing = {_column(field): None for field in policy.FIELDS}
         base = json.dumps({"retired_at": to_column(retired_at)})
         ledger.set_vm(vm.id, **{**nothing, "unlimited": False}, added_at=None, book_base=base)
         ledger.record(now, "removed", f"{vm.name}: removed in the book; it is only metered from now on", vm.id)
@@ -114,9 +119,11 @@ def _enter(ledger: Ledger, shelf: Shelf, vm: VM, now: datetime) -> None:
     ledger.set_vm(vm.id, book_base=_text(_local(vm)))
 
 
-def _merge(ledger: Ledger, shelf: Shelf, vm: VM, kept: Values, document: dict[str, Any], now: datetime) -> list[str]:
+def _merge(
+    ledger: Ledger, shelf: Shelf, default: Allowance, vm: VM, kept: Values, document: dict[str, Any], now: datetime
+) -> list[str]:
     local, base = _local(vm), _base(kept)
-    found = policy.merge(local, base, {field: _read(field, value) for field, value in document.items()})
+    found = policy.merge(local, base, {field: _read(field, value) for field, value in document.items()}, default)
     agreed = dict(found.base)
     # Compared as the document has them, since the same network can be written in several ways.
     still = {field: None if base.get(field) is None else document[field] for field in found.give}
@@ -124,7 +131,7 @@ def _merge(ledger: Ledger, shelf: Shelf, vm: VM, kept: Values, document: dict[st
         # Another client changed the document first; the next round takes that over.
         agreed |= {field: base.get(field) for field in found.give}
     if found.take or _text(agreed) != _text(base) or vm.added_at is None:
-        taken = dict(found.take)
+        taken = {_column(field): value for field, value in found.take.items()}
         if "unlimited" in taken:
             taken["unlimited"] = bool(taken["unlimited"])
         with ledger.transaction():

@@ -155,7 +155,7 @@ class Sync(threading.Thread):
             self.backlog = changes.backlog(ledger, marks.done)
             if self.backlog == 0:
                 self.current_at = now
-            self.faults = pull(ledger, book, now)
+            self.faults = pull(ledger, book, self._settings.default_allowance, now)
             book.write("hosts", [book.heartbeat(now, {"version": __version__, "backlog": self.backlog})])
         finally:
             ledger.close()

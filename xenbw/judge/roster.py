@@ -17,19 +17,26 @@ from xenbw.model import VM, ZERO, Allowance, Binding, Counters, Digest, Entry, P
 
 
 def allowance_of(vm: VM, default: Allowance) -> Allowance:
-    """The VM's own settings; the config's [default] supplies the others."""
-    hard = default.hard_limit_bytes if vm.hard_limit_bytes is None else vm.hard_limit_bytes
+    """The VM's own settings; [default] supplies the others. The VM's own rate replaces both rates of [default]."""
+    limit = None if vm.unlimited else default.limit_bytes if vm.limit_bytes is None else vm.limit_bytes
     return Allowance(
-        limit_bytes=None if vm.unlimited else default.limit_bytes if vm.limit_bytes is None else vm.limit_bytes,
+        limit_bytes=limit,
         count=vm.count or default.count,
         warn_percent=vm.warn_percent or default.warn_percent,
         action=vm.action or default.action,
         reset_day=vm.reset_day or default.reset_day,
         rate=vm.rate or default.rate,
-        # A rate of the VM's own is its rate each way.
         rate_in=vm.rate_in or (None if vm.rate else default.rate_in),
-        hard_limit_bytes=hard or None,
+        hard_limit_bytes=_hard_limit(vm, default, limit),
     )
+
+
+def _hard_limit(vm: VM, default: Allowance, limit: int | None) -> int | None:
+    """The VM's own hard limit, else the default's, unless the VM may use more than that by its own settings."""
+    hard = default.hard_limit_bytes
+    if vm.hard_limit_bytes is not None or hard is None:
+        return vm.hard_limit_bytes or None  # 0: none, whatever the default
+    return None if vm.unlimited or (limit is not None and limit > hard) else hard
 
 
 @lru_cache(maxsize=1024)

@@ -181,8 +181,7 @@ CREATE INDEX binding_month ON binding (vm_id, substr(ended_at, 1, 7)) WHERE ende
 # What a VM may reach while it is blocked; null: what the configuration allows.
 _V3 = "ALTER TABLE vm ADD COLUMN allow TEXT"
 
-# The rates to which a VM is throttled, in bits per second, and the usage past which it is blocked whatever its action;
-# null: what the configuration says.
+# The rates, in bits a second, of a VM that is throttled, and the hard limit; null: the configuration's default.
 _V4 = """
 ALTER TABLE vm ADD COLUMN rate INTEGER;
 ALTER TABLE vm ADD COLUMN rate_in INTEGER;

@@ -92,6 +92,7 @@ def _object(value: str) -> bool:
 
 _ADDRESSES, _NETWORKS = _words(ip_address), _words(ip_network)
 _FLAG, _HOUR = partial(whole, beyond=2), partial(whole, beyond=_AN_HOUR)
+_RATE = partial(whole, least=SLOWEST, beyond=FASTEST + 1)
 _RAW, _REV = partial(whole, least=-_LARGEST), partial(whole, beyond=2**53)
 
 # Checks of columns whose declared type does not say enough.
@@ -102,7 +103,8 @@ _CHECKS: Mapping[str, Mapping[str, Check]] = {
         "warn_percent": partial(whole, least=0, beyond=101),
         "action": _parses(Action),
         "reset_day": partial(whole, least=1, beyond=32),
-        **dict.fromkeys(("rate", "rate_in"), partial(whole, least=SLOWEST, beyond=FASTEST + 1)),
+        "rate": _RATE,
+        "rate_in": _RATE,
         "ips": _ADDRESSES,
         "allow": _NETWORKS,
         "state": _parses(State),

@@ -6,13 +6,14 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any
 
 from xenbw.ledger import schema, sieve
 from xenbw.ledger.ledger import CorruptLedgerError, Ledger, LedgerError
 from xenbw.ledger.rows import binding_of, block_of, digest_of, to_text, vm_of
+from xenbw.ledger.sound import Shape
 
 Record = dict[str, Any]
 
@@ -44,13 +45,12 @@ def records(ledger: Ledger) -> Iterator[str]:
 
 @contextmanager
 def filling(ledger: Ledger, schema_version: object) -> Iterator[Filling]:
-    """Fill an empty ledger, whole or not at all. Raises LedgerError."""
-    if schema_version != schema.VERSION:
+    """Fill an empty ledger, whole or not at all, from a ledger of this schema or an earlier one. Raises LedgerError."""
+    if not isinstance(schema_version, int) or not 1 <= schema_version <= schema.VERSION:
         raise LedgerError(
-            f"a copy of a ledger with schema {schema_version}, this xenbw has {schema.VERSION}",
-            "import it with the xenbw that wrote it, then upgrade",
+            f"a copy of a ledger with schema {schema_version}, this xenbw has {schema.VERSION}", "upgrade xenbw"
         )
-    columns = {table: _columns(ledger, table) for table in _tables(ledger)}
+    shapes = _shapes(schema_version)
     # SQLite checks each row's references at once, so that the error can name the line.
     ledger.rows("PRAGMA foreign_keys = ON")
     with ledger.transaction() as db:
@@ -59,7 +59,7 @@ def filling(ledger: Ledger, schema_version: object) -> Iterator[Filling]:
                 f"{ledger.path}: has records in it, and only an empty ledger is filled",
                 f"move {ledger.path}* away first",
             )
-        yield Filling(db, columns)
+        yield Filling(db, shapes)
 
 
 def _empty(ledger: Ledger) -> bool:
@@ -75,8 +75,12 @@ def _tables(ledger: Ledger) -> list[str]:
     return [row[0] for row in ledger.rows("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY rowid")]
 
 
-def _columns(ledger: Ledger, table: str) -> dict[str, str]:
-    return {row["name"]: row["type"] for row in ledger.rows("SELECT * FROM pragma_table_info(?)", table)}
+def _shapes(version: int) -> dict[str, Shape]:
+    """The tables of that schema, by name. Later schemas only add to them (schema.MIGRATIONS)."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        for script in schema.MIGRATIONS[:version]:
+            db.executescript(script)
+        return sieve.shapes(db)
 
 
 def _walk(ledger: Ledger, table: str) -> Iterator[sqlite3.Row]:
@@ -95,40 +99,42 @@ def _walk(ledger: Ledger, table: str) -> Iterator[sqlite3.Row]:
 
 
 class Filling:
-    """A ledger that is being filled, inside its transaction. counts: rows by table."""
+    """A ledger that is being filled, inside its transaction. shapes: the tables of the ledger that the records are of.
+    counts: rows by table."""
 
-    def __init__(self, db: sqlite3.Connection, columns: Mapping[str, Mapping[str, str]]) -> None:
-        self._db, self._columns, self._shapes = db, columns, sieve.shapes(db)
+    def __init__(self, db: sqlite3.Connection, shapes: Mapping[str, Shape]) -> None:
+        self._db, self._shapes = db, shapes
         self.counts: Counter[str] = Counter()
 
     def take(self, text: str) -> None:
-        """Insert one record. Raises ValueError, KeyError or TypeError for a record that is not a row of this schema."""
+        """Insert one record. Raises ValueError, KeyError or TypeError for a record that is not a row of its schema."""
         if len(text) > _LONGEST_RECORD:
             raise ValueError(f"a record of {len(text):,} letters, and none has more than {_LONGEST_RECORD:,}")
         record = json.loads(text)
         if not isinstance(record, dict):
             raise TypeError("not a record")
         table = record.pop("table")
-        columns = self._columns.get(table) if isinstance(table, str) else None
-        if columns is None:
+        shape = self._shapes.get(table) if isinstance(table, str) else None
+        if shape is None:
             raise ValueError(f"no table {table!r} is known")
+        columns = shape.columns
         if record.keys() != columns.keys():
             raise ValueError(f"{table} has the columns {', '.join(columns)}")
         for name, value in record.items():
-            _check(name, columns[name], value)
-        self._check_values(table, record)
+            _check(name, columns[name][0], value)
+        self._check_values(shape, record)
         if table == "meta":
             self._take_meta(record["key"], record["value"])
         else:
             self._insert(table, record)
         self.counts[table] += 1
 
-    def _check_values(self, table: str, record: Record) -> None:
-        for name in self._shapes[table].faults(record):
+    def _check_values(self, shape: Shape, record: Record) -> None:
+        for name in shape.faults(record):
             # Other faults are left to SQLite (NOT NULL) and to the model, which name the reason.
             is_number = isinstance(record[name], int) and not name.endswith("_bytes")
-            if is_number or (table == "meta" and record["key"] == "alive"):
-                raise ValueError(f"{table}: {name}: {record[name]!r} is impossible")
+            if is_number or (shape.table == "meta" and record["key"] == "alive"):
+                raise ValueError(f"{shape.table}: {name}: {record[name]!r} is impossible")
 
     def _take_meta(self, key: object, value: object) -> None:
         # The imported ledger keeps its own id, so that the book starts from its beginning (book.sync.Marks).
