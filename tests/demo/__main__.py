@@ -116,7 +116,7 @@ def dead_daemon(stage: Stage, host: Host, web1: Guest) -> None:
 def raised(stage: Stage, host: Host, web1: Guest) -> None:
     stage.step("The customer buys more, and the admin raises the allowance")
     stage.screen(host, "xenbw-addvm", "web1", "--limit", "1TB")
-    stage.claim("web1 is released at once", web1.ping("10.50.0.2", timeout=1))
+    stage.claim("web1 is released at once", until(lambda: web1.reaches("10.50.0.2")))
     stage.claim("no iptables rule is left", not any("XENBW" in rule for rule in host.rules()))
     stage.screen(host, "xenbw", "show", "web1")
 

@@ -89,7 +89,7 @@ def test_no_chain_is_left_of_a_vif_that_came_and_went_without_a_script(host: Hos
         metering = Metering(host.ledger(), Tally(), boot_id(), chains)
         metering.use(NftMeter(tables.of(), chains, KernelMeter()), "")
         port = Port(9, 0, socket.if_nametoindex("vif9.0"), "vif9.0")
-        metering.repair([port])
+        metering.begin([port])
         host.namespace.ip("link del vif9.0")
         for left in (True, True, False):
             assert (f"counter {port.key}-in" in host.run(["nft", "list", "counters"]).stdout) is left

@@ -64,13 +64,13 @@ class Accounts:
         seals; None leaves both as they are."""
         problem: MeterError | None = None
         for _ in range(_TRIES):
-            problem = self._credit()
+            problem = (self._restart(ports) if ports is not None else None) or self._credit()
             # Our counters may begin only after the kernel's bridged what passed them by. Those of other meters begin
             # nothing, so their seals do not wait for a meter that cannot be read.
             if ports is None or (problem is not None and self._metering.meter.own):
                 break
             try:
-                again = self._metering.repair(ports)
+                again = self._metering.begin(ports)
             except MeterError as error:
                 problem = error
                 break
@@ -78,6 +78,16 @@ class Accounts:
                 break
             self._now.look()
         self.meter_failed(problem)
+
+    def _restart(self, ports: Collection[Port]) -> MeterError | None:
+        """Restart counters that traffic did not reach; why that did not work."""
+        moment = self._now.moment
+        try:
+            grown = self._metering.restart(ports, moment.at, self._roster.period_of(moment.trusted))
+        except MeterError as error:
+            return error
+        self.crossed.update(filter(self._may_have_crossed, grown))
+        return None
 
     def _credit(self) -> MeterError | None:
         """Read and credit; why that did not work."""

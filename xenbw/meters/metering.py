@@ -55,35 +55,48 @@ class Metering:
         known = {one.key for one in self._tally.tracked.values() if one.mark.own is not None}
         self._release(self.meter.lives() - known)
 
-    def repair(self, ports: Collection[Port]) -> bool:
+    def restart(self, ports: Collection[Port], at: datetime, period_of: PeriodOf) -> set[int]:
+        """Delete the counters that traffic did not reach: a chain is gone, or was changed. The next count goes by the
+        kernel's counters; a sealed vif stays sealed. Call it right before a count. Returns the ids of the VMs whose
+        usage grew by what these counters still had. Raises MeterError."""
+        followed = {nft.key(*one.key): one for one in self._tally.tracked.values()} if self.meter.own else {}
+        self._chains.counted = set(followed)
+        if not followed or not self._chains.usable:
+            return set()
+        view = self._chains.look()
+        uncounted = self._chains.uncounted(view.present(ports), view)
+        if not uncounted:
+            return set()
+        # Refused and flood bytes are credited as such: the kernel's counters would make usage of them. The kernel's are
+        # not read along with these: two readings at rest would take the traffic in between for a lead of theirs.
+        last = self.meter.last([followed[port.key] for port in uncounted])
+        grown = self._tally.credit(last, at, period_of)
+        self._chains.restart(uncounted, view)
+        if self._chains.stuck:
+            # They cannot be counted again, and the vifs are to be sealed all the same.
+            self._chains.counted -= {port.key for port in uncounted}
+        return grown
+
+    def begin(self, ports: Collection[Port]) -> bool:
         """See that every vif has our chains as they should be, with its seal if it has one. With another meter than
         nft, only sealed vifs have chains. Call it right after a count.
 
-        Whether to count once more: counters that traffic did not reach were deleted, and the next count goes by the
-        kernel's; or counters began, and a count right after that bridges the traffic before. Raises MeterError.
+        Whether to restart and count once more: counters began, and a count right after that bridges the traffic before;
+        or traffic did not reach some of them since the restart. Raises MeterError.
         """
         if not self._chains.usable:
             return False
-        followed = self._tally.tracked.values() if self.meter.own else ()
-        self._chains.counted = {nft.key(*one.key) for one in followed}
         view = self._chains.look()
         there = view.present(ports)
         if not self.meter.own:
             self._chains.release([port.key for port in there if not port.sealed and view.counts(port)])
             there = [port for port in there if port.sealed]
         uncounted = self._chains.uncounted(there, view)
-        if uncounted:
-            # A sealed vif stays sealed.
-            self._chains.restart(uncounted, view)
-            if not self._chains.stuck:
-                return True
-            # They cannot be counted again. To seal the vifs is more than that.
-            self._chains.counted -= {port.key for port in uncounted}
         self._chains.keep(there, view)
         self._failed = self._chains.problems(there)
         # Counters of a vif that is not bound yet begin where its binding says.
         self._chains.fresh &= self._chains.counted
-        return bool(self._chains.fresh)
+        return bool(self._chains.fresh or uncounted)
 
     def count(self, at: datetime, period_of: PeriodOf) -> set[int]:
         """Read all counters and credit every binding. Returns the ids of VMs whose usage grew. Raises MeterError."""
