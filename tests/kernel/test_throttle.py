@@ -126,3 +126,14 @@ def test_past_the_hard_limit_it_is_blocked(running: Host) -> None:
     out(running, guest)
     assert until(lambda: running.blocked(guest.address()))
     assert guest.send(10_000) == 0
+
+
+def test_it_is_throttled_whichever_meter_counts() -> None:
+    with Host('[meter]\nsource = "kernel"\n') as host:
+        host.start_daemon()
+        guest = throttled(host)
+        assert slow(out(host, guest))
+        host.kill_daemon()
+        guest.reboot()
+        assert slow(out(host, guest))
+        assert slow(into(host, guest))

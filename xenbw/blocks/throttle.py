@@ -45,7 +45,10 @@ class Throttle:
         try:
             if self._done == (self._tables.generation(), ports):
                 return Outcome()
-            said = self._change(self._chains.look().present(ports))
+            view = self._chains.look()
+            present = view.present(ports)
+            self._chains.keep(present, view)
+            said = self._change(present)
             self._done = (self._tables.generation(), ports) if said is None else None
         except MeterError as error:
             said = str(error)

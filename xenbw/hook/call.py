@@ -284,7 +284,7 @@ def run(env: dict[str, str]) -> None:
         # The daemon's over file comes first: it is the newest, and the ledger may be slow or broken.
         over = paths.over or gate.from_ledger(paths.ledger, facts.boot_id) or Over()
         sealed = facts.name in over.blocked
-        if over.nft or sealed:
+        if over.nft or sealed or facts.name in over.throttled:
             facts.cover(over, sealed=sealed)
         if sealed and not over.allow.of(facts.name):
             Link(paths.run_dir).lower(facts.ifindex)

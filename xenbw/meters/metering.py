@@ -79,7 +79,7 @@ class Metering:
 
     def begin(self, ports: Collection[Port]) -> bool:
         """See that every vif has our chains as they should be, with its seal if it has one. With another meter than
-        nft, only sealed vifs have chains. Call it right after a count.
+        nft, only sealed and throttled vifs have chains. Call it right after a count.
 
         Whether to restart and count once more: counters began, and a count right after that bridges the traffic before;
         or traffic did not reach some of them since the restart. Raises MeterError.
@@ -89,8 +89,8 @@ class Metering:
         view = self._chains.look()
         there = view.present(ports)
         if not self.meter.own:
-            self._chains.release([port.key for port in there if not port.sealed and view.counts(port)])
-            there = [port for port in there if port.sealed]
+            self._chains.release([port.key for port in there if not port.held and view.counts(port)])
+            there = [port for port in there if port.held]
         uncounted = self._chains.uncounted(there, view)
         self._chains.keep(there, view)
         self._failed = self._chains.problems(there)

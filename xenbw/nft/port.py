@@ -24,5 +24,10 @@ class Port(NamedTuple):
     throttle: tuple[int, int, int] | None = None
 
     @property
+    def held(self) -> bool:
+        """Whether it needs chains whatever counts its traffic: for a seal or a throttle."""
+        return self.sealed or self.throttle is not None
+
+    @property
     def key(self) -> str:
         return nft.key(self.domid, self.devid, self.ifindex)
