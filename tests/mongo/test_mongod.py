@@ -60,6 +60,15 @@ def test_a_hung_server_can_still_be_stopped_cleanly(server: Mongod) -> None:
     assert server.stop() == 0
 
 
+def test_the_port_of_a_dead_server_is_kept_for_it(server: Mongod) -> None:
+    server.kill()
+    host, _, port = server.host.partition(":")
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind((host, int(port)))
+    server.start()
+    assert things(server.client()).find_one() is None
+
+
 def test_a_hung_server_takes_requests_and_answers_when_resumed(server: Mongod) -> None:
     impatient, patient = server.client(socketTimeoutMS=200, retryReads=False), server.client()
     assert things(impatient).find_one() is things(patient).find_one() is None

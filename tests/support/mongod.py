@@ -58,7 +58,9 @@ class Mongod:
         self.log = self._directory / "log"
         self._data = (disk.path if disk else self._directory) / "db"
         self._data.mkdir()
-        self.host = f"127.0.0.1:{_free_port()}"
+        port, held = _take_port()
+        self._exit.enter_context(held)
+        self.host = f"127.0.0.1:{port}"
         self._process: subprocess.Popen[bytes] | None = None
         self._exit.callback(self.kill)
         self._clients = self._exit.enter_context(contextlib.ExitStack())
@@ -223,8 +225,20 @@ class Mongod:
         return True
 
 
-def _free_port() -> int:
+def _take_port() -> tuple[int, socket.socket]:
+    """A free port, and a socket that keeps it from every other caller, but not from a mongod, for as long as it is open.
+
+    Without it two servers that start at the same moment, or one that starts while the owner of its port is dead, could
+    have the same port; the later one ends, and its tests talk to the other's server.
+    """
     for port in random.sample(_PORTS, 100):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+        holder = socket.socket()
+        try:
+            holder.bind(("127.0.0.1", port))
+        except OSError:
+            holder.close()
+            continue
+        # Linux lets a second socket have the address if both ask for it and neither listens; mongod asks.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return port, holder
     raise MongodError("no free port")
