@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from calendar import monthrange
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -46,6 +47,8 @@ def used_bytes(count: Count, usage: Counters) -> int:
             return max(usage)
 
 
+FRAME = 65_536 + 32
+"""Bytes of the largest frame, with offload: so many bytes below its allowance a VM can be and have no more to use."""
 _COUNTED = {
     Count.TOTAL: "in and out together",
     Count.IN: "in",
@@ -54,15 +57,18 @@ _COUNTED = {
 }
 
 
-def judge(allowance: Allowance, usage: Counters) -> Verdict:
-    """Whether the usage is ok, warned, over or unlimited, and why. Over means *more* than the allowance."""
+def judge(allowance: Allowance, usage: Counters, *, spent: bool = False) -> Verdict:
+    """Whether the usage is ok, warned, over or unlimited, and why. Over means *more* than the allowance, or that the
+    kernel refused a frame that would have passed it (spent)."""
     used, limit = used_bytes(allowance.count, usage), allowance.limit_bytes
     if limit is None:
         return Verdict(State.UNLIMITED, used, None, "no allowance is set")
     share = f"used {format_size(used)} of {format_size(limit)} ({_COUNTED[allowance.count]})"
+    passed = "hard limit" if limit == allowance.hard_limit_bytes else "allowance"
     if used > limit:
-        passed = "hard limit" if limit == allowance.hard_limit_bytes else "allowance"
         return Verdict(State.OVER, used, limit, f"{share}: over its {passed} by {format_size(used - limit)}")
+    if spent and limit - used < FRAME:
+        return Verdict(State.OVER, used, limit, f"{share}: used up its {passed}")
     if used * 100 >= limit * allowance.warn_percent:
         return Verdict(State.WARNED, used, limit, f"{share}: past {allowance.warn_percent} %")
     return Verdict(State.OK, used, limit, share)
@@ -80,23 +86,56 @@ class Standing:
     throttle: Rates | None = None
 
 
-def stand(vm: VM, allowance: Allowance, enforced: bool, usage: Counters, period: Period) -> Standing:
-    """A VM's standing. enforced False: going over the allowance neither blocks nor throttles it.
+def stand(
+    vm: VM,
+    allowance: Allowance,
+    enforced: bool,
+    usage: Counters,
+    period: Period,
+    spent: Collection[str] = (),
+) -> Standing:
+    """A VM's standing. enforced False: going over the allowance neither blocks nor throttles it. spent: which of its
+    tripwires ran out in the kernel: "slow" at its allowance if it is throttled there, "trip" where it is blocked.
 
     A lift is valid for the period in which it was given. It is compared with the period and not with the clock, so that
     a wrong clock ends no lift and no block.
     """
-    line = _line(allowance, usage)
-    verdict = judge(line, usage)
+    held = _held_since(vm, period)
+    line = _line(allowance, usage, spent="trip" in spent or held is State.OVER)
+    verdict = judge(line, usage, spent=bool(spent) or held is not None)
     if vm.blocked_reason is not None:
         return Standing(State.BLOCKED, vm.blocked_reason or "blocked by the admin", verdict, Cause.ADMIN)
     if verdict.state is not State.OVER:
         return Standing(verdict.state, verdict.reason, verdict, None)
-    if vm.lifted_until is not None and vm.lifted_until >= period.end:
+    if lifted(vm, period):
         return Standing(State.EXEMPT, f"{verdict.reason}; lifted until its period ends", verdict, None)
     if not enforced:
         return Standing(State.OVER, f"{verdict.reason}; nobody added this VM, so it is only metered", verdict, None)
     return _held(line, verdict)
+
+
+def limits(allowance: Allowance) -> dict[str, int]:
+    """The limits at which the kernel holds a VM: "slow" where it is throttled, "trip" where it is blocked."""
+    found = {}
+    limit, hard = allowance.limit_bytes, allowance.hard_limit_bytes
+    if limit is not None and allowance.action is not Action.WARN:
+        throttles = allowance.action is Action.THROTTLE and allowance.rates is not None
+        found["slow" if throttles else "trip"] = limit
+    if hard is not None:
+        found["trip"] = min(hard, found.get("trip", hard))
+    return found
+
+
+def lifted(vm: VM, period: Period) -> bool:
+    """Whether the admin lifted the VM's block until this period ends."""
+    return vm.lifted_until is not None and vm.lifted_until >= period.end
+
+
+def _held_since(vm: VM, period: Period) -> State | None:
+    """The recorded state if the VM used up its allowance in this period: it is a frame short of it at most, and stays
+    held although its tripwire was made anew, as after a boot."""
+    held = vm.state in (State.OVER, State.THROTTLED, State.EXEMPT)
+    return vm.state if held and vm.state_since is not None and vm.state_since >= period.start else None
 
 
 def _held(allowance: Allowance, verdict: Verdict) -> Standing:
@@ -110,10 +149,14 @@ def _held(allowance: Allowance, verdict: Verdict) -> Standing:
     return Standing(State.OVER, verdict.reason, verdict, Cause.QUOTA)
 
 
-def _line(allowance: Allowance, usage: Counters) -> Allowance:
-    """The allowance that counts at this usage: past the hard limit, or where there is no other limit, the hard one."""
+def _line(allowance: Allowance, usage: Counters, *, spent: bool) -> Allowance:
+    """The allowance that counts at this usage: past the hard limit, or where there is no other limit, the hard one.
+    spent: whether a tripwire at which VMs are blocked ran out."""
     hard = allowance.hard_limit_bytes
-    if hard is None or (allowance.limit_bytes is not None and used_bytes(allowance.count, usage) <= hard):
+    if hard is None:
+        return allowance
+    left = hard - used_bytes(allowance.count, usage)
+    if allowance.limit_bytes is not None and left >= (FRAME if spent else 0):
         return allowance
     return replace(allowance, limit_bytes=hard, action=Action.BLOCK)
 

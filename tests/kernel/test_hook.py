@@ -207,7 +207,7 @@ class Enforcer:
 
     def __call__(self) -> None:
         with self._host.namespace.entered():
-            self._reconciler.reconcile(self._roster, self._moment, Present())
+            self._reconciler.reconcile(self._roster, {}, self._moment, Present())
 
     def probe(self) -> str | None:
         return self._iptables.probe()

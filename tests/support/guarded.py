@@ -83,7 +83,7 @@ class Host:
         return self.judging.judge(self.roster, self.usage, list(self.roster.entries), self.moment)
 
     def enforce(self) -> list[str]:
-        return self.reconciler.reconcile(self.roster, self.moment, Present())
+        return self.reconciler.reconcile(self.roster, self.usage, self.moment, Present())
 
     def new_period(self) -> None:
         self.at = END

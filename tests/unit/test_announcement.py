@@ -18,9 +18,9 @@ from xenbw.tell.message import Case
 
 NOW = utc("2026-03-20 12:00")
 PERIOD = Period(utc("2026-03-01"), utc("2026-04-01"))
-THROTTLE = Allowance(limit_bytes=1000, action=Action.THROTTLE, rate=10**7, hard_limit_bytes=2000)
+THROTTLE = Allowance(limit_bytes=10**9, action=Action.THROTTLE, rate=10**7, hard_limit_bytes=2 * 10**9)
 BLOCK = Block(1, Cause.QUOTA, "over", utc("2026-03-10"), PERIOD.end)
-FINE, PAST, FAR_PAST = 100, 1001, 2001
+FINE, PAST, FAR_PAST = 10**8, 10**9 + 1, 2 * 10**9 + 1
 
 
 class Judged:
@@ -54,24 +54,24 @@ class Judged:
 def test_a_vm_that_becomes_throttled_is_announced_with_its_rate_and_the_end_of_its_period(was: State) -> None:
     told = Judged(was, PAST).told()
     assert told is not None
-    reason = "used 1.00 KB of 1.00 KB (in and out together): over its allowance by 1 B; throttled to 10 Mbit/s"
+    reason = "used 1.00 GB of 1.00 GB (in and out together): over its allowance by 1 B; throttled to 10 Mbit/s"
     assert (told.kind, told.text) == ("throttled", f"web1 throttled: {reason}")
     assert told.subject == "[xenbw] web1: throttled"
     document = json.loads(told.document)
     assert (document["kind"], document["reason"]) == ("throttled", reason)
-    assert (document["until"], document["limit_bytes"]) == ("2026-04-01T00:00:00Z", 1000)
+    assert (document["until"], document["limit_bytes"]) == ("2026-04-01T00:00:00Z", 10**9)
     assert (document["subject"], document["text"]) == (told.subject, told.body)
 
 
 def test_a_vm_that_stays_throttled_is_announced_once() -> None:
-    assert Judged(State.THROTTLED, 1500).told() is None
+    assert Judged(State.THROTTLED, 15 * 10**8).told() is None
 
 
 @pytest.mark.parametrize(
     ("judged", "why"),
     [
         (Judged(State.THROTTLED, FINE), "its allowance covers its usage again"),
-        (Judged(State.THROTTLED, 900), "its allowance covers its usage again"),
+        (Judged(State.THROTTLED, 9 * 10**8), "its allowance covers its usage again"),
         (Judged(State.THROTTLED, PAST, allowance=Allowance()), "its allowance covers its usage again"),
         (Judged(State.THROTTLED, FINE, since=utc("2026-02-10")), "a new period began"),
         (

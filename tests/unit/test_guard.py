@@ -119,7 +119,7 @@ def test_a_new_period_releases_with_an_event(host: Host) -> None:
 
 def test_a_raised_allowance_releases_at_once(host: Host) -> None:
     host.judge(1001)
-    host.ledger.set_vm(host.web1, limit_bytes=2000)
+    host.ledger.set_vm(host.web1, limit_bytes=200_000)
     assert host.judge()
     assert host.events() == ["null-routed", "released"]
     assert blocklog.of_vm(host.ledger, host.web1)[0].lift_reason == "its allowance covers its usage again"
@@ -250,7 +250,7 @@ def test_every_method_and_the_hook_get_the_blocked_addresses(host: Host) -> None
 def test_methods_free_a_released_vm_and_it_holds_its_addresses(host: Host) -> None:
     host.judge(1001)
     host.enforce()
-    host.ledger.set_vm(host.web1, limit_bytes=2000)
+    host.ledger.set_vm(host.web1, limit_bytes=200_000)
     host.judge()
     host.enforce()
     assert host.method.asked[-1] == {}

@@ -173,7 +173,7 @@ def test_a_warning_is_one_line(host: Guarded) -> None:
 def test_a_release_is_one_line(host: Guarded) -> None:
     host.judge(1001)
     told(host)
-    host.ledger.set_vm(host.web1, limit_bytes=2000)
+    host.ledger.set_vm(host.web1, limit_bytes=200_000)
     host.judge()
     assert told(host) == [(NOTICE, "web1 released: its allowance covers its usage again")]
 
@@ -206,10 +206,10 @@ def test_a_block_that_ended_before_it_was_recorded_is_logged_again_when_it_retur
     with closing(open_ledger(host.ledger.path.parent)) as other, other.transaction():
         host.judging.judge(host.roster, {host.web1: Counters(1001, 0)}, [host.web1], host.moment)
     told(host)
-    host.ledger.set_vm(host.web1, limit_bytes=5000)
+    host.ledger.set_vm(host.web1, limit_bytes=500_000)
     host.judge(1001)
     told(host)
-    host.judge(5001)
+    host.judge(500_001)
     assert [text[:17] for _, text in told(host)] == ["web1 null-routed:"]
 
 

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from datetime import datetime
+from typing import NamedTuple, Protocol
 
 from xenbw.allow import Exceptions
 from xenbw.model import Address
 from xenbw.nft.port import Port
+
+
+class Line(NamedTuple):
+    """One line of a VM's allowance, which the kernel holds.
+
+    kind: "trip": past the line traffic is refused; "slow": it is throttled. counted: "total", "in" or "out". limit: how
+    many bytes of the VM's usage on this host may pass; None: the VM is past the line, whatever the kernel counted.
+    used: that usage so far, of the period that began at `since`.
+    """
+
+    vm_id: int
+    kind: str
+    counted: str
+    limit: int | None
+    used: int
+    since: datetime
 
 
 @dataclass(frozen=True)
@@ -22,6 +39,7 @@ class Wanted:
     domids: running domains of blocked VMs: domid -> the VM's name.
     owners: the vifs that are bound in this boot: ifindex -> domid.
     allow: the networks that blocked VMs may still reach, by VM name.
+    lines: what the kernel holds of VMs' allowances.
     """
 
     null_routes: Mapping[Address, str] = field(default_factory=dict)
@@ -31,6 +49,7 @@ class Wanted:
     domids: Mapping[int, str] = field(default_factory=dict)
     owners: Mapping[int, int] = field(default_factory=dict)
     allow: Exceptions = field(default_factory=Exceptions)
+    lines: tuple[Line, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from xenbw.blocks import latch_text, link, restore, seal, throttle_text
+from xenbw.blocks import latch_text, link, restore, seal, throttle_text, tripwire_text
 from xenbw.blocks.block import Block
 from xenbw.blocks.latch import Latch
 from xenbw.blocks.link import Link
 from xenbw.blocks.seal import Seal
 from xenbw.blocks.throttle import Throttle
+from xenbw.blocks.tripwire import Tripwire
 from xenbw.nft.chains import Chains
+from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables
 
 
 @dataclass(frozen=True)
 class Means:
-    """What blocks work with. chains: the nft meter uses the same. run_dir: xenbw's folder under /run."""
+    """What blocks work with. chains: the nft meter uses the same. quotas: read before each count of the VMs' usage.
+    run_dir: xenbw's folder under /run."""
 
     tables: Tables
     chains: Chains
+    quotas: Quotas
     run_dir: str
 
 
@@ -43,7 +47,9 @@ def _null_route(version: int) -> Block:
     return Iptables(version)
 
 
+# The tripwire is first: a VM that may use more now passes it before its seal is gone.
 REGISTRY: Mapping[str, _Entry] = {
+    "tripwire": _Entry(lambda means: Tripwire(means.tables, means.chains, means.quotas), tripwire_text.UNDO),
     "seal": _Entry(lambda means: Seal(means.chains), seal.UNDO),
     "throttle": _Entry(lambda means: Throttle(means.tables, means.chains), throttle_text.UNDO),
     "iptables": _Entry(lambda _: _null_route(4), restore.UNDO[4]),

@@ -1,4 +1,7 @@
-"""The throttle: traffic of a VM within its rate passes and counts as usage, faster traffic is refused."""
+"""The throttle: past a VM's allowance, traffic within its rate passes and counts as usage, faster traffic is refused.
+
+Whether the VM is past it is the tripwire's to say: each throttled VM has a tripwire "slow" (tripwire.py).
+"""
 
 from __future__ import annotations
 
@@ -43,31 +46,33 @@ class Throttle:
         if not self._chains.usable:
             return Outcome(problems=(f"{_CANNOT}: its kernel has no netdev chains",) if ports else ())
         try:
-            if self._done == (self._tables.generation(), ports):
+            if self._done == (self._tables.generation(), wanted.ports):
                 return Outcome()
             view = self._chains.look()
             present = view.present(ports)
             self._chains.keep(present, view)
-            said = self._change(present)
-            self._done = (self._tables.generation(), ports) if said is None else None
+            said = self._change(present, view.unclaimed(wanted.ports))
+            self._done = (self._tables.generation(), wanted.ports) if said is None else None
         except MeterError as error:
             said = str(error)
         return Outcome(problems=() if said is None else (f"{_CANNOT}: {said}",))
 
-    def _change(self, ports: list[Port]) -> str | None:
+    def _change(self, ports: list[Port], unclaimed: frozenset[int]) -> str | None:
         """Make the throttles what they should be; nft's error, or None."""
         view = self._look()
         if not ports and not any(view.maps.values()) and not view.limits:
             return None
-        batch = self._text(ports, view)
+        batch = self._text(ports, unclaimed, view)
         said = self._tables.apply(batch) if batch else None
         if said is not None:
             # What all share may have gone since the look.
-            said = self._tables.apply(nft.foundation() + text.foundation() + self._text(ports, self._look()))
+            batch = self._text(ports, unclaimed, self._look())
+            said = self._tables.apply(nft.foundation() + text.foundation() + batch)
         return said
 
-    def _text(self, ports: list[Port], view: _View) -> str:
-        led: dict[str, dict[int, str]] = {way: {} for way in nft.WAYS}
+    def _text(self, ports: list[Port], unclaimed: frozenset[int], view: _View) -> str:
+        # A hook has led vifs of VMs that are not known here yet.
+        led = {way: {i: name for i, name in view.maps[way].items() if i in unclaimed} for way in nft.WAYS}
         parts = [] if view.founded else [text.foundation()]
         for port in ports:
             vm_id, *rates = port.throttle or (0, 0, 0)
@@ -79,7 +84,6 @@ class Throttle:
         ]
         changed = [port for port in ports if any(view.maps[w].get(port.ifindex) != led[w][port.ifindex] for w in led)]
         parts += [text.limits(*throttle) for throttle in {port.throttle for port in changed} if throttle is not None]
-        parts.append(nft.refused([(port.key, port.ifindex) for port in changed]))
         for way in nft.WAYS:
             parts += [
                 text.lead(way, port.ifindex, led[way][port.ifindex])

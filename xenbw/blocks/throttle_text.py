@@ -1,4 +1,4 @@
-"""The throttle, as text for nft(8): usage of a VM that is faster than its rate is refused.
+"""The throttle, as text for nft(8): past a VM's allowance, usage that is faster than its rate is refused.
 
 A VM has one limit object for each direction, which all its vifs share: maps lead from the vif to it. The kernel takes
 no change of a limit object (seen with 6.12), so its name has the rate, and another rate is another object.
@@ -8,6 +8,7 @@ The hook uses this at each boot of a throttled VM, so it imports next to nothing
 
 from __future__ import annotations
 
+from xenbw.blocks import tripwire_text
 from xenbw.nft.nft import TABLE, WAYS
 
 TYPE_CHECKING = False
@@ -19,12 +20,12 @@ _INTERFACE = {"in": "oif", "out": "iif"}
 # (net/netfilter/nft_limit.c, nft_limit_init): with offload a frame has up to 64 KiB.
 _BURST = 128 * 1024
 RULES = {
-    name: rules
+    name: (rule,)
     for way in WAYS
-    for name, rules in (
-        (f"throttle-{way}", (f"limit name {_INTERFACE[way]} map @throttle-{way} goto refuse-{way}",)),
-        # The drop is a rule of its own: a rule ends at a map that has no element for the vif.
-        (f"refuse-{way}", (f"counter name {_INTERFACE[way]} map @refused-{way}", "drop")),
+    for name, rule in (
+        # Past its allowance a VM is throttled: its quota object has run out (tripwire_text.py).
+        (f"throttle-{way}", f"quota name {_INTERFACE[way]} map @slow-{way} jump slowed-{way}"),
+        (f"slowed-{way}", f"limit name {_INTERFACE[way]} map @throttle-{way} goto refuse-{way}"),
     )
 }
 """The rules of the chains that all throttled vifs share."""
@@ -44,7 +45,7 @@ def foundation() -> str:
         lines += [f"{verb} chain netdev {TABLE} {chain}" for chain in RULES]
     for chain, rules in RULES.items():
         lines += [f"add rule netdev {TABLE} {chain} {rule}" for rule in rules]
-    return "\n".join([*lines, ""])
+    return tripwire_text.maps() + "\n".join([*lines, ""])
 
 
 def limits(vm_id: int, in_bits: int, out_bits: int) -> str:

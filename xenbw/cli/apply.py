@@ -16,9 +16,14 @@ from xenbw.enforce.reconcile import Reconciler
 from xenbw.errors import XenbwError
 from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
+from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger
+from xenbw.meters.nft import uncredited
+from xenbw.model import ZERO, Binding, Counters
+from xenbw.nft import nft
 from xenbw.nft.chains import Chains
-from xenbw.nft.netlink import hand_to_nft
+from xenbw.nft.netlink import Table, hand_to_nft
+from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables
 from xenbw.rundir import control
 from xenbw.rundir.control import NoDaemonError
@@ -43,6 +48,16 @@ def apply(ledger: Ledger, context: Context, make: Make = blocks) -> bool:
     return not problems
 
 
+def _add_uncredited(
+    usage: dict[int, Counters], ledger: Ledger, bound: Sequence[Binding], boot_id: str, table: Table
+) -> None:
+    """Add the usage that is in our counters only: the kernel's tripwires have it counted. Raises MeterError."""
+    counted = table.counters()
+    gone = [life[2] for life in map(nft.life_of, {name.rpartition("-")[0] for name in counted}) if life is not None]
+    for vm_id, grown in uncredited([*bound, *viflog.ended(ledger, boot_id, gone)], counted).items():
+        usage[vm_id] = usage.get(vm_id, ZERO).plus(grown)
+
+
 def _enforce(ledger: Ledger, context: Context, make: Make) -> list[str]:
     """Judge and enforce as the daemon would; returns what stands in the way."""
     moment = context.moment(ledger)
@@ -51,16 +66,20 @@ def _enforce(ledger: Ledger, context: Context, make: Make) -> list[str]:
     vms.roll(moment)
     known = Protected(context.run, last_known(ledger))
     known.refresh(context.settings.helpers, context.settings.mongodb.uri)
-    judge, here = Judge(ledger, context.settings), boot_id()
-    judge.judge(vms, vms.usage(), list(vms.entries), moment)
+    judge, here, usage = Judge(ledger, context.settings), boot_id(), vms.usage()
+    judge.judge(vms, usage, list(vms.entries), moment)
     with closing(Tables(hand_to_nft)) as tables:
-        made = make(Means(tables, Chains(tables), str(context.settings.daemon.run_dir)))
+        quotas = Quotas(tables, complete=True)
+        made = make(Means(tables, Chains(tables), quotas, str(context.settings.daemon.run_dir)))
         unusable = {block.name: reason for block in made if (reason := block.probe()) is not None}
         usable = [block for block in made if block.name not in unusable]
         reconciler = Reconciler(ledger, context.settings, judge, usable, here)
         reconciler.protect = known.networks | set(context.settings.enforce.protect)
         bound = [binding for binding in ledger.live_bindings().values() if binding.boot_id == here]
-        reconciler.reconcile(vms, moment, Present(bound))
+        if quotas.look():
+            reconciler.meter = "nft"
+            _add_uncredited(usage, ledger, bound, here, tables.of())
+        reconciler.reconcile(vms, usage, moment, Present(bound))
     failed = [str(judge.failure)] if judge.failure else []
     failed += [*reconciler.problems, *known.problems]
     return [*failed, *(reason for reason in unusable.values() if reconciler.plan.null_routes)]

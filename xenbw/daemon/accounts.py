@@ -125,17 +125,19 @@ class Accounts:
             self._ceilings[vm_id] = (entry.allowance.count, quota.ceiling(entry.allowance, entry.vm.state))
             self.crossed.discard(vm_id)
 
-    def roll(self) -> None:
-        """Open a new period for every VM whose period ended; these VMs are to be judged. Raises LedgerError."""
+    def roll(self) -> bool:
+        """Open a new period for every VM whose period ended; these VMs are to be judged. Whether there was one. Raises
+        LedgerError."""
         moment = self._now.moment
         if not any(moment.at >= entry.period.end for entry in self._roster.entries.values()):
-            return
+            return False
         self.commit()
         self._roster.roll(moment)
         rolled = [id_ for id_, e in self._roster.entries.items() if not self._tally.stands_in(id_, e.period.start)]
         for vm_id in rolled:
             self._tally.open_period(vm_id, self._roster.entries[vm_id].period.start)
         self.crossed.update(rolled)
+        return bool(rolled)
 
     def settle(self, vm_ids: Collection[int]) -> bool:
         """Credit and commit the last bytes of these VMs' ended bindings, and delete their counters. Whether that

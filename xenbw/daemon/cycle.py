@@ -28,6 +28,7 @@ from xenbw.meters import registry as meters
 from xenbw.meters.counters import KernelMeter
 from xenbw.meters.metering import Metering
 from xenbw.nft.chains import Chains
+from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Apply, Tables
 from xenbw.rundir import pending
 from xenbw.runner import Runner
@@ -73,7 +74,8 @@ class Work:
         self._calls = Calls(ledger, boot_id, orphans, sysfs)
         self._roster = Roster(ledger, settings)
         self._judge = Judge(ledger, settings)
-        means = blocks.Means(self._tables, self._chains, str(settings.daemon.run_dir))
+        quotas = Quotas(self._tables)
+        means = blocks.Means(self._tables, self._chains, quotas, str(settings.daemon.run_dir))
         self._reconciler = Reconciler(ledger, settings, self._judge, blocks.blocks(means), boot_id)
         self._accounts = Accounts(ledger, tally, self._metering, self._roster, self._now, self._complaints, boot_id)
         # Networks that the last daemon protected stay so until all sources have answered: some are on other machines.
@@ -94,6 +96,7 @@ class Work:
         self._rounds = Rounds(
             tally,
             self._metering,
+            quotas,
             self._census,
             self._accounts,
             self._roster,
@@ -140,7 +143,7 @@ class Work:
         self._accounts.open_periods(refiled)
         settle_kept(self._ledger, self._roster, self._tally.usage)
         # Before the first commit, which sets when a daemon was last alive.
-        self._rounds.play()
+        self._rounds.count()
         self._rounds.play(self._reload(), look=True)
         self._census.ask(moment.at)
 
@@ -158,7 +161,8 @@ class Work:
             self._complaints.of("ledger file", self._displaced())
         except LedgerError as error:
             self._accounts.failed(error)
-        self._rounds.play(due, look=hold or bool(due), hold=hold)
+        # A tripwire follows its VM's limit, and its usage on other hosts.
+        self._rounds.play(due, look=hold or bool(due), hold=hold or bool(due))
         if self._commit_timer.due(elapsed) and self._accounts.commit() and self._judge.unsettled:
             self._rounds.play(self._judge.unsettled)
         self._settle(self._housekeeping.run)
@@ -250,6 +254,11 @@ class Work:
         if self._chains.usable:
             self._now.look()
             self._rounds.play(look=True)
+
+    def on_tripwire(self) -> None:
+        """A VM used up its allowance."""
+        self._now.look()
+        self._rounds.play()
 
     def enforce(self) -> list[str]:
         """Make the kernel's blocks what the ledger says, without counting. Returns what blocks changed."""

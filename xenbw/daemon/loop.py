@@ -182,7 +182,11 @@ class Daemon:
 
     def _hear_of_rules(self) -> None:
         # A firewall that loads changes the rules many times in a row.
-        if self._rules.drain():
+        changed = self._rules.drain()
+        if self._rules.spent:
+            self._rules.spent = False
+            self._work.on_tripwire()
+        if changed:
             self._rules_at = min(self._rules_at, max(time.monotonic(), self._rules_done + _RULES_PAUSE))
 
     def _on_signal(self, number: int, _frame: object) -> None:

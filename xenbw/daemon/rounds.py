@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from xenbw.accounting import Tally
+from xenbw.blocks.tripwire_text import line_of
 from xenbw.daemon.accounts import Accounts
 from xenbw.daemon.now import Now
 from xenbw.enforce.desired import Present
@@ -15,11 +16,17 @@ from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
 from xenbw.ledger.ledger import LedgerError
 from xenbw.meters.metering import Metering
+from xenbw.model import State
 from xenbw.nft.port import Port
+from xenbw.nft.quotas import Quotas
 from xenbw.tell.complaints import Complaints
 from xenbw.vifs.census import Census
 
 log = logging.getLogger(__name__)
+
+
+# The states of VMs that are held already where a tripwire of each kind runs out.
+_HELD = {"trip": (State.OVER, State.BLOCKED), "slow": (State.OVER, State.BLOCKED, State.THROTTLED)}
 
 
 class Rounds:
@@ -29,6 +36,7 @@ class Rounds:
         self,
         tally: Tally,
         metering: Metering,
+        quotas: Quotas,
         census: Census,
         accounts: Accounts,
         roster: Roster,
@@ -39,6 +47,7 @@ class Rounds:
         complaints: Complaints,
     ) -> None:
         self._tally, self._metering, self._census, self._accounts = tally, metering, census, accounts
+        self._quotas = quotas
         self._roster, self._judge, self._reconciler, self._protected = roster, judge, reconciler, protected
         self._now, self._complaints = now, complaints
 
@@ -52,36 +61,63 @@ class Rounds:
         judged: set[int] = set()
         due = set(due)
         while True:
-            self._accounts.count(self._ports() if look or self._metering.bridged else None)
-            due = ((due | self._crossed()) & self._roster.entries.keys()) - judged
-            moved = bool(due) and self._pass_judgement(due)
+            self._count(self._ports() if look or self._metering.bridged else None)
+            spent = self._spent()
+            hold = self._roll() or hold
+            due = ((due | self._crossed() | spent.keys()) & self._roster.entries.keys()) - judged
+            moved = bool(due) and self._pass_judgement(due, spent)
             judged |= due
             if moved and not look:
                 # To seal a vif repairs its chains, and the traffic that passed them by is counted before.
-                self._accounts.count(self._ports())
-            if moved or hold:
+                self._count(self._ports())
+            # A tripwire that ran out although its VM may use more is made anew.
+            if moved or hold or spent:
                 changes += self.hold()
+            elif look:
+                self._reconciler.wire(self._roster, self._tally.usage, self._present())
             if not moved:
                 return changes
             self._accounts.commit()
             due, look, hold = set(), True, False
 
-    def _crossed(self) -> set[int]:
-        """VMs that may have crossed a limit, and those whose period began."""
+    def count(self) -> None:
+        """Read and credit, no more."""
+        self._accounts.count(None)
+
+    def _count(self, ports: Collection[Port] | None) -> None:
+        self._quotas.look()
+        self._accounts.count(ports)
+
+    def _spent(self) -> dict[int, set[str]]:
+        """The kinds of tripwires that ran out, by VM, of VMs that are not held for it yet."""
+        found: dict[int, set[str]] = {}
+        for name, quota in self._quotas.before.items():
+            line = line_of(name) if quota.spent else None
+            entry = self._roster.entries.get(line[0]) if line else None
+            if line and entry and entry.vm.state not in _HELD[line[1]]:
+                found.setdefault(line[0], set()).add(line[1])
+        return found
+
+    def _roll(self) -> bool:
+        """Begin the periods that are due. Whether one began."""
         try:
-            self._accounts.roll()
+            return self._accounts.roll()
         except LedgerError as error:
             self._accounts.failed(error)
+            return False
+
+    def _crossed(self) -> set[int]:
+        """VMs that may have crossed a limit, and those whose period began."""
         crossed = self._accounts.crossed & self._roster.entries.keys()
         if crossed:
             # After a crash the CLI, which counts nothing, has to come to the same verdict from the ledger.
             self._accounts.commit(durable=False)
         return crossed
 
-    def _pass_judgement(self, vm_ids: Collection[int]) -> bool:
+    def _pass_judgement(self, vm_ids: Collection[int], spent: Mapping[int, Collection[str]]) -> bool:
         """Judge these VMs. Whether blocks changed."""
         try:
-            changed = self._judge.judge(self._roster, self._tally.usage, vm_ids, self._now.moment)
+            changed = self._judge.judge(self._roster, self._tally.usage, vm_ids, self._now.moment, spent)
         except LedgerError as error:
             self._accounts.failed(error)
             return False
@@ -95,7 +131,7 @@ class Rounds:
         """Reconcile by the present verdicts. Returns what blocks changed."""
         self._reconciler.protect = self._protected.networks | set(self._reconciler.settings.enforce.protect)
         try:
-            changes = self._reconciler.reconcile(self._roster, self._now.moment, self._present())
+            changes = self._reconciler.reconcile(self._roster, self._tally.usage, self._now.moment, self._present())
         except LedgerError as error:
             self._accounts.failed(error)
             return []

@@ -27,6 +27,7 @@ from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import Table, hand_to_nft
 from xenbw.nft.nft import TABLE, life_of
 from xenbw.nft.port import Port
+from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables
 from xenbw.runner import Runner
 from xenbw.vifs import interfaces
@@ -68,7 +69,7 @@ class Rig:
     def block(self, name: str) -> Iterator[Block]:
         """One of the registry's blocks, for the rig's dom0."""
         with closing(Tables(hand_to_nft)) as tables, TemporaryDirectory() as run_dir:
-            yield REGISTRY[name].make(Means(tables, Chains(tables), run_dir))
+            yield REGISTRY[name].make(Means(tables, Chains(tables), Quotas(tables), run_dir))
 
     def counted(self) -> dict[str, int]:
         """The bytes of each of xenbw's counters on the guest's interface. Raises MeterError."""

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 
+from xenbw import quota
 from xenbw.allow import Exceptions
+from xenbw.blocks.block import Line
 from xenbw.config import Settings
 from xenbw.judge.roster import Roster
-from xenbw.model import Address, Binding, Block, Network, Rates, State
+from xenbw.model import ZERO, Address, Binding, Block, Count, Counters, Entry, Network, Rates, State
 from xenbw.nft.port import Port
 
 _NOBODY: Mapping[str, Collection[Address]] = MappingProxyType({})
@@ -174,29 +176,57 @@ class Present:
     starting: Collection[int] = ()
 
 
-def throttled(roster: Roster, blocked: Collection[int], unrecorded: Collection[int]) -> dict[int, Rates]:
-    """The rates of the VMs that are throttled, by their ids. A blocked VM needs none. unrecorded: VMs whose throttle
-    could not be recorded."""
-    found = {}
+def throttled(roster: Roster, blocked: Collection[int], unrecorded: Collection[int]) -> frozenset[int]:
+    """The ids of the VMs that are throttled. unrecorded: VMs whose throttle could not be recorded."""
+    slowed = {id_ for id_, entry in roster.entries.items() if entry.vm.state is State.THROTTLED}
+    slowed |= set(unrecorded)
+    return frozenset(
+        vm_id
+        for vm_id in slowed - set(blocked)
+        if vm_id in roster.entries and roster.entries[vm_id].allowance.rates is not None
+    )
+
+
+def lines(
+    roster: Roster, usage: Mapping[int, Counters], throttled: Collection[int], *, metered: bool
+) -> tuple[Line, ...]:
+    """What the kernel has to hold of the VMs' allowances. usage: on this host in each VM's period. throttled: ids of
+    the VMs that are throttled. metered: whether our counters in the kernel count the usage; if not, it holds only the
+    throttles of these VMs."""
+    found: list[Line] = []
     for vm_id, entry in roster.entries.items():
-        rates, slowed = entry.allowance.rates, entry.vm.state is State.THROTTLED or vm_id in unrecorded
-        if slowed and rates is not None and vm_id not in blocked:
-            found[vm_id] = rates
-    return found
+        if vm_id in throttled:
+            found.append(Line(vm_id, "slow", "total", None, 0, entry.period.start))
+        if metered and entry.enforced and not quota.lifted(entry.vm, entry.period):
+            for kind, limit in quota.limits(entry.allowance).items():
+                if kind != "slow" or vm_id not in throttled:
+                    found += _lines(entry, kind, limit, usage.get(vm_id, ZERO))
+    return tuple(found)
+
+
+def _lines(entry: Entry, kind: str, limit: int, here: Counters) -> list[Line]:
+    elsewhere, vm_id, since = entry.elsewhere, entry.vm.id, entry.period.start
+    of = {
+        "total": (limit - sum(elsewhere), sum(here)),
+        "in": (limit - elsewhere.in_bytes, here.in_bytes),
+        "out": (limit - elsewhere.out_bytes, here.out_bytes),
+    }
+    counted = ("in", "out") if entry.allowance.count is Count.MAX else (entry.allowance.count.value,)
+    return [Line(vm_id, kind, word, *of[word], since) for word in counted]
 
 
 @dataclass(frozen=True)
 class Hold:
     """What holds VMs, by their ids. blocked: those that are blocked. allow: what they may reach all the same.
-    throttled: the rates of those that are throttled."""
+    rates: to what those are held that are throttled past their allowance."""
 
     blocked: frozenset[int]
     allow: Exceptions
-    throttled: Mapping[int, Rates]
+    rates: Mapping[int, Rates]
 
 
 def ports(present: Present, hold: Hold, ids: Mapping[str, int]) -> tuple[Port, ...]:
-    """Every vif, sealed if its VM is blocked, throttled if its VM is. ids: of VMs, by name."""
+    """Every vif, sealed if its VM is blocked, with the rates of its VM. ids: of VMs, by name."""
     bound = [(Port(*one.key, one.interface, one.mac), one.vm_id) for one in present.bound]
     arriving = [(port, ids.get(name)) for port, name in present.arriving]
     return tuple(_held(port, vm_id, hold) for port, vm_id in (*bound, *arriving))
@@ -205,8 +235,9 @@ def ports(present: Present, hold: Hold, ids: Mapping[str, int]) -> tuple[Port, .
 def _held(port: Port, vm_id: int | None, hold: Hold) -> Port:
     if vm_id is None:
         return port
-    rates = hold.throttled.get(vm_id)
+    rates = hold.rates.get(vm_id)
     return port._replace(
+        vm_id=vm_id,
         sealed=vm_id in hold.blocked,
         allow=hold.allow.of(vm_id),
         throttle=None if rates is None else (vm_id, *rates),

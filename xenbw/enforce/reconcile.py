@@ -9,11 +9,13 @@ import os
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from xenbw.allow import Exceptions
 from xenbw.blocks.block import Block as Blocker
-from xenbw.blocks.block import Outcome, Wanted
+from xenbw.blocks.block import Line, Outcome, Wanted
+from xenbw.blocks.tripwire_text import quota_of
 from xenbw.clock import Moment
 from xenbw.config import Settings
 from xenbw.enforce import desired
@@ -23,11 +25,13 @@ from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
 from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger, LedgerError
-from xenbw.model import Address, Binding, Block, Network
+from xenbw.model import Address, Binding, Block, Counters, Network, Rates
 from xenbw.nft.port import Port
 from xenbw.rundir import overfile, pending, turn
 from xenbw.tell.announcement import unfiltered
 from xenbw.vifs import interfaces
+
+_WIRES = ("tripwire", "throttle")
 
 
 class Reconciler:
@@ -47,6 +51,7 @@ class Reconciler:
         self.plan = Plan({}, {}, {}, {}, frozenset())
         self.problems: list[str] = []
         self._hold = Hold(frozenset(), Exceptions(settings.enforce.exceptions), {})
+        self._throttled: frozenset[int] = frozenset()
         self._applied: dict[str, tuple[Mapping[Address, str], Exceptions]] = {}  # null routes, by the block's name
         self._told: Mapping[str, Sequence[str]] = {}  # what the ledger's meta tells hooks
         self._unfiltered: set[tuple[int, str]] = set()
@@ -56,26 +61,24 @@ class Reconciler:
         ids = {entry.vm.name: vm_id for vm_id, entry in roster.entries.items()} if present.arriving else {}
         return desired.ports(present, self._hold, ids)
 
-    def reconcile(self, roster: Roster, moment: Moment, present: Present) -> list[str]:
-        """Make the kernel's blocks what the ledger says, and tell the hook. Returns what blocks changed; failures are
-        in `problems`. Raises LedgerError."""
+    def reconcile(self, roster: Roster, usage: Mapping[int, Counters], moment: Moment, present: Present) -> list[str]:
+        """Make the kernel's blocks what the ledger says, and tell the hook. usage: on this host, by VM. Returns what
+        blocks changed; failures are in `problems`. Raises LedgerError."""
         # The turn is taken first: if a hook changed null routes after the ledger is read here, we would undo that.
         with self._turn():
             blocks, latest = {**self._judge.unrecorded, **self._ledger.active_blocks()}, viflog.latest(self._ledger)
             started = pending.started(pending.folder(self.settings.daemon.run_dir))
             holders = desired.holders(roster, blocks, latest, self._arrived(roster, blocks, latest, started))
             plan = desired.plan(holders, self.protect)
-            allow, throttled = (
-                desired.exceptions(roster, self.settings),
-                desired.throttled(roster, blocks, self._judge.throttled),
-            )
-            self._hold = Hold(frozenset(blocks), allow, throttled)
+            self._throttled = desired.throttled(roster, blocks, self._judge.throttled)
+            allow, lines = desired.exceptions(roster, self.settings), self._lines(roster, usage)
+            self._hold = Hold(frozenset(blocks), allow, self._rates(roster, lines))
             self.problems = desired.obstacles(plan)
             before = self.plan if self._applied else plan
             self._judge.news.moved(desired.added(before, plan), desired.added(plan, before))
             self.plan = plan
-            wanted = self._wanted(roster, latest, started, present)
-            self._tell_hook(roster, blocks, plan, wanted.allow)
+            wanted = replace(self._wanted(roster, latest, started, present), lines=lines)
+            self._tell_hook(roster, blocks, plan, wanted)
             outcomes = [self._apply(block, wanted) for block in self._blocks]
         self.problems += [problem for outcome in outcomes for problem in outcome.problems]
         if not any(outcome.seals for outcome in outcomes):
@@ -84,6 +87,22 @@ class Reconciler:
             self.problems += _unreached(plan, roster, blocks, passing)
             self._check_bridges(roster, blocks, passing, moment)
         return [change for outcome in outcomes for change in outcome.changes]
+
+    def wire(self, roster: Roster, usage: Mapping[int, Counters], present: Present) -> None:
+        """Put the tripwires and throttles back where other programs deleted them. Problems are told by `reconcile`."""
+        wanted = Wanted(ports=self.ports(roster, present), lines=self._lines(roster, usage))
+        for block in self._blocks:
+            if block.name in _WIRES:
+                with suppress(XenbwError):
+                    block.apply(wanted)
+
+    def _lines(self, roster: Roster, usage: Mapping[int, Counters]) -> tuple[Line, ...]:
+        return desired.lines(roster, usage, self._throttled, metered=self.meter == "nft")
+
+    @staticmethod
+    def _rates(roster: Roster, lines: Iterable[Line]) -> dict[int, Rates]:
+        found = {line.vm_id: roster.entries[line.vm_id].allowance.rates for line in lines if line.kind == "slow"}
+        return {vm_id: rates for vm_id, rates in found.items() if rates is not None}
 
     def _wanted(
         self, roster: Roster, latest: Collection[Binding], started: Iterable[pending.Start], present: Present
@@ -142,7 +161,7 @@ class Reconciler:
                 arrived.setdefault(names[binding.vm_id].name, set()).update(binding.ips)
         return arrived
 
-    def _tell_hook(self, roster: Roster, blocks: Mapping[int, Block], plan: Plan, exceptions: Exceptions) -> None:
+    def _tell_hook(self, roster: Roster, blocks: Mapping[int, Block], plan: Plan, wanted: Wanted) -> None:
         blocked: dict[str, list[str]] = {
             entry.vm.name: [] for vm_id, entry in roster.entries.items() if vm_id in blocks
         }
@@ -165,11 +184,20 @@ class Reconciler:
                 sorted(str(address) for address in plan.held),
                 blocked,
                 self.meter,
-                exceptions,
-                {roster.entries[vm_id].vm.name: (vm_id, *rates) for vm_id, rates in self._hold.throttled.items()},
+                wanted.allow,
+                {roster.entries[vm_id].vm.name: (vm_id, *rates) for vm_id, rates in self._hold.rates.items()},
+                self._left(roster, wanted.lines),
             )
         except OSError as error:
             self.problems.append(f"{over_path(self.settings)}: {error.strerror}: hooks rely on the ledger alone")
+
+    @staticmethod
+    def _left(roster: Roster, lines: Iterable[Line]) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        for line in lines:
+            left = 0 if line.limit is None else max(0, line.limit - line.used)
+            found.setdefault(roster.entries[line.vm_id].vm.name, {})[quota_of(*line[:3])] = left
+        return found
 
     def _tell_hook_by_ledger(self, facts: Mapping[str, Sequence[str]]) -> None:
         """Write what a hook has to know that finds no file of a daemon, after a boot without one."""

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 
-from xenbw.blocks import latch_text, throttle_text
+from xenbw.blocks import latch_text, throttle_text, tripwire_text
 from xenbw.blocks.link import Link
 from xenbw.errors import XenbwError
 from xenbw.hook import gate
@@ -28,7 +28,7 @@ from xenbw.xen import addresses, hotplug, identity, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from xenbw.xen.hotplug import HotplugCall
 
@@ -97,7 +97,7 @@ class _Facts:
 
     def cover(self, over: Over, *, sealed: bool) -> None:
         """Put our counters on the vif before the guest is connected, so that they count from its first byte. For a
-        blocked VM also seal the vif, and latch the domain; for a throttled VM throttle the vif."""
+        blocked VM also seal the vif, and latch the domain; else lead it to the VM's tripwires and throttle."""
         call = self.call
         if nft.can_name(self.interface):
             key = nft.key(call.domid, call.devid, self.ifindex)
@@ -107,22 +107,31 @@ class _Facts:
             text += nft.cover(call.domid, call.devid, self.ifindex, self.interface, self.mac)
             # Only the first vif after a boot or a flush finds no foundation, and with it the text is twice as long.
             attempts = [text, nft.foundation() + text]
-            throttle = over.throttled.get(self.name)
+            wires = over.tripwires.get(self.name, {})
             if sealed:
                 allow = over.allow
                 allowed = allow.of(self.name)
-                text += nft.seal([(key, self.ifindex)]) + (nft.allow(key, self.ifindex, allowed) if allowed else "")
+                text += nft.seal([self.ifindex]) + (nft.allow(key, self.ifindex, allowed) if allowed else "")
                 own = latch_text.allow(call.domid, allowed) if self.name in allow.own else ""
                 latched, founded = text + own + self._latch(), nft.foundation()
                 founded += latch_text.foundation(allow.common)
                 attempts = [latched, founded + latched, nft.foundation() + text]
-            elif throttle is not None:
-                slowed = text + nft.refused([(key, self.ifindex)]) + throttle_text.fasten(self.ifindex, *throttle)
-                attempts = [slowed, nft.foundation() + throttle_text.foundation() + slowed, nft.foundation() + text]
+            elif wires:
+                attempts = [*self._wired(text, wires, over.throttled.get(self.name)), *attempts]
             error = _nft(*attempts)
             self.covered = error is None
             if error is not None:
                 _log(f"{self.interface}: neither sealed nor metered to its last byte: nft refuses its chains: {error}")
+
+    def _wired(self, text: str, wires: Mapping[str, int], throttle: tuple[int, int, int] | None) -> list[str]:
+        """The text, with the vif led to the VM's tripwires and throttle. wires: quota objects, with the bytes that each
+        had left when xenbwd wrote the over file: one that is there knows better, and is not changed."""
+        led = text + tripwire_text.fasten(self.ifindex, wires)
+        founded = nft.foundation() + tripwire_text.foundation()
+        if throttle is not None:
+            led += throttle_text.fasten(self.ifindex, *throttle)
+            founded += throttle_text.foundation()
+        return [led, founded + "".join(tripwire_text.quota(name, left + 1) for name, left in wires.items()) + led]
 
     def _latch(self) -> str:
         """Text that latches the domain, except vifs of other domains that have a name of this domain's vifs."""
@@ -284,7 +293,7 @@ def run(env: dict[str, str]) -> None:
         # The daemon's over file comes first: it is the newest, and the ledger may be slow or broken.
         over = paths.over or gate.from_ledger(paths.ledger, facts.boot_id) or Over()
         sealed = facts.name in over.blocked
-        if over.nft or sealed or facts.name in over.throttled:
+        if over.nft or sealed or facts.name in over.tripwires:
             facts.cover(over, sealed=sealed)
         if sealed and not over.allow.of(facts.name):
             Link(paths.run_dir).lower(facts.ifindex)

@@ -7,6 +7,7 @@ import sqlite3
 
 from xenbw.allow import Exceptions
 from xenbw.blocks import restore
+from xenbw.blocks.tripwire_text import quota_of
 from xenbw.ledger import bindings
 from xenbw.rundir import overfile, turn
 from xenbw.rundir.overfile import Over
@@ -27,6 +28,9 @@ def from_ledger(path: str, boot_id: str) -> Over | None:
             over.allow = Exceptions(bindings.networks(db, "allow"), bindings.allowed(db))
             over.held = bindings.held(db, boot_id)
             over.throttled = bindings.throttled(db)
+            over.tripwires = {
+                name: {quota_of(vm_id, "slow", "total"): 0} for name, (vm_id, *_) in over.throttled.items()
+            }
             over.blocked = {name: blockable(ips, over) for name, ips in bindings.blocked(db).items()}
             db.close()
         except sqlite3.Error:

@@ -5,9 +5,10 @@ Used by the daemon in its rounds, and by the CLI where no daemon runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 
 from xenbw import quota
 from xenbw.clock import Moment
@@ -20,6 +21,8 @@ from xenbw.quota import Standing
 from xenbw.tell import carriers, message
 from xenbw.tell.announcement import Announcement, announcement, why_released
 from xenbw.tell.news import News
+
+_NONE: Mapping[int, Collection[str]] = MappingProxyType({})
 
 
 class Judge:
@@ -41,15 +44,22 @@ class Judge:
         self.throttled: set[int] = set()
         self._addresses: dict[int, set[Address]] | None = None
 
-    def judge(self, roster: Roster, usage: Mapping[int, Counters], vm_ids: Iterable[int], moment: Moment) -> bool:
-        """Judge these VMs; record and announce what changed. Whether blocks or throttles
-        changed."""
+    def judge(
+        self,
+        roster: Roster,
+        usage: Mapping[int, Counters],
+        vm_ids: Iterable[int],
+        moment: Moment,
+        spent: Mapping[int, Collection[str]] = _NONE,
+    ) -> bool:
+        """Judge these VMs; record and announce what changed. spent: the kinds of tripwires that ran out, by VM. Whether
+        blocks or throttles changed."""
         blocks = self._ledger.active_blocks()
         changed, self.failure, self._addresses = False, None, None
         for vm_id in vm_ids:
             entry = roster.entries[vm_id]
             used = entry.used(usage.get(vm_id, ZERO))
-            standing = quota.stand(entry.vm, entry.allowance, entry.enforced, used, entry.period)
+            standing = quota.stand(entry.vm, entry.allowance, entry.enforced, used, entry.period, spent.get(vm_id, ()))
             block = blocks.get(vm_id)
             cause, until = (block.cause, block.until) if block else (None, None)
             unrecorded = self.unrecorded.pop(vm_id, None) is not None or vm_id in self.throttled

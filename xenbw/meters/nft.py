@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 
 from xenbw.meters.counters import KernelMeter, Meter, Metered
-from xenbw.model import Amounts, Life, Reading
+from xenbw.model import ZERO, Amounts, Binding, Counters, Life, Reading
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import Table
@@ -60,6 +60,17 @@ class NftMeter(Meter):
         counted = self._table.counters()
         found = {life: _amounts(counted, nft.key(*life)) for life in lives}
         return {life: amounts for life, amounts in found.items() if amounts is not None}
+
+
+def uncredited(bindings: Iterable[Binding], counted: Mapping[str, int]) -> dict[int, Counters]:
+    """The usage that our counters have and the ledger has not yet, by VM. counted: counter's name -> bytes."""
+    found: dict[int, Counters] = {}
+    for one in bindings:
+        now, then = _amounts(counted, nft.key(*one.key)), one.mark.own
+        grown = now.since(then) if now is not None and then is not None else None
+        if grown is not None:
+            found[one.vm_id] = found.get(one.vm_id, ZERO).plus(grown.usage)
+    return found
 
 
 def _readings(

@@ -160,6 +160,11 @@ class View:
         there = {ifindex for ifindex, _ in self.interfaces}
         return [port for port in ports if port.ifindex in there]
 
+    def unclaimed(self, ports: Iterable[Port]) -> frozenset[int]:
+        """The ifindexes of the interfaces whose VM is not known."""
+        claimed = {port.ifindex for port in ports if port.vm_id is not None}
+        return frozenset(ifindex for ifindex, _ in self.interfaces if ifindex not in claimed)
+
     @property
     def founded(self) -> bool:
         """Whether the chains that all vifs share are whole."""
@@ -169,7 +174,7 @@ class View:
         """Whether the vif's chains are on it and lead its traffic to its counters."""
         key, index = port.key, port.ifindex
         return all(self._whole(f"{key}-{way}", port.interface, 1) for way in nft.WAYS) and all(
-            self.maps[what].get(index) == f"{key}-{what}" for what in (nft.WHAT if index in self.sealed else nft.PASSED)
+            self.maps[what].get(index) == f"{key}-{what}" for what in nft.WHAT
         )
 
     def _whole(self, name: str, device: str, rules: int) -> bool:
@@ -217,7 +222,7 @@ class View:
                 parts.append(nft.allow(port.key, port.ifindex, port.allow))
             elif self.allows(port):
                 parts.append(nft.disallow(port.key, port.ifindex))
-        parts.append(nft.seal([(port.key, port.ifindex) for port in ports if port.sealed]))
+        parts.append(nft.seal([port.ifindex for port in ports if port.sealed]))
         parts.append(nft.unseal([port.ifindex for port in ports if not port.sealed]))
         return "".join(parts)
 

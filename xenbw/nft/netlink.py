@@ -23,13 +23,15 @@ _NETLINK_NETFILTER = 12
 _GROUP = 7  # NFNLGRP_NFTABLES
 _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _GETCHAIN, _GETRULE, _GETSETELEM = _SUBSYSTEM | 4, _SUBSYSTEM | 7, _SUBSYSTEM | 13
-_NEWGEN, _GETGEN, _GETOBJ = _SUBSYSTEM | 15, _SUBSYSTEM | 16, _SUBSYSTEM | 19
+_NEWGEN, _GETGEN, _NEWOBJ, _GETOBJ = _SUBSYSTEM | 15, _SUBSYSTEM | 16, _SUBSYSTEM | 18, _SUBSYSTEM | 19
 NETDEV = 5  # NFPROTO_NETDEV
 _REQUEST, _DUMP = 0x001, 0x301  # NLM_F_REQUEST; the same with NLM_F_ROOT | NLM_F_MATCH
 _ERROR, _DONE = 2, 3
-_COUNTER, _LIMIT = 1, 4  # NFT_OBJECT_COUNTER, NFT_OBJECT_LIMIT
+_COUNTER, _QUOTA, _LIMIT = 1, 2, 4  # NFT_OBJECT_COUNTER, NFT_OBJECT_QUOTA, NFT_OBJECT_LIMIT
 _TABLE = 1  # the same number in messages about objects, chains, rules and sets
 _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 2, 3, 4
+_QUOTA_BYTES, _QUOTA_FLAGS, _QUOTA_CONSUMED = 1, 2, 4
+_DEPLETED = 2  # NFT_QUOTA_F_DEPLETED
 _CHAIN_NAME, _CHAIN_HOOK, _HOOK_DEVICE = 3, 4, 3
 _RULE_CHAIN, _RULE_EXPRESSIONS = 2, 4
 _SET_NAME, _SET_ELEMENTS, _ELEMENT_KEY, _ELEMENT_OBJECT, _DATA_VALUE = 2, 3, 1, 9, 1
@@ -51,6 +53,18 @@ class Chain(NamedTuple):
 
     device: str
     rules: tuple[int, ...] = ()
+
+
+class Quota(NamedTuple):
+    """A quota object. Bytes: it runs out when `consumed` reaches `limit`. The kernel goes on counting then, but tells
+    no more than the limit (net/netfilter/nft_quota.c, nft_quota_do_dump)."""
+
+    limit: int
+    consumed: int
+
+    @property
+    def spent(self) -> bool:
+        return self.consumed >= self.limit
 
 
 class NetfilterError(MeterError):
@@ -83,6 +97,20 @@ class Table:
         found: dict[str, int] = {}
         wanted = _attribute(_OBJ_TYPE, struct.pack(">I", _COUNTER))
         self._dump(_GETOBJ, wanted, found.clear, lambda data, at, end: _take_counter(data, at, end, found))
+        return found
+
+    def quotas(self) -> dict[str, Quota]:
+        """Quota object's name -> its state; empty without the table. Raises NetfilterError."""
+        found: dict[str, Quota] = {}
+
+        def take(data: bytes, at: int, end: int) -> None:
+            words = _attributes(data, at, end)
+            state = _attributes(words[_OBJ_DATA])
+            found[_text(words[_OBJ_NAME])] = Quota(
+                *(_LONG.unpack(state[what])[0] for what in (_QUOTA_BYTES, _QUOTA_CONSUMED))
+            )
+
+        self._dump(_GETOBJ, _attribute(_OBJ_TYPE, struct.pack(">I", _QUOTA)), found.clear, take)
         return found
 
     def limits(self) -> frozenset[str]:
@@ -224,6 +252,15 @@ def _take_counter(data: bytes, at: int, end: int, found: dict[str, int]) -> None
         at += (length + 3) & ~3
 
 
+def _tells_spent_quota(data: bytes, at: int, end: int) -> bool:
+    """Whether the message of an object tells of a quota that ran out: the kernel sends one at that moment
+    (nft_quota.c, nft_quota_obj_eval)."""
+    words = _attributes(data, at, end)
+    if int.from_bytes(words.get(_OBJ_TYPE, b""), "big") != _QUOTA:
+        return False
+    return bool(int.from_bytes(_attributes(words.get(_OBJ_DATA, b"")).get(_QUOTA_FLAGS, b""), "big") & _DEPLETED)
+
+
 def hand_to_nft(text: str) -> str | None:
     """Hand nft(8) a batch, which is carried out as a whole or not at all. None if it was, else nft's error. The daemon
     uses the library instead."""
@@ -231,9 +268,11 @@ def hand_to_nft(text: str) -> str | None:
 
 
 class RuleWatch:
-    """Tells when another program changed the nftables ruleset, in any table. Our own changes go through `apply`."""
+    """Tells when another program changed the nftables ruleset, in any table, and when a tripwire ran out. Our own
+    changes go through `apply`. spent: whether a quota object ran out since this was last reset."""
 
     def __init__(self) -> None:
+        self.spent = False
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
         self._socket.bind((0, 1 << (_GROUP - 1)))
         self._library, self._own = Library(), set[int]()
@@ -262,19 +301,17 @@ class RuleWatch:
             except OSError:
                 changed = True  # messages were lost (ENOBUFS); one may have been another program's change
                 continue
-            changed = changed or self._of_others(data)
+            changed = self._of_others(data) or changed
 
     def _of_others(self, data: bytes) -> bool:
         # Each commit ends with a message that names the process (net/netfilter/nf_tables_api.c, nf_tables_gen_notify).
-        at = 0
+        at, found = 0, False
         while at < len(data):
             length, kind, _, _, _ = _HEADER.unpack_from(data, at)
+            if kind == _NEWOBJ:
+                self.spent = self.spent or _tells_spent_quota(data, at + 20, at + length)
             if kind == _NEWGEN:
-                place = at + 20
-                while place < at + length:
-                    size, what = _ATTRIBUTE.unpack_from(data, place)
-                    if what & _TYPE == _GEN_PID and struct.unpack_from(">I", data, place + 4)[0] not in self._own:
-                        return True
-                    place += (size + 3) & ~3
+                pid = _attributes(data, at + 20, at + length).get(_GEN_PID)
+                found = found or (pid is not None and int.from_bytes(pid, "big") not in self._own)
             at += max(4, (length + 3) & ~3)
-        return False
+        return found

@@ -20,8 +20,7 @@ TABLE = "xenbw"
 # Ahead of an admin's chains there at the usual priority 0: what they drop counts as what any firewall drops.
 _PRIORITY = -300
 # A counter's name is its vif's key and one of these words. The maps have these words as their names.
-PASSED, _REFUSED = ("in", "out", "flood"), ("refused-in", "refused-out")
-WHAT = PASSED + _REFUSED
+WHAT = ("in", "out", "flood", "refused-in", "refused-out")
 WAYS = ("in", "out")
 # A blocked guest's allowed networks have a chain for each direction; a verdict map leads to it from the guest's vif.
 _ALLOWED = {"in": ("allowed-in", "oif", "saddr"), "out": ("allowed-out", "iif", "daddr")}
@@ -78,9 +77,10 @@ _FROM_GUEST = (
     "icmpv6 type 133-137 jump neighbours",
     "goto usage-out",
 )
-# Usage passes the chain of throttles first, whose rules come with the first throttle (blocks/throttle_text.py).
+# Usage passes the chains of throttles and tripwires first, whose rules come with the first throttle and the first
+# tripwire (blocks/throttle_text.py, blocks/tripwire_text.py).
 _USAGE = {
-    f"usage-{way}": (f"jump throttle-{way}", f"counter name {interface} map @{way}")
+    f"usage-{way}": (f"jump throttle-{way}", f"jump tripwire-{way}", f"counter name {interface} map @{way}")
     for way, (_, interface, _) in _ALLOWED.items()
 }
 # RFC 4861: a guest tells its MAC to others in an option of type 1 or 2; a nonce (14, RFC 3971) stands alone where the
@@ -94,13 +94,17 @@ _NEIGHBOURS = (
     "icmpv6 type 135-136 @th,192,8 != 1-2 @th,192,8 != 14 add @foreign { iif }",
     "icmpv6 type 135-136 @th,192,8 14 @th,256,8 != 0 add @foreign { iif }",
 )
-# The drop is a rule of its own: a rule ends at a map that has no element for the vif.
 _SEALED = {
-    f"sealed-{way}": (f"{interface} vmap @{where}", f"counter name {interface} map @refused-{way}", "drop")
+    f"sealed-{way}": (f"{interface} vmap @{where}", f"goto refuse-{way}")
     for way, (where, interface, _) in _ALLOWED.items()
 }
+# The drop is a rule of its own: a rule ends at a map that has no element for the vif.
+_REFUSED = {
+    f"refuse-{way}": (f"counter name {interface} map @refused-{way}", "drop")
+    for way, (_, interface, _) in _ALLOWED.items()
+}
 # No rule here uses an unnamed set, so a rule looks the same in the kernel each time it is written.
-SHARED = {"to-guest": _TO_GUEST, "from-guest": _FROM_GUEST, "neighbours": _NEIGHBOURS, **_SEALED, **_USAGE}
+SHARED = {"to-guest": _TO_GUEST, "from-guest": _FROM_GUEST, "neighbours": _NEIGHBOURS, **_SEALED, **_REFUSED, **_USAGE}
 """The rules of the chains that all vifs share."""
 
 
@@ -114,7 +118,7 @@ def foundation() -> str:
         *(f"add map netdev {TABLE} {what} {{ type iface_index : counter; }}" for what in WHAT),
         *(f"add map netdev {TABLE} {where} {{ type iface_index : verdict; }}" for where, _, _ in _ALLOWED.values()),
     ]
-    lines += [f"add chain netdev {TABLE} throttle-{way}" for way in WAYS]
+    lines += [f"add chain netdev {TABLE} {chain}-{way}" for chain in ("throttle", "tripwire") for way in WAYS]
     for verb in ("add", "flush"):
         lines += [f"{verb} chain netdev {TABLE} {chain}" for chain in SHARED]
     for chain, rules in SHARED.items():
@@ -126,7 +130,7 @@ def cover(domid: int, devid: int, ifindex: int, interface: str, mac: str | None)
     """Text that puts chains and counters on a vif; it needs the foundation, and may be repeated. mac: as Xen gave it;
     without it all traffic to the vif counts, since none of it is known to be for others."""
     name, own = key(domid, devid, ifindex), _number(mac)
-    lines = _counters([(name, ifindex)], PASSED)
+    lines = _counters([(name, ifindex)])
     lines.append(_element(*(("own", f"{ifindex} . {own}") if own else ("foreign", str(ifindex)))))
     for way, hook, at, shared in (("in", "egress", "oif", "to-guest"), ("out", "ingress", "iif", "from-guest")):
         chain = f"netdev {TABLE} {name}-{way}"
@@ -137,16 +141,9 @@ def cover(domid: int, devid: int, ifindex: int, interface: str, mac: str | None)
     return "\n".join([*lines, ""])
 
 
-def seal(lives: Collection[tuple[str, int]]) -> str:
-    """Text that seals vifs which have chains; lives: (key, ifindex) of each. One text for all vifs takes nft a quarter
-    of the time."""
-    indexes = ", ".join(str(index) for _, index in lives)
-    return "\n".join([*_counters(lives, _REFUSED), _element("sealed", indexes), ""]) if lives else ""
-
-
-def refused(lives: Collection[tuple[str, int]]) -> str:
-    """Text that has what is refused on these vifs counted; lives: (key, ifindex) of each."""
-    return "\n".join([*_counters(lives, _REFUSED), ""]) if lives else ""
+def seal(indexes: Collection[int]) -> str:
+    """Text that seals vifs which have chains. One text for all vifs takes nft a quarter of the time."""
+    return f"{_element('sealed', ', '.join(map(str, indexes)))}\n" if indexes else ""
 
 
 def unseal(indexes: Collection[int]) -> str:
@@ -183,9 +180,9 @@ def disallow(name: str, index: int) -> str:
     return "\n".join([*lines, ""])
 
 
-def _counters(lives: Iterable[tuple[str, int]], kinds: Iterable[str]) -> list[str]:
+def _counters(lives: Iterable[tuple[str, int]]) -> list[str]:
     lines = []
-    for what in kinds:
+    for what in WHAT:
         lines += [f"add counter netdev {TABLE} {name}-{what}" for name, _ in lives]
         lines.append(_element(what, ", ".join(f'{index} : "{name}-{what}"' for name, index in lives)))
     return lines
@@ -234,7 +231,7 @@ def stray(what: str, index: int) -> str:
 
 def uncount(name: str, index: int) -> str:
     """Text that deletes a vif's counters; they may be missing. Its seal drops without them."""
-    lines = _counters([(name, index)], WHAT)
+    lines = _counters([(name, index)])
     for what in WHAT:
         lines += [_undone(_element(what, str(index))), f"delete counter netdev {TABLE} {name}-{what}"]
     return "\n".join([*lines, ""])

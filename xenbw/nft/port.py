@@ -11,7 +11,7 @@ class Port(NamedTuple):
     """One life of a vif. interface: the vif's present name. mac: the MAC that Xen gave it.
 
     allow: addresses and networks that its seal, if it has one, lets through. throttle: its VM's id, and the bits per
-    second to the guest and from it, if the VM is throttled.
+    second to the guest and from it, if the VM is throttled past its allowance. vm_id: None while its VM is not known.
     """
 
     domid: int
@@ -22,6 +22,7 @@ class Port(NamedTuple):
     sealed: bool = False
     allow: tuple[str, ...] = ()
     throttle: tuple[int, int, int] | None = None
+    vm_id: int | None = None
 
     @property
     def held(self) -> bool:

@@ -7,7 +7,8 @@ Each line is a list of words separated by tabs; names are backslash-escaped:
 `held ADDRESS...`: running VMs in good standing have these addresses, so they are not blocked
 `free ADDRESS...`: no VM in good standing has these addresses any more
 `allow NETWORK...`: blocked VMs may reach these networks; `allow-vm NAME NETWORK...`: this VM may reach these instead
-`throttle NAME ID IN OUT`: a throttled VM, the id of its row, and its rates in bits per second
+`throttle NAME ID IN OUT`: a VM that is throttled past its allowance, its row's id, and its rates in bits per second
+`tripwire NAME QUOTA LEFT...`: the quota objects that hold a VM's allowance, and how many bytes each had left
 The daemon writes the whole file. While no daemon runs, hooks append lines, which add to or correct the lines before.
 """
 
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 class Over:
     """What the file says. blocked: VM name -> its null-routed addresses; protected: addresses or networks; nft: whether
     vifs get nft counters; allow: the networks that blocked VMs may reach; throttled: VM name -> its id, and its rates
-    to the guest and from it in bits per second."""
+    to the guest and from it in bits per second; tripwires: VM name -> quota object -> bytes left."""
 
-    __slots__ = ("allow", "blocked", "held", "ledger", "nft", "protected", "throttled")
+    __slots__ = ("allow", "blocked", "held", "ledger", "nft", "protected", "throttled", "tripwires")
 
     def __init__(self) -> None:
         self.ledger = ""
@@ -37,6 +38,7 @@ class Over:
         self.held: set[str] = set()
         self.blocked: dict[str, list[str]] = {}
         self.throttled: dict[str, tuple[int, int, int]] = {}
+        self.tripwires: dict[str, dict[str, int]] = {}
 
     def addresses(self) -> dict[str, str]:
         """Every address that must be null-routed, with its VM's name."""
@@ -50,6 +52,7 @@ class Over:
 
 _NONE = Exceptions()
 _NOT_THROTTLED: Mapping[str, tuple[int, int, int]] = {}
+_NO_TRIPWIRES: Mapping[str, Mapping[str, int]] = {}
 
 
 def escape(name: str) -> str:
@@ -98,6 +101,8 @@ def _take(over: Over, kind: str, *words: str) -> None:
     elif kind == "throttle" and len(words) == 4:
         vm_id, in_bits, out_bits = map(int, words[1:])
         over.throttled[unescape(words[0])] = (vm_id, in_bits, out_bits)
+    elif kind == "tripwire" and len(words) % 2:
+        over.tripwires[unescape(words[0])] = dict(zip(words[1::2], map(int, words[2::2]), strict=True))
     elif kind == "vm" and words:
         over.blocked.setdefault(unescape(words[0]), []).extend(words[1:])
 
@@ -111,6 +116,7 @@ def write(
     meter: str = "nft",
     allow: Exceptions = _NONE,
     throttled: Mapping[str, tuple[int, int, int]] = _NOT_THROTTLED,
+    tripwires: Mapping[str, Mapping[str, int]] = _NO_TRIPWIRES,
 ) -> None:
     """Replace the file in one step. Raises OSError."""
     text = _line("ledger", escape(ledger)) + _line("meter", meter)
@@ -118,6 +124,8 @@ def write(
     text += "".join(_line("allow-vm", escape(name), *networks) for name, networks in sorted(allow.own.items()))
     text += "".join(_line("vm", escape(name), *addresses) for name, addresses in sorted(blocked.items()))
     text += "".join(_line("throttle", escape(name), *map(str, limit)) for name, limit in sorted(throttled.items()))
+    for name, quotas in sorted(tripwires.items()):
+        text += _line("tripwire", escape(name), *(f"{quota}\t{left}" for quota, left in quotas.items()))
     fresh = f"{path}.{os.getpid()}"
     # The file names customers, so only root may read it.
     with open(fresh, "w", encoding="ascii", opener=for_root) as file:
