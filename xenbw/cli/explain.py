@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from xenbw.blocks.block import Line as Limit
+from xenbw.blocks.tripwire_text import quota_of
 from xenbw.cli.accounts import accounts, freshen, roster
 from xenbw.cli.auditing import look
 from xenbw.cli.command import Command, Context
 from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import say, warn
+from xenbw.enforce import desired
+from xenbw.errors import MeterError
+from xenbw.judge.roster import Roster
 from xenbw.ledger import eventlog
 from xenbw.ledger.digests import KEPT
-from xenbw.model import Amounts, Counters, Digest
+from xenbw.model import Amounts, Counters, Digest, State
+from xenbw.nft.netlink import Quota, hand_to_nft
+from xenbw.nft.quotas import Quotas
+from xenbw.nft.tables import Tables
 from xenbw.report.account import Account
 from xenbw.report.audit import Audit, Audited, drift, percent, reason
 from xenbw.report.document import dump, explanation
 from xenbw.report.explanation import Line, explain, meter_of, total
 from xenbw.report.table import Column, facts, local_time, render
+from xenbw.report.tripwires import Held
 from xenbw.text import printable
 from xenbw.units import format_size
 
@@ -37,11 +47,13 @@ _GAP = "-"
 
 @dataclass(frozen=True)
 class _Explained:
-    """The explanation to print. gaps: (time, text) of each loss of counters while an interface of the VM was there."""
+    """The explanation to print. gaps: (time, text) of each loss of counters while an interface of the VM was there.
+    tripwires: what the kernel holds of the allowance."""
 
     account: Account
     lines: Sequence[Line]
     gaps: Sequence[tuple[datetime, str]]
+    tripwires: Sequence[Held]
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -57,18 +69,42 @@ def run(options: Namespace, context: Context) -> int:
             vm = find(ledger, options.name)
             vms = roster(ledger, context)
             account = accounts(ledger, vms)[vm.id]
-            elsewhere = vms.entries[vm.id].elsewhere
-            lines = explain(vms.lives(vm.id), vms.usage()[vm.id], elsewhere, vms.earlier(vm.id))
+            elsewhere, usage = vms.entries[vm.id].elsewhere, vms.usage()
+            lines = explain(vms.lives(vm.id), usage[vm.id], elsewhere, vms.earlier(vm.id))
             gaps = eventlog.of_kind(ledger, "meter-gap", account.period.start)
-            found = _Explained(account, lines, [gap for gap in gaps if _concerns(gap[0], lines)])
+            tripwires = _tripwires(vms, usage, vm.id)
+            found = _Explained(account, lines, [gap for gap in gaps if _concerns(gap[0], lines)], tripwires)
         audit = look(ledger, vm, context) if options.audit else None
     if options.json:
-        say(dump(explanation(found.account, found.lines, found.gaps, audit)))
+        say(dump(explanation(found.account, found.lines, found.gaps, audit, found.tripwires)))
     else:
         say("\n\n".join(_text(found, audit, context.settings.period.timezone)))
     if stale:
         warn(f"note: {stale}")
     return 0
+
+
+def _tripwires(vms: Roster, usage: Mapping[int, Counters], vm_id: int) -> list[Held]:
+    """What the kernel holds of the VM's allowance; nothing where it cannot be asked, or has no tripwires."""
+    throttled = [vm_id] if vms.entries[vm_id].vm.state is State.THROTTLED else []
+    lines = [line for line in desired.lines(vms, usage, throttled, metered=True) if line.vm_id == vm_id]
+    try:
+        with closing(Tables(hand_to_nft)) as tables:
+            quotas = Quotas(tables).now()
+    except MeterError:
+        return []
+    return [one for one in _held(lines, quotas) if one.left_bytes is not None]
+
+
+def _held(lines: Iterable[Limit], quotas: Mapping[str, Quota]) -> list[Held]:
+    """The lines, with the kernel's quota objects by name."""
+    found = []
+    for line in lines:
+        quota, limit = quotas.get(quota_of(*line[:3])), line.limit if line.limit is not None else line.used
+        # The quota object refuses the byte with which its limit is reached.
+        left = None if quota is None else max(0, quota.limit - quota.consumed - 1)
+        found.append(Held(line.kind, line.counted, left, max(0, limit - line.used)))
+    return found
 
 
 def _concerns(at: datetime, lines: Iterable[Line]) -> bool:
@@ -89,6 +125,8 @@ def _text(found: _Explained, audit: Audit | None, zone: ZoneInfo) -> Iterator[st
             ("used", f"{format_size(account.used_bytes)} (counted: {account.allowance.count}){unseen}"),
         ]
     )
+    if found.tripwires:
+        yield "\n".join(map(_tripwire, found.tripwires))
     rows = [_part(line, zone) for line in lines]
     rows.append(("TOTAL", *[""] * 5, *map(_bytes, total(lines)), "", ""))
     yield render(_PARTS, rows)
@@ -100,6 +138,17 @@ def _text(found: _Explained, audit: Audit | None, zone: ZoneInfo) -> Iterator[st
         yield "\n".join(["gaps in this host's nft counters while the interfaces existed", *map(printable, gaps)])
     if audit is not None:
         yield _audited(audit)
+
+
+_WAYS = {"total": "in and out", "in": "in", "out": "out"}
+_PAST = {"trip": "refused", "slow": "throttled"}
+
+
+def _tripwire(one: Held) -> str:
+    """What the kernel holds, in a sentence."""
+    text = f"the kernel lets {_bytes(one.left_bytes or 0)} more bytes pass ({_WAYS[one.counted]})"
+    text += f", and what is past them is {_PAST[one.kind]}; by the ledger {_bytes(one.ledger_left_bytes)} are left"
+    return text + (f" ({one.apart_bytes:+,} in the kernel)" if one.apart_bytes else "")
 
 
 def _bytes(size: int) -> str:

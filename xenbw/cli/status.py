@@ -122,6 +122,7 @@ def _text(daemon: Answer | None, books: _Books, problems: list[str], context: Co
                 ("xenbwd", _alive(daemon)),
                 *((("meter", _meter(daemon)),) if daemon else ()),
                 ("ledger", f"{path}, {'missing' if size is None else format_size(size)}"),
+                *((("allowances", _held(daemon)),) if daemon else ()),
                 *((("book", daemon["book"]["summary"]),) if daemon and "book" in daemon else ()),
                 ("VMs", f"{total}: {counts}" if total else "none"),
                 *(("unmetered", f"{name}: {why}") for name, why in books.unmetered.items()),
@@ -162,6 +163,13 @@ def _meter(daemon: Answer) -> str:
     reason, gaps = daemon.get("meter_reason"), daemon.get("meter_gaps")
     text = str(daemon.get("meter")) + (f": {reason}" if reason else "")
     return text + (f"; its counters were lost {gaps} times, and the kernel's used instead" if gaps else "")
+
+
+def _held(daemon: Answer) -> str:
+    """Who holds the VMs' allowances."""
+    if daemon.get("meter") != "nft":
+        return "held by xenbwd alone, since tripwires in the kernel need the meter nft"
+    return f"{daemon.get('tripwires', 0)} VMs held by the kernel, to the frame"
 
 
 def _alive(daemon: Answer | None) -> str:

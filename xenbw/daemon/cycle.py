@@ -306,6 +306,7 @@ class Work:
             len(self._tally.tracked),
             len(self._census.waiting),
             len(self._reconciler.plan.null_routes),
+            len(self._rounds.tripwired),
             self._complaints.all(),
             self._accounts.alive.at if self._accounts.alive else None,
             self._now.trust,

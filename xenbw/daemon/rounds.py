@@ -80,6 +80,11 @@ class Rounds:
             self._accounts.commit()
             due, look, hold = set(), True, False
 
+    @property
+    def tripwired(self) -> frozenset[int]:
+        """The ids of the VMs whose allowances the kernel holds."""
+        return frozenset(line[0] for line in map(line_of, self._quotas.before) if line is not None)
+
     def count(self) -> None:
         """Read and credit, no more."""
         self._accounts.count(None)

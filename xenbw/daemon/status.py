@@ -16,7 +16,8 @@ from xenbw.units import format_time
 
 @dataclass(frozen=True)
 class Status:
-    """The daemon's state. interfaces: how many vifs are metered. pending: how many vifs have no known VM yet."""
+    """The daemon's state. interfaces: how many vifs are metered. pending: how many vifs have no known VM yet.
+    tripwires: how many VMs' allowances the kernel holds."""
 
     started_at: datetime
     metering: Metering
@@ -24,6 +25,7 @@ class Status:
     interfaces: int
     pending: int
     null_routes: int
+    tripwires: int
     problems: Iterable[str]
     committed_at: datetime | None
     trust: Trust
@@ -41,6 +43,7 @@ class Status:
             "warned": self._count(State.WARNED),
             "blocked": self._count(State.BLOCKED),
             "null_routes": self.null_routes,
+            "tripwires": self.tripwires,
             "problems": [*self.problems, *self._kept()],
             "last_commit": format_time(self.committed_at) if self.committed_at else None,
             "pending_vifs": self.pending,

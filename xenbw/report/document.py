@@ -13,6 +13,7 @@ from xenbw.quota import used_bytes
 from xenbw.report.account import Account
 from xenbw.report.audit import Audit, Audited, drift, percent, reason
 from xenbw.report.explanation import Line, meter_of
+from xenbw.report.tripwires import Held
 from xenbw.units import format_time
 
 Document = dict[str, Any]
@@ -72,14 +73,20 @@ def detail(
 
 
 def explanation(
-    account: Account, lines: Iterable[Line], gaps: Iterable[tuple[datetime, str]], audit: Audit | None
+    account: Account,
+    lines: Iterable[Line],
+    gaps: Iterable[tuple[datetime, str]],
+    audit: Audit | None,
+    tripwires: Iterable[Held],
 ) -> Document:
-    """One VM with the parts of its usage, which add up to the total, and the gaps in xenbw's counters."""
+    """One VM with the parts of its usage, which add up to the total, the gaps in xenbw's counters, and what the kernel
+    has left of its allowance."""
     return {
         **account_document(account),
         "parts": [_part(line) for line in lines],
         "gaps": [{"at": format_time(at), "text": text} for at, text in gaps],
         "audit": None if audit is None else _audit(audit),
+        "tripwires": [{**one._asdict(), "apart_bytes": one.apart_bytes} for one in tripwires],
     }
 
 
