@@ -51,8 +51,9 @@ def test_a_guest_over_its_allowance_is_cut_off_within_two_seconds(crossing: Cros
 
 def test_a_guest_has_its_network_until_it_is_over(web: Guest, crossing: Crossing) -> None:
     assert package.state("web1") == "over"
-    assert web.counters().in_bytes > _MB
-    assert package.usage("web1").in_bytes > _MB
+    # The kernel holds what it sends and what it gets together to the allowance.
+    assert web.counters().in_bytes > _MB // 2
+    assert package.usage("web1").in_bytes > _MB // 2
 
 
 @pytest.mark.parametrize(
