@@ -226,7 +226,7 @@ class Mongod:
 
 
 def _take_port() -> tuple[int, socket.socket]:
-    """A free port, and a socket that keeps it from every other caller, but not from a mongod, for as long as it is open.
+    """A free port, and an open socket that keeps it from every other caller, but not from a mongod.
 
     Without it two servers that start at the same moment, or one that starts while the owner of its port is dead, could
     have the same port; the later one ends, and its tests talk to the other's server.
