@@ -43,9 +43,11 @@ def _null_route(version: int) -> Block:
     return Iptables(version)
 
 
+THROTTLE = "throttle"
+"""The name of the block that holds VMs to their rates; the others hold VMs that are blocked."""
 REGISTRY: Mapping[str, _Entry] = {
     "seal": _Entry(lambda means: Seal(means.chains), seal.UNDO),
-    "throttle": _Entry(lambda means: Throttle(means.tables, means.chains), throttle_text.UNDO),
+    THROTTLE: _Entry(lambda means: Throttle(means.tables, means.chains), throttle_text.UNDO),
     "iptables": _Entry(lambda _: _null_route(4), restore.UNDO[4]),
     "ip6tables": _Entry(lambda _: _null_route(6), restore.UNDO[6]),
     "link": _Entry(lambda means: Link(means.run_dir), link.UNDO),
