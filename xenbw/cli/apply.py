@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 
 from xenbw.blocks.block import Block
-from xenbw.blocks.registry import Means, blocks
+from xenbw.blocks.registry import REGISTRY, THROTTLE, Means, blocks
 from xenbw.cli.command import Context
 from xenbw.cli.terminal import warn
 from xenbw.clock import boot_id
@@ -17,6 +17,7 @@ from xenbw.errors import XenbwError
 from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
 from xenbw.ledger.ledger import Ledger
+from xenbw.model import State
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import hand_to_nft
 from xenbw.nft.tables import Tables
@@ -43,6 +44,19 @@ def apply(ledger: Ledger, context: Context, make: Make = blocks) -> bool:
     return not problems
 
 
+def throttle_problem(context: Context) -> str | None:
+    """Why no VM can be throttled on this host, or None: as the daemon says, or by a trial where no daemon runs."""
+    run_dir = context.settings.daemon.run_dir
+    try:
+        problem: str | None = control.ask(run_dir, "status").get("throttle_problem")
+    except NoDaemonError:
+        with closing(Tables(hand_to_nft)) as tables:
+            return REGISTRY[THROTTLE].make(Means(tables, Chains(tables), str(run_dir))).probe()
+    except XenbwError:
+        return None  # a daemon that does not answer: it says so itself once it does
+    return problem
+
+
 def _enforce(ledger: Ledger, context: Context, make: Make) -> list[str]:
     """Judge and enforce as the daemon would; returns what stands in the way."""
     moment = context.moment(ledger)
@@ -63,4 +77,7 @@ def _enforce(ledger: Ledger, context: Context, make: Make) -> list[str]:
         reconciler.reconcile(vms, moment, Present(bound))
     failed = [str(judge.failure)] if judge.failure else []
     failed += [*reconciler.problems, *known.problems]
-    return [*failed, *(reason for reason in unusable.values() if reconciler.plan.null_routes)]
+    # A block that cannot work here is told only if there is something for it to hold.
+    needed = {THROTTLE: any(entry.vm.state is State.THROTTLED for entry in vms.entries.values())}
+    blocked = bool(reconciler.plan.null_routes)
+    return [*failed, *(reason for name, reason in unusable.items() if needed.get(name, blocked))]
