@@ -9,19 +9,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """A measurement in `unit`. limit: the target, at most that much, or None without a target. peer: a measurement of
-    the same run and unit to compare with, as (words, value)."""
+    """A measurement in `unit`. limit, least: the target, at most or at least that much, or None without a target. peer:
+    a measurement of the same run and unit to compare with, as (words, value)."""
 
     what: str
     value: float
     unit: str
     limit: float | None = None
     peer: tuple[str, float] | None = None
+    least: float | None = None
 
     def row(self) -> tuple[str, str, str, str, str]:
         """The figure, the measurement, the target and whether it is met, the ratio to the peer."""
-        target = "" if self.limit is None else f"<= {self.limit:.4g} {self.unit}"
-        met = "" if self.limit is None else "met" if self.value <= self.limit else "MISSED"
+        target = met = ""
+        for sign, bound, holds in (
+            ("<=", self.limit, self.limit is None or self.value <= self.limit),
+            (">=", self.least, self.least is None or self.value >= self.least),
+        ):
+            if bound is not None:
+                target, met = f"{sign} {bound:.4g} {self.unit}", "met" if holds else "MISSED"
         ratio = ""
         if self.peer is not None:
             name, value = self.peer

@@ -1,4 +1,4 @@
-"""The cost of meter, seals, latches and null routes per packet between two guests on a bridge."""
+"""The cost of meter, throttles, seals, latches and null routes per packet between two guests on a bridge."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ import statistics
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from itertools import product
 
 from benchmarks.figure import Figure
 from benchmarks.lane import Lane, addresses
 from xenbw.blocks import latch_text
-from xenbw.blocks.block import Wanted
+from xenbw.blocks.block import Line, Wanted
 from xenbw.blocks.iptables import Iptables
+from xenbw.blocks.throttle import Throttle
+from xenbw.blocks.tripwire import Tripwire
+from xenbw.nft import nft
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import hand_to_nft
 from xenbw.nft.pipe import feed
 from xenbw.nft.port import Port
+from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables
+from xenbw.units import FASTEST
 
+_EVER = datetime.min.replace(tzinfo=UTC)
 _BATCHES = 50  # of 256 packets: about 40 ms on a bare bridge
 _TURNS = 25
 
@@ -60,6 +67,13 @@ def measure() -> list[Figure]:
         "bare again": _Case(lambda lane: None),
         "a bare counter in the same places": _Case(_count_plainly),
         "metered": _Case(_cover),
+        "metered without room for throttles": _Case(_cover_without_throttles),
+        "both with a tripwire": _Case(lambda lane: _cover_and_trip(lane, lane.ports)),
+        "both among 1000 with one": _Case(lambda lane: _cover_and_trip(lane, lane.ports + lane.others), others=1000),
+        "1 other throttled": _Case(lambda lane: _cover_and_throttle(lane, lane.others), others=1),
+        "1000 others throttled": _Case(lambda lane: _cover_and_throttle(lane, lane.others), others=1000),
+        "throttled": _Case(lambda lane: _cover_and_throttle(lane, lane.ports)),
+        "throttled among 1000": _Case(lambda lane: _cover_and_throttle(lane, lane.ports + lane.others), others=1000),
         "1000 others metered": _Case(_cover, others=1000),
         "1 other sealed": _Case(_cover_and_seal, others=1),
         "1000 others sealed": _Case(_cover_and_seal, others=1000),
@@ -92,6 +106,13 @@ def _figures(cost: dict[str, float]) -> list[Figure]:
         figure("with both guests metered", "metered", "bare"),
         figure("  the same", "metered", "a bare counter in the same places"),
         figure("  and 1000 other vifs metered", "1000 others metered", "metered"),
+        figure("  the same", "metered", "metered without room for throttles"),
+        figure("  and both guests with a tripwire", "both with a tripwire", "metered"),
+        figure("  and 1000 other VMs with one", "both among 1000 with one", "both with a tripwire"),
+        figure("  and 1 other VM throttled", "1 other throttled", "metered"),
+        figure("  and 1000 other VMs throttled", "1000 others throttled", "1 other throttled"),
+        figure("  and both guests throttled", "throttled", "metered"),
+        figure("  and 1000 other VMs throttled too", "throttled among 1000", "throttled"),
         figure("  and 1 other vif sealed", "1 other sealed", "metered"),
         figure("  and 1000 other vifs sealed", "1000 others sealed", "1 other sealed"),
         figure("  and 1 other domain latched", "1 other latched", "metered"),
@@ -124,6 +145,41 @@ def _medians(lanes: dict[str, Lane]) -> dict[str, float]:
 def _cover(lane: Lane) -> None:
     """Add the meter to both guests and the others."""
     _keep(lane, lane.others)
+
+
+def _cover_without_throttles(lane: Lane) -> None:
+    """Add the meter with rules that count where the shared chains go on to those of throttles."""
+    _cover(lane)
+    lines = []
+    for chain, way, interface in (("to-guest", "in", "oif"), ("from-guest", "out", "iif")):
+        lines.append(f"flush chain netdev {nft.TABLE} {chain}")
+        counted = f"counter name {interface} map @{way} return"
+        rules = (rule.replace(f"goto usage-{way}", counted) for rule in nft.SHARED[chain])
+        lines += [f"add rule netdev {nft.TABLE} {chain} {rule}" for rule in rules]
+    _feed(lane, ["nft", "-f", "-"], "\n".join([*lines, ""]))
+
+
+def _cover_and_throttle(lane: Lane, throttled: list[Port]) -> None:
+    """Add the meter, and throttle these vifs, each of a VM of its own, to a rate that no packet here exceeds."""
+    _cover(lane)
+    ports = tuple(port._replace(throttle=(port.domid, FASTEST, FASTEST), vm_id=port.domid) for port in throttled)
+    wanted = Wanted(ports=ports, lines=tuple(Line(port.domid, "slow", "total", None, 0, _EVER) for port in ports))
+    with lane.dom0.entered(), closing(Tables(hand_to_nft)) as tables:
+        chains = Chains(tables)
+        for block in (Tripwire(tables, chains, Quotas(tables)), Throttle(tables, chains)):
+            if problems := block.apply(wanted).problems:
+                raise RuntimeError(f"not throttled: {problems}")
+
+
+def _cover_and_trip(lane: Lane, held: list[Port]) -> None:
+    """Add the meter, and a tripwire for each of these vifs, each of a VM of its own, that nothing here reaches."""
+    _cover(lane)
+    ports = tuple(port._replace(vm_id=port.domid) for port in held)
+    lines = tuple(Line(port.domid, "trip", "total", 10**15, 0, _EVER) for port in ports)
+    with lane.dom0.entered(), closing(Tables(hand_to_nft)) as tables:
+        problems = Tripwire(tables, Chains(tables), Quotas(tables)).apply(Wanted(ports=ports, lines=lines)).problems
+    if problems:
+        raise RuntimeError(f"no tripwires: {problems}")
 
 
 def _cover_and_seal(lane: Lane) -> None:

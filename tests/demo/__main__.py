@@ -15,8 +15,10 @@ from tests.support.capture import Capture
 from tests.support.guest import Guest
 from tests.support.host import Host
 from tests.support.pace import until
+from tests.support.traffic import stream
 
 MB = 1_000_000
+RATE = 8  # Mbit/s
 
 
 def main() -> int:
@@ -32,6 +34,7 @@ def main() -> int:
         restart(stage, host, web1)
         dead_daemon(stage, host, web1)
         raised(stage, host, web1)
+        throttled(stage, host, db1)
         reassigned(stage, host, web1)
         host.stop_daemon()
     return stage.close(time.monotonic() - started)
@@ -119,6 +122,20 @@ def raised(stage: Stage, host: Host, web1: Guest) -> None:
     stage.claim("web1 is released at once", until(lambda: web1.reaches("10.50.0.2")))
     stage.claim("no iptables rule is left", not any("XENBW" in rule for rule in host.rules()))
     stage.screen(host, "xenbw", "show", "web1")
+
+
+def throttled(stage: Stage, host: Host, db1: Guest) -> None:
+    stage.step("db1 uses up its allowance too; its action is to throttle")
+    stage.screen(host, "xenbw-addvm", "db1", "--limit", "5MB", "--action", "throttle", "--rate", f"{RATE}Mbit")
+    db1.send(6 * MB)
+    stage.claim("db1 is throttled and not blocked", until(lambda: host.show("db1")["state"] == "throttled"))
+    for way, source, target, address in (
+        ("from", db1.namespace, host.outside, "10.50.0.2"),
+        ("to", host.outside, db1.namespace, db1.address()),
+    ):
+        got = stream(source, target, address, seconds=4, warm_up=3) * 8 / MB
+        # A busy machine may have no time for more.
+        stage.claim(f"one TCP stream {way} it gets {got:.1f} of {RATE} Mbit/s", 0.6 * RATE <= got <= 1.15 * RATE)
 
 
 def reassigned(stage: Stage, host: Host, web1: Guest) -> None:

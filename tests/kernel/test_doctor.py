@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.dom0 import BRIDGE
+from tests.support.dom0 import BRIDGE, OUTSIDE_ADDRESSES
 from tests.support.guest import Guest
 from tests.support.host import REPO, Host
+from tests.support.nftprogram import replace_nft, without_limits
 from tests.support.pace import busy, until
+from tests.support.story import LIMIT
+from xenbw.model import Action
 
 HOOK = "/etc/xen/scripts/vif-post.d/xenbw.hook"
 Told = dict[str, list[dict[str, Any]]]
@@ -62,7 +65,8 @@ def test_a_healthy_host_has_no_failure(running: Host) -> None:
     running.start("web1")
     found = told(running)
     assert failures(found) == []
-    for topic in ("xen", "kernel", "daemon", "hook", "vif scripts", "firewall", "iptables", "seal", "null route"):
+    proven = ("seal", "throttle", "null route")
+    for topic in ("xen", "kernel", "daemon", "hook", "vif scripts", "firewall", "iptables", *proven):
         assert set(levels(found, topic)) == {"PASS"}, found[topic]
     assert levels(found, "meter") == ["PASS", "PASS"]
 
@@ -185,6 +189,21 @@ def test_an_nft_program_that_does_nothing_is_found(running: Host) -> None:
     assert levels(found, "seal") == ["FAIL"]
 
 
+def test_a_host_that_cannot_throttle_is_told(running: Host) -> None:
+    without_limits(running)
+    found = told(running)
+    assert levels(found, "meter") == ["PASS", "PASS"]
+    (finding,) = found["throttle"]
+    assert finding["level"] == "WARN"
+    assert finding["text"].startswith("VMs cannot be throttled on this host: nft refuses limits in netdev chains: ")
+
+
+def test_a_throttle_that_lets_everything_pass_is_found(running: Host) -> None:
+    replace_nft(running, "text=$(printf '%s\n' \"$text\" | sed 's/rate over [0-9]*/rate over 900000000/')")
+    (finding,) = told(running)["throttle"]
+    assert (finding["level"], "its rate lets" in finding["text"]) == ("FAIL", True)
+
+
 # packets on a real bridge
 
 
@@ -244,6 +263,25 @@ def test_the_next_doctor_removes_the_remains_of_a_killed_one(running: Host) -> N
     assert until(lambda: "xenbw-guest" not in running.run(["ip", "-o", "link"]).stdout)
     assert doctor(running, "--on", BRIDGE).returncode == 0
     put_back(running, before)
+
+
+def test_on_a_real_bridge_the_throttles_of_its_guests_stay(running: Host) -> None:
+    guest = running.start("web1")
+    running.add("web1", limit_bytes=LIMIT, action=Action.THROTTLE, rate=10**6)
+    running.ask("sync")
+    assert guest.reaches(OUTSIDE_ADDRESSES[4])
+    guest.send(2 * LIMIT)
+    assert until(lambda: throttles(running) != [])
+    running.kill_daemon()
+    before = throttles(running)
+    assert doctor(running, "--on", BRIDGE).stdout
+    assert throttles(running) == before
+
+
+def throttles(host: Host) -> list[str]:
+    """The limit objects, and the elements of the maps that lead to them, as nft prints them."""
+    table = host.run(["nft", "list", "table", "netdev", "xenbw"]).stdout
+    return [line.strip() for line in table.splitlines() if "limit t" in line or '"t' in line]
 
 
 def argv() -> list[str]:

@@ -49,7 +49,7 @@ def test_going_over_and_the_release_are_one_line_each(running: Host) -> None:
     running.xenbw("addvm", "web1", "--limit", "1TB")
     assert until(lambda: not running.blocked("10.50.0.11"))
     over, free = lines(running)[len(before) :]
-    assert over.startswith("web1 null-routed: used 1.")
+    assert over.startswith("web1 null-routed: used 999 KB of 1.00 MB")
     assert over.endswith(": 10.50.0.11, fd50::11")
     assert free == "web1 released: its allowance covers its usage again"
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from tests.support.guest import Guest
 from tests.support.host import Host
+from tests.support.nftprogram import without_limits
 from tests.support.pace import until
 from tests.support.story import LIMIT
 from tests.support.traffic import stream
+from xenbw.accounting import Pending, Share
+from xenbw.clock import boot_id
+from xenbw.ledger import usagelog
+from xenbw.ledger.ledger import Alive
 from xenbw.model import Action, State
 
 pytestmark = pytest.mark.kernel
@@ -17,6 +25,7 @@ OUTSIDE = "10.50.0.2"
 RATE = 8_000_000  # bits per second
 _BYTES = RATE / 8
 _SECONDS = 2.0
+THROTTLE = ("--action", "throttle", "--rate", "8Mbit")
 
 
 def throttled(host: Host, name: str = "web1", **settings: object) -> Guest:
@@ -28,6 +37,16 @@ def throttled(host: Host, name: str = "web1", **settings: object) -> Guest:
     guest.send(2 * LIMIT)
     assert until(lambda: state(host, name) is State.THROTTLED)
     return guest
+
+
+def use(host: Host, name: str, size: int) -> None:
+    """Charge a VM with traffic from it, without a daemon."""
+    now = datetime.now(UTC)
+    ledger = host.ledger()
+    vm, start = ledger.meet(name, now), now - timedelta(hours=1)
+    ledger.set_vm(vm.id, period_start=start, period_rule="1@UTC")
+    share = Share(start, now.replace(minute=0, second=0, microsecond=0), 0, size, 0)
+    usagelog.commit(ledger, Pending((), ((vm.id, share),)), Alive(now, time.clock_gettime(7), boot_id()))
 
 
 def state(host: Host, name: str) -> State:
@@ -100,7 +119,6 @@ def test_a_raised_allowance_ends_it(running: Host) -> None:
     running.ask("sync")
     assert state(running, "web1") is State.OK
     assert not slow(out(running, guest))
-    assert "limit t" not in running.run(["nft", "list", "table", "netdev", "xenbw"]).stdout
 
 
 def test_another_rate_is_taken_over(running: Host) -> None:
@@ -119,6 +137,41 @@ def test_what_is_too_fast_is_refused_and_no_usage(running: Host) -> None:
     # The warm-up of 1.5 s, and the second's worth that the kernel grants at once.
     assert sum(used) - before <= (_SECONDS + 3) * _BYTES * 1.1
     assert sum(total) > sum(used)
+
+
+def test_the_daemon_counts_throttled_vms(running: Host) -> None:
+    throttled(running)
+    told = running.ask("status")
+    assert (told["throttled"], told["blocked"], told["over"], told["throttle_problem"]) == (1, 0, 0, None)
+    assert running.notified("STATUS=1 vifs of 1 VMs metered (nft), 0 over, 1 throttled, 0 addresses null-routed")
+
+
+def test_without_a_daemon_a_lowered_allowance_throttles_at_once(host: Host) -> None:
+    # The hook binds the vif only in a ledger that exists.
+    use(host, "web1", LIMIT)
+    guest = host.start("web1")
+    host.xenbw("addvm", "web1", "--limit", "1KB", *THROTTLE)
+    assert state(host, "web1") is State.THROTTLED
+    assert slow(out(host, guest))
+    assert slow(into(host, guest))
+
+
+def test_without_a_daemon_a_host_that_cannot_throttle_refuses_to_and_says_so_of_a_vm_that_is_throttled(
+    host: Host,
+) -> None:
+    host.add("web1", limit_bytes=1, action=Action.THROTTLE, rate=RATE)
+    use(host, "web1", LIMIT)
+    without_limits(host)
+    refused = host.xenbw("addvm", "web2", "--force", "--limit", "1TB", *THROTTLE, check=False)
+    cannot = "VMs cannot be throttled on this host: nft refuses limits in netdev chains: "
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].startswith(f"xenbw: web2: {cannot}")
+    assert host.ledger().vm_named("web2") is None
+    said = host.xenbw("addvm", "web1", "--warn", "90").stderr.splitlines()
+    assert state(host, "web1") is State.THROTTLED
+    problems = [line for line in said if line.startswith("!")]
+    assert len(problems) == 1
+    assert problems[0].startswith(f"! {cannot}")
 
 
 def test_past_the_hard_limit_it_is_blocked(running: Host) -> None:

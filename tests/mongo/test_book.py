@@ -44,6 +44,18 @@ def test_everything_in_the_ledger_reaches_the_book(books: Books, server: Mongod)
     assert books.sync.backlog == 0
 
 
+def test_a_host_tells_the_states_of_its_vms_that_are_near_their_limit_or_past_it(books: Books, server: Mongod) -> None:
+    for vm_id, state in zip(books.vms, ("throttled", "over", "unlimited", "warned"), strict=False):
+        books.ledger.set_vm(vm_id, state=state)
+    books.ledger.set_vm(books.vms[1], retired_at=books.clock.wall)
+    books.sync.push()
+    states = base(server).hosts.find_one({"_id": "dom0-a"})["states"]
+    assert {one["vm"]: one["state"] for one in states} == {"web0": "throttled", "web3": "warned"}
+    books.ledger.set_vm(books.vms[0], state="ok")
+    books.sync.push()
+    assert [one["vm"] for one in base(server).hosts.find_one({"_id": "dom0-a"})["states"]] == ["web3"]
+
+
 def test_repeating_a_push_changes_nothing(books: Books, server: Mongod) -> None:
     books.live(70)
     books.sync.push()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,12 @@ def base(server: Mongod | ReplicaSet) -> Any:
     return server.client(tz_aware=True)[KEEPER.database]
 
 
-def beat(server: Mongod | ReplicaSet, host: str, ago: timedelta, backlog: int = 0) -> None:
-    seen_at = datetime.now(UTC) - ago
-    base(server).hosts.insert_one({"_id": host, "host": host, "seen_at": seen_at, "version": "1", "backlog": backlog})
+def beat(
+    server: Mongod | ReplicaSet, host: str, ago: timedelta, backlog: int = 0, states: Sequence[tuple[Any, str]] = ()
+) -> None:
+    document = {"_id": host, "host": host, "seen_at": datetime.now(UTC) - ago, "version": "1", "backlog": backlog}
+    document |= {"states": [{"vm": vm, "state": state} for vm, state in states]} if states else {}
+    base(server).hosts.insert_one(document)
 
 
 def use(server: Mongod, host: str, vm: str, start: datetime, in_bytes: int, out_bytes: int, life: int = 1) -> None:
@@ -96,7 +100,43 @@ def test_fleet_json_has_each_hosts_part_of_a_vms_usage(console: Console, server:
             {"name": "dom0-a", "in_bytes": 2**53 + 1, "out_bytes": 1},
             {"name": "dom0-b", "in_bytes": 10, "out_bytes": 20},
         ],
+        "states": {},
     }
+
+
+def test_a_vms_state_on_each_host_stands_behind_the_host(console: Console, server: Mongod) -> None:
+    for host, states in (
+        ("dom0-a", [("web1", "throttled"), ("web2", "over"), ("idle", "blocked")]),
+        ("dom0-b", [("web1", "over"), ("web2", "over")]),
+        ("dom0-c", [("web1", "throttled")]),
+    ):
+        beat(server, host, timedelta(days=9) if host == "dom0-c" else timedelta(0), states=states)
+    use(server, "dom0-a", "web1", TODAY, 300, 0)
+    use(server, "dom0-b", "web2", TODAY, 200, 0)
+    use(server, "dom0-c", "web3", TODAY, 100, 0)
+    document = fleet(console)
+    assert {vm["name"]: vm["states"] for vm in document["vms"]} == {
+        # dom0-c wrote its state before the VM's present period.
+        "web1": {"dom0-a": "throttled", "dom0-b": "over"},
+        "web2": {"dom0-a": "over", "dom0-b": "over"},
+        "web3": {},
+    }
+    assert [host["states"] for host in document["hosts"]] == [
+        {"throttled": 1, "over": 1, "blocked": 1},
+        {"over": 2},
+        {"throttled": 1},
+    ]
+    hosts = [line.partition("UTC")[2].strip() for line in console.done("fleet").splitlines()[-3:]]
+    assert hosts == ["dom0-a (throttled), dom0-b (over)", "dom0-a (over), dom0-b (over)", "dom0-c"]
+
+
+def test_impossible_states_are_left_out(console: Console, server: Mongod) -> None:
+    use(server, "dom0-a", "web1", TODAY, 100, 0)
+    beat(server, "dom0-a", timedelta(0), states=[("web1", "throttled"), ("web1", "hovering"), (["web1"], "over")])
+    base(server).hosts.update_one({}, {"$push": {"states": {"$each": [7, None, "web1", {"vm": 1}, {"state": "over"}]}}})
+    beat(server, "dom0-b", timedelta(0))
+    base(server).hosts.update_one({"_id": "dom0-b"}, {"$set": {"states": "throttled"}})
+    assert fleet(console)["vms"][0]["states"] == {"dom0-a": "throttled"}
 
 
 def test_only_the_latest_period_counts_and_only_if_it_may_be_the_present_period(

@@ -154,6 +154,7 @@ class StandIn:
     def __init__(self, console: Console) -> None:
         self.asked: list[str] = []
         self.problems: list[str] = []
+        self.throttle_problem: str | None = None
         self.writes = True
         self._console = console
         self._server = Server(console.run_dir, self._answer)
@@ -180,7 +181,14 @@ class StandIn:
         self.asked.append(op)
         if op == "sync":
             self._judge()
-        return {"ok": self.writes, "changes": [], "version": "0.1.0", "meter": "kernel", "problems": self.problems}
+        return {
+            "ok": self.writes,
+            "changes": [],
+            "version": "0.1.0",
+            "meter": "kernel",
+            "problems": self.problems,
+            "throttle_problem": self.throttle_problem,
+        }
 
     def _judge(self) -> None:
         settings, moment = config.load(self._console.config), Moment(datetime.now(UTC), trusted=True)

@@ -74,6 +74,8 @@ def test_a_later_file_can_take_the_rate_and_the_hard_limit_away(tmp_path: Path) 
     [
         ('rate = "10"', "rate = '10': not allowed (allowed: a rate from 8kbit to 100Gbit, like"),
         ('rate = "1kbit"', "rate = '1kbit': not allowed"),
+        ('rate = "0Mbit"', "rate = '0Mbit': not allowed"),
+        ('rate = "101Gbit"', "rate = '101Gbit': not allowed"),
         ("rate = 10000000", "rate = 10000000: not allowed"),
         ('hard_limit = "never"', "hard_limit = 'never': not allowed"),
         (

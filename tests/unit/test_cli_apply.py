@@ -17,14 +17,14 @@ import pytest
 from tests.support.clock import HandClock, answering
 from tests.support.console import Console
 from xenbw import config
-from xenbw.accounting import Pending
+from xenbw.accounting import Pending, Share
 from xenbw.blocks.block import Outcome, Wanted
 from xenbw.cli.apply import apply
 from xenbw.cli.command import Context
 from xenbw.clock import Moment, SystemClock, boot_id
 from xenbw.ledger import blocklog, usagelog
 from xenbw.ledger.ledger import Alive, Ledger
-from xenbw.model import Cause, State
+from xenbw.model import Action, Cause, State
 from xenbw.rundir.control import socket_path
 from xenbw.runner import run
 
@@ -144,6 +144,42 @@ def test_a_daemon_that_does_not_answer_is_told_and_the_change_stays_written(
     assert capsys.readouterr().err == (
         "! xenbwd does not answer: the change is written and holds once xenbwd reads it (systemctl status xenbwd)\n"
     )
+
+
+@pytest.fixture
+def throttled(ledger: Ledger) -> None:
+    """web2 has used more than its limit, and its action is to throttle."""
+    now = datetime.now(UTC)
+    vm = ledger.meet("web2", now)
+    start, before = now - timedelta(hours=1), now.replace(minute=0, second=0, microsecond=0)
+    ledger.set_vm(vm.id, added_at=start, limit_bytes=1, action=Action.THROTTLE, rate=10**6)
+    ledger.set_vm(vm.id, period_start=start, period_rule="1@UTC")
+    share = Share(start, before, 1000, 0, 0)
+    usagelog.commit(ledger, Pending((), ((vm.id, share),)), Alive(now, 1000.0, boot_id()))
+
+
+def unusable(name: str, reason: str) -> Recorder:
+    method = Recorder(reason)
+    method.name = name
+    return method
+
+
+def test_without_a_daemon_it_is_told_in_one_line_that_a_vm_cannot_be_throttled(
+    ledger: Ledger, context: Context, console: Console, throttled: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger.set_vm(console.vm("web1").id, blocked_reason=None)
+    others = unusable("seal", "there is no seal")
+    assert not apply(ledger, context, lambda _: [others, unusable("throttle", "VMs cannot be throttled on this host")])
+    assert console.vm("web2").state is State.THROTTLED
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if line.startswith("!")] == ["! VMs cannot be throttled on this host"]
+
+
+def test_without_a_daemon_a_throttle_that_no_vm_needs_is_not_mentioned(
+    ledger: Ledger, context: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert apply(ledger, context, lambda _: [unusable("throttle", "VMs cannot be throttled on this host"), Recorder()])
+    assert "throttled" not in capsys.readouterr().err
 
 
 @pytest.mark.kernel

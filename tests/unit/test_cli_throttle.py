@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tests.support.console import Console, Terminal
+from tests.support.console import Console, StandIn, Terminal
 from xenbw.ledger import eventlog
 from xenbw.model import Action, State
 from xenbw.quota import period_at
@@ -122,6 +122,36 @@ def test_settings_that_do_not_fit_together_are_refused_and_change_nothing(
         assert console.vm("web1") == before
     else:
         assert not console.ledger_path.exists()
+
+
+CANNOT = "VMs cannot be throttled on this host: nft refuses limits in netdev chains"
+
+
+@pytest.mark.parametrize("added", [True, False], ids=["added", "new"])
+def test_a_throttle_on_a_host_that_cannot_throttle_is_refused_and_changes_nothing(
+    console: Console, daemon: StandIn, added: bool
+) -> None:
+    daemon.throttle_problem = CANNOT
+    words = ["--limit", "500GB", "--ip", "192.0.2.9"]
+    if added:
+        console.done("addvm", "web1", *words)
+        before = console.vm("web1")
+    refused = console.run("addvm", "web1", *words, *THROTTLE, "--hard-limit", "2TB")
+    assert refused.returncode == 1
+    assert refused.stderr == f"xenbw: web1: {CANNOT} (give another --action; nothing was changed)\n"
+    if added:
+        assert console.vm("web1") == before
+    else:
+        assert not console.ledger_path.exists()
+
+
+def test_other_settings_of_a_throttled_vm_can_be_changed_on_a_host_that_cannot_throttle(
+    console: Console, daemon: StandIn
+) -> None:
+    console.done("addvm", "web1", *THROTTLE, "--ip", "192.0.2.9")
+    daemon.throttle_problem = CANNOT
+    assert said_of(console, "--limit", "600GB") == "web1: limit 500 GB -> 600 GB"
+    assert said_of(console, "--action", "block") == "web1: action throttle -> block"
 
 
 def test_a_rate_that_a_throttle_needs_cannot_be_taken_away(console: Console) -> None:

@@ -16,11 +16,12 @@ from xenbw import __version__, config
 from xenbw.book.fleet import HostSeen
 from xenbw.clock import SystemClock
 from xenbw.config import CommandSection, MailSection, MongodbSection, Settings
-from xenbw.doctor import bridges, last, proof, service, system
+from xenbw.doctor import bridges, last, proof, service, system, throttling
 from xenbw.doctor.finding import Finding, Level, bad, doubt, good, worst
 from xenbw.doctor.host import Host
 from xenbw.doctor.proof import Metered, Routed, Sealed
 from xenbw.doctor.service import LedgerFacts
+from xenbw.doctor.throttling import Throttled
 from xenbw.doctor.wire import Card
 from xenbw.errors import XenbwError
 from xenbw.ledger.trouble import CorruptLedgerError
@@ -208,6 +209,20 @@ def test_a_seal_lets_no_frame_through_and_can_be_removed() -> None:
     assert proof.judge_seal(Sealed(0, 0, 50), "br0").level is Level.PASS
     for leaky in (Sealed(1, 0, 50), Sealed(0, 1, 50), Sealed(0, 0, 0)):
         assert proof.judge_seal(leaky, "br0").level is Level.FAIL
+
+
+def test_a_throttle_passes_what_is_within_the_rate_refuses_the_rest_and_counts_both() -> None:
+    holds = Throttled((50, 50), 204, (101, 100), 110, (101, 100), (103, 104), 50)
+    assert throttling.judge_throttle(holds).level is Level.PASS
+    for broken in (
+        replace(holds, within=(50, 49)),
+        replace(holds, passed=(101, 111), counted=(101, 111), refused=(103, 93)),
+        replace(holds, passed=(204, 204), counted=(204, 204), refused=(0, 0)),
+        replace(holds, counted=(101, 101)),
+        replace(holds, refused=(103, 0)),
+        replace(holds, after=0),
+    ):
+        assert throttling.judge_throttle(broken).level is Level.FAIL
 
 
 # the result

@@ -47,11 +47,13 @@ def _null_route(version: int) -> Block:
     return Iptables(version)
 
 
+TRIPWIRE, THROTTLE = "tripwire", "throttle"
+"""The names of the blocks that hold VMs to allowances and rates; the others hold VMs that are blocked."""
 # The tripwire is first: a VM that may use more now passes it before its seal is gone.
 REGISTRY: Mapping[str, _Entry] = {
-    "tripwire": _Entry(lambda means: Tripwire(means.tables, means.chains, means.quotas), tripwire_text.UNDO),
+    TRIPWIRE: _Entry(lambda means: Tripwire(means.tables, means.chains, means.quotas), tripwire_text.UNDO),
     "seal": _Entry(lambda means: Seal(means.chains), seal.UNDO),
-    "throttle": _Entry(lambda means: Throttle(means.tables, means.chains), throttle_text.UNDO),
+    THROTTLE: _Entry(lambda means: Throttle(means.tables, means.chains), throttle_text.UNDO),
     "iptables": _Entry(lambda _: _null_route(4), restore.UNDO[4]),
     "ip6tables": _Entry(lambda _: _null_route(6), restore.UNDO[6]),
     "link": _Entry(lambda means: Link(means.run_dir), link.UNDO),

@@ -38,8 +38,10 @@ class Throttle:
         self._done: object = None  # the rules' generation and the ports, when all was as wanted
 
     def probe(self) -> str | None:
-        said = self._chains.probe() or self._tables.apply(nft.foundation() + text.foundation())
-        return said and f"nft refuses limits in netdev chains: {said}"
+        said = self._chains.probe()
+        if said is None and (error := self._tables.apply(text.trial())) is not None:
+            said = f"nft refuses limits in netdev chains: {error}"
+        return said and f"{_CANNOT}: {said}"
 
     def apply(self, wanted: Wanted) -> Outcome:
         ports = [port for port in wanted.ports if port.throttle is not None and not port.sealed]

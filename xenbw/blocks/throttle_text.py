@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _INTERFACE = {"in": "oif", "out": "iif"}
 # Bytes that may pass at once, beside a second's worth of the rate, which the kernel always grants
 # (net/netfilter/nft_limit.c, nft_limit_init): with offload a frame has up to 64 KiB.
-_BURST = 128 * 1024
+BURST = 128 * 1024
 RULES = {
     name: (rule,)
     for way in WAYS
@@ -48,11 +48,21 @@ def foundation() -> str:
     return tripwire_text.maps() + "\n".join([*lines, ""])
 
 
+def trial() -> str:
+    """Text that tries a limit object and a map to it, and leaves neither."""
+    name, limit = f"netdev {TABLE} throttle-trial", f"limit netdev {TABLE} throttle-trial"
+    return (
+        f"add table netdev {TABLE}\nadd map {name} {{ type iface_index : limit; }}\nadd chain {name}\n"
+        f"add rule {name} limit name iif map @throttle-trial drop\nadd {limit} {{ rate over 1000 bytes/second; }}\n"
+        f"flush chain {name}\ndelete chain {name}\ndelete map {name}\ndelete {limit}\n"
+    )
+
+
 def limits(vm_id: int, in_bits: int, out_bits: int) -> str:
     """Text that makes a VM's limit objects; repeated it changes nothing. Rates are in bits per second."""
     return "".join(
         f"add limit netdev {TABLE} {limit_of(vm_id, way, rate)}"
-        f" {{ rate over {rate // 8} bytes/second burst {_BURST} bytes; }}\n"
+        f" {{ rate over {rate // 8} bytes/second burst {BURST} bytes; }}\n"
         for way, rate in zip(WAYS, (in_bits, out_bits), strict=True)
     )
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from xenbw.book import foreign
 from xenbw.book.book import Book, BookError
-from xenbw.model import Counters
+from xenbw.model import Counters, State
 
 # No period is longer: a month of 31 days, and the hour that daylight saving gives back.
 _LONGEST_PERIOD = timedelta(days=31, hours=1)
+_STATES = frozenset(state.value for state in State)
 
 
 @dataclass(frozen=True)
 class HostSeen:
-    """A host's own document, as it last wrote it. backlog: records that the book lacked then."""
+    """A host's own document, as it last wrote it. backlog: records that the book lacked then. states: of its VMs, by
+    name, without those that are neither past a limit nor near it."""
 
     name: str
     seen_at: datetime | None
     backlog: int | None
     version: str | None
+    states: Mapping[str, State] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,24 @@ class FleetUsage:
 def hosts(book: Book) -> list[HostSeen]:
     """Every host that ever wrote to the book, by name. Raises BookError."""
     known = {"seen_at": foreign.date("seen_at"), "backlog": foreign.whole("backlog")}
-    fields = {"_id": foreign.label(), **known, "version": foreign.text("version")}
+    fields = {"_id": foreign.label(), **known, "version": foreign.text("version"), "states": foreign.states()}
     rows = _read(book, "hosts", [{"$sort": {"_id": 1}}, {"$project": fields}])
-    return [HostSeen(row["_id"], row["seen_at"], row["backlog"], row["version"]) for row in rows]
+    return [
+        HostSeen(row["_id"], row["seen_at"], row["backlog"], row["version"], _states(row["states"])) for row in rows
+    ]
+
+
+def _states(listed: list[dict[str, Any]]) -> dict[str, State]:
+    return {one["vm"]: State(one["state"]) for one in listed if one["vm"] is not None and one["state"] in _STATES}
+
+
+def states(vm: FleetUsage, hosts: Iterable[HostSeen]) -> dict[str, State]:
+    """The VM's state on each host that wrote one in its present period, by the host's name."""
+    return {
+        host.name: host.states[vm.name]
+        for host in hosts
+        if vm.name in host.states and host.seen_at is not None and host.seen_at >= vm.period_start
+    }
 
 
 def usage(book: Book, now: datetime) -> list[FleetUsage]:

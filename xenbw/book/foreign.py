@@ -55,6 +55,13 @@ def whole(field: str) -> Stage:
     return {"$cond": [{"$and": good}, value, None]}
 
 
+def states() -> Stage:
+    """The host's states as a list of {vm, state}, with null in place of what is not a text."""
+    listed = {"$cond": [{"$isArray": "$states"}, "$states", []]}
+    each = {"vm": text("$one.vm", _NAME_LETTERS), "state": text("$one.state")}
+    return {"$map": {"input": listed, "as": "one", "in": each}}
+
+
 def label() -> Stage:
     """A document's _id as text, of whatever type it is."""
     shown = {"$convert": {"input": "$_id", "to": "string", "onError": "?", "onNull": "?"}}

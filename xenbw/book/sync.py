@@ -17,6 +17,7 @@ from xenbw.book.pull import pull
 from xenbw.clock import Clock
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
+from xenbw.ledger import shared
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.units import format_time
 
@@ -156,7 +157,10 @@ class Sync(threading.Thread):
             if self.backlog == 0:
                 self.current_at = now
             self.faults = pull(ledger, book, self._settings.default_allowance, now)
-            book.write("hosts", [book.heartbeat(now, {"version": __version__, "backlog": self.backlog})])
+            # Names of VMs may have dots, which names of fields should not.
+            states = [{"vm": name, "state": state.value} for name, state in shared.states(ledger).items()]
+            facts = {"version": __version__, "backlog": self.backlog, "states": states}
+            book.write("hosts", [book.heartbeat(now, facts)])
         finally:
             ledger.close()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from xenbw import checks
 from xenbw.cli import host, terms
-from xenbw.cli.apply import apply
+from xenbw.cli.apply import apply, throttle_problem
 from xenbw.cli.command import Command, Context
 from xenbw.cli.host import Guests, Sighting
 from xenbw.cli.interview import ask_name, ask_terms
@@ -21,9 +21,9 @@ from xenbw.cli.terms import Terms
 from xenbw.clock import boot_id
 from xenbw.config import Settings
 from xenbw.enforce.desired import is_protected
-from xenbw.errors import UsageError
+from xenbw.errors import UsageError, XenbwError
 from xenbw.ledger.ledger import Ledger
-from xenbw.model import VM, Address, Binding, Network
+from xenbw.model import VM, Action, Address, Binding, Network
 from xenbw.text import printable
 from xenbw.xen import domaincfg
 
@@ -85,9 +85,18 @@ def run(options: Namespace, context: Context) -> int:
     wishes = _wish_for_all(options, scene) if options.all else _wish_for_one(options, addresses, scene)
     for wish in wishes:
         terms.check_change(scene.vm(wish.name), wish.columns, context.settings.default_allowance)
+    _require_throttle(wishes, context)
     if wishes:
         _write(wishes, context)
     return 0
+
+
+def _require_throttle(wishes: Sequence[_Wish], context: Context) -> None:
+    """Raise XenbwError if VMs are given the action throttle and this host cannot throttle."""
+    throttled = [wish.name for wish in wishes if wish.columns.get("action") is Action.THROTTLE]
+    if throttled and (problem := throttle_problem(context)) is not None:
+        whom = throttled[0] if len(throttled) == 1 else f"{len(throttled)} VMs"
+        raise XenbwError(f"{whom}: {problem}", "give another --action; nothing was changed")
 
 
 def _known(context: Context) -> tuple[frozenset[Network], dict[str, VM], dict[int, list[Binding]]]:

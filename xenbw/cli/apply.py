@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 
 from xenbw.blocks.block import Block
-from xenbw.blocks.registry import Means, blocks
+from xenbw.blocks.registry import REGISTRY, THROTTLE, Means, blocks
 from xenbw.cli.command import Context
 from xenbw.cli.terminal import warn
 from xenbw.clock import boot_id
@@ -19,7 +19,7 @@ from xenbw.judge.verdicts import Judge
 from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger
 from xenbw.meters.nft import uncredited
-from xenbw.model import ZERO, Binding, Counters
+from xenbw.model import ZERO, Binding, Counters, State
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import Table, hand_to_nft
@@ -58,6 +58,19 @@ def _add_uncredited(
         usage[vm_id] = usage.get(vm_id, ZERO).plus(grown)
 
 
+def throttle_problem(context: Context) -> str | None:
+    """Why no VM can be throttled on this host, or None: as the daemon says, or by a trial where no daemon runs."""
+    run_dir = context.settings.daemon.run_dir
+    try:
+        problem: str | None = control.ask(run_dir, "status").get("throttle_problem")
+    except NoDaemonError:
+        with closing(Tables(hand_to_nft)) as tables:
+            return REGISTRY[THROTTLE].make(Means(tables, Chains(tables), Quotas(tables), str(run_dir))).probe()
+    except XenbwError:
+        return None  # a daemon that does not answer: it says so itself once it does
+    return problem
+
+
 def _enforce(ledger: Ledger, context: Context, make: Make) -> list[str]:
     """Judge and enforce as the daemon would; returns what stands in the way."""
     moment = context.moment(ledger)
@@ -82,4 +95,7 @@ def _enforce(ledger: Ledger, context: Context, make: Make) -> list[str]:
         reconciler.reconcile(vms, usage, moment, Present(bound))
     failed = [str(judge.failure)] if judge.failure else []
     failed += [*reconciler.problems, *known.problems]
-    return [*failed, *(reason for reason in unusable.values() if reconciler.plan.null_routes)]
+    # A block that cannot work here is told only if there is something for it to hold.
+    needed = {THROTTLE: any(entry.vm.state is State.THROTTLED for entry in vms.entries.values())}
+    blocked = bool(reconciler.plan.null_routes)
+    return [*failed, *(reason for name, reason in unusable.items() if needed.get(name, blocked))]

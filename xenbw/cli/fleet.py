@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -12,12 +13,15 @@ from xenbw.cli.command import Command, Context
 from xenbw.cli.terminal import say, warn
 from xenbw.config import Settings
 from xenbw.errors import UsageError
+from xenbw.model import State
 from xenbw.report.document import Document, dump
 from xenbw.report.table import Column, local_time, render
 from xenbw.units import format_size, format_time
 
 if TYPE_CHECKING:
     from xenbw.book.fleet import FleetUsage, HostSeen
+
+    _VM = tuple[FleetUsage, Mapping[str, State]]  # with its state on each host that has one
 
 _HOSTS = (Column("HOST"), Column("SEEN"), Column("LAG", right=True), Column("BACKLOG", right=True), Column("VERSION"))
 _VMS = (
@@ -42,7 +46,8 @@ def run(options: Namespace, context: Context) -> int:
 
     now = context.clock.tick().wall
     with closing(Book(context.settings)) as book:
-        hosts, vms, left_out = fleet.hosts(book), fleet.usage(book, now), fleet.left_out(book, now)
+        hosts, left_out = fleet.hosts(book), fleet.left_out(book, now)
+        vms = [(vm, fleet.states(vm, hosts)) for vm in fleet.usage(book, now)]
     for fault in left_out:
         warn(f"! {fault}")
     say(dump(_document(hosts, vms, left_out, now)) if options.json else _text(hosts, vms, now, context.settings))
@@ -60,7 +65,13 @@ def _lag(host: HostSeen, now: datetime) -> int | None:
     return None if host.seen_at is None else max(0, round((now - host.seen_at).total_seconds()))
 
 
-def _text(hosts: Sequence[HostSeen], vms: Sequence[FleetUsage], now: datetime, settings: Settings) -> str:
+def _places(used: Iterable[str], states: Mapping[str, State]) -> Iterator[str]:
+    """The hosts on which a VM used something or has a state, each with that state."""
+    for host in sorted({*used, *states}):
+        yield f"{host} ({states[host]})" if host in states else host
+
+
+def _text(hosts: Sequence[HostSeen], vms: Sequence[_VM], now: datetime, settings: Settings) -> str:
     if not hosts:
         return "no host has written to the book yet"
     zone = settings.period.timezone
@@ -82,15 +93,15 @@ def _text(hosts: Sequence[HostSeen], vms: Sequence[FleetUsage], now: datetime, s
                 vm.name,
                 *(format_size(size) for size in (*vm.usage, sum(vm.usage))),
                 local_time(vm.period_start, zone),
-                ", ".join(vm.hosts),
+                ", ".join(_places(vm.hosts, states)),
             )
-            for vm in vms
+            for vm, states in vms
         ]
         tables += ["", render(_VMS, used)]
     return "\n".join(tables)
 
 
-def _document(hosts: Sequence[HostSeen], vms: Sequence[FleetUsage], left_out: Sequence[str], now: datetime) -> Document:
+def _document(hosts: Sequence[HostSeen], vms: Sequence[_VM], left_out: Sequence[str], now: datetime) -> Document:
     return {
         "generated_at": format_time(now),
         "hosts": [
@@ -100,6 +111,7 @@ def _document(hosts: Sequence[HostSeen], vms: Sequence[FleetUsage], left_out: Se
                 "lag_seconds": _lag(host, now),
                 "backlog": host.backlog,
                 "version": host.version,
+                "states": dict(Counter(state.value for state in host.states.values())),
             }
             for host in hosts
         ],
@@ -111,8 +123,9 @@ def _document(hosts: Sequence[HostSeen], vms: Sequence[FleetUsage], left_out: Se
                 "out_bytes": vm.usage.out_bytes,
                 "total_bytes": sum(vm.usage),
                 "hosts": [{"name": name, **part._asdict()} for name, part in vm.hosts.items()],
+                "states": {host: state.value for host, state in states.items()},
             }
-            for vm in vms
+            for vm, states in vms
         ],
         "left_out": list(left_out),
     }

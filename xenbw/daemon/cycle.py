@@ -76,7 +76,9 @@ class Work:
         self._judge = Judge(ledger, settings)
         quotas = Quotas(self._tables)
         means = blocks.Means(self._tables, self._chains, quotas, str(settings.daemon.run_dir))
-        self._reconciler = Reconciler(ledger, settings, self._judge, blocks.blocks(means), boot_id)
+        made = blocks.blocks(means)
+        (self._throttle,) = (block for block in made if block.name == blocks.THROTTLE)
+        self._reconciler = Reconciler(ledger, settings, self._judge, made, boot_id)
         self._accounts = Accounts(ledger, tally, self._metering, self._roster, self._now, self._complaints, boot_id)
         # Networks that the last daemon protected stay so until all sources have answered: some are on other machines.
         self._protected = Protected(run, last_known(ledger))
@@ -117,7 +119,7 @@ class Work:
             part.settings = settings
         self._housekeeping.configure(settings)
         self._now.wait = settings.period.clock_wait
-        self._chains.probe()
+        self._throttle_problem = self._throttle.probe()  # which probes the chains as well
         self._accounts.meter_failed(None)
         meter = settings.meter
         means = meters.Means(self._tables.of(), self._chains, self._run, self._census.owner_of, meter.interval)
@@ -310,4 +312,5 @@ class Work:
             self._complaints.all(),
             self._accounts.alive.at if self._accounts.alive else None,
             self._now.trust,
+            self._throttle_problem,
         )

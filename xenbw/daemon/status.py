@@ -17,7 +17,8 @@ from xenbw.units import format_time
 @dataclass(frozen=True)
 class Status:
     """The daemon's state. interfaces: how many vifs are metered. pending: how many vifs have no known VM yet.
-    tripwires: how many VMs' allowances the kernel holds."""
+    tripwires: how many VMs' allowances the kernel holds. throttle_problem: why no VM can be throttled on
+    this host, or None."""
 
     started_at: datetime
     metering: Metering
@@ -29,6 +30,7 @@ class Status:
     problems: Iterable[str]
     committed_at: datetime | None
     trust: Trust
+    throttle_problem: str | None
 
     def document(self) -> dict[str, Any]:
         """The state as the control socket's answer."""
@@ -42,6 +44,8 @@ class Status:
             "over": self._count(State.OVER),
             "warned": self._count(State.WARNED),
             "blocked": self._count(State.BLOCKED),
+            "throttled": self._count(State.THROTTLED),
+            "throttle_problem": self.throttle_problem,
             "null_routes": self.null_routes,
             "tripwires": self.tripwires,
             "problems": [*self.problems, *self._kept()],
@@ -54,7 +58,8 @@ class Status:
     def summary(self) -> str:
         """The state in a line, for systemctl status."""
         text = f"{self.interfaces} vifs of {len(self.entries)} VMs metered ({self.metering.meter.name})"
-        text += f", {self._count(State.OVER)} over, {self.null_routes} addresses null-routed"
+        text += f", {self._count(State.OVER)} over, {self._count(State.THROTTLED)} throttled"
+        text += f", {self.null_routes} addresses null-routed"
         problems = len(list(self.problems))
         return text + (f"; {problems} problems: xenbw status" if problems else "")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 
-from xenbw.doctor import bridges, hook, legacy, proof, rig, ruleset, saved, service, system
+from xenbw.doctor import bridges, hook, legacy, proof, rig, ruleset, saved, service, system, throttling, tripping
 from xenbw.doctor.finding import Finding, bad
 from xenbw.doctor.host import Host
 from xenbw.errors import XenbwError
@@ -50,6 +50,8 @@ def _guarded(topic: str, look: _Look, host: Host) -> Iterator[Finding]:
 def _own(host: Host) -> Iterator[Finding]:
     with rig.own(host.run) as trial:
         yield from proof.of_meter_and_seal(trial, "trial bridge")
+        yield from tripping.of_tripwire(trial)
+        yield from throttling.of_throttle(trial)
         yield from proof.of_null_route(trial, filtered=interfaces.bridge_filtered(4))
 
 

@@ -16,8 +16,8 @@ from xenbw.doctor.rig import DOM0_ADDRESS, GUEST_ADDRESS, GUEST_MAC, PEER_ADDRES
 from xenbw.doctor.wire import Card
 
 # The largest size is 1280 bytes, which every link carries (RFC 8200), and the Ethernet header.
-_FRAMES, _SIZES = 50, (64, 600, 1294)
-_REPORT = "report this as a bug: on the test network only xenbw, the kernel or nft can cause it"
+FRAMES, _SIZES = 50, (64, 600, 1294)
+REPORT = "report this as a bug: on the test network only xenbw, the kernel or nft can cause it"
 
 _LOOKS = 5
 
@@ -53,7 +53,7 @@ class Sealed:
 
 def of_meter_and_seal(rig: Rig, where: str) -> Iterator[Finding]:
     """where: the bridge's name for the findings. Raises MeterError, OSError."""
-    if 0 in _exchange(rig, 64):
+    if 0 in exchange(rig, 64):
         fix = f"find out why a new port gets no frames: bridge -d link show, tcpdump on {where}"
         yield doubt("meter", f"{where}: no frame passes between two ports, so the test cannot be done there", fix)
         return
@@ -90,18 +90,18 @@ def judge_meter(metered: Metered, where: str) -> Finding:
     if ours == (passed.in_bytes, passed.out_bytes) and not counted.get("flood"):
         return good("meter", f"{where}: {text}, every one was counted")
     rest = f", and {counted['flood']:,} as flood" if counted.get("flood") else ""
-    return bad("meter", f"{where}: {text}, {ours[0]:,} and {ours[1]:,} were counted{rest}", _REPORT)
+    return bad("meter", f"{where}: {text}, {ours[0]:,} and {ours[1]:,} were counted{rest}", REPORT)
 
 
 def judge_null_route(routed: Routed) -> Finding:
     topic = "null route"
     if 0 in routed.before:
-        return bad(topic, "no ping was answered even without a null route, so the test cannot be done", _REPORT)
+        return bad(topic, "no ping was answered even without a null route, so the test cannot be done", REPORT)
     to_dom0, to_neighbour = routed.blocked
     if to_dom0 or (to_neighbour and routed.filtered):
-        return bad(topic, f"a null-routed address still got {to_dom0 + to_neighbour} answers", _REPORT)
+        return bad(topic, f"a null-routed address still got {to_dom0 + to_neighbour} answers", REPORT)
     if 0 in routed.after:
-        return bad(topic, "no ping was answered after the null route was removed", _REPORT)
+        return bad(topic, "no ping was answered after the null route was removed", REPORT)
     if to_neighbour:
         text = "stops packets to dom0, but without br_netfilter not those that a bridge forwards: the seal stops those"
         return good(topic, text)
@@ -111,9 +111,9 @@ def judge_null_route(routed: Routed) -> Finding:
 def judge_seal(sealed: Sealed, where: str) -> Finding:
     if sealed.from_guest or sealed.to_guest:
         text = f"{where}: {sealed.from_guest} frames from a sealed guest and {sealed.to_guest} to it got through"
-        return bad("seal", text, _REPORT)
+        return bad("seal", text, REPORT)
     if sealed.after == 0:
-        return bad("seal", f"{where}: no frame passed after the seal was removed", _REPORT)
+        return bad("seal", f"{where}: no frame passed after the seal was removed", REPORT)
     return good("seal", f"{where}: stops every frame, both ways; after its removal frames pass again")
 
 
@@ -123,19 +123,19 @@ def _put_seal(rig: Rig, *, sealed: bool) -> None:
         rig.dom0.do(lambda: seal.apply(Wanted(ports=(rig.port._replace(sealed=sealed),))))
 
 
-def _exchange(rig: Rig, size: int, seconds: float = wire.SURELY) -> tuple[int, int]:
+def exchange(rig: Rig, size: int, seconds: float = wire.SURELY) -> tuple[int, int]:
     """Send frames of a size both ways. Returns how many arrived at the guest and from it within `seconds`."""
     with wire.listen(rig.guest) as guest, wire.listen(rig.peer) as peer:
-        wire.send(rig.guest, PEER_MAC, _FRAMES, size)
-        wire.send(rig.peer, GUEST_MAC, _FRAMES, size)
+        wire.send(rig.guest, PEER_MAC, FRAMES, size)
+        wire.send(rig.peer, GUEST_MAC, FRAMES, size)
         limit = time.monotonic() + seconds
-        return wire.heard(guest, _FRAMES, limit), wire.heard(peer, _FRAMES, limit)
+        return wire.heard(guest, FRAMES, limit), wire.heard(peer, FRAMES, limit)
 
 
 def _meter(rig: Rig) -> Metered:
     passed, counted = _weigh(rig)
     for size in _SIZES:
-        _exchange(rig, size)
+        exchange(rig, size)
     now, total = _weigh(rig)
     return Metered(now.since(passed), {what: size - counted.get(what, 0) for what, size in total.items()})
 
@@ -151,9 +151,9 @@ def _weigh(rig: Rig) -> tuple[Card, dict[str, int]]:
 
 def _seal(rig: Rig) -> Sealed:
     _put_seal(rig, sealed=True)
-    to_guest, from_guest = _exchange(rig, 64, wire.IN_VAIN)
+    to_guest, from_guest = exchange(rig, 64, wire.IN_VAIN)
     _put_seal(rig, sealed=False)
-    return Sealed(from_guest, to_guest, min(_exchange(rig, 64)))
+    return Sealed(from_guest, to_guest, min(exchange(rig, 64)))
 
 
 def _pings(rig: Rig) -> tuple[int, int]:

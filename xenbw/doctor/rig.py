@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from xenbw.blocks.block import Block
+from xenbw.blocks.block import Block, Wanted
 from xenbw.blocks.registry import REGISTRY, Means
 from xenbw.doctor.namespace import Here, Namespace, Place, has_ipv6
 from xenbw.doctor.wire import CARD, until
@@ -70,6 +70,12 @@ class Rig:
         """One of the registry's blocks, for the rig's dom0."""
         with closing(Tables(hand_to_nft)) as tables, TemporaryDirectory() as run_dir:
             yield REGISTRY[name].make(Means(tables, Chains(tables), Quotas(tables), run_dir))
+
+    def put(self, block: Block, wanted: Wanted) -> None:
+        """Have a block hold the guest's interface as wanted. Raises XenbwError."""
+        outcome = self.dom0.do(lambda: block.apply(wanted))
+        if outcome.problems:
+            raise XenbwError("; ".join(outcome.problems), "journalctl -k, and nft list ruleset, may show why")
 
     def counted(self) -> dict[str, int]:
         """The bytes of each of xenbw's counters on the guest's interface. Raises MeterError."""

@@ -229,7 +229,11 @@ def ports(present: Present, hold: Hold, ids: Mapping[str, int]) -> tuple[Port, .
     """Every vif, sealed if its VM is blocked, with the rates of its VM. ids: of VMs, by name."""
     bound = [(Port(*one.key, one.interface, one.mac), one.vm_id) for one in present.bound]
     arriving = [(port, ids.get(name)) for port, name in present.arriving]
-    return tuple(_held(port, vm_id, hold) for port, vm_id in (*bound, *arriving))
+    # A vif that is not bound yet has no tripwire: whose it is may still change, and its usage is nobody's.
+    return (
+        *(_held(port, vm_id, hold) for port, vm_id in bound),
+        *(_held(port, vm_id, hold)._replace(vm_id=None) for port, vm_id in arriving),
+    )
 
 
 def _held(port: Port, vm_id: int | None, hold: Hold) -> Port:

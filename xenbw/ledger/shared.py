@@ -6,7 +6,7 @@ from datetime import datetime
 
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import time_of, to_text
-from xenbw.model import Counters
+from xenbw.model import Counters, State
 
 
 def elsewhere(ledger: Ledger) -> dict[int, tuple[datetime, Counters]]:
@@ -20,6 +20,12 @@ def elsewhere(ledger: Ledger) -> dict[int, tuple[datetime, Counters]]:
 def set_elsewhere(ledger: Ledger, vm_id: int, start: datetime, usage: Counters) -> None:
     with ledger.transaction() as db:
         db.execute("INSERT OR REPLACE INTO elsewhere VALUES (?, ?, ?, ?)", (vm_id, to_text(start), *usage))
+
+
+def states(ledger: Ledger) -> dict[str, State]:
+    """The states of this host's VMs by name, without those that are neither past a limit nor near it."""
+    rows = ledger.rows("SELECT name, state FROM vm WHERE retired_at IS NULL AND state NOT IN ('ok', 'unlimited')")
+    return {name: State(state) for name, state in rows}
 
 
 def bases(ledger: Ledger) -> dict[int, str]:

@@ -50,4 +50,4 @@ def test_doctor_proves_meter_and_blocks_with_packets_and_finds_no_fault() -> Non
     findings = json.loads(package.xenbw("doctor", "--json", "--on", "xenbr0"))["findings"]
     assert [finding for finding in findings if finding["level"] == "FAIL"] == []
     passed = {finding["topic"] for finding in findings if finding["level"] == "PASS"}
-    assert {"hook", "meter", "seal", "null route"} <= passed
+    assert {"hook", "meter", "seal", "throttle", "null route"} <= passed
