@@ -257,10 +257,13 @@ class Work:
             self._now.look()
             self._rounds.play(look=True)
 
-    def on_tripwire(self) -> None:
-        """A VM used up its allowance."""
-        self._now.look()
-        self._rounds.play()
+    def on_tripwire(self, *, changed: bool) -> None:
+        """A VM used up its allowance. changed: whether another program changed the host's nft rules as well."""
+        if changed:
+            self.on_rules()
+        else:
+            self._now.look()
+            self._rounds.play()
 
     def enforce(self) -> list[str]:
         """Make the kernel's blocks what the ledger says, without counting. Returns what blocks changed."""

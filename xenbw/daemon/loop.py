@@ -185,8 +185,8 @@ class Daemon:
         changed = self._rules.drain()
         if self._rules.spent:
             self._rules.spent = False
-            self._work.on_tripwire()
-        if changed:
+            self._work.on_tripwire(changed=changed)
+        elif changed:
             self._rules_at = min(self._rules_at, max(time.monotonic(), self._rules_done + _RULES_PAUSE))
 
     def _on_signal(self, number: int, _frame: object) -> None:
