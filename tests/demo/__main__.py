@@ -16,6 +16,7 @@ from tests.support.guest import Guest
 from tests.support.host import Host
 from tests.support.pace import until
 from tests.support.traffic import stream
+from xenbw.quota import FRAME
 
 MB = 1_000_000
 RATE = 8  # Mbit/s
@@ -34,6 +35,7 @@ def main() -> int:
         restart(stage, host, web1)
         dead_daemon(stage, host, web1)
         raised(stage, host, web1)
+        unattended(stage, host, web1)
         throttled(stage, host, db1)
         reassigned(stage, host, web1)
         host.stop_daemon()
@@ -122,6 +124,24 @@ def raised(stage: Stage, host: Host, web1: Guest) -> None:
     stage.claim("web1 is released at once", until(lambda: web1.reaches("10.50.0.2")))
     stage.claim("no iptables rule is left", not any("XENBW" in rule for rule in host.rules()))
     stage.screen(host, "xenbw", "show", "web1")
+
+
+def unattended(stage: Stage, host: Host, web1: Guest) -> None:
+    stage.step("The daemon is killed again. web1 uses up a new allowance, and the kernel alone holds it")
+    stage.screen(host, "xenbw-addvm", "web1", "--limit", "22MB")
+    host.kill_daemon()
+    stage.claim("web1 still has its network", web1.reaches("10.50.0.2"))
+    web1.send(4 * MB)
+    refused = not web1.ping("10.50.0.2", timeout=0.2)
+    web1.reboot()
+    stage.claim("no frame passes any more, also after a restart", refused and not web1.ping("10.50.0.2", timeout=0.2))
+    host.start_daemon()
+    stage.claim("back again, the daemon null-routes web1", until(lambda: host.blocked("10.50.0.11")))
+    used = sum(host.usage("web1"))
+    stage.claim(f"web1 used {used:,} of 22,000,000 bytes, and not one more", 22 * MB - FRAME < used <= 22 * MB)
+    stage.screen(host, "xenbw", "show", "web1")
+    host.xenbw("addvm", "web1", "--limit", "1TB")
+    stage.claim("web1 is released by a raise", until(lambda: web1.reaches("10.50.0.2")))
 
 
 def throttled(stage: Stage, host: Host, db1: Guest) -> None:
