@@ -132,6 +132,13 @@ def program(value: Any) -> str:
     return program
 
 
+def metrics_file(value: Any) -> Path | None:
+    # node_exporter's textfile collector reads no other names.
+    if value != "" and (not Path(text(value)).is_absolute() or not value.endswith(".prom") or "\0" in value):
+        raise UsageError('the absolute path of a file whose name ends in .prom, or "" for none')
+    return Path(value) if value else None
+
+
 def arguments(value: Any) -> tuple[str, ...]:
     kind = 'a list of a program\'s absolute path and its arguments, like ["/usr/local/bin/page", "-v"]'
     words = _several(value, kind)

@@ -17,6 +17,8 @@ from xenbw.errors import UsageError, XenbwError
 from xenbw.model import Action, Allowance, Count
 
 DEFAULT_PATH = Path("/etc/xenbw/xenbw.toml")
+# Debian's node_exporter reads the files in this folder.
+DEFAULT_METRICS = Path("/var/lib/prometheus/node-exporter/xenbw.prom")
 
 _SHOWN = 200  # how many letters of a wrong value the error shows
 
@@ -118,6 +120,11 @@ class CommandSection:
 
 
 @dataclass(frozen=True)
+class MetricsSection:
+    file: Path | None = _key(checks.metrics_file, DEFAULT_METRICS)
+
+
+@dataclass(frozen=True)
 class Settings:
     """The whole configuration, checked. Sections and keys have the names of the file."""
 
@@ -132,6 +139,7 @@ class Settings:
     enforce: EnforceSection = field(default_factory=EnforceSection)
     mail: MailSection = field(default_factory=MailSection)
     command: CommandSection = field(default_factory=CommandSection)
+    metrics: MetricsSection = field(default_factory=MetricsSection)
 
     @property
     def host_name(self) -> str:

@@ -61,6 +61,8 @@ def test_the_commands_have_the_packages_version(untouched: None, command: str) -
         ("/usr/lib/tmpfiles.d/xenbw.conf", 0o644),
         ("/usr/share/bash-completion/completions/xenbw", 0o644),
         ("/usr/share/bash-completion/completions/xenbw-addvm", 0o644),
+        ("/usr/share/doc/xenbw/examples/xenbw-grafana.json", 0o644),
+        ("/usr/share/doc/xenbw/examples/xenbw.rules.yml", 0o644),
         ("/usr/share/doc/xenbw/examples/xentop.conf", 0o644),
         ("/usr/share/man/man1/xenbw.1.gz", 0o644),
         ("/usr/share/man/man1/xenbw-addvm.1.gz", 0o644),

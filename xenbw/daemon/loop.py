@@ -81,6 +81,7 @@ class Daemon:
         self._work = Work(
             settings, ledger, self._lookup, clock, Timedated(run).vouches, boot_id(), run, self._rules.apply
         )
+        self._work.metrics.beside = self._with_threads
         self._clock = clock
         self._courier: Courier | None = None
         self._sync: Sync | None = None
@@ -248,7 +249,10 @@ class Daemon:
         return changes
 
     def _status(self) -> Answer:
-        status = self._work.status().document()
+        return {"version": __version__, **self._with_threads(self._work.status().document())}
+
+    def _with_threads(self, status: Answer) -> Answer:
+        """Add the state of the threads to that of the loop."""
         if self._courier and self._courier.problem:
             status["problems"].append(f"messages: {self._courier.problem}")
         if self._sync:
@@ -258,7 +262,7 @@ class Daemon:
             status["problems"] += self._sync.faults
             if not self._sync.is_alive():
                 status["problems"].append("the book: its thread has ended (systemctl restart xenbwd; the log says why)")
-        return {"version": __version__, **status}
+        return status
 
     def _reconfigure(self) -> None:
         self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
