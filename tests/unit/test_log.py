@@ -24,8 +24,10 @@ from xenbw.ledger import eventlog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Action, Counters
 from xenbw.runner import Result
+from xenbw.tell import journal as native
 from xenbw.tell.complaints import Complaints
-from xenbw.tell.log import NOTICE, log_to
+from xenbw.tell.journal import NOTICE
+from xenbw.tell.log import log_to
 from xenbw.vifs import interfaces
 from xenbw.xen.xenstore import Lookup
 
@@ -63,9 +65,10 @@ def stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stderr]:
 
 @pytest.fixture
 def journal(stderr: Stderr, monkeypatch: pytest.MonkeyPatch) -> Stderr:
-    """Make standard error the journal, and let the daemon log to it."""
+    """Make standard error the journal, which takes no entries with fields, and let the daemon log to it."""
     monkeypatch.setenv("JOURNAL_STREAM", stderr.journal_stream)
-    log_to(stderr.stream)
+    monkeypatch.setattr(native, "SOCKET", "/nonexistent")
+    log_to(stderr.stream, "xenbwd")
     return stderr
 
 
@@ -97,7 +100,7 @@ def test_on_a_terminal_a_line_has_no_priority_even_if_another_stream_is_the_jour
 ) -> None:
     if elsewhere:
         monkeypatch.setenv("JOURNAL_STREAM", elsewhere)
-    log_to(stderr.stream)
+    log_to(stderr.stream, "xenbwd")
     logging.getLogger("xenbw").error("said")
     assert stderr.lines() == ["said"]
 
@@ -144,7 +147,7 @@ def host(ledger: Ledger, settings: Settings, monkeypatch: pytest.MonkeyPatch) ->
 def told(host: Guarded) -> list[tuple[int, str]]:
     """The guard's lines for the log, after its blocks are enforced."""
     host.enforce()
-    return host.judging.news.take()
+    return [(line.level, line.text) for line in host.judging.news.take()]
 
 
 def newest(host: Guarded) -> str:

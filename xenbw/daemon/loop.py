@@ -313,7 +313,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Entry point of xenbwd. Stays in the foreground; logs to standard error, for the journal."""
     arguments = parser().parse_args()
-    log_to(sys.stderr)
+    log_to(sys.stderr, "xenbwd")
     if arguments.config:
         os.environ["XENBW_CONFIG"] = str(arguments.config)
     try:

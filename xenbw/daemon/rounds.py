@@ -17,6 +17,7 @@ from xenbw.ledger.ledger import LedgerError
 from xenbw.meters.metering import Metering
 from xenbw.nft.port import Port
 from xenbw.tell.complaints import Complaints
+from xenbw.tell.journal import about
 from xenbw.vifs.census import Census
 
 log = logging.getLogger(__name__)
@@ -105,8 +106,8 @@ class Rounds:
         return changes
 
     def _log_news(self) -> None:
-        for level, text in self._judge.news.take():
-            log.log(level, "%s", text)
+        for line in self._judge.news.take():
+            log.log(line.level, "%s", line.text, extra=about(line.event, line.vm))
 
     def _present(self) -> Present:
         arriving = [

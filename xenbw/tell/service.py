@@ -45,7 +45,7 @@ def deliver(delivery: Delivery) -> None:
 
 def main() -> int:
     """Entry point of /usr/lib/xenbw/notify. Returns the exit status."""
-    log_to(sys.stderr)
+    log_to(sys.stderr, "xenbw-notify")
     # Exit by an exception, so that a running program is killed too.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
