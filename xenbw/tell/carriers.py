@@ -1,68 +1,89 @@
-"""All channels, and the carrier of each: one line each."""
+"""All channels, and the carriers of each: one line each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from xenbw.config import Settings
-from xenbw.ledger.outbox import Channel
+from xenbw.ledger.outbox import Channel, Queue
 from xenbw.tell.announcement import Announcement
 from xenbw.tell.carrier import Carrier
 from xenbw.tell.command import Command
 from xenbw.tell.mail import Mail
 from xenbw.tell.sendmail import Sendmail
+from xenbw.tell.webhook import Webhook
+
+
+class _Way(NamedTuple):
+    """One way that the configuration asks for. address: tells several ways of a channel apart. kinds: of the
+    announcements that it carries; empty: all. outside: whether a service of its own delivers the messages, because it
+    runs unknown programs or talks to unknown servers; the daemon itself delivers the others, inside its sandbox."""
+
+    carrier: Callable[[], Carrier]
+    kinds: tuple[str, ...]
+    outside: bool = True
+    address: str = ""
 
 
 class _Entry(NamedTuple):
-    """wanted: whether the configuration asks for the channel. runs_program: whether an unknown program delivers the
-    messages, which a service of its own runs; the daemon itself delivers the others, inside its sandbox.
-    text: what of an announcement the channel carries."""
+    """ways: those of the channel. text: what of an announcement the channel carries."""
 
-    wanted: Callable[[Settings], bool]
-    runs_program: Callable[[Settings], bool]
-    carrier: Callable[[Settings], Carrier]
+    ways: Callable[[Settings], list[_Way]]
     text: Callable[[Announcement], str]
 
 
-def _mail(settings: Settings) -> Carrier:
-    mail = settings.mail
+def _mail(settings: Settings) -> list[_Way]:
+    mail, host = settings.mail, settings.host_name
+    if not mail.to:
+        return []
     if mail.sendmail:
-        return Sendmail(mail, settings.host_name)
-    return Mail(mail, settings.host_name)
+        return [_Way(lambda: Sendmail(mail, host), mail.kinds)]
+    return [_Way(lambda: Mail(mail, host), mail.kinds, outside=False)]
+
+
+def _command(settings: Settings) -> list[_Way]:
+    command = settings.command
+    return [_Way(lambda: Command(command), command.kinds)] if command.run else []
+
+
+def _webhook(settings: Settings) -> list[_Way]:
+    return [_Way(partial(Webhook, hook), hook.kinds, address=hook.url) for hook in settings.webhook]
 
 
 REGISTRY: Mapping[Channel, _Entry] = {
-    Channel.MAIL: _Entry(lambda s: bool(s.mail.to), lambda s: bool(s.mail.sendmail), _mail, lambda told: told.body),
-    Channel.COMMAND: _Entry(
-        lambda s: bool(s.command.run), lambda _: True, lambda s: Command(s.command), lambda told: told.document
-    ),
+    Channel.MAIL: _Entry(_mail, lambda told: told.body),
+    Channel.COMMAND: _Entry(_command, lambda told: told.document),
+    Channel.WEBHOOK: _Entry(_webhook, lambda told: told.document),
 }
 
 
-def by_smtp(settings: Settings) -> dict[Channel, Carrier]:
+def _ways(settings: Settings) -> Iterator[tuple[Queue, _Way]]:
+    for channel, entry in REGISTRY.items():
+        for way in entry.ways(settings):
+            yield Queue(channel, way.address), way
+
+
+def by_smtp(settings: Settings) -> dict[Queue, Carrier]:
     """The carriers that the daemon itself can use, inside its sandbox."""
-    return _carriers(settings, runs_program=False)
+    return {queue: way.carrier() for queue, way in _ways(settings) if not way.outside}
 
 
-def by_executables(settings: Settings) -> dict[Channel, Carrier]:
-    """The carriers that run unknown programs, in a service of their own."""
-    return _carriers(settings, runs_program=True)
+def by_service(settings: Settings) -> dict[Queue, Carrier]:
+    """The carriers that a service of its own uses: unknown programs and unknown servers."""
+    return {queue: way.carrier() for queue, way in _ways(settings) if way.outside}
 
 
-def _carriers(settings: Settings, *, runs_program: bool) -> dict[Channel, Carrier]:
-    return {
-        channel: entry.carrier(settings)
-        for channel, entry in REGISTRY.items()
-        if entry.wanted(settings) and entry.runs_program(settings) is runs_program
-    }
+def any_wanted(settings: Settings) -> bool:
+    """Whether announcements go anywhere."""
+    return any(True for _ in _ways(settings))
 
 
-def channels(settings: Settings) -> tuple[Channel, ...]:
-    """The channels to which an announcement goes."""
-    return tuple(channel for channel, entry in REGISTRY.items() if entry.wanted(settings))
-
-
-def text_for(channel: Channel, told: Announcement) -> str:
-    """What of the announcement goes by this channel."""
-    return REGISTRY[channel].text(told)
+def addressed(settings: Settings, told: Announcement) -> list[tuple[Queue, str]]:
+    """The queues into which an announcement goes, each with what goes there."""
+    return [
+        (queue, REGISTRY[queue.channel].text(told))
+        for queue, way in _ways(settings)
+        if not way.kinds or told.kind in way.kinds
+    ]
