@@ -144,7 +144,7 @@ class Daemon:
     def _start_threads(self) -> None:
         """Messages and the book wait for other machines: each has a thread and its own connection to the ledger."""
         settings = self._work.settings
-        if carriers.any_wanted(settings):
+        if carriers.ways(settings):
             self._courier = Courier(settings, self._clock)
             self._courier.start()
         if settings.mongodb.uri:

@@ -34,6 +34,12 @@ class Queue(NamedTuple):
         """How the ledger has it, in one column."""
         return f"{self.channel.value} {self.address}" if self.address else self.channel.value
 
+    @property
+    def shown(self) -> str:
+        """The queue for a screen. The path of a url may be a secret."""
+        server = "/".join(self.address.split("/")[:3])
+        return f"{self.channel.value} {server}" if server else self.channel.value
+
 
 @dataclass(frozen=True)
 class Message:
