@@ -18,7 +18,7 @@ from tests.support.clock import HandClock, utc
 from tests.support.guarded import IP, IP6, NOW, MethodStandIn
 from tests.support.guarded import Host as Guarded
 from tests.support.pace import until
-from xenbw.config import DaemonSection, LedgerSection, Settings
+from xenbw.config import DaemonSection, LedgerSection, MetricsSection, Settings
 from xenbw.daemon.cycle import Work
 from xenbw.ledger import eventlog
 from xenbw.ledger.ledger import Ledger
@@ -80,7 +80,11 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 @pytest.fixture
 def settings(tmp_path: Path, ledger: Ledger) -> Settings:
-    return Settings(daemon=DaemonSection(run_dir=tmp_path / "run"), ledger=LedgerSection(path=ledger.path))
+    return Settings(
+        daemon=DaemonSection(run_dir=tmp_path / "run"),
+        ledger=LedgerSection(path=ledger.path),
+        metrics=MetricsSection(None),
+    )
 
 
 # the form of a line
