@@ -52,8 +52,7 @@ def priority(level: int) -> int:
 
 
 class Journal(logging.Handler):
-    """Sends each line as one entry. A line that the journal does not take at once goes to `otherwise` instead: the
-    daemon waits for no journal."""
+    """Sends each line as one entry. A line that the journal does not take at once goes to `otherwise` instead."""
 
     def __init__(self, identifier: str, otherwise: logging.Handler) -> None:
         super().__init__()

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 _HINTS = {
-    errno.EROFS: "systemctl restart xenbwd, if the folder is newer than its start; any other folder needs"
-    " ReadWritePaths= in a drop-in",
+    errno.EROFS: "systemctl restart xenbwd, if the folder was made after its start; a folder other than the default"
+    " needs ReadWritePaths= in a drop-in",
     errno.EACCES: "the folder must belong to root: xenbwd may not write into those of other users",
     errno.ENOENT: "create the folder, or set [metrics] file",
 }
