@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from xenbw.errors import UsageError
@@ -22,6 +23,10 @@ MAIL_ADDRESS = re.compile(
 
 # Large enough for a person, and small enough that a value which a program wrote by mistake cannot stall the daemon.
 LONGEST_TEXT, LONGEST_REASON, LONGEST_LIST = 4096, 500, 256
+
+
+# The kinds of announcements.
+KINDS = ("warned", "over", "null-routed", "throttled", "unthrottled", "released", "unfiltered")
 
 
 def text(value: Any) -> str:
@@ -130,6 +135,44 @@ def program(value: Any) -> str:
     if "\0" in program or (program and not Path(program).is_absolute()):
         raise UsageError('the absolute path of a program, like "/usr/sbin/sendmail", or "" for none')
     return program
+
+
+def kinds(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(kind in KINDS for kind in value):
+        raise UsageError("a list of " + ", ".join(f'"{kind}"' for kind in KINDS))
+    return tuple(value)
+
+
+def webhook_url(value: Any) -> str:
+    url = text(value)
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0 and parts.username is None
+    except ValueError:
+        named = False
+    if (
+        not named
+        or parts.scheme != "https"
+        or parts.fragment
+        or not url.isascii()
+        or not url.isprintable()
+        or " " in url
+    ):
+        raise UsageError('an address like "https://panel.example.org/hooks/xenbw"')
+    return url
+
+
+def secret(value: Any) -> str:
+    if not isinstance(value, str) or not 16 <= len(value) <= LONGEST_TEXT:
+        raise UsageError("a text of at least 16 letters, like the output of `openssl rand -hex 32`")
+    return text(value)
+
+
+def metrics_file(value: Any) -> Path | None:
+    # node_exporter's textfile collector reads no other names.
+    if value != "" and (not Path(text(value)).is_absolute() or not value.endswith(".prom") or "\0" in value):
+        raise UsageError('the absolute path of a file whose name ends in .prom, or "" for none')
+    return Path(value) if value else None
 
 
 def arguments(value: Any) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,24 @@ from xenbw.errors import UsageError, XenbwError
 from xenbw.model import Action, Allowance, Count
 
 DEFAULT_PATH = Path("/etc/xenbw/xenbw.toml")
+# Debian's node_exporter reads the files in this folder.
+DEFAULT_METRICS = Path("/var/lib/prometheus/node-exporter/xenbw.prom")
+
+Documents = list[tuple[Path, dict[str, Any]]]
+"""The configuration's files, each with its sections."""
+
+_LISTED = ("webhook",)  # the sections that can come more than once
 
 _SHOWN = 200  # how many letters of a wrong value the error shows
 
 
 def _key(check: Callable[[Any], Any], default: Any) -> Any:
     return field(default=default, metadata={"check": check})
+
+
+def _kinds() -> Any:
+    """Which announcements a channel carries; empty: all."""
+    return _key(checks.kinds, ())
 
 
 @dataclass(frozen=True)
@@ -109,12 +121,26 @@ class MailSection:
     starttls: bool = _key(checks.switch, False)
     user: str = _key(checks.text, "")
     password: str = field(default="", repr=False, metadata={"check": checks.text})
+    kinds: tuple[str, ...] = _kinds()
 
 
 @dataclass(frozen=True)
 class CommandSection:
     run: tuple[str, ...] = _key(checks.arguments, ())
     timeout: float = _key(checks.between(1, 3600, "seconds"), 60.0)
+    kinds: tuple[str, ...] = _kinds()
+
+
+@dataclass(frozen=True)
+class WebhookSection:
+    url: str = field(repr=False, metadata={"check": checks.webhook_url})  # its path may be a secret
+    secret: str = field(repr=False, metadata={"check": checks.secret})
+    kinds: tuple[str, ...] = _kinds()
+
+
+@dataclass(frozen=True)
+class MetricsSection:
+    file: Path | None = _key(checks.metrics_file, DEFAULT_METRICS)
 
 
 @dataclass(frozen=True)
@@ -132,6 +158,8 @@ class Settings:
     enforce: EnforceSection = field(default_factory=EnforceSection)
     mail: MailSection = field(default_factory=MailSection)
     command: CommandSection = field(default_factory=CommandSection)
+    metrics: MetricsSection = field(default_factory=MetricsSection)
+    webhook: tuple[WebhookSection, ...] = ()
 
     @property
     def host_name(self) -> str:
@@ -169,9 +197,27 @@ def _section(kind: type[Any], table: Any, where: str) -> Any:
         try:
             values[key] = known[key].metadata["check"](value)
         except UsageError as error:
-            shown = "..." if key in ("password", "uri") else repr(value)[:_SHOWN]
+            shown = "..." if key in ("password", "secret", "uri") else repr(value)[:_SHOWN]
             raise UsageError(f"{where} {key} = {shown}: not allowed", f"allowed: {error.message}") from None
+    for item in known.values():
+        if item.default is MISSING and item.default_factory is MISSING and item.name not in values:
+            raise UsageError(f"{where}: {item.name} is missing", f"write it into each {where.rpartition(' ')[2]}")
     return kind(**values)
+
+
+def _listed(documents: Documents) -> tuple[WebhookSection, ...]:
+    """The sections that can come more than once: those of all files. Raises UsageError."""
+    found: dict[str, WebhookSection] = {}
+    for path, document in documents:
+        where, tables = f"{path}: [[webhook]]", document.get("webhook", [])
+        if not isinstance(tables, list):
+            raise UsageError(f"{where}: can come more than once", "write it with two brackets on either side")
+        for table in tables:
+            hook: WebhookSection = _section(WebhookSection, table, where)
+            if hook.url in found:
+                raise UsageError(f"{where}: two of them have the same url", "give each url one [[webhook]]")
+            found[hook.url] = hook
+    return tuple(found.values())
 
 
 def _kind(section: Field[Any]) -> type[Any]:
@@ -179,20 +225,25 @@ def _kind(section: Field[Any]) -> type[Any]:
     return section.default_factory
 
 
-def _merge(paths: list[Path]) -> dict[str, dict[str, tuple[Path, Any]]]:
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise XenbwError(f"{path}: {error.strerror}", "name another file with --config or XENBW_CONFIG") from None
+    except (ValueError, RecursionError) as error:  # ValueError also for numbers of more digits than Python accepts
+        raise UsageError(f"{path}: {error}", "correct the line; nothing was changed") from None
+
+
+def _merge(documents: Documents) -> dict[str, dict[str, tuple[Path, Any]]]:
     """Each key's value and the file that set it last; the last file that sets a key wins."""
     merged: dict[str, dict[str, tuple[Path, Any]]] = {}
     sections = {item.name: item for item in fields(Settings)}
-    for path in paths:
-        try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise XenbwError(f"{path}: {error.strerror}", "name another file with --config or XENBW_CONFIG") from None
-        except (ValueError, RecursionError) as error:  # ValueError also for numbers of more digits than Python accepts
-            raise UsageError(f"{path}: {error}", "correct the line; nothing was changed") from None
+    for path, document in documents:
         for name, table in document.items():
             if name not in sections:
                 raise UsageError(f"{path}: [{name}]: unknown section", "known: " + ", ".join(sections))
+            if name in _LISTED:
+                continue
             _section(_kind(sections[name]), table, f"{path}: [{name}]")
             merged.setdefault(name, {}).update({key: (path, value) for key, value in table.items()})
     return merged
@@ -222,9 +273,12 @@ def load(path: Path | None = None) -> Settings:
     folder = main.with_name(main.name + ".d")
     paths = [main] if named or main.exists() else []
     paths += sorted(folder.glob("*.toml")) if folder.is_dir() else []
-    merged = _merge(paths)
-    sections = {}
+    documents = [(path, _read(path)) for path in paths]
+    merged = _merge(documents)
+    sections: dict[str, Any] = {"webhook": _listed(documents)}
     for item in fields(Settings):
+        if item.name in _LISTED:
+            continue
         table = {key: value for key, (_, value) in merged.get(item.name, {}).items()}
         sections[item.name] = _section(_kind(item), table, f"[{item.name}]")
     _refuse_contradictions(sections["default"], merged.get("default", {}))

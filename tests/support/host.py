@@ -60,6 +60,7 @@ class Host(Dom0):
             f'[daemon]\nrun_dir = "{self.run_dir}"\n[ledger]\npath = "{self.ledger_path}"\n'
             # Trust the clock even if this machine booted a moment ago.
             "commit = 1.0\n[enforce]\ninterval = 1\n[period]\nclock_wait = 0\n"
+            f'[metrics]\nfile = "{self.directory}/xenbw.prom"\n'
         )
         own = self.directory / "xenbw.toml.d" / "own.toml"
         own.parent.mkdir(exist_ok=True)

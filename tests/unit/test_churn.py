@@ -14,7 +14,7 @@ from tests.support.books import open_ledger, start_vif
 from tests.support.clock import utc
 from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger
-from xenbw.tell.log import NOTICE
+from xenbw.tell.journal import NOTICE
 from xenbw.vifs.churn import Churn
 
 NOW = utc("2026-03-20 12:00")

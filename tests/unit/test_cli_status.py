@@ -107,6 +107,7 @@ def test_status_as_json(console: Console) -> None:
         "null_routes",
         "mails_waiting",
         "commands_waiting",
+        "webhooks_waiting",
         "delivery_failures",
         "problems",
         "events",

@@ -132,6 +132,8 @@ def test_a_command_s_argument_is_completed_by_its_kind(console: Console, line: s
     argument = "".join(str(action.metavar) for action in commandline.positionals(program))
     if argument == "VM":
         assert offers(console, f"{line} w") == ({"web1"} if line == "xenbw addvm" else {"web1", "web2"})
+    elif argument == "CHANNEL":
+        assert offers(console, f"{line} m") == {"mail"}
     elif argument:
         assert argument in ("FILE", "URI_OR_FOLDER")
         assert offers(console, f"{line} ") == {"a file"}

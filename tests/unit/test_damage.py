@@ -22,7 +22,7 @@ from tests.support.effort import cases
 from tests.support.guarded import MethodStandIn
 from tests.support.pace import busy
 from xenbw.accounting import Pending, Share
-from xenbw.config import DaemonSection, LedgerSection, Settings
+from xenbw.config import DaemonSection, LedgerSection, MetricsSection, Settings
 from xenbw.daemon.cycle import Work
 from xenbw.errors import XenbwError
 from xenbw.ledger import blocklog, check, eventlog, kept, outbox, rescue, shared, usagelog, viflog, vmlog
@@ -48,7 +48,11 @@ class Dom0:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder, self._stack = folder, stack
         self.path, self.over = folder / "lib/ledger.db", folder / "run/over"
-        self.settings = Settings(daemon=DaemonSection(run_dir=folder / "run"), ledger=LedgerSection(path=self.path))
+        self.settings = Settings(
+            daemon=DaemonSection(run_dir=folder / "run"),
+            ledger=LedgerSection(path=self.path),
+            metrics=MetricsSection(None),
+        )
         self.clock = HandClock(NOW, 100_000)
         for name in ("net", "run", "lib"):
             (folder / name).mkdir(exist_ok=True)

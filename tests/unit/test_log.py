@@ -18,14 +18,16 @@ from tests.support.clock import HandClock, utc
 from tests.support.guarded import IP, IP6, NOW, MethodStandIn
 from tests.support.guarded import Host as Guarded
 from tests.support.pace import until
-from xenbw.config import DaemonSection, LedgerSection, Settings
+from xenbw.config import DaemonSection, LedgerSection, MetricsSection, Settings
 from xenbw.daemon.cycle import Work
 from xenbw.ledger import eventlog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Action, Counters
 from xenbw.runner import Result
+from xenbw.tell import journal as native
 from xenbw.tell.complaints import Complaints
-from xenbw.tell.log import NOTICE, log_to
+from xenbw.tell.journal import NOTICE
+from xenbw.tell.log import log_to
 from xenbw.vifs import interfaces
 from xenbw.xen.xenstore import Lookup
 
@@ -63,9 +65,10 @@ def stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stderr]:
 
 @pytest.fixture
 def journal(stderr: Stderr, monkeypatch: pytest.MonkeyPatch) -> Stderr:
-    """Make standard error the journal, and let the daemon log to it."""
+    """Make standard error the journal, which takes no entries with fields, and let the daemon log to it."""
     monkeypatch.setenv("JOURNAL_STREAM", stderr.journal_stream)
-    log_to(stderr.stream)
+    monkeypatch.setattr(native, "SOCKET", "/nonexistent")
+    log_to(stderr.stream, "xenbwd")
     return stderr
 
 
@@ -77,7 +80,11 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 @pytest.fixture
 def settings(tmp_path: Path, ledger: Ledger) -> Settings:
-    return Settings(daemon=DaemonSection(run_dir=tmp_path / "run"), ledger=LedgerSection(path=ledger.path))
+    return Settings(
+        daemon=DaemonSection(run_dir=tmp_path / "run"),
+        ledger=LedgerSection(path=ledger.path),
+        metrics=MetricsSection(None),
+    )
 
 
 # the form of a line
@@ -97,7 +104,7 @@ def test_on_a_terminal_a_line_has_no_priority_even_if_another_stream_is_the_jour
 ) -> None:
     if elsewhere:
         monkeypatch.setenv("JOURNAL_STREAM", elsewhere)
-    log_to(stderr.stream)
+    log_to(stderr.stream, "xenbwd")
     logging.getLogger("xenbw").error("said")
     assert stderr.lines() == ["said"]
 
@@ -144,7 +151,7 @@ def host(ledger: Ledger, settings: Settings, monkeypatch: pytest.MonkeyPatch) ->
 def told(host: Guarded) -> list[tuple[int, str]]:
     """The guard's lines for the log, after its blocks are enforced."""
     host.enforce()
-    return host.judging.news.take()
+    return [(line.level, line.text) for line in host.judging.news.take()]
 
 
 def newest(host: Guarded) -> str:

@@ -21,7 +21,7 @@ import pytest
 from tests.support import commandline, manpage
 from xenbw import config, quota
 from xenbw.cli.main import addvm_parser, parser
-from xenbw.config import Settings
+from xenbw.config import Settings, WebhookSection
 from xenbw.daemon import loop
 from xenbw.errors import UsageError
 from xenbw.model import VM, Allowance, Amounts, Binding, Block, Cause, Counters, Digest, Kind, Period, State
@@ -37,7 +37,9 @@ PAGES = sorted(path.name for path in manpage.FOLDER.iterdir())
 PROGRAMS = {"xenbw.1": parser(), "xenbw-addvm.1": addvm_parser(), "xenbwd.8": loop.parser()}
 TOML_PAGE = "man/xenbw.toml.5"
 SHIPPED = REPO / "etc/xenbw.toml"
-KEYS = [(section.name, key.name) for section in fields(Settings) for key in fields(getattr(Settings(), section.name))]
+# The sections, each with what its keys are without a file. A [[section]] has no keys then.
+SECTIONS = {section.name: getattr(Settings(), section.name) or WebhookSection for section in fields(Settings)}
+KEYS = [(name, key.name) for name, kind in SECTIONS.items() for key in fields(kind)]
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
 ADDRESSES = (IPv6Address("2001:db8::10"),)
@@ -187,7 +189,7 @@ def test_the_json_has_the_keys_that_list_show_and_explain_print() -> None:
 def test_the_json_for_the_command_has_the_keys_that_it_is_sent() -> None:
     case = Case("dom0-a", "web1", "over", ADDRESSES, PERIOD, AT, ZoneInfo("UTC"), Allowance(1000), 1001)
     sent = json.loads(document("null-routed", case, "over", ("subject", "text"), AT))
-    (example,) = manpage.examples(section("xenbw.toml.5", "SECTIONS"))
+    example, _ = manpage.examples(section("xenbw.toml.5", "SECTIONS"))
     assert shape(json.loads(example)) == shape({"id": "1.20261120", **sent})
 
 
@@ -207,7 +209,7 @@ def shipped() -> dict[tuple[str, str], str]:
     """The same of etc/xenbw.toml, with the # taken away."""
     found, title = {}, ""
     for line in SHIPPED.read_text(encoding="utf-8").splitlines():
-        if heading := re.fullmatch(r"\[(\w+)\]", line):
+        if heading := re.fullmatch(r"#?\[+(\w+)\]+", line):
             title = heading[1]
         elif key := re.fullmatch(r"#?((\w+) = .+)", line):
             found[title, key[2]] = key[1]
@@ -215,13 +217,18 @@ def shipped() -> dict[tuple[str, str], str]:
 
 
 def default(key: tuple[str, str]) -> Any:
-    return getattr(getattr(Settings(), key[0]), key[1])
+    return getattr(SECTIONS[key[0]], key[1], None)
 
 
 def loaded(line: str, key: tuple[str, str], folder: Path) -> Any:
     """The value that a line gives a key."""
-    (folder / "xenbw.toml").write_text(f"[{key[0]}]\n{line}\n", encoding="utf-8")
-    return getattr(getattr(config.load(folder / "xenbw.toml"), key[0]), key[1])
+    heading = f"[{key[0]}]"
+    if isinstance(SECTIONS[key[0]], type):
+        needed = {"url": 'url = "https://a.example.org"', "secret": 'secret = "0123456789abcdef"'}
+        heading = "\n".join([f"[{heading}]", *(other for name, other in needed.items() if name != key[1])])
+    (folder / "xenbw.toml").write_text(f"{heading}\n{line}\n", encoding="utf-8")
+    section = getattr(config.load(folder / "xenbw.toml"), key[0])
+    return getattr(section[0] if isinstance(section, tuple) else section, key[1])
 
 
 @pytest.mark.parametrize("key", KEYS, ids=".".join)
@@ -238,7 +245,7 @@ def test_every_key_is_in_xenbw_toml_5_with_its_default(key: tuple[str, str], tmp
 
 def allowed(key: tuple[str, str]) -> set[str]:
     """The allowed values, as the program's errors name them."""
-    known = fields(getattr(Settings(), key[0]))
+    known = fields(SECTIONS[key[0]])
     check: Callable[[Any], Any] = next(item for item in known if item.name == key[1]).metadata["check"]
     said = set()
     for wrong in ("not, allowed", ["not, allowed"], 10**9):

@@ -78,7 +78,7 @@ def clock() -> HandClock:
 
 
 def delivery(settings: Settings, clock: HandClock) -> Delivery:
-    return Delivery(settings.ledger.path, clock, carriers.by_executables(settings))
+    return Delivery(settings.ledger.path, clock, carriers.by_service(settings))
 
 
 def letter(settings: Settings, number: int = 1) -> EmailMessage:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from xenbw.config import Settings
+
 UNITS = Path(__file__).parents[2] / "etc" / "systemd"
 DAEMON = UNITS / "xenbwd.service"
 FIREWALLS = {"nftables.service", "netfilter-persistent.service", "firewalld.service", "ufw.service"}
@@ -127,3 +129,9 @@ def test_a_host_short_of_memory_ends_other_processes_first_and_a_leak_is_bounded
 
 def test_the_daemon_cannot_reach_the_socket_on_which_systemd_takes_orders() -> None:
     assert "-/run/systemd/private" in listed("InaccessiblePaths")
+
+
+def test_the_daemon_may_write_the_metrics_and_starts_without_their_folder() -> None:
+    default = Settings().metrics.file
+    assert default is not None
+    assert f"-{default.parent}" in listed("ReadWritePaths")

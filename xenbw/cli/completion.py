@@ -109,7 +109,7 @@ for vm in json.load(sys.stdin)["vms"]:
 }
 
 # What the command $1 takes, into variables of the caller: its options; those of them that take a value, and those that
-# take several; and its argument: a command, a file, or a VM that is known or runs.
+# take several; and its argument: a command, a file, a VM that is known or runs, or one among some words.
 _xenbw_usage() {
   options=() valued='' several='' argument=''
   case $1 in
@@ -132,6 +132,7 @@ _xenbw_argument() {
     file) compopt -o default ;;
     known) mapfile -d '' -t names < <(_xenbw_known ${config:+"--config=$config"}) ;;
     running) mapfile -t names < <(_xenbw_running) ;;
+    among\ *) read -ra names <<<"${argument#among }" ;;
     *) return 1 ;;
   esac
   _xenbw_offer "${names[@]}"
@@ -196,7 +197,7 @@ class _Usage:
         valued = [option for option, action in self.options.items() if action.nargs is None]
         several = [option for option, action in self.options.items() if action.nargs == "+"]
         return (
-            f"    {name}) argument={self.argument or repr('')} valued={_among(valued)} several={_among(several)}\n"
+            f"    {name}) argument={shlex.quote(self.argument)} valued={_among(valued)} several={_among(several)}\n"
             f"      options=({shlex.join(self.options)}) ;;"
         )
 
@@ -206,6 +207,8 @@ def _argument(name: str, action: argparse.Action) -> str:
         return "command"
     if action.metavar == _VM:
         return "running" if name in _ADDS else "known"
+    if action.choices:
+        return f"among {' '.join(action.choices)}"
     return "file" if action.metavar in _FILES else ""
 
 

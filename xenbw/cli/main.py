@@ -42,6 +42,8 @@ _ENTRIES = {
     "lift": _Entry("let a blocked or throttled VM pass until its period ends", "lift"),
     "rmvm": _Entry("remove a VM and its allowance; its history stays", "rmvm"),
     "status": _Entry("show whether everything works", "status"),
+    "notify": _Entry("test the channels by which xenbw tells the admin", "notify"),
+    "metrics": _Entry("print metrics for Prometheus", "metrics"),
     "doctor": _Entry("check this host, and say what to fix", "doctor"),
     "fleet": _Entry("show all hosts of the book, and the usage of VMs across hosts", "fleet"),
     "resync": _Entry("push everything in the ledger to the book again", "resync"),

@@ -94,6 +94,7 @@ def _document(daemon: Answer | None, books: _Books, problems: list[str], context
         "null_routes": {str(address): name for address, name in books.null_routes.items()},
         "mails_waiting": books.waiting[Channel.MAIL].count,
         "commands_waiting": books.waiting[Channel.COMMAND].count,
+        "webhooks_waiting": books.waiting[Channel.WEBHOOK].count,
         "delivery_failures": {
             channel.value: waiting.failure for channel, waiting in books.waiting.items() if waiting.failure
         },
@@ -140,11 +141,16 @@ def _text(daemon: Answer | None, books: _Books, problems: list[str], context: Co
 
 
 def _waiting(waiting: Mapping[Channel, Waiting], context: Context) -> list[tuple[str, str]]:
-    """The numbers of undelivered messages. The command's is left out if it is 0 and no command is configured."""
-    lines = []
-    for channel, label in ((Channel.MAIL, "mails waiting"), (Channel.COMMAND, "commands waiting")):
+    """The numbers of undelivered messages. Those of commands and webhooks are left out if they are 0 and none is
+    configured."""
+    lines, settings = [], context.settings
+    for channel, label, wanted in (
+        (Channel.MAIL, "mails waiting", True),
+        (Channel.COMMAND, "commands waiting", bool(settings.command.run)),
+        (Channel.WEBHOOK, "webhooks waiting", bool(settings.webhook)),
+    ):
         found = waiting[channel]
-        if found.count or channel is Channel.MAIL or context.settings.command.run:
+        if found.count or wanted:
             why = f": {printable(found.failure)}" if found.failure else ""
             lines.append((label, f"{found.count}{why}"))
     return lines

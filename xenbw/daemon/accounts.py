@@ -17,6 +17,7 @@ from xenbw.meters.metering import Metering
 from xenbw.model import Count
 from xenbw.nft.port import Port
 from xenbw.tell.complaints import Complaints
+from xenbw.tell.journal import about
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Accounts:
         # What the kernel's counters told is written before ours begin anew, or a crash counts both.
         self.commit()
         text = f"the kernel's counters bridged a gap in ours on {vifs} interfaces, which somebody flushed or renamed"
-        log.warning("%s", text)
+        log.warning("%s", text, extra=about("meter-gap"))
         try:
             self._ledger.record(self._now.moment.at, "meter-gap", text)
         except LedgerError as error:

@@ -15,6 +15,7 @@ from xenbw.clock import Clock, Tick, Witness
 from xenbw.config import Settings
 from xenbw.daemon.accounts import Accounts
 from xenbw.daemon.housekeeping import Every, Housekeeping
+from xenbw.daemon.metrics import Metrics
 from xenbw.daemon.now import Now
 from xenbw.daemon.rounds import Rounds
 from xenbw.daemon.status import Status
@@ -83,6 +84,9 @@ class Work:
         # Networks that the last daemon protected stay so until all sources have answered: some are on other machines.
         self._protected = Protected(run, last_known(ledger))
         self._protected.look_here()
+        self.metrics = Metrics(
+            ledger, tally, self._census, self._roster, self._now, self._complaints, boot_id, self.status
+        )
         self._housekeeping = Housekeeping(
             settings,
             ledger,
@@ -92,6 +96,7 @@ class Work:
             orphans,
             self._accounts,
             self._protected,
+            self.metrics,
             self._now,
             boot_id,
         )

@@ -9,6 +9,7 @@ from datetime import timedelta
 from xenbw.accounting import Tally
 from xenbw.config import Settings
 from xenbw.daemon.accounts import Accounts
+from xenbw.daemon.metrics import Metrics
 from xenbw.daemon.now import Now
 from xenbw.enforce.protect import Protected
 from xenbw.errors import MeterError
@@ -23,6 +24,8 @@ _SAMPLE = 60.0
 _LOOK = 60.0
 _PROTECT = 60.0
 _PRUNE = 60.0
+# As often as the Prometheus of its documentation's first example asks.
+_METRICS = 15.0
 # The loop may come round a little early.
 _EARLY = 0.05
 
@@ -58,12 +61,13 @@ class Housekeeping:
         orphans: Orphans,
         accounts: Accounts,
         protected: Protected,
+        metrics: Metrics,
         now: Now,
         boot_id: str,
     ) -> None:
         self.settings, self._ledger, self._tally, self._metering = settings, ledger, tally, metering
         self._census, self._orphans, self._accounts, self._protected = census, orphans, accounts, protected
-        self._now, self._boot_id = now, boot_id
+        self._metrics, self._now, self._boot_id = metrics, now, boot_id
         self._asking: threading.Thread | None = None
         self._missed = self._changed = False
         self._chores: list[tuple[Every, Callable[[], None]]] = [
@@ -71,6 +75,7 @@ class Housekeeping:
             (Every(_SAMPLE), self._sample),
             (Every(_PROTECT), self._protect),
             (Every(_PRUNE), self._prune),
+            (Every(_METRICS), lambda: self._metrics.write(self.settings.metrics.file)),
         ]
 
     def rescan(self) -> None:

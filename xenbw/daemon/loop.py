@@ -81,6 +81,7 @@ class Daemon:
         self._work = Work(
             settings, ledger, self._lookup, clock, Timedated(run).vouches, boot_id(), run, self._rules.apply
         )
+        self._work.metrics.beside = self._with_threads
         self._clock = clock
         self._courier: Courier | None = None
         self._sync: Sync | None = None
@@ -143,7 +144,7 @@ class Daemon:
     def _start_threads(self) -> None:
         """Messages and the book wait for other machines: each has a thread and its own connection to the ledger."""
         settings = self._work.settings
-        if carriers.channels(settings):
+        if carriers.ways(settings):
             self._courier = Courier(settings, self._clock)
             self._courier.start()
         if settings.mongodb.uri:
@@ -252,7 +253,10 @@ class Daemon:
         return changes
 
     def _status(self) -> Answer:
-        status = self._work.status().document()
+        return {"version": __version__, **self._with_threads(self._work.status().document())}
+
+    def _with_threads(self, status: Answer) -> Answer:
+        """Add the state of the threads to that of the loop."""
         if self._courier and self._courier.problem:
             status["problems"].append(f"messages: {self._courier.problem}")
         if self._sync:
@@ -262,7 +266,7 @@ class Daemon:
             status["problems"] += self._sync.faults
             if not self._sync.is_alive():
                 status["problems"].append("the book: its thread has ended (systemctl restart xenbwd; the log says why)")
-        return {"version": __version__, **status}
+        return status
 
     def _reconfigure(self) -> None:
         self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
@@ -313,7 +317,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Entry point of xenbwd. Stays in the foreground; logs to standard error, for the journal."""
     arguments = parser().parse_args()
-    log_to(sys.stderr)
+    log_to(sys.stderr, "xenbwd")
     if arguments.config:
         os.environ["XENBW_CONFIG"] = str(arguments.config)
     try:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from xenbw.accounting import Tally
 from xenbw.clock import Clock, Moment, Tick, Timeline, Trust, set_by
 from xenbw.tell import news
+from xenbw.tell.journal import about
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Now:
         self.moment = self._timeline.moment(self.tick)
         self.go_on_from(before.at, earlier)
         if self.moment.trusted != before.trusted:
-            log.log(*news.of_trust(self.trust, self.wait))
+            log.log(*news.of_trust(self.trust, self.wait), extra=about("clock"))
         return self.moment
 
     def go_on_from(self, before: datetime, earlier: Tick) -> None:

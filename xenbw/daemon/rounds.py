@@ -20,6 +20,7 @@ from xenbw.model import State
 from xenbw.nft.port import Port
 from xenbw.nft.quotas import Quotas
 from xenbw.tell.complaints import Complaints
+from xenbw.tell.journal import about
 from xenbw.vifs.census import Census
 
 log = logging.getLogger(__name__)
@@ -146,8 +147,8 @@ class Rounds:
         return changes
 
     def _log_news(self) -> None:
-        for level, text in self._judge.news.take():
-            log.log(level, "%s", text)
+        for line in self._judge.news.take():
+            log.log(line.level, "%s", line.text, extra=about(line.event, line.vm))
 
     def _present(self) -> Present:
         arriving = [

@@ -112,8 +112,8 @@ class Judge:
 
     def announce(self, told: Announcement, vm_id: int, at: datetime) -> None:
         self._ledger.record(at, told.kind, told.text, vm_id)
-        for channel in carriers.channels(self.settings):
-            outbox.queue(self._ledger, at, told.subject, carriers.text_for(channel, told), channel)
+        for queue, text in carriers.addressed(self.settings, told):
+            outbox.queue(self._ledger, at, told.subject, text, *queue)
             self.queued = True
 
     def case(self, entry: Entry, standing: Standing | None, at: datetime) -> message.Case:

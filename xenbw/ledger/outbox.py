@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from xenbw.ledger.ledger import Ledger, to_text
 from xenbw.ledger.rows import time_of
@@ -15,23 +16,46 @@ _AT_ONCE = 20
 
 
 class Channel(StrEnum):
-    """How a message is delivered: to the recipients of [mail], or to the program of [command]."""
+    """How a message is delivered: to the recipients of [mail], to the program of [command], or to a [[webhook]]."""
 
     MAIL = "mail"
     COMMAND = "command"
+    WEBHOOK = "webhook"
+
+
+class Queue(NamedTuple):
+    """The messages of a channel that go to one address. address: the url of a webhook; other channels have none."""
+
+    channel: Channel
+    address: str = ""
+
+    @property
+    def stored(self) -> str:
+        """How the ledger has it, in one column."""
+        return f"{self.channel.value} {self.address}" if self.address else self.channel.value
+
+    @property
+    def shown(self) -> str:
+        """The queue for a screen. The path of a url may be a secret."""
+        server = "/".join(self.address.split("/")[:3])
+        return f"{self.channel.value} {server}" if server else self.channel.value
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message for the admin. body: text for a mail, a JSON object for the command. tries: how often its delivery
-    has failed."""
+    """One message for the admin. body: text for a mail, a JSON object for a command or a webhook. tries: how often its
+    delivery has failed."""
 
     id: int
     created_at: datetime
-    channel: Channel
+    queue: Queue
     subject: str
     body: str
     tries: int
+
+    @property
+    def channel(self) -> Channel:
+        return self.queue.channel
 
 
 @dataclass(frozen=True)
@@ -42,36 +66,37 @@ class Waiting:
     failure: str | None = None
 
 
-def _channel(name: str) -> Channel:
+def _queue(stored: str) -> Queue:
+    channel, _, address = stored.partition(" ")
     try:
-        return Channel(name)
+        return Queue(Channel(channel), address)
     except ValueError as error:
         raise impossible(error) from None
 
 
-def queue(ledger: Ledger, at: datetime, subject: str, body: str, channel: Channel = Channel.MAIL) -> None:
+def queue(
+    ledger: Ledger, at: datetime, subject: str, body: str, channel: Channel = Channel.MAIL, address: str = ""
+) -> None:
     """Put a message in the outbox. Inside a transaction it is queued if and only if the transaction commits."""
     with ledger.transaction() as db:
         db.execute(
             "INSERT INTO outbox (created_at, channel, subject, body, next_at) VALUES (?, ?, ?, ?, ?)",
-            (to_text(at), channel.value, subject, body, to_text(at)),
+            (to_text(at), Queue(channel, address).stored, subject, body, to_text(at)),
         )
 
 
-def due(
-    ledger: Ledger, at: datetime, horizon: datetime, channels: Collection[Channel] = tuple(Channel)
-) -> list[Message]:
-    """Some of the messages that are due now, oldest first.
+def due(ledger: Ledger, at: datetime, horizon: datetime, queues: Collection[Queue] | None = None) -> list[Message]:
+    """Some of the messages in these queues, or in all, that are due now, oldest first.
 
     horizon: the longest possible pause from now; a message that would wait longer was queued before the clock was set
     back, and is due as well.
     """
-    marks = ", ".join("?" * len(channels))
+    stored = [queue.stored for queue in queues or ()]
+    chosen = "" if queues is None else f" AND channel IN ({', '.join('?' * len(stored))})"
     rows = ledger.rows(
-        "SELECT id, created_at, channel, subject, body, tries FROM outbox"  # noqa: S608 (question marks)
-        f" WHERE sent_at IS NULL AND channel IN ({marks})"
+        f"SELECT id, created_at, channel, subject, body, tries FROM outbox WHERE sent_at IS NULL{chosen}"  # noqa: S608
         f" AND NOT (next_at > ? AND next_at <= ?) ORDER BY id LIMIT {_AT_ONCE}",
-        *(channel.value for channel in channels),
+        *stored,
         to_text(at),
         to_text(horizon),
     )
@@ -79,7 +104,7 @@ def due(
         Message(
             id=row["id"],
             created_at=time_of(row["created_at"]),
-            channel=_channel(row["channel"]),
+            queue=_queue(row["channel"]),
             subject=row["subject"],
             body=row["body"],
             tries=row["tries"],
@@ -103,6 +128,15 @@ def postpone(ledger: Ledger, message_id: int, until: datetime, failure: str) -> 
         )
 
 
+def defer(ledger: Ledger, queue: Queue, until: datetime) -> None:
+    """No message of this queue is due before `until`, though its delivery was not tried."""
+    with ledger.transaction() as db:
+        db.execute(
+            "UPDATE outbox SET next_at = ? WHERE sent_at IS NULL AND channel = ? AND next_at < ?",
+            (to_text(until), queue.stored, to_text(until)),
+        )
+
+
 def drop(ledger: Ledger, message_id: int) -> None:
     """Give a message up. The caller records an event."""
     with ledger.transaction() as db:
@@ -119,7 +153,10 @@ def waiting_by_channel(ledger: Ledger) -> dict[Channel, Waiting]:
     rows = ledger.rows(
         "SELECT channel, count(*), (SELECT failure FROM outbox AS failed WHERE failed.channel = outbox.channel"
         " AND sent_at IS NULL AND failure IS NOT NULL ORDER BY id LIMIT 1)"
-        " FROM outbox WHERE sent_at IS NULL GROUP BY channel"
+        " FROM outbox WHERE sent_at IS NULL GROUP BY channel ORDER BY min(id)"
     )
-    found = {Channel(row[0]): Waiting(row[1], row[2]) for row in rows}
-    return {channel: found.get(channel, Waiting()) for channel in Channel}
+    found = {channel: Waiting() for channel in Channel}
+    for stored, count, failure in rows:
+        channel = _queue(stored).channel
+        found[channel] = Waiting(found[channel].count + count, found[channel].failure or failure)
+    return found

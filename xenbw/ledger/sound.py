@@ -76,6 +76,10 @@ def _words(parse: Callable[[str], object]) -> Check:
     return _parses(lambda value: [parse(word) for word in value.split()])
 
 
+def _is_queue(value: object) -> bool:
+    return value in ("mail", "command") or (isinstance(value, str) and value.startswith("webhook https://"))
+
+
 def _own_last(value: str) -> bool:
     numbers = [int(word) for word in value.split()]
     return len(numbers) == 7 and min(numbers[:5]) >= 0 and all(-_LARGEST <= number < _LARGEST for number in numbers)
@@ -120,7 +124,7 @@ _CHECKS: Mapping[str, Mapping[str, Check]] = {
     "digest": {"ips": _ADDRESSES},
     "unmetered": {"wholly": _FLAG},
     "block": {"cause": _parses(Cause)},
-    "outbox": {"channel": lambda value: value in ("mail", "command"), "tries": partial(whole, beyond=2**31)},
+    "outbox": {"channel": _is_queue, "tries": partial(whole, beyond=2**31)},
     "reading": {"in_raw": _RAW, "out_raw": _RAW},
 }
 _RATES = _parses(lambda value: [int(word) for word in value.split()])

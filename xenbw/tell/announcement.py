@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
-from xenbw.model import Block, Cause, Entry, State
+from xenbw.model import Block, Cause, Entry, Period, State
 from xenbw.quota import Standing
 from xenbw.tell import message
 from xenbw.tell.document import document
@@ -101,6 +102,14 @@ def _warned(case: Case) -> Announcement:
 def _over(case: Case) -> Announcement:
     mail = message.over(case)
     return Announcement("over", f"{case.name} over: {case.reason}", *mail, document("over", case, case.reason, mail))
+
+
+def sample(kind: str, host: str, zone: ZoneInfo, at: datetime) -> Announcement:
+    """An announcement for a test of a channel, of a kind that the channel carries. Its VM does not exist."""
+    reason = "this is a test of the channel, and nothing has happened to any VM"
+    case = Case(host, "xenbw-test", reason, (), Period(at, at), at, zone)
+    mail = f"[xenbw] test from {host}", f"This is a test of xenbw on {host}. Nothing has happened to any VM.\n"
+    return Announcement(kind, reason, *mail, document(kind, case, reason, mail))
 
 
 def unfiltered(case: Case, bridge: str, text: str) -> Announcement:

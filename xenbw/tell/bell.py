@@ -1,4 +1,5 @@
-"""The file by which the daemon tells systemd that messages for programs are due: xenbw-notify.path watches it."""
+"""The file by which the daemon tells systemd that messages for xenbw-notify.service are due: xenbw-notify.path watches
+it."""
 
 from __future__ import annotations
 

@@ -10,11 +10,14 @@ from xenbw.errors import XenbwError
 
 
 class DeliveryError(XenbwError):
-    """The message was not accepted. permanent: sending it again is useless."""
+    """The message was not accepted. permanent: sending it again is useless. unreachable: no other message would be
+    accepted now, since nobody is there to take it."""
 
-    def __init__(self, message: str, hint: str | None = None, *, permanent: bool = False) -> None:
+    def __init__(
+        self, message: str, hint: str | None = None, *, permanent: bool = False, unreachable: bool = False
+    ) -> None:
         super().__init__(message, hint)
-        self.permanent = permanent
+        self.permanent, self.unreachable = permanent, unreachable
 
 
 class Carrier(Protocol):

@@ -1,68 +1,85 @@
-"""All channels, and the carrier of each: one line each."""
+"""All channels, and the carriers of each: one line each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from xenbw.config import Settings
-from xenbw.ledger.outbox import Channel
+from xenbw.ledger.outbox import Channel, Queue
 from xenbw.tell.announcement import Announcement
 from xenbw.tell.carrier import Carrier
 from xenbw.tell.command import Command
 from xenbw.tell.mail import Mail
 from xenbw.tell.sendmail import Sendmail
+from xenbw.tell.webhook import Webhook
 
 
-class _Entry(NamedTuple):
-    """wanted: whether the configuration asks for the channel. runs_program: whether an unknown program delivers the
-    messages, which a service of its own runs; the daemon itself delivers the others, inside its sandbox.
-    text: what of an announcement the channel carries."""
+class Way(NamedTuple):
+    """One way that the configuration asks for. queue: where its messages wait. carrier: makes its carrier. kinds: of
+    the announcements that it carries; empty: all. text: what of an announcement it carries. outside: whether a service
+    of its own delivers the messages, because it runs unknown programs or talks to unknown servers; the daemon itself
+    delivers the others, inside its sandbox."""
 
-    wanted: Callable[[Settings], bool]
-    runs_program: Callable[[Settings], bool]
-    carrier: Callable[[Settings], Carrier]
+    queue: Queue
+    carrier: Callable[[], Carrier]
+    kinds: tuple[str, ...]
     text: Callable[[Announcement], str]
+    outside: bool = True
 
 
-def _mail(settings: Settings) -> Carrier:
-    mail = settings.mail
+def _body(told: Announcement) -> str:
+    return told.body
+
+
+def _document(told: Announcement) -> str:
+    return told.document
+
+
+def _mail(settings: Settings) -> list[Way]:
+    mail, host, queue = settings.mail, settings.host_name, Queue(Channel.MAIL)
+    if not mail.to:
+        return []
     if mail.sendmail:
-        return Sendmail(mail, settings.host_name)
-    return Mail(mail, settings.host_name)
+        return [Way(queue, partial(Sendmail, mail, host), mail.kinds, _body)]
+    return [Way(queue, partial(Mail, mail, host), mail.kinds, _body, outside=False)]
 
 
-REGISTRY: Mapping[Channel, _Entry] = {
-    Channel.MAIL: _Entry(lambda s: bool(s.mail.to), lambda s: bool(s.mail.sendmail), _mail, lambda told: told.body),
-    Channel.COMMAND: _Entry(
-        lambda s: bool(s.command.run), lambda _: True, lambda s: Command(s.command), lambda told: told.document
-    ),
+def _command(settings: Settings) -> list[Way]:
+    command = settings.command
+    return [Way(Queue(Channel.COMMAND), partial(Command, command), command.kinds, _document)] if command.run else []
+
+
+def _webhook(settings: Settings) -> list[Way]:
+    return [
+        Way(Queue(Channel.WEBHOOK, hook.url), partial(Webhook, hook), hook.kinds, _document)
+        for hook in settings.webhook
+    ]
+
+
+REGISTRY: Mapping[Channel, Callable[[Settings], list[Way]]] = {
+    Channel.MAIL: _mail,
+    Channel.COMMAND: _command,
+    Channel.WEBHOOK: _webhook,
 }
 
 
-def by_smtp(settings: Settings) -> dict[Channel, Carrier]:
+def ways(settings: Settings) -> list[Way]:
+    """All ways that the configuration asks for."""
+    return [way for of_channel in REGISTRY.values() for way in of_channel(settings)]
+
+
+def by_smtp(settings: Settings) -> dict[Queue, Carrier]:
     """The carriers that the daemon itself can use, inside its sandbox."""
-    return _carriers(settings, runs_program=False)
+    return {way.queue: way.carrier() for way in ways(settings) if not way.outside}
 
 
-def by_executables(settings: Settings) -> dict[Channel, Carrier]:
-    """The carriers that run unknown programs, in a service of their own."""
-    return _carriers(settings, runs_program=True)
+def by_service(settings: Settings) -> dict[Queue, Carrier]:
+    """The carriers that a service of its own uses: unknown programs and unknown servers."""
+    return {way.queue: way.carrier() for way in ways(settings) if way.outside}
 
 
-def _carriers(settings: Settings, *, runs_program: bool) -> dict[Channel, Carrier]:
-    return {
-        channel: entry.carrier(settings)
-        for channel, entry in REGISTRY.items()
-        if entry.wanted(settings) and entry.runs_program(settings) is runs_program
-    }
-
-
-def channels(settings: Settings) -> tuple[Channel, ...]:
-    """The channels to which an announcement goes."""
-    return tuple(channel for channel, entry in REGISTRY.items() if entry.wanted(settings))
-
-
-def text_for(channel: Channel, told: Announcement) -> str:
-    """What of the announcement goes by this channel."""
-    return REGISTRY[channel].text(told)
+def addressed(settings: Settings, told: Announcement) -> list[tuple[Queue, str]]:
+    """The queues into which an announcement goes, each with what goes there."""
+    return [(way.queue, way.text(told)) for way in ways(settings) if not way.kinds or told.kind in way.kinds]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from xenbw.tell.journal import about
+
 log = logging.getLogger(__name__)
 
 # An obstacle must be gone for this many seconds before the log says so: it may come back with each start of a VM.
@@ -25,19 +27,19 @@ class Complaints:
         if problem is not None:
             self._parts[part] = problem
             if problem != before:
-                log.error("%s: %s", part, problem)
+                log.error("%s: %s", part, problem, extra=about("problem"))
         elif before is not None:
-            log.info("%s: works again", part)
+            log.info("%s: works again", part, extra=about("problem-over"))
 
     def obstacles(self, found: Sequence[str], elapsed: float) -> None:
         """Report all present obstacles to blocks; elapsed: seconds of uptime."""
         for obstacle in found:
             if obstacle not in self._seen_at:
-                log.error("%s", obstacle)
+                log.error("%s", obstacle, extra=about("problem"))
             self._seen_at[obstacle] = elapsed
         for obstacle, seen_at in list(self._seen_at.items()):
             if elapsed - seen_at >= _GONE:
-                log.info("no longer: %s", obstacle)
+                log.info("no longer: %s", obstacle, extra=about("problem-over"))
                 del self._seen_at[obstacle]
         self._obstacles = list(found)
 

@@ -13,7 +13,7 @@ from xenbw.tell.delivery import PATIENT, Delivery, Pace
 
 
 class Courier(threading.Thread):
-    """Delivers mails by SMTP itself, and rings the bell for xenbw-notify.service when a message for a program is due.
+    """Delivers mails by SMTP itself, and rings the bell for xenbw-notify.service when any other message is due.
 
     `problem` says why messages cannot be sent at the moment, or is None.
     """
@@ -22,7 +22,7 @@ class Courier(threading.Thread):
         super().__init__(name="courier", daemon=True)
         path = settings.ledger.path
         self._delivery = Delivery(path, clock, carriers.by_smtp(settings), pace)
-        self._executables = Delivery(path, clock, carriers.by_executables(settings), pace)
+        self._outside = Delivery(path, clock, carriers.by_service(settings), pace)
         self._bell = Bell(settings.daemon.run_dir, clock)
         self._pace = pace
         self._news = threading.Event()
@@ -54,7 +54,7 @@ class Courier(threading.Thread):
 
     def look(self) -> bool:
         """Deliver some of the due messages. Returns whether more may be due. Raises LedgerError."""
-        silence = self._bell.ring() if self._executables.is_due() else None
+        silence = self._bell.ring() if self._outside.is_due() else None
         more = self._delivery.look()
         self.problem = self._delivery.problem or silence
         return more

@@ -13,7 +13,7 @@ from pathlib import Path
 from xenbw.clock import Clock
 from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger, LedgerError
-from xenbw.ledger.outbox import Channel, Message
+from xenbw.ledger.outbox import Message, Queue
 from xenbw.tell.carrier import Carrier, DeliveryError
 
 
@@ -38,14 +38,14 @@ PATIENT = Pace()
 
 
 class Delivery:
-    """Delivers due messages of some channels, oldest first, each until it is accepted, refused for good, or too old.
+    """Delivers due messages of some queues, oldest first, each until it is accepted, refused for good, or too old.
 
     A message is marked as sent right after its carrier accepted it. After a crash between the two it is sent again
     with the same id: SMTP and programs allow nothing better. `problem` says why messages cannot be delivered at the
     moment, or is None.
     """
 
-    def __init__(self, ledger: Path, clock: Clock, carriers: Mapping[Channel, Carrier], pace: Pace = PATIENT) -> None:
+    def __init__(self, ledger: Path, clock: Clock, carriers: Mapping[Queue, Carrier], pace: Pace = PATIENT) -> None:
         self._path, self._clock, self._carriers, self._pace = ledger, clock, carriers, pace
         self._ending = False
         self._turns = ExitStack()  # the locks that this process holds
@@ -80,11 +80,15 @@ class Delivery:
                 return False
             self._take_turn()
             # Look again: the process that held the lock has delivered some of them.
-            messages = self._due(ledger)
+            messages, unreachable = self._due(ledger), dict[Queue, DeliveryError]()
             for message in messages:
                 if self._ending:
                     return False
-                self._deliver(ledger, message)
+                error = unreachable.get(message.queue) or self._deliver(ledger, message)
+                if error is not None:
+                    self._fail(ledger, message, error, tried=message.queue not in unreachable)
+                    if error.unreachable:
+                        unreachable[message.queue] = error
             return bool(messages)
 
     def _due(self, ledger: Ledger) -> list[Message]:
@@ -102,10 +106,10 @@ class Delivery:
                 self._turns.close()
 
     def _take_turn(self) -> None:
-        """Wait until no other process delivers on these channels: daemon and service may briefly have different
+        """Wait until no other process delivers from these queues: daemon and service may briefly have different
         configurations, and an admin may start the service by hand. Raises LedgerError."""
-        for channel in sorted(self._carriers):
-            path = self._path.with_name(f"{self._path.name}.{channel.value}.lock")
+        for name in sorted({queue.channel.value for queue in self._carriers}):
+            path = self._path.with_name(f"{self._path.name}.{name}.lock")
             try:
                 lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except OSError as error:
@@ -118,26 +122,31 @@ class Delivery:
             outbox.sent(ledger, message_id, at)
             del self._accepted[message_id]
 
-    def _deliver(self, ledger: Ledger, message: Message) -> None:
-        written, carrier = message.created_at, self._carriers[message.channel]
+    def _deliver(self, ledger: Ledger, message: Message) -> DeliveryError | None:
+        """Why the message was not accepted, or None."""
+        written, carrier = message.created_at, self._carriers[message.queue]
         try:
             refused = carrier.send(message.subject, message.body, f"{message.id}.{written:%Y%m%d%H%M%S}", written)
         except DeliveryError as error:
-            self._fail(ledger, message, error)
-            return
+            return error
         now = self._clock.tick().wall
         self._accepted[message.id] = now
         self._mark(ledger)
         for recipient, words in refused.items():
             ledger.record(now, "mail-refused", f"mail '{message.subject}' to {recipient} was refused: {words}")
+        return None
 
-    def _fail(self, ledger: Ledger, message: Message, error: DeliveryError) -> None:
+    def _fail(self, ledger: Ledger, message: Message, error: DeliveryError, *, tried: bool) -> None:
+        """tried: whether the error is this message's own, and not that of an earlier one in its queue."""
         self.problem = str(error)
         now = self._clock.tick().wall
-        if not error.permanent and now - message.created_at < self._pace.keep:
-            outbox.postpone(ledger, message.id, now + self._pace.pause(message.tries), str(error))
-            return
-        channel = message.channel.value
+        until = now + self._pace.pause(message.tries)
         with ledger.transaction():
-            outbox.drop(ledger, message.id)
-            ledger.record(now, f"{channel}-failed", f"{channel} '{message.subject}' was given up: {error.message}")
+            if error.permanent or now - message.created_at >= self._pace.keep:
+                channel = message.channel.value
+                outbox.drop(ledger, message.id)
+                ledger.record(now, f"{channel}-failed", f"{channel} '{message.subject}' was given up: {error.message}")
+            elif tried:
+                outbox.postpone(ledger, message.id, until, str(error))
+            if tried and error.unreachable:
+                outbox.defer(ledger, message.queue, until)

@@ -1,4 +1,4 @@
-"""The daemon's log: one line per event on standard error, with a priority if standard error is the journal."""
+"""The log: one line per event, in the journal as an entry with fields, else on standard error."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import logging
 import os
 from typing import TextIO
 
+from xenbw.tell.journal import Journal, priority
 from xenbw.text import printable
 
-# For important lines that are not problems. syslog(3) has this level between INFO and WARNING, logging lacks it.
-NOTICE = 25
 
-_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (NOTICE, 5), (logging.INFO, 6))  # sd-daemon(3)
-
-
-def log_to(stream: TextIO) -> None:
-    """Write all log lines from now on to this stream."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Line(prefixed=_is_journal(stream)))
+def log_to(stream: TextIO, identifier: str) -> None:
+    """Write all log lines from now on to this stream; if it is the journal, then as entries of this identifier."""
+    in_journal = _is_journal(stream)
+    handler: logging.Handler = logging.StreamHandler(stream)
+    handler.setFormatter(_Line(prefixed=in_journal))
     root = logging.getLogger()
-    root.addHandler(handler)
+    root.addHandler(Journal(identifier, handler) if in_journal else handler)
     root.setLevel(logging.INFO)
 
 
@@ -30,7 +27,8 @@ def _is_journal(stream: TextIO) -> bool:
 
 
 class _Line(logging.Formatter):
-    """Formats a record as one line. Guests choose the names in it, which may hold line breaks or imitate a priority."""
+    """Formats a record as one line, with a priority for the journal. Guests choose the names in it, which may hold line
+    breaks or imitate a priority."""
 
     def __init__(self, *, prefixed: bool) -> None:
         super().__init__("%(message)s")
@@ -38,8 +36,4 @@ class _Line(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = printable(super().format(record))
-        return f"<{_priority(record.levelno)}>{line}" if self._prefixed else line
-
-
-def _priority(level: int) -> int:
-    return next((priority for least, priority in _PRIORITIES if level >= least), 7)
+        return f"<{priority(record.levelno)}>{line}" if self._prefixed else line

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from xenbw.clock import Trust
 from xenbw.model import VM
 from xenbw.tell.announcement import Announcement
-from xenbw.tell.log import NOTICE
+from xenbw.tell.journal import NOTICE
 
 # How many repairs the log names, so that a flushed firewall of a thousand rules does not fill a page.
 _NAMED = 3
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line. level: of logging. event, vm: the fields of its entry in the journal; vm is a VM's name, or None."""
+
+    level: int
+    text: str
+    event: str
+    vm: str | None = None
 
 
 class News:
     """Collects lines for the log until they are taken. Names in them are not yet made printable."""
 
     def __init__(self) -> None:
-        self._lines: list[tuple[int, str]] = []
+        self._lines: list[Line] = []
         self._unrecorded: dict[int, str] = {}
         self._announced: set[str] = set()
 
-    def take(self) -> list[tuple[int, str]]:
-        """The lines since the last call: (level of logging, text)."""
+    def take(self) -> list[Line]:
+        """The lines since the last call."""
         lines, self._lines = self._lines, []
         return lines
 
@@ -33,7 +44,7 @@ class News:
         if not recorded:
             self._unrecorded[vm.id] = announced.kind
         if before != announced.kind:
-            self._lines.append((NOTICE, announced.text))
+            self._lines.append(Line(NOTICE, announced.text, announced.kind, vm.name))
             self._announced.add(vm.name)
 
     def as_recorded(self, vm_id: int) -> None:
@@ -45,7 +56,7 @@ class News:
         a blocked VM's changed addresses."""
         for moved, how in ((came, "null-routed at"), (went, "no longer null-routed at")):
             self._lines += [
-                (logging.INFO, f"{name} {how} {', '.join(addresses)}")
+                Line(logging.INFO, f"{name} {how} {', '.join(addresses)}", "readdressed", name)
                 for name, addresses in moved.items()
                 if name not in self._announced
             ]
@@ -55,7 +66,8 @@ class News:
         """Null routes that were right at the last check had changed, and were restored."""
         more = f"; {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
         named = "; ".join(changes[:_NAMED]) + more
-        self._lines.append((logging.WARNING, f"null routes restored, another program changes the firewall: {named}"))
+        text = f"null routes restored, another program changes the firewall: {named}"
+        self._lines.append(Line(logging.WARNING, text, "repaired"))
 
 
 def of_trust(trust: Trust, wait: float) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""The program of xenbw-notify.service: it delivers the messages that need a program, and ends.
+"""The program of xenbw-notify.service: it delivers the messages that need a program or go to a web server, and ends.
 
 The daemon does not run these programs itself, because of its sandbox: with NoNewPrivileges a sendmail loses the group
 or user by which it may queue mail, and an admin's program could do no more than a meter may.
@@ -45,12 +45,12 @@ def deliver(delivery: Delivery) -> None:
 
 def main() -> int:
     """Entry point of /usr/lib/xenbw/notify. Returns the exit status."""
-    log_to(sys.stderr)
+    log_to(sys.stderr, "xenbw-notify")
     # Exit by an exception, so that a running program is killed too.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         settings = config.load()
-        deliver(Delivery(settings.ledger.path, SystemClock(), carriers.by_executables(settings)))
+        deliver(Delivery(settings.ledger.path, SystemClock(), carriers.by_service(settings)))
     except XenbwError as error:
         log.error("%s", error)
         return error.exit_code

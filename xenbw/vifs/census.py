@@ -15,6 +15,7 @@ from xenbw.ledger import viflog
 from xenbw.ledger.bindings import NewBinding
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import ZERO, Binding, Counters, Life
+from xenbw.tell.journal import about
 from xenbw.text import INCOMING
 from xenbw.vifs import interfaces
 from xenbw.vifs.churn import Churn
@@ -277,7 +278,8 @@ class Census:
         del self._waiting[vif.ifindex]
         if not self.churn.quiet(name, at):
             by = "its name: it has no xenbus node" if vif.by_name else "its xenbus node"
-            log.info("%s: bound to %s by %s; no hook recorded it", vif.interface, name, by)
+            told = "%s: bound to %s by %s; no hook recorded it"
+            log.info(told, vif.interface, name, by, extra=about("bound", name))
         return True
 
     def _update(self, binding: Binding, facts: VifFacts, at: datetime) -> bool:
@@ -289,7 +291,8 @@ class Census:
         vif = Vif(binding.interface, binding.ifindex, binding.kind, binding.domid, binding.devid, binding.bridge, False)
         self._write(vif, replace(facts, name=name), at, at, ZERO)
         if name != before and not self.churn.quiet(name, at):
-            log.info("%s: its domain is now called %s, it was %s", binding.interface, name, before)
+            told = "%s: its domain is now called %s, it was %s"
+            log.info(told, binding.interface, name, before, extra=about("renamed", name))
         return True
 
     def _write(self, vif: Vif, facts: VifFacts, at: datetime, since: datetime, baseline: Counters) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from xenbw.ledger import starts
 from xenbw.ledger.ledger import Ledger
-from xenbw.tell.log import NOTICE
+from xenbw.tell.journal import NOTICE, about
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +43,10 @@ class Churn:
         that ended can be folded. Raises LedgerError."""
         begun = starts.since(self._ledger, self._newest)
         self._newest = begun.newest
-        for text in self._take(begun.by_name, at):
-            log.log(NOTICE, "%s", text)
+        for name, text in self._take(begun.by_name, at):
+            log.log(NOTICE, "%s", text, extra=about("restarting", name))
 
-    def _take(self, begun: Mapping[str, int], at: datetime) -> list[str]:
+    def _take(self, begun: Mapping[str, int], at: datetime) -> list[tuple[str, str]]:
         for name, times in begun.items():
             self._starts.setdefault(name, deque()).append((at, times))
         told = []
@@ -55,7 +55,7 @@ class Churn:
                 counted.popleft()
             text = self._digest(name, sum(times for _, times in counted), at)
             if text is not None:
-                told.append(text)
+                told.append((name, text))
             if not counted:
                 del self._starts[name]
         self._lines = {name: lines for name, lines in self._lines.items() if lines and lines[-1] > at - WINDOW}

@@ -13,6 +13,7 @@ from xenbw.ledger import viflog
 from xenbw.ledger.bindings import NewBinding
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Amounts, Binding, Counters, Kind, Life
+from xenbw.tell.journal import about
 from xenbw.units import format_size
 
 log = logging.getLogger(__name__)
@@ -91,11 +92,12 @@ class Orphans:
         )
         binding_id = viflog.bind(self._ledger, at, new)
         viflog.end(self._ledger, binding_id, at, "vanished")
-        log.info("%s: charged to %s after its end; no hook recorded it", interface, name)
+        told = "%s: charged to %s after its end; no hook recorded it"
+        log.info(told, interface, name, extra=about("bound", name))
 
     def _tell_uncounted(self, name: str, domid: int, devid: int, at: datetime) -> None:
         self._tell(f"vif{domid}.{devid} of {name} came and went uncounted: its hook was killed and no xenbwd ran", at)
 
     def _tell(self, text: str, at: datetime) -> None:
-        log.warning("%s", text)
+        log.warning("%s", text, extra=about("unattributed"))
         self._ledger.record(at, "unattributed", text)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from xenbw.ledger import unmetered
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.unmetered import Unmetered
+from xenbw.tell.journal import about
 from xenbw.text import base_name
 from xenbw.xen.survey import Outside
 from xenbw.xen.xenstore import Survey
@@ -69,7 +70,7 @@ class Outsiders:
             if vm.id not in found or domain.here:
                 found[vm.id] = Unmetered(not domain.here, _reason(domain))
                 if found[vm.id] != known.get(vm.id):
-                    log.info("%s: not metered: %s", vm.name, found[vm.id].reason)
+                    log.info("%s: not metered: %s", vm.name, found[vm.id].reason, extra=about("unmetered", vm.name))
         if found != known:
             unmetered.keep(self._ledger, self._boot_id, found)
         self._known = found

@@ -1,0 +1,65 @@
+"""The file of metrics for node_exporter's textfile collector. A thread writes it, so that no disk ever delays the
+daemon's loop."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+_HINTS = {
+    errno.EROFS: "systemctl restart xenbwd, if the folder was made after its start; a folder other than the default"
+    " needs ReadWritePaths= in a drop-in",
+    errno.EACCES: "the folder must belong to root: xenbwd may not write into those of other users",
+    errno.ENOENT: "create the folder, or set [metrics] file",
+}
+
+
+class Textfile:
+    """Replaces the file as a whole, so that no reader sees half of it. `problem` says why the last try failed, or is
+    None."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self.problem: str | None = None
+
+    def offer(self, path: Path, make: Callable[[], str]) -> None:
+        """Write the text that make() returns, in a thread. While an earlier text is still being written, this one is
+        dropped: the next one has newer numbers."""
+        if self._thread is not None and self._thread.is_alive():
+            self.problem = f"{path}: the disk has not taken it yet"
+            return
+        self._thread = threading.Thread(target=self._write, args=(path, make), name="metrics", daemon=True)
+        self._thread.start()
+
+    def _write(self, path: Path, make: Callable[[], str]) -> None:
+        try:
+            replace(path, make())
+        except OSError as error:
+            hint = _HINTS.get(error.errno or 0)
+            self.problem = f"{path}: {error.strerror}" + (f" ({hint})" if hint else "")
+        else:
+            self.problem = None
+
+
+def replace(path: Path, text: str) -> None:
+    """Replace the file by one with this text that every user may read. Raises OSError; the old file then stays.
+
+    The collector reads files whose names end in .prom only, so it does not see the new file before it is complete.
+    """
+    fresh = path.with_name(f".{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        fresh.unlink()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(fresh, flags, 0o600), "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), 0o644)
+        fresh.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise
