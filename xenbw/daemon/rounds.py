@@ -52,6 +52,7 @@ class Rounds:
         judged: set[int] = set()
         due = set(due)
         while True:
+            self._tally.shut = self._reconciler.shut()
             self._accounts.count(self._ports() if look or self._metering.bridged else None)
             due = ((due | self._crossed()) & self._roster.entries.keys()) - judged
             moved = bool(due) and self._pass_judgement(due)
