@@ -16,6 +16,7 @@ from benchmarks.figure import Figure, milliseconds
 from benchmarks.rig import INSIDE, PYTHON, Rig
 from xenbw.blocks import restore
 from xenbw.blocks.block import Wanted
+from xenbw.blocks.drop import Drop
 from xenbw.blocks.iptables import Iptables
 from xenbw.blocks.latch import Latch
 from xenbw.clock import SystemClock, Timedated, boot_id
@@ -56,6 +57,9 @@ def measure() -> list[Figure]:
         Figure("  releasing them", took["release"], "ms", _TARGET, restored),
         Figure(f"sealing and null-routing {_COUNT} at once", took["both"], "ms", _TARGET),
         Figure("  releasing them", took["both released"], "ms", _TARGET),
+        Figure(f"dropping by tc on {_COUNT} vifs, which comes after that", took["drop"], "ms"),
+        Figure("  the same when they are dropped", took["dropped"], "ms"),
+        Figure("  releasing them", took["undrop"], "ms"),
         Figure(f"latching {_COUNT} domains, which comes after the block", took["latch"], "ms", _TARGET),
         Figure("  the same when they are latched", took["latched"], "ms"),
         Figure("  one more domain", took["one latched"], "ms"),
@@ -99,6 +103,7 @@ def _inside() -> None:
     _seal(samples, chains, batches)
     _null_route(samples, method)
     _both(samples, chains, method)
+    _drop(samples)
     _latch(samples, tables)
     tables.close()
     _daemon(samples)
@@ -161,6 +166,21 @@ def _both(samples: Samples, chains: Chains, method: Iptables) -> None:
         for what, blocked in (("both", True), ("both released", False)):
             chains.look()
             _time(samples, what, partial(enforce, blocked=blocked))
+
+
+def _drop(samples: Samples) -> None:
+    everything = Wanted(shut={port.ifindex: port.interface for port in _ports()})
+    # In memory, as /run is on a host.
+    with TemporaryDirectory(dir="/dev/shm") as run_dir:
+        block = Drop(run_dir)
+        for _ in range(_ROUNDS):
+            for what, wanted in (("drop", everything), ("dropped", everything), ("undrop", Wanted())):
+                _time(samples, what, partial(_keep_dropped, block, wanted))
+
+
+def _keep_dropped(block: Drop, wanted: Wanted) -> bool:
+    done = block.apply(wanted)
+    return not done.problems and done.shut == wanted.shut.keys()
 
 
 def _latch(samples: Samples, tables: Tables) -> None:

@@ -45,8 +45,11 @@ def delta(last: Counters, now: Counters) -> Counters:
     return Counters(now.in_bytes - last.in_bytes, now.out_bytes - last.out_bytes)
 
 
-def advance(mark: Mark, reading: Reading) -> tuple[Mark, Amounts]:
+def advance(mark: Mark, reading: Reading, *, drops: bool = False, shut: bool = False) -> tuple[Mark, Amounts]:
     """The mark of this reading, and the amounts since `mark`.
+
+    drops: whether tc drops everything on the interface now; only the kernel's counters see what it drops of a guest's.
+    shut: whether it did so at `mark` as well.
 
     Our own counters are the measure: they outlive the vif, and tell usage from other bytes. Where they were lost (the
     ruleset was flushed) or came late, the kernel's counters bridge the gap; all those bytes are usage.
@@ -55,18 +58,26 @@ def advance(mark: Mark, reading: Reading) -> tuple[Mark, Amounts]:
     if own is None:
         if kernel is None:
             return mark, NOTHING
-        return Mark(kernel), Amounts(*_by_kernel(mark, kernel))
+        return Mark(kernel), _amounts(_by_kernel(mark, kernel), shut=shut)
     grown = own.since(mark.own) if mark.own is not None else None
     if kernel is None:
         return mark._replace(own=own), own if grown is None else grown
     if grown is None:
         passed, seen = _by_kernel(mark, kernel), own.everything
-        bridged = Amounts(max(0, passed.in_bytes - seen.in_bytes), max(0, passed.out_bytes - seen.out_bytes))
-        return Mark(kernel, own, _minus(kernel, seen)), own.plus(bridged)
+        beyond = Counters(max(0, passed.in_bytes - seen.in_bytes), max(0, passed.out_bytes - seen.out_bytes))
+        return Mark(kernel, own, _minus(kernel, seen)), own.plus(_amounts(beyond, shut=shut))
     began_anew = kernel.in_bytes < mark.kernel.in_bytes or kernel.out_bytes < mark.kernel.out_bytes
     at_rest = kernel == mark.kernel and not any(grown)
-    ahead = _minus(kernel, own.everything) if began_anew or at_rest else mark.ahead
+    ahead = _minus(kernel, own.everything) if began_anew or at_rest or drops else mark.ahead
+    if drops:
+        dropped = delta(mark.kernel, kernel).out_bytes - grown.everything.out_bytes
+        grown = grown.plus(NOTHING._replace(refused_out_bytes=max(0, dropped)))
     return Mark(kernel, own, ahead), grown
+
+
+def _amounts(beyond: Counters, *, shut: bool) -> Amounts:
+    """Bytes that only the kernel's counters have: usage, except bytes from a guest behind a drop by tc."""
+    return Amounts(beyond.in_bytes, 0, refused_out_bytes=beyond.out_bytes) if shut else Amounts(*beyond)
 
 
 def _by_kernel(mark: Mark, kernel: Counters) -> Counters:
@@ -144,10 +155,12 @@ class Tally:
     usage[vm_id] is the VM's running total in its present period; the caller opens periods with `open_period`.
     booted_at: when the host booted, by the clock of the next reading. Bytes are never divided over a longer time than
     that, even if the clock was wrong when the last reading was recorded.
+    shut: since when tc drops everything on a vif, in seconds since 1970, by ifindex.
     """
 
     def __init__(self) -> None:
         self.booted_at: datetime | None = None
+        self.shut: Mapping[int, float] = {}
         self.tracked: dict[int, Tracked] = {}
         self.usage: dict[int, Counters] = {}
         self._period_start: dict[int, datetime] = {}
@@ -193,7 +206,9 @@ class Tally:
             since, tracked.last_at = tracked.last_at, until
             if self.booted_at is not None and since < self.booted_at:
                 since = self.booted_at
-            mark, amounts = advance(tracked.mark, reading)
+            drops = tracked.key.ifindex in self.shut
+            shut = drops and self._was_shut(tracked, since, until)
+            mark, amounts = advance(tracked.mark, reading, drops=drops, shut=shut)
             if mark == tracked.mark:
                 continue
             tracked.mark, tracked.counted = mark, tracked.counted.plus(amounts)
@@ -211,6 +226,12 @@ class Tally:
                 passed = Counters(share.in_bytes, share.out_bytes)
                 self._add(tracked, share.period_start, share.hour, passed, share.divided_bytes)
         return changed
+
+    def _was_shut(self, tracked: Tracked, since: datetime, until: datetime) -> bool:
+        """Whether nothing from the guest passed a vif that has a drop since its last reading. A hook puts the drop on a
+        new vif before anything passes. A drop of the future was put before the clock was set back."""
+        put = self.shut[tracked.key.ifindex]
+        return put <= since.timestamp() or put > until.timestamp() or not any(tracked.mark.kernel)
 
     def _add(
         self, tracked: Tracked, period_start: datetime, hour: datetime, amount: Counters, divided_bytes: int

@@ -42,7 +42,7 @@ def test_a_blocked_guest_reaches_only_allowed_networks(running: Host) -> None:
     guest = overdrawn(running, ips=IPS)
     assert until(lambda: reaches(guest, *OPEN))
     assert reaches_none(guest, *SHUT, neighbour.address())
-    assert running.link_is_up(guest)
+    assert not running.drops(guest.interface)
 
 
 def test_a_blocked_routed_guest_reaches_only_allowed_networks(running: Host) -> None:
@@ -90,7 +90,7 @@ def test_a_reload_applies_a_changed_allow_list_and_an_empty_list_leaves_no_rule(
     assert reaches_none(guest, *OPEN, SHUT[1])
     running.configure("")
     running.daemon.send_signal(1)
-    assert until(lambda: not running.link_is_up(guest))
+    assert until(lambda: running.drops(guest.interface))
     running.raise_links(guest)
     assert reaches_none(guest, *OPEN, *SHUT)
     assert "limit rate" not in running.run(["nft", "list", "table", "netdev", "xenbw"]).stdout
@@ -120,10 +120,10 @@ def test_a_vm_with_its_own_list_reaches_that_and_other_vms_the_common_list(runni
     assert reaches_none(guest, *SHUT)
 
 
-def test_a_vm_with_an_empty_list_has_its_link_down_beside_a_vm_with_exceptions(running: Host) -> None:
+def test_a_vm_with_an_empty_list_is_dropped_by_tc_beside_a_vm_with_exceptions(running: Host) -> None:
     guest, other = overdrawn(running, ips=IPS), overdrawn(running, "web2", ips=("10.50.0.12",))
     give(running, "web1", "none")
-    assert until(lambda: not running.link_is_up(guest))
+    assert until(lambda: running.drops(guest.interface))
     running.raise_links(guest)
     assert reaches_none(guest, *OPEN, *SHUT)
     assert reaches(other, OPEN[0])
@@ -136,7 +136,7 @@ def test_a_vm_may_have_its_own_list_without_a_common_list() -> None:
         give(host, "web1", *OPEN)
         assert until(lambda: reaches(guest, *OPEN))
         assert reaches_none(guest, *SHUT)
-        assert (host.link_is_up(guest), host.link_is_up(other)) == (True, False)
+        assert (host.drops(guest.interface), host.drops(other.interface)) == (False, True)
         host.raise_links(other)
         assert reaches_none(other, *OPEN, *SHUT)
 
@@ -198,7 +198,7 @@ def test_without_a_daemon_a_changed_list_applies_at_once(running: Host) -> None:
     assert until(lambda: reaches(guest, *SHUT))
     assert reaches_none(guest, *OPEN)
     give(running, "web1", "none")
-    assert not running.link_is_up(guest)
+    assert running.drops(guest.interface)
 
 
 def test_no_rule_is_left_of_a_released_vms_list(running: Host) -> None:

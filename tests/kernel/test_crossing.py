@@ -63,18 +63,21 @@ def listening(host: Host, *argv: str) -> Iterator[Path]:
 
 
 def _netlink(program: subprocess.Popen[bytes]) -> bool:
+    """Whether a program has a netlink socket that hears news of the kernel."""
     try:
         table = Path(f"/proc/{program.pid}/net/netlink").read_text().splitlines()[1:]
+        opened = {str(file.readlink()) for file in Path(f"/proc/{program.pid}/fd").iterdir()}
     except OSError:
         return False
-    return any(int(line.split()[2]) == program.pid and int(line.split()[3], 16) for line in table)
+    sockets = (line.split() for line in table)
+    return any(f"socket:[{words[9]}]" in opened and int(words[3], 16) for words in sockets)
 
 
 def index_of(host: Host, guest: Guest) -> int:
     return int(host.run(["cat", f"/sys/class/net/{guest.interface}/ifindex"], check=True).stdout)
 
 
-def test_the_blocked_vms_link_stays_down_and_its_seal_stays(running: Host) -> None:
+def test_the_blocked_vms_drop_by_tc_stays_and_its_seal_stays(running: Host) -> None:
     first, second = running.start("web1"), running.start("web2")
     for guest in (first, second):
         running.add(guest.name, limit_bytes=LIMIT)
@@ -82,7 +85,7 @@ def test_the_blocked_vms_link_stays_down_and_its_seal_stays(running: Host) -> No
     index = index_of(running, second)
     with (
         hearing_rules(running) as rules,
-        listening(running, "ip", "-o", "monitor", "link") as links,
+        listening(running, "tc", "monitor") as filters,
     ):
         with held_up(running):
             # Its traffic is found only by the kernel's counters, when chains are repaired to seal the first VM.
@@ -92,15 +95,17 @@ def test_the_blocked_vms_link_stays_down_and_its_seal_stays(running: Host) -> No
             for guest in (first, second):
                 assert guest.send(LIMIT) > 0
         assert until(lambda: running.blocked(first.address()) and running.blocked(second.address()))
-        assert until(lambda: not running.link_is_up(second))
+        assert until(lambda: running.drops(second.interface))
         running.ask("sync")
         # Once this news arrives, all earlier news has arrived.
         running.namespace.ip("link add last type bridge")
-        assert until(lambda: "last" in links.read_text())
-        sealed, up = _seals(rules, index), _links(links, second)
-    for held, free in ((sealed, False), (up, True)):
-        assert (not free) in held
-        assert free not in held[held.index(not free) :]
+        running.run(["tc", "qdisc", "add", "dev", "last", "clsact"], check=True)
+        assert until(lambda: "dev last" in filters.read_text())
+        sealed, dropped = _seals(rules, index), _drops(filters, second)
+    assert len(dropped) == 2  # one filter for each direction
+    for held in (sealed, dropped):
+        assert True in held
+        assert False not in held[held.index(True) :]
 
 
 def test_flushed_rules_let_no_traffic_past_a_block_in_many_rounds(running: Host) -> None:
@@ -110,14 +115,14 @@ def test_flushed_rules_let_no_traffic_past_a_block_in_many_rounds(running: Host)
         for guest in guests:
             running.add(guest.name, limit_bytes=sum(running.usage(guest.name)) + LIMIT)
         running.ask("sync")
-        assert until(lambda: all(running.link_is_up(guest) and guest.reaches(OUTSIDE) for guest in guests))
+        assert until(lambda: all(guest.reaches(OUTSIDE) for guest in guests))
         with held_up(running):
             # The daemon finds the second VM over while it seals the first.
             for way in ("in", "out"):
                 chain = f"v{guests[1].domid}.0.{index}-{way}"
                 running.run(["nft", "flush", "chain", "netdev", "xenbw", chain], check=True)
             assert all(guest.send(LIMIT) > 0 for guest in guests)
-        assert until(lambda: all(running.blocked(one.address()) and not running.link_is_up(one) for one in guests))
+        assert until(lambda: all(running.blocked(one.address()) and running.drops(one.interface) for one in guests))
         running.run(["nft", "flush", "ruleset"], check=True)
         assert [guest.send(10_000, timeout=0.05) for guest in guests] == [0, 0]
         running.ask("sync")
@@ -149,7 +154,7 @@ def _news(rules: socket.socket) -> Iterator[tuple[int, dict[int, bytes]]]:
                 at += (length + 3) & ~3
 
 
-def _links(links: Path, guest: Guest) -> list[bool]:
-    """Whether the guest's link was up, in each of the kernel's news of it."""
-    lines = [line for line in links.read_text().splitlines() if f" {guest.interface}@" in line]
-    return ["UP" in line.split("<")[1].split(">")[0].split(",") for line in lines]
+def _drops(filters: Path, guest: Guest) -> list[bool]:
+    """Whether a filter of ours was added to the guest's vif, in each of the kernel's news of such filters."""
+    lines = [line for line in filters.read_text().splitlines() if f"dev {guest.interface} " in line]
+    return [not line.startswith("deleted") for line in lines if "handle 0x7862" in line]

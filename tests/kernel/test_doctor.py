@@ -181,12 +181,28 @@ def test_a_guest_shaped_through_another_device_is_found_since_it_is_not_metered(
     assert any("tc redirects what comes from vif1.0" in failure for failure in failures(told(running)))
 
 
+def test_vifs_that_only_nfts_rules_seal_are_found_and_so_are_filters_without_a_mark(running: Host) -> None:
+    guest, other = running.start("web1", ("10.51.0.11",), script="vif-route"), running.start("web2")
+    for name in ("web1", "web2"):
+        running.xenbw("block", name)
+    running.undrop(guest.interface)
+    running.hinder_drop(guest.interface)
+    for mark in (running.run_dir / "dropped").iterdir():
+        mark.unlink()
+    found = {one["text"].partition(":")[0]: one for one in told(running)["seal"] if one["level"] == "WARN"}
+    bare, stray = f"only nft's rules seal {guest.interface}", f"xenbw's tc filter on {other.interface} has no mark"
+    assert [any(text.startswith(words) for text in found) for words in (bare, stray)] == [True, True]
+    (fix,) = (one for text, one in found.items() if text.startswith(stray))
+    mend(running, fix)
+    assert not running.drops(other.interface)
+
+
 def test_an_nft_program_that_does_nothing_is_found(running: Host) -> None:
     (running.bin_dir / "nft").write_text("#!/bin/sh\ncat >/dev/null\n")
     (running.bin_dir / "nft").chmod(0o755)
     found = told(running)
     assert levels(found, "meter") == ["PASS", "FAIL"]
-    assert levels(found, "seal") == ["FAIL"]
+    assert levels(found, "seal") == ["FAIL", "PASS"]  # by nft, and by tc
 
 
 def test_a_host_that_cannot_throttle_is_told(running: Host) -> None:
@@ -238,7 +254,8 @@ def test_on_a_real_bridge_meter_and_seal_are_proven_unnoticed_by_its_guests(runn
     before, counters = state(running), [guest.counters() for guest in guests]
     found = told(running, "--on", BRIDGE)
     assert [one["level"] for one in found["meter"] if BRIDGE in one["text"]] == ["PASS"]
-    assert [one["level"] for one in found["seal"] if BRIDGE in one["text"]] == ["PASS"]
+    assert [one["level"] for one in found["seal"] if BRIDGE in one["text"]] == ["PASS", "PASS"]
+    assert "1 sealed interfaces stay sealed" in found["seal"][0]["text"]
     put_back(running, before)
     for guest, counted in zip(guests, counters, strict=True):
         # Only packets that an interface sends by itself now and then.

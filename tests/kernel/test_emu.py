@@ -59,13 +59,10 @@ def over(host: Host, vm: Hvm) -> None:
     assert until(lambda: host.blocked(vm.guest.address()))
 
 
-def is_up(host: Host, interface: str) -> bool:
-    return host.run(["ip", "link", "show", "up", "dev", interface]).stdout != ""
-
-
 def raise_links(host: Host, vm: Hvm) -> None:
-    """Set the interfaces of both cards up in dom0."""
+    """Set the interfaces of both cards up in dom0, and take the drops by tc from them."""
     host.raise_links(vm.guest)
+    host.undrop(vm.interface)
     host.namespace.ip(f"link set {vm.interface} up")
     assert until(lambda: host.run(["cat", f"/sys/class/net/{vm.interface}/brport/state"]).stdout == "3\n")
 
@@ -166,12 +163,12 @@ def test_a_tap_without_a_hook_call_is_found_and_counted(vm: Hvm, running: Host) 
 def test_when_the_emulated_card_uses_up_the_allowance_both_cards_are_sealed(vm: Hvm, running: Host) -> None:
     assert passed(running, vm) == EVERY
     over(running, vm)
-    assert until(lambda: not is_up(running, vm.interface) and not running.link_is_up(vm.guest))
+    assert until(lambda: running.drops(vm.interface) and running.drops(vm.guest.interface))
     assert passed(running, vm) == NONE
     assert (vm.guest.send(10_000), vm.guest.receive(10_000)) == (0, 0)
 
 
-def test_the_seal_holds_when_the_links_are_set_up(vm: Hvm, running: Host) -> None:
+def test_the_seal_holds_when_the_drops_by_tc_are_gone(vm: Hvm, running: Host) -> None:
     over(running, vm)
     running.kill_daemon()
     raise_links(running, vm)
@@ -184,8 +181,6 @@ def test_traffic_that_the_seal_refuses_is_not_usage(vm: Hvm, running: Host) -> N
     used = running.usage("web1")
 
     def refused() -> bool:
-        # The daemon takes the link down again and again.
-        running.namespace.ip(f"link set {vm.interface} up")
         vm.tap.write([vm.request] * 20)
         return newest(running, Kind.EMU).counted.refused_out_bytes > 0
 
@@ -193,9 +188,9 @@ def test_traffic_that_the_seal_refuses_is_not_usage(vm: Hvm, running: Host) -> N
     assert running.usage("web1") == used
 
 
-def test_the_links_that_are_down_hold_with_every_rule_flushed_and_the_daemon_dead(vm: Hvm, running: Host) -> None:
+def test_the_drops_by_tc_hold_with_every_rule_flushed_and_the_daemon_dead(vm: Hvm, running: Host) -> None:
     over(running, vm)
-    assert until(lambda: not is_up(running, vm.interface))
+    assert until(lambda: running.drops(vm.interface))
     running.kill_daemon()
     for argv in (["nft", "flush", "ruleset"], ["iptables-legacy", "-F"]):
         running.run(argv, check=True)
@@ -205,7 +200,7 @@ def test_the_links_that_are_down_hold_with_every_rule_flushed_and_the_daemon_dea
 def test_a_release_opens_the_emulated_card_again(vm: Hvm, running: Host) -> None:
     over(running, vm)
     running.xenbw("lift", "web1")
-    assert is_up(running, vm.interface)
+    assert not running.drops(vm.interface)
     assert until(lambda: passed(running, vm) == EVERY)
     assert until(lambda: running.usage("web1").plus(running.refused("web1")) == vm.total())
 
@@ -220,7 +215,7 @@ def test_a_vm_that_restarts_while_over_has_its_new_tap_sealed_from_the_first_fra
     vm.restart()
     assert vm.guest.domid == 2
     assert passed(running, vm) == NONE
-    assert until(lambda: not is_up(running, vm.interface))
+    assert until(lambda: running.drops(vm.interface))
     running.kill_daemon()
     raise_links(running, vm)
     assert passed(running, vm) == NONE
@@ -229,7 +224,7 @@ def test_a_vm_that_restarts_while_over_has_its_new_tap_sealed_from_the_first_fra
 def test_a_tap_without_a_hook_call_is_sealed_while_its_vm_is_over(vm: Hvm, running: Host) -> None:
     over(running, vm)
     vm.replug()
-    assert until(lambda: covered(running, vm.interface) and not is_up(running, vm.interface))
+    assert until(lambda: covered(running, vm.interface) and running.drops(vm.interface))
     assert passed(running, vm) == NONE
     running.kill_daemon()
     raise_links(running, vm)

@@ -59,7 +59,8 @@ def bridged(host: Host) -> Iterator[Intruder]:
 
 @pytest.fixture(scope="module")
 def forced_up(host: Host, bridged: Intruder) -> Iterator[Intruder]:
-    """A blocked VM on the bridge, with its link set up and the daemon stopped: only the rule on its vif holds it."""
+    """A blocked VM on the bridge, with its drop by tc removed and the daemon stopped: only the rule on its vif holds
+    it."""
     assert host.daemon is not None
     host.daemon.send_signal(signal.SIGSTOP)
     force_up(host, bridged.guest)
@@ -89,7 +90,7 @@ def test_no_frame_from_or_to_a_routed_blocked_vm_arrives(routed: Intruder, name:
 
 
 @pytest.mark.parametrize("name", EVASIONS)
-def test_with_its_link_set_up_no_frame_from_or_to_a_blocked_vm_arrives(forced_up: Intruder, name: str) -> None:
+def test_without_its_drop_by_tc_no_frame_from_or_to_a_blocked_vm_arrives(forced_up: Intruder, name: str) -> None:
     sent = forced_up.guest.counters().out_bytes
     nothing_passes(forced_up, EVASIONS[name])
     assert forced_up.guest.counters().out_bytes > sent

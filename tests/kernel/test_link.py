@@ -1,17 +1,27 @@
-"""A blocked guest's link is down beside its seal: no flush of rules undoes that."""
+"""A blocked guest's link is down beside its seal where no drop by tc can be had: no flush of rules undoes that."""
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 
 from tests.support.capture import Capture
-from tests.support.host import Host
+from tests.support.guest import Guest
+from tests.support.host import HOOK, Host
 from tests.support.pace import until
 from tests.support.story import overdrawn
 
 pytestmark = pytest.mark.kernel
+
+
+def over(host: Host) -> Guest:
+    """A blocked VM whose vif has a qdisc in the place where clsact would be."""
+    guest = host.start("web1")
+    host.hinder_drop(guest.interface)
+    host.xenbw("block", "web1", "--reason", "abuse")
+    return guest
 
 
 def flush(host: Host) -> None:
@@ -26,7 +36,7 @@ def marks(host: Host) -> list[str]:
 
 
 def test_the_link_of_a_blocked_guest_goes_down_and_is_raised_at_its_release(running: Host) -> None:
-    guest = overdrawn(running)
+    guest = over(running)
     assert until(lambda: not running.link_is_up(guest))
     running.xenbw("lift", "web1")
     assert running.link_is_up(guest)
@@ -35,7 +45,7 @@ def test_the_link_of_a_blocked_guest_goes_down_and_is_raised_at_its_release(runn
 
 
 def test_with_every_rule_flushed_and_the_daemon_dead_no_packet_passes(running: Host) -> None:
-    guest = overdrawn(running)
+    guest = over(running)
     assert until(lambda: not running.link_is_up(guest))
     running.kill_daemon()
     flush(running)
@@ -46,16 +56,21 @@ def test_with_every_rule_flushed_and_the_daemon_dead_no_packet_passes(running: H
     assert guest.receive(1000) == 0
 
 
-def test_a_hook_takes_the_link_down_before_the_guest_is_connected(running: Host) -> None:
-    guest = overdrawn(running)
-    running.kill_daemon()
-    guest.destroy()
-    guest.start()
-    assert not running.link_is_up(guest)
+def test_a_hook_takes_the_link_down_before_the_guest_is_connected(tmp_path: Path) -> None:
+    shaper = tmp_path / "shaper.hook"  # is called before xenbw's, by its name
+    shaper.write_text('[ "$command" != online ] || tc qdisc add dev "$vif" ingress\n')
+    with Host(hooks=(shaper, HOOK)) as host:
+        host.start_daemon()
+        guest = host.start("web1")
+        host.xenbw("block", "web1", "--reason", "abuse")
+        host.kill_daemon()
+        guest.destroy()
+        guest.start()
+        assert not host.link_is_up(guest)
 
 
 def test_a_link_that_is_set_up_by_hand_goes_down_again(running: Host) -> None:
-    guest = overdrawn(running)
+    guest = over(running)
     assert until(lambda: not running.link_is_up(guest))
     running.raise_links(guest)
     assert until(lambda: not running.link_is_up(guest))
@@ -63,6 +78,7 @@ def test_a_link_that_is_set_up_by_hand_goes_down_again(running: Host) -> None:
 
 def test_a_link_that_an_admin_took_down_stays_down_after_the_release(running: Host) -> None:
     guest = running.start("web1")
+    running.hinder_drop(guest.interface)
     running.namespace.ip(f"link set {guest.interface} down")
     running.xenbw("block", "web1", "--reason", "abuse")
     running.xenbw("lift", "web1")
@@ -71,15 +87,20 @@ def test_a_link_that_an_admin_took_down_stays_down_after_the_release(running: Ho
 
 def test_a_routed_guest_keeps_its_link_and_has_its_routes_after_the_release(running: Host) -> None:
     guest = overdrawn(running, ips=("10.51.0.11",), script="vif-route")
+    running.undrop(guest.interface)
+    running.hinder_drop(guest.interface)
     routes = running.run(["ip", "route"]).stdout
+    running.ask("sync")
     assert running.link_is_up(guest)
+    assert "tc refuses xenbw's filter" in running.ask("status")["problems"][0]
     running.xenbw("lift", "web1")
     assert running.run(["ip", "route"]).stdout == routes
     assert guest.reaches("10.50.0.1")
+    assert running.ask("status")["problems"] == []
 
 
 def test_the_mark_of_a_gone_guest_is_removed(running: Host) -> None:
-    guest = overdrawn(running)
+    guest = over(running)
     assert until(lambda: marks(running) != [])
     guest.destroy()
     assert until(lambda: marks(running) == [])
@@ -102,6 +123,7 @@ def test_a_link_that_a_hook_took_down_stays_down_until_its_vm_is_known(running: 
 def test_without_a_daemon_the_command_line_takes_links_down_and_raises_them(host: Host) -> None:
     host.add("web1")
     guest = host.start("web1")
+    host.hinder_drop(guest.interface)
     host.xenbw("block", "web1", "--reason", "abuse", check=False)
     assert not host.link_is_up(guest)
     host.xenbw("lift", "web1")

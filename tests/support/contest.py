@@ -61,6 +61,9 @@ class Contest:
         host.add("idle", ips=tuple(map(ip_address, _IDLE.values())))
         neighbour = host.start("db1")
         bridged, routed = host.start("web1"), host.start("web2", ("10.51.0.11",), script="vif-route")
+        for guest in (bridged, routed):
+            # What is contested here are rules: no drop by tc is to stand beside them.
+            host.hinder_drop(guest.interface)
         for name in self.blocked:
             host.xenbw("block", name)
         host.ask("sync")

@@ -132,8 +132,24 @@ class Host(Dom0):
         return self.run(["ip", "link", "show", "up", "dev", guest.interface]).stdout != ""
 
     def raise_links(self, guest: Guest) -> None:
-        """Set the guest's interfaces up in dom0, as some other program may, whoever set them down."""
+        """Set the guest's interfaces up in dom0, and take the drops by tc from them, as some other program may: then
+        only rules hold the guest."""
+        for interface in guest.interfaces.values():
+            self.undrop(interface)
         self.namespace.ip(*(f"link set {interface} up" for interface in guest.interfaces.values()))
+
+    def drops(self, interface: str) -> bool:
+        """Whether xenbw's filter by tc drops all packets of an interface, in both directions."""
+        shown = [self.run(["tc", "filter", "show", "dev", interface, way]).stdout for way in ("ingress", "egress")]
+        return all("handle 0x7862 direct-action" in one and "bytecode '1,6 0 0 2'" in one for one in shown)
+
+    def hinder_drop(self, interface: str) -> None:
+        """Give an interface the qdisc `ingress`, as an admin may for a policer: there is no place for clsact then."""
+        self.run(["tc", "qdisc", "add", "dev", interface, "ingress"], check=True)
+
+    def undrop(self, interface: str) -> None:
+        """Remove clsact from an interface, with all filters, as some other program may."""
+        self.run(["tc", "qdisc", "del", "dev", interface, "clsact"])
 
     def usage(self, name: str) -> Counters:
         """A VM's usage of the present period, after all counted bytes have been written."""

@@ -143,8 +143,8 @@ def mac_of(place: Namespace, device: str) -> str:
 
 
 def force_up(host: Host, guest: Guest) -> None:
-    """Set the guest's vif up in dom0, whatever xenbw did to it, and wait until its link lets frames pass."""
-    host.namespace.ip(*(f"link set {interface} up" for interface in guest.interfaces.values()))
+    """Set the guest's vif up in dom0 and take the drop by tc from it, and wait until its link lets frames pass."""
+    host.raise_links(guest)
     assert until(lambda: all(_open(host, interface) for interface in guest.interfaces.values()))
 
 

@@ -145,6 +145,60 @@ def test_counters_that_started_again_unnoticed_are_recognised_by_smaller_values(
     assert wire.read() == Amounts(10, 20, 3)
 
 
+# behind a drop by tc, which our own counters do not see
+
+
+def test_bytes_that_only_the_kernel_saw_before_a_drop_are_refused() -> None:
+    mark = Mark(Counters(10, 100), Amounts(10, 100))
+    now = Reading(Counters(10, 350), Amounts(10, 100))
+    assert advance(mark, now, drops=True) == (Mark(*now, Counters(0, 250)), Amounts(0, 0, refused_out_bytes=250))
+    assert advance(mark, now)[1] == NOTHING
+
+
+def test_bytes_that_passed_before_the_drop_was_put_are_usage() -> None:
+    mark = Mark(Counters(10, 100), Amounts(10, 100))
+    now = Reading(Counters(30, 350), Amounts(30, 220))
+    assert advance(mark, now, drops=True)[1] == Amounts(20, 120, refused_out_bytes=130)
+
+
+def test_bytes_before_a_drop_are_no_usage_if_our_counters_are_lost_afterwards() -> None:
+    mark, _ = advance(
+        Mark(Counters(10, 100), Amounts(10, 100)), Reading(Counters(10, 350), Amounts(10, 100)), drops=True, shut=True
+    )
+    assert advance(mark, Reading(Counters(15, 370), None)) == (Mark(Counters(15, 370)), Amounts(5, 20))
+
+
+def test_while_our_counters_are_lost_bytes_from_a_guest_behind_a_drop_are_refused() -> None:
+    mark = Mark(Counters(10, 100), Amounts(10, 100))
+    began = Amounts(0, 0, 0, 0, 20)
+    assert advance(mark, Reading(Counters(10, 350), None), drops=True, shut=True)[1] == Amounts(
+        0, 0, refused_out_bytes=250
+    )
+    assert advance(mark, Reading(Counters(10, 350), began), drops=True, shut=True)[1] == Amounts(
+        0, 0, refused_out_bytes=250
+    )
+
+
+def test_bytes_before_a_drop_after_the_frontend_connected_anew_are_refused() -> None:
+    mark = Mark(Counters(10, 100), Amounts(10, 100))
+    _, amounts = advance(mark, Reading(Counters(0, 40), Amounts(10, 100)), drops=True, shut=True)
+    assert amounts == Amounts(0, 0, refused_out_bytes=40)
+
+
+@pytest.mark.parametrize(
+    ("put", "earlier", "refused"),
+    [(-1, 100, True), (5, 100, False), (5, 0, True), (None, 100, False), (9999, 100, True)],
+)
+def test_bytes_are_refused_only_if_the_drop_stood_at_the_last_reading_or_from_the_first_frame(
+    put: int | None, earlier: int, refused: bool
+) -> None:
+    tally = following(binding(mark=Mark(Counters(0, earlier))))
+    tally.shut = {} if put is None else {1: NOON.timestamp() + put}
+    tally.credit({1: Reading(Counters(0, earlier + 50))}, NOON + 10 * SECOND, for_every_vm)
+    amounts = tally.tracked[1].counted
+    assert (amounts.out_bytes, amounts.refused_out_bytes) == ((0, 50) if refused else (50, 0))
+
+
 def test_our_last_counts_are_credited_when_the_interface_and_the_kernels_counters_are_gone() -> None:
     wire = Wire()
     wire.cover()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 from tests.support.books import add_vm, open_ledger, start_vif, vm_of
 from tests.support.clock import utc
 from tests.support.guarded import END, IP, IP6, NOW, Host, MethodStandIn
+from xenbw.blocks.block import Outcome, Wanted
 from xenbw.blocks.link import Link
 from xenbw.config import DaemonSection, EnforceSection, MailSection, Settings
 from xenbw.enforce.reconcile import Reconciler
@@ -372,6 +373,33 @@ def test_a_bridge_port_that_is_set_down_needs_no_iptables(host: Host, bridges: C
     host.judge(1001)
     host.enforce()
     assert (host.reconciler.problems, host.events()) == ([], ["null-routed"])
+
+
+@dataclass
+class Shutter:
+    """Stands in for a block that shuts some vifs, by ifindex; keeps which it was asked to shut."""
+
+    can: frozenset[int]
+    name: str = "shutter"
+    asked: dict[int, str] = field(default_factory=dict)
+
+    def probe(self) -> str | None:
+        return None
+
+    def apply(self, wanted: Wanted) -> Outcome:
+        self.asked = dict(wanted.shut)
+        return Outcome(shut=self.can)
+
+
+def test_a_block_is_asked_to_shut_only_the_vifs_that_the_blocks_before_it_could_not(host: Host) -> None:
+    one = start_vif(host.ledger, "web1", NOW, domid=1, devid=1)
+    other = start_vif(host.ledger, "web1", NOW, domid=1, devid=2)
+    first, second = Shutter(frozenset({one.ifindex})), Shutter(frozenset())
+    host.reconciler = Reconciler(host.ledger, host.settings, host.judging, [first, second])
+    host.judge(1001)
+    host.enforce()
+    assert {one.ifindex, other.ifindex} <= first.asked.keys()
+    assert second.asked == {index: name for index, name in first.asked.items() if index != one.ifindex}
 
 
 def test_two_running_vms_with_one_address_are_a_problem(host: Host) -> None:

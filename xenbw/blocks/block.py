@@ -34,8 +34,9 @@ class Wanted:
 
     null_routes: address -> name of the blocked VM that holds it.
     ports: all vifs of this dom0, each with whether it is sealed and which networks its seal lets through.
-    links: vifs whose links have to be down: ifindex -> interface.
-    starting: ifindexes of vifs whose vif script is running; their links are left to the hook.
+    shut: vifs that nothing may pass, whatever becomes of nft's rules: ifindex -> interface. A block gets only the vifs
+    that the blocks before it could not shut.
+    starting: ifindexes of vifs whose vif script is running; their drops and links are left to the hook.
     domids: running domains of blocked VMs: domid -> the VM's name.
     owners: the vifs that are bound in this boot: ifindex -> domid.
     allow: the networks that blocked VMs may still reach, by VM name.
@@ -44,7 +45,7 @@ class Wanted:
 
     null_routes: Mapping[Address, str] = field(default_factory=dict)
     ports: tuple[Port, ...] = ()
-    links: Mapping[int, str] = field(default_factory=dict)
+    shut: Mapping[int, str] = field(default_factory=dict)
     starting: frozenset[int] = frozenset()
     domids: Mapping[int, str] = field(default_factory=dict)
     owners: Mapping[int, int] = field(default_factory=dict)
@@ -57,8 +58,8 @@ class Outcome:
     """What a block did.
 
     changes: what the block had to change. problems: sentences for the admin.
-    shut: ifindexes of vifs whose links it holds down. seals: whether on this host it can stop all traffic on the vifs
-    of blocked VMs, so that their blocks need no null route.
+    shut: ifindexes of vifs that nothing passes, whatever becomes of nft's rules. seals: whether on this host it can
+    stop all traffic on the vifs of blocked VMs, so that their blocks need no null route.
     """
 
     changes: tuple[str, ...] = ()

@@ -1,7 +1,9 @@
-"""Links of blocked VMs' vifs are down: no flush of rules undoes that, even with the daemon dead.
+"""Links of blocked VMs' vifs are down where no drop by tc can be had (blocks/drop.py): no flush of rules undoes that
+either, even with the daemon dead.
 
 Only ports of a Linux bridge are taken down: a routed vif would lose its routes. A mark in the run folder names each
-link that was taken down here, and only those are raised again. The guest notices nothing; its frames wait in its ring.
+link that was taken down here, and only those are raised again. The guest is not told: its frames wait in its ring, and
+its shutdown may wait for them.
 
 The hook uses this at each boot of a VM, so it imports next to nothing.
 """
@@ -49,12 +51,12 @@ class Link:
         from xenbw.blocks.block import Outcome  # the hook, which only lowers links, cannot afford dataclasses
 
         failed = []
-        for ifindex in self.lowered() - wanted.links.keys() - wanted.starting:
+        for ifindex in self.lowered() - wanted.shut.keys() - wanted.starting:
             try:
                 self._raise(ifindex)
             except OSError as error:
                 failed.append(f"interface {ifindex}: its link cannot be raised again: {error.strerror}")
-        for ifindex, interface in wanted.links.items():
+        for ifindex, interface in wanted.shut.items():
             try:
                 if decode(os.fsencode(_name(ifindex) or "")) == interface:
                     self.lower(ifindex)

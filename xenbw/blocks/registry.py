@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from xenbw.blocks import latch_text, link, restore, seal, throttle_text, tripwire_text
+from xenbw.blocks import drop, latch_text, link, restore, seal, throttle_text, tripwire_text
 from xenbw.blocks.block import Block
+from xenbw.blocks.drop import Drop
 from xenbw.blocks.latch import Latch
 from xenbw.blocks.link import Link
 from xenbw.blocks.seal import Seal
@@ -56,6 +57,7 @@ REGISTRY: Mapping[str, _Entry] = {
     THROTTLE: _Entry(lambda means: Throttle(means.tables, means.chains), throttle_text.UNDO),
     "iptables": _Entry(lambda _: _null_route(4), restore.UNDO[4]),
     "ip6tables": _Entry(lambda _: _null_route(6), restore.UNDO[6]),
+    "drop": _Entry(lambda means: Drop(means.run_dir), drop.UNDO),
     "link": _Entry(lambda means: Link(means.run_dir), link.UNDO),
     "latch": _Entry(lambda means: Latch(means.tables, means.run_dir), latch_text.UNDO),
 }

@@ -62,6 +62,7 @@ class Rounds:
         judged: set[int] = set()
         due = set(due)
         while True:
+            self._tally.shut = self._reconciler.shut()
             self._count(self._ports() if look or self._metering.bridged else None)
             spent = self._spent()
             hold = self._roll() or hold

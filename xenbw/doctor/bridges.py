@@ -72,7 +72,7 @@ def judge_shaping(redirected: Collection[str]) -> list[Finding]:
         bad(
             "meter",
             f"tc redirects what comes from {', '.join(sorted(redirected))} before nft sees it: the traffic from these"
-            " guests is not metered, and a seal stops it only if it also sets the link down",
+            " guests is not metered, and only xenbw's own tc filter, or a link that is down, stops it",
             'set [meter] source = "kernel", or use a tc policer at ingress instead of redirecting to an ifb device',
         )
     ]

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 
-from xenbw.doctor import bridges, hook, legacy, proof, rig, ruleset, saved, service, system, throttling, tripping
+from xenbw.doctor import (
+    bridges,
+    drops,
+    hook,
+    legacy,
+    proof,
+    rig,
+    ruleset,
+    saved,
+    service,
+    system,
+    throttling,
+    tripping,
+)
 from xenbw.doctor.finding import Finding, bad
 from xenbw.doctor.host import Host
 from xenbw.errors import XenbwError
@@ -25,6 +38,7 @@ _TOPICS: tuple[tuple[str, _Look], ...] = (
     ("bridges", bridges.filtering),
     ("bridges", bridges.flooding),
     ("meter", bridges.shaping),
+    ("seal", drops.look),
     ("clock", system.clock),
     ("ledger", service.ledger),
     ("book", service.book),

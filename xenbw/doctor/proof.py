@@ -63,6 +63,12 @@ def of_meter_and_seal(rig: Rig, where: str) -> Iterator[Finding]:
         return
     yield judge_meter(_meter(rig), where)
     yield judge_seal(_seal(rig), where)
+    dropped = _drop(rig)
+    if dropped is not None:
+        yield judge_seal(dropped, f"{where}, by tc alone")
+    else:
+        text = f"{where}: tc cannot seal: links of blocked VMs are set down instead, and their shutdown may hang"
+        yield doubt("seal", text, "modprobe sch_ingress cls_bpf")
 
 
 def of_null_route(rig: Rig, *, filtered: bool) -> Iterator[Finding]:
@@ -154,6 +160,16 @@ def _seal(rig: Rig) -> Sealed:
     to_guest, from_guest = exchange(rig, 64, wire.IN_VAIN)
     _put_seal(rig, sealed=False)
     return Sealed(from_guest, to_guest, min(exchange(rig, 64)))
+
+
+def _drop(rig: Rig) -> Sealed | None:
+    """The drop by tc put and removed again; None if it cannot be had."""
+    port = rig.port
+    with rig.block("drop") as drop:
+        held = rig.dom0.do(lambda: drop.apply(Wanted(shut={port.ifindex: port.interface}))).shut
+        to_guest, from_guest = exchange(rig, 64, wire.IN_VAIN) if held else (0, 0)
+        rig.dom0.do(lambda: drop.apply(Wanted()))
+    return Sealed(from_guest, to_guest, min(exchange(rig, 64))) if held else None
 
 
 def _pings(rig: Rig) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.model import Address, Binding, Block, Counters, Network, Rates
 from xenbw.nft.port import Port
 from xenbw.rundir import overfile, pending, turn
+from xenbw.rundir.dropped import Dropped
 from xenbw.tell.announcement import unfiltered
 from xenbw.vifs import interfaces
 
@@ -61,6 +62,10 @@ class Reconciler:
         ids = {entry.vm.name: vm_id for vm_id, entry in roster.entries.items()} if present.arriving else {}
         return desired.ports(present, self._hold, ids)
 
+    def shut(self) -> dict[int, float]:
+        """The vifs on which tc drops everything: ifindex -> since when, in seconds since 1970."""
+        return Dropped(str(self.settings.daemon.run_dir)).since()
+
     def reconcile(self, roster: Roster, usage: Mapping[int, Counters], moment: Moment, present: Present) -> list[str]:
         """Make the kernel's blocks what the ledger says, and tell the hook. usage: on this host, by VM. Returns what
         blocks changed; failures are in `problems`. Raises LedgerError."""
@@ -79,7 +84,7 @@ class Reconciler:
             self.plan = plan
             wanted = replace(self._wanted(roster, latest, started, present), lines=lines)
             self._tell_hook(roster, blocks, plan, wanted)
-            outcomes = [self._apply(block, wanted) for block in self._blocks]
+            outcomes = self._apply_all(wanted)
         self.problems += [problem for outcome in outcomes for problem in outcome.problems]
         if not any(outcome.seals for outcome in outcomes):
             shut = frozenset[int]().union(*(outcome.shut for outcome in outcomes))
@@ -125,6 +130,14 @@ class Reconciler:
             {one.ifindex: one.domid for one in latest if one.ended_at is None and one.boot_id == self._boot_id},
             Exceptions(self._hold.allow.common, {names[vm_id]: own for vm_id, own in self._hold.allow.own.items()}),
         )
+
+    def _apply_all(self, wanted: Wanted) -> list[Outcome]:
+        outcomes = []
+        for block in self._blocks:
+            outcomes.append(self._apply(block, wanted))
+            left = {index: name for index, name in wanted.shut.items() if index not in outcomes[-1].shut}
+            wanted = replace(wanted, shut=left)
+        return outcomes
 
     def _apply(self, block: Blocker, wanted: Wanted) -> Outcome:
         try:
@@ -211,7 +224,7 @@ class Reconciler:
         self, roster: Roster, blocks: Mapping[int, Block], passing: Collection[Binding], moment: Moment
     ) -> None:
         """A null route has no effect on a bridge whose frames iptables does not see: say so once by mail, and in status
-        as long as it lasts. passing: live bindings whose links are not down for a block."""
+        as long as it lasts. passing: live bindings that are not shut by a block."""
         blind = {version for version in (4, 6) if not interfaces.bridge_filtered(version)}
         open_now = {
             (binding.vm_id, binding.bridge)
@@ -236,7 +249,7 @@ class Reconciler:
 
 
 def _unreached(plan: Plan, roster: Roster, blocks: Mapping[int, Block], passing: Iterable[Binding]) -> list[str]:
-    """Problems for running blocked VMs that have no null route. passing: live bindings whose links are not down for a
+    """Problems for running blocked VMs that have no null route. passing: live bindings that are not shut by a
     block."""
     found = []
     routed = set(plan.null_routes.values())

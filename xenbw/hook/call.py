@@ -12,7 +12,6 @@ import sqlite3
 import time
 
 from xenbw.blocks import latch_text, throttle_text, tripwire_text
-from xenbw.blocks.link import Link
 from xenbw.errors import XenbwError
 from xenbw.hook import gate
 from xenbw.ledger import bindings
@@ -241,6 +240,19 @@ def _poke(run_dir: str) -> None:
         stream.close()
 
 
+def _shut(ifindex: int, run_dir: str) -> None:
+    """Let nothing pass a vif, whatever becomes of nft's rules: by tc, or if that cannot be had by its link."""
+    # Imported here, since the starts of VMs in good standing do not need it.
+    from xenbw.blocks.drop import Drop
+
+    try:
+        Drop(run_dir).put(ifindex)
+    except OSError:
+        from xenbw.blocks.link import Link
+
+        Link(run_dir).lower(ifindex)
+
+
 def _mark(change: Callable[[int], None], domid: int) -> None:
     """Add or remove the latch mark that udev's rule reads; a failure is harmless."""
     try:
@@ -296,7 +308,7 @@ def run(env: dict[str, str]) -> None:
         if over.nft or sealed or facts.name in over.tripwires:
             facts.cover(over, sealed=sealed)
         if sealed and not over.allow.of(facts.name):
-            Link(paths.run_dir).lower(facts.ifindex)
+            _shut(facts.ifindex, paths.run_dir)
         if sealed:
             _mark(Marks(paths.run_dir).put, call.domid)
         # A blocked VM is null-routed before the ledger is opened, which may wait.

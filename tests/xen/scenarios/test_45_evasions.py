@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rig import guest, outside, package
+from rig import guest, outside, package, shell
 from rig.ears import Ears
 from rig.guest import Card, Guest
 from rig.outside import Frame
@@ -101,7 +101,8 @@ _TRIES = "\n".join(
 class Tried:
     """The result of trying all evasions. frames: those that arrived outside, from the guest or forwarded by the
     neighbour. heard: how many of the guest's frames each other host got. sent, received: frames of its card since the
-    driver was bound again. answered: whether it answered a ping. link: its link in dom0. said: its commands' output."""
+    driver was bound again. answered: whether it answered a ping. link: its link in dom0. dropped: whether tc drops all
+    its frames there. said: its commands' output."""
 
     frames: list[Frame]
     heard: dict[str, int]
@@ -109,6 +110,7 @@ class Tried:
     received: int
     answered: bool
     link: str
+    dropped: bool
     said: str
 
 
@@ -143,8 +145,10 @@ class _Rogue:
         frames = outside.frames(since, self.guest)
         frames += [frame for frame in outside.frames(since, self._neighbour) if frame.source == self.guest.ip]
         heard = {who: frames - before[who] for who, frames in self._ears.heard().items()}
-        link = Path(f"/sys/class/net/vif{self.guest.domid}.0/operstate").read_text().strip()
-        return Tried(frames, heard, int(sent), int(received), answered, link, said)
+        vif = f"vif{self.guest.domid}.0"
+        link = Path(f"/sys/class/net/{vif}/operstate").read_text().strip()
+        dropped = "handle 0x7862" in shell.run("tc", "filter", "show", "dev", vif, "ingress")
+        return Tried(frames, heard, int(sent), int(received), answered, link, dropped, said)
 
     def weighed(self) -> Weighed:
         """The bytes once all counters agree, or else at the end of the wait. IPv6 and its reports are switched off."""
@@ -227,10 +231,10 @@ def test_of_the_bytes_of_its_own_card_only_vlan_tags_are_not_charged(story: Stor
 
 @pytest.fixture(params=["as the block stands", "by the drop rule alone"])
 def blocked(request: pytest.FixtureRequest, story: Story) -> Tried:
-    """Over its allowance: the link is down; or it is up, without null routes and with the daemon stopped."""
+    """Over its allowance: all blocks stand; or those by tc and by null routes are gone, with the daemon stopped."""
     by_rule = request.param == "by the drop rule alone"
     tried = story.rule_alone if by_rule else story.over
-    assert tried.link == ("up" if by_rule else "down")
+    assert (tried.link, tried.dropped) == ("up", not by_rule)
     return tried
 
 

@@ -80,14 +80,15 @@ def flush() -> None:
 
 
 def unseal() -> None:
-    """Flush all nft rules, and set all links up."""
+    """Flush all nft rules, remove all drops by tc, and set all links up."""
     shell.run("nft", "flush", "ruleset")
     raise_links()
 
 
 def raise_links() -> None:
-    """Set all links up; the daemon may take ten seconds to notice."""
+    """Set all links up, and remove all drops by tc; the daemon may take ten seconds to notice."""
     for link in Path("/sys/class/net").glob("vif*"):
+        shell.run("tc", "qdisc", "del", "dev", link.name, "clsact", check=False)
         shell.run("ip", "link", "set", "dev", link.name, "up")
 
 
