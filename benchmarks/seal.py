@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from ipaddress import IPv4Address
 from tempfile import TemporaryDirectory
@@ -15,10 +16,11 @@ from tempfile import TemporaryDirectory
 from benchmarks.figure import Figure, milliseconds
 from benchmarks.rig import INSIDE, PYTHON, Rig
 from xenbw.blocks import restore
-from xenbw.blocks.block import Wanted
+from xenbw.blocks.block import Line, Wanted
 from xenbw.blocks.drop import Drop
 from xenbw.blocks.iptables import Iptables
 from xenbw.blocks.latch import Latch
+from xenbw.blocks.tripwire import Tripwire
 from xenbw.clock import SystemClock, Timedated, boot_id
 from xenbw.config import LedgerSection, Settings
 from xenbw.daemon.cycle import Work
@@ -29,10 +31,12 @@ from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import RuleWatch, hand_to_nft
 from xenbw.nft.pipe import feed
 from xenbw.nft.port import Port
+from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables
 from xenbw.runner import run
 from xenbw.xen.xenstore import Lookup
 
+_EVER = datetime.min.replace(tzinfo=UTC)
 _COUNT = 1000
 _ROUNDS = 5
 _TARGET = 100.0
@@ -60,6 +64,10 @@ def measure() -> list[Figure]:
         Figure(f"dropping by tc on {_COUNT} vifs, which comes after that", took["drop"], "ms"),
         Figure("  the same when they are dropped", took["dropped"], "ms"),
         Figure("  releasing them", took["undrop"], "ms"),
+        Figure(f"laying {_COUNT} tripwires", took["trip"], "ms", _TARGET),
+        Figure("  the same when they are laid", took["tripped"], "ms"),
+        Figure("  moving all their lines", took["trips moved"], "ms"),
+        Figure("  100 of them after nft flush ruleset, with all chains", took["trips flushed"], "ms", _TARGET),
         Figure(f"latching {_COUNT} domains, which comes after the block", took["latch"], "ms", _TARGET),
         Figure("  the same when they are latched", took["latched"], "ms"),
         Figure("  one more domain", took["one latched"], "ms"),
@@ -104,6 +112,7 @@ def _inside() -> None:
     _null_route(samples, method)
     _both(samples, chains, method)
     _drop(samples)
+    _trip(samples, tables, chains)
     _latch(samples, tables)
     tables.close()
     _daemon(samples)
@@ -181,6 +190,38 @@ def _drop(samples: Samples) -> None:
 def _keep_dropped(block: Drop, wanted: Wanted) -> bool:
     done = block.apply(wanted)
     return not done.problems and done.shut == wanted.shut.keys()
+
+
+def _trip(samples: Samples, tables: Tables, chains: Chains) -> None:
+    """Lay a tripwire for each VM, as the daemon does beside its chains."""
+    ports = tuple(port._replace(vm_id=port.domid) for port in _ports())
+    chains.keep(ports, chains.look())
+
+    def lines(count: int, limit: int) -> tuple[Line, ...]:
+        return tuple(Line(port.domid, "trip", "total", limit, 0, _EVER) for port in ports[:count])
+
+    def laid(wanted: Wanted) -> None:
+        if problems := Tripwire(tables, chains, Quotas(tables)).apply(wanted).problems:
+            raise RuntimeError(problems)
+
+    tripwire = Tripwire(tables, chains, quotas := Quotas(tables))
+    for _ in range(_ROUNDS):
+        _time(samples, "trip", partial(tripwire.apply, Wanted(ports=ports, lines=lines(_COUNT, 10**12))))
+        quotas.look()
+        _time(samples, "tripped", partial(tripwire.apply, Wanted(ports=ports, lines=lines(_COUNT, 10**12))))
+        _time(samples, "trips moved", partial(tripwire.apply, Wanted(ports=ports, lines=lines(_COUNT, 2 * 10**12))))
+        tripwire.apply(Wanted(ports=ports))
+    few = ports[:100]
+    for _ in range(_ROUNDS):
+        tables.apply(f"delete table netdev {nft.TABLE}\n")
+
+        def back() -> None:
+            chains.keep(few, chains.look())
+            laid(Wanted(ports=few, lines=lines(100, 10**6)))
+
+        _time(samples, "trips flushed", back)
+    tables.apply(f"delete table netdev {nft.TABLE}\n")
+    chains.keep(ports, chains.look())
 
 
 def _latch(samples: Samples, tables: Tables) -> None:
