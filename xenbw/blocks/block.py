@@ -22,6 +22,7 @@ class Wanted:
     domids: running domains of blocked VMs: domid -> the VM's name.
     owners: the vifs that are bound in this boot: ifindex -> domid.
     allow: the networks that blocked VMs may still reach, by VM name.
+    method: by what addresses are null-routed, "iptables" or "nft" (blocks/method.py).
     """
 
     null_routes: Mapping[Address, str] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class Wanted:
     domids: Mapping[int, str] = field(default_factory=dict)
     owners: Mapping[int, int] = field(default_factory=dict)
     allow: Exceptions = field(default_factory=Exceptions)
+    method: str = "iptables"
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,14 @@ class Outcome:
 
     changes: what the block had to change. problems: sentences for the admin.
     shut: ifindexes of vifs whose links it holds down. seals: whether on this host it can stop all traffic on the vifs
-    of blocked VMs, so that their blocks need no null route.
+    of blocked VMs, so that their blocks need no null route. bridged: whether its null routes also hold on every bridge.
     """
 
     changes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     shut: frozenset[int] = frozenset()
     seals: bool = False
+    bridged: bool = False
 
 
 class Block(Protocol):

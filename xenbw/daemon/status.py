@@ -16,7 +16,8 @@ from xenbw.units import format_time
 
 @dataclass(frozen=True)
 class Status:
-    """The daemon's state. interfaces: how many vifs are metered. pending: how many vifs have no known VM yet."""
+    """The daemon's state. interfaces: how many vifs are metered. pending: how many vifs have no known VM yet.
+    method: by what addresses are null-routed."""
 
     started_at: datetime
     metering: Metering
@@ -27,6 +28,7 @@ class Status:
     problems: Iterable[str]
     committed_at: datetime | None
     trust: Trust
+    method: str
 
     def document(self) -> dict[str, Any]:
         """The state as the control socket's answer."""
@@ -41,6 +43,7 @@ class Status:
             "warned": self._count(State.WARNED),
             "blocked": self._count(State.BLOCKED),
             "null_routes": self.null_routes,
+            "null_route_method": self.method,
             "problems": [*self.problems, *self._kept()],
             "last_commit": format_time(self.committed_at) if self.committed_at else None,
             "pending_vifs": self.pending,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 
-from xenbw.doctor import bridges, hook, legacy, proof, rig, ruleset, saved, service, system
+from xenbw.doctor import bridges, hook, legacy, null_sets, proof, rig, ruleset, saved, service, system
 from xenbw.doctor.finding import Finding, bad
 from xenbw.doctor.host import Host
 from xenbw.errors import XenbwError
@@ -20,6 +20,7 @@ _TOPICS: tuple[tuple[str, _Look], ...] = (
     ("hook", hook.files),
     ("vif scripts", hook.scripts),
     ("firewall", legacy.look),
+    ("firewall", null_sets.look),
     ("iptables", ruleset.look),
     ("saved rules", saved.look),
     ("bridges", bridges.filtering),
@@ -50,7 +51,7 @@ def _guarded(topic: str, look: _Look, host: Host) -> Iterator[Finding]:
 def _own(host: Host) -> Iterator[Finding]:
     with rig.own(host.run) as trial:
         yield from proof.of_meter_and_seal(trial, "trial bridge")
-        yield from proof.of_null_route(trial, filtered=interfaces.bridge_filtered(4))
+        yield from proof.of_null_route(trial, host.method, filtered=interfaces.bridge_filtered(4))
 
 
 def _on(bridge: str) -> _Look:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from xenbw.allow import Exceptions
+from xenbw.blocks import method
 from xenbw.blocks.block import Block as Blocker
 from xenbw.blocks.block import Outcome, Wanted
 from xenbw.clock import Moment
@@ -25,7 +26,9 @@ from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.model import Address, Binding, Block, Network
 from xenbw.nft.port import Port
+from xenbw.nft.tables import Tables
 from xenbw.rundir import overfile, pending, turn
+from xenbw.runner import Runner
 from xenbw.tell.announcement import unfiltered
 from xenbw.vifs import interfaces
 
@@ -33,8 +36,8 @@ from xenbw.vifs import interfaces
 class Reconciler:
     """Holds the VMs that are blocked by the ledger, or by verdicts that could not be recorded in it.
 
-    protect: networks that are never blocked. meter: the daemon's meter, which hooks have to know. plan: the null routes
-    of the last reconciling. problems: what kept its blocks from holding.
+    protect: networks that are never blocked. meter: the daemon's meter. method: by what addresses are null-routed.
+    Hooks have to know both. plan: the null routes of the last reconciling. problems: what kept its blocks from holding.
     """
 
     def __init__(
@@ -43,13 +46,18 @@ class Reconciler:
         self._ledger, self.settings, self._judge, self._blocks = ledger, settings, judge, blocks
         self._boot_id = boot_id
         self.protect: frozenset[Network] = frozenset(settings.enforce.protect)
-        self.meter = "kernel"
+        self.meter, self.method, self.method_problem = "kernel", "iptables", ""
         self.plan = Plan({}, {}, {}, {}, frozenset())
         self.problems: list[str] = []
         self._hold = Hold(frozenset(), Exceptions(settings.enforce.exceptions), {})
-        self._applied: dict[str, tuple[Mapping[Address, str], Exceptions]] = {}  # null routes, by the block's name
+        # Null routes and their method, by the block's name.
+        self._applied: dict[str, tuple[Mapping[Address, str], Exceptions, str]] = {}
         self._told: Mapping[str, Sequence[str]] = {}  # what the ledger's meta tells hooks
         self._unfiltered: set[tuple[int, str]] = set()
+
+    def choose(self, tables: Tables, run: Runner) -> None:
+        """Choose by what addresses are null-routed from now on."""
+        self.method, self.method_problem = method.choose(self.settings.enforce.null_routes, tables, run)
 
     def ports(self, roster: Roster, present: Present) -> tuple[Port, ...]:
         """Every vif, sealed if its VM was blocked at the last reconciling."""
@@ -70,7 +78,7 @@ class Reconciler:
                 desired.throttled(roster, blocks, self._judge.throttled),
             )
             self._hold = Hold(frozenset(blocks), allow, throttled)
-            self.problems = desired.obstacles(plan)
+            self.problems = desired.obstacles(plan) + ([self.method_problem] if self.method_problem else [])
             before = self.plan if self._applied else plan
             self._judge.news.moved(desired.added(before, plan), desired.added(plan, before))
             self.plan = plan
@@ -82,7 +90,8 @@ class Reconciler:
             shut = frozenset[int]().union(*(outcome.shut for outcome in outcomes))
             passing = [one for one in latest if one.ended_at is None and one.ifindex not in shut]
             self.problems += _unreached(plan, roster, blocks, passing)
-            self._check_bridges(roster, blocks, passing, moment)
+            if not any(outcome.bridged for outcome in outcomes):
+                self._check_bridges(roster, blocks, passing, moment)
         return [change for outcome in outcomes for change in outcome.changes]
 
     def _wanted(
@@ -105,6 +114,7 @@ class Reconciler:
             domids,
             {one.ifindex: one.domid for one in latest if one.ended_at is None and one.boot_id == self._boot_id},
             Exceptions(self._hold.allow.common, {names[vm_id]: own for vm_id, own in self._hold.allow.own.items()}),
+            self.method,
         )
 
     def _apply(self, block: Blocker, wanted: Wanted) -> Outcome:
@@ -112,7 +122,7 @@ class Reconciler:
             outcome = block.apply(wanted)
         except XenbwError as error:
             return Outcome(problems=(str(error),))
-        routes = (wanted.null_routes, wanted.allow)
+        routes = (wanted.null_routes, wanted.allow, wanted.method)
         if outcome.changes and self._applied.get(block.name) == routes:
             self._judge.news.repaired(outcome.changes)
         self._applied[block.name] = routes
@@ -154,6 +164,7 @@ class Reconciler:
                 "protected": protected,
                 "allow": self.settings.enforce.exceptions,
                 "rates": tuple(map(str, self.settings.default_allowance.rates or ())),
+                "null_routes": (self.method,),
             }
         )
         try:
@@ -167,6 +178,7 @@ class Reconciler:
                 self.meter,
                 exceptions,
                 {roster.entries[vm_id].vm.name: (vm_id, *rates) for vm_id, rates in self._hold.throttled.items()},
+                self.method,
             )
         except OSError as error:
             self.problems.append(f"{over_path(self.settings)}: {error.strerror}: hooks rely on the ledger alone")
