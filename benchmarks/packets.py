@@ -16,6 +16,7 @@ from benchmarks.lane import Lane, addresses
 from xenbw.blocks import latch_text
 from xenbw.blocks.block import Line, Wanted
 from xenbw.blocks.iptables import Iptables
+from xenbw.blocks.null_sets import NullSets
 from xenbw.blocks.throttle import Throttle
 from xenbw.blocks.tripwire import Tripwire
 from xenbw.nft import nft
@@ -31,17 +32,7 @@ _EVER = datetime.min.replace(tzinfo=UTC)
 _BATCHES = 50  # of 256 packets: about 40 ms on a bare bridge
 _TURNS = 25
 
-# The null routes as they would be with their addresses in a set of nft(8) or ipset(8), or spread over several chains.
-_NFT_SET = """
-table ip prototype {{
-    set blocked {{ type ipv4_addr; elements = {{ {elements} }} }}
-    chain forward {{
-        type filter hook forward priority -1;
-        ip saddr @blocked reject
-        ip daddr @blocked reject
-    }}
-}}
-"""
+# The null routes as they would be with their addresses in a set of ipset(8), or spread over several chains.
 _IPSET_RULES = """*filter
 :XENBW - [0:0]
 -A XENBW -m set --match-set blocked src -j REJECT
@@ -83,7 +74,9 @@ def measure() -> list[Figure]:
         "10 null routes": _Case(lambda lane: _null_route(lane, 10)),
         "100 null routes": _Case(lambda lane: _null_route(lane, 100)),
         "1000 null routes": _Case(lambda lane: _null_route(lane, 1000)),
-        "1000 in a set of nft": _Case(lambda lane: _nft_set(lane, 1000)),
+        "1 in nft": _Case(lambda lane: _null_sets(lane, 1, filtered=True)),
+        "1000 in nft": _Case(lambda lane: _null_sets(lane, 1000, filtered=True)),
+        "1000 in nft for bridges": _Case(lambda lane: _null_sets(lane, 1000, filtered=False)),
         "1000 in a set of ipset": _Case(lambda lane: _ipset(lane, 1000)),
         "1000 in a tree": _Case(lambda lane: _tree(lane, 1000)),
     }
@@ -121,7 +114,9 @@ def _figures(cost: dict[str, float]) -> list[Figure]:
         figure("  and 10 IPs null-routed", "10 null routes", "filtered"),
         figure("  and 100 IPs null-routed", "100 null routes", "filtered"),
         figure("  and 1000 IPs null-routed", "1000 null routes", "filtered"),
-        figure("  the same 1000 in a set of nft", "1000 in a set of nft", "filtered"),
+        figure("  and 1 IP null-routed in nft", "1 in nft", "filtered"),
+        figure("  and 1000 IPs null-routed in nft", "1000 in nft", "filtered"),
+        figure("without br_netfilter, 1000 IPs null-routed in nft", "1000 in nft for bridges", "bare"),
         figure("  the same 1000 in a set of ipset", "1000 in a set of ipset", "filtered"),
         figure(f"  the same 1000 in {_WAYS} chains each way", "1000 in a tree", "filtered"),
     ]
@@ -207,9 +202,10 @@ def _null_route(lane: Lane, count: int) -> None:
         Iptables(4).apply(Wanted({ip_address(address): "somebody" for address in addresses(count)}))
 
 
-def _nft_set(lane: Lane, count: int) -> None:
-    lane.filter_bridged(on=True)
-    _feed(lane, ["nft", "-f", "-"], _NFT_SET.format(elements=", ".join(addresses(count))))
+def _null_sets(lane: Lane, count: int, *, filtered: bool) -> None:
+    lane.filter_bridged(on=filtered)
+    with lane.dom0.entered(), closing(Tables(hand_to_nft)) as tables:
+        NullSets(tables).apply(Wanted({ip_address(address): "somebody" for address in addresses(count)}))
 
 
 def _ipset(lane: Lane, count: int) -> None:

@@ -20,6 +20,7 @@ from xenbw.blocks.block import Line, Wanted
 from xenbw.blocks.drop import Drop
 from xenbw.blocks.iptables import Iptables
 from xenbw.blocks.latch import Latch
+from xenbw.blocks.null_sets import NullSets
 from xenbw.blocks.tripwire import Tripwire
 from xenbw.clock import SystemClock, Timedated, boot_id
 from xenbw.config import LedgerSection, Settings
@@ -40,6 +41,7 @@ _EVER = datetime.min.replace(tzinfo=UTC)
 _COUNT = 1000
 _ROUNDS = 5
 _TARGET = 100.0
+_SETS = 20.0
 
 Samples = dict[str, list[float]]
 
@@ -59,6 +61,10 @@ def measure() -> list[Figure]:
         Figure(f"null-routing {_COUNT} addresses", took["block"], "ms", _TARGET, restored),
         Figure("  the same when they are in place", took["again"], "ms", None, restored),
         Figure("  releasing them", took["release"], "ms", _TARGET, restored),
+        Figure(f"null-routing {_COUNT} addresses in nft", took["sets"], "ms", _SETS, restored),
+        Figure("  the same when they are in place", took["sets again"], "ms", None, restored),
+        Figure("  one more address", took["one more"], "ms", None, restored),
+        Figure("  releasing them", took["sets released"], "ms", _TARGET, restored),
         Figure(f"sealing and null-routing {_COUNT} at once", took["both"], "ms", _TARGET),
         Figure("  releasing them", took["both released"], "ms", _TARGET),
         Figure(f"dropping by tc on {_COUNT} vifs, which comes after that", took["drop"], "ms"),
@@ -108,6 +114,8 @@ def _inside() -> None:
     method, batches = Iptables(4), _Nft()
     tables = Tables(batches.apply)
     chains = Chains(tables)
+    # First, since nft reads more the more chains there are.
+    _null_sets(samples, NullSets(tables))
     _seal(samples, chains, batches)
     _null_route(samples, method)
     _both(samples, chains, method)
@@ -251,6 +259,18 @@ def _null_route(samples: Samples, method: Iptables) -> None:
         _time(samples, "again", lambda: method.apply(Wanted(addresses)))
         _time(samples, "restore", lambda: _restore(text))
         _time(samples, "release", lambda: method.apply(Wanted({})))
+
+
+def _null_sets(samples: Samples, sets: NullSets) -> None:
+    addresses = _addresses()
+    one_more = {**addresses, IPv4Address("10.70.0.1"): "one more"}
+    sets.apply(Wanted(addresses))  # how the bridge's table refuses is found out only once
+    sets.apply(Wanted())
+    for _ in range(_ROUNDS):
+        _time(samples, "sets", lambda: sets.apply(Wanted(addresses)))
+        _time(samples, "sets again", lambda: sets.apply(Wanted(addresses)))
+        _time(samples, "one more", lambda: sets.apply(Wanted(one_more)))
+        _time(samples, "sets released", lambda: sets.apply(Wanted()))
 
 
 def _daemon(samples: Samples) -> None:

@@ -104,6 +104,7 @@ class EnforceSection:
     interval: float = _key(checks.between(1, 300, "seconds"), 10.0)
     protect: tuple[IPv4Network | IPv6Network, ...] = _key(checks.networks, ())
     allow: tuple[IPv4Network | IPv6Network, ...] = _key(checks.some_networks, ())
+    null_routes: str = _key(checks.one_of("auto", "iptables", "nft"), "auto")
 
     @property
     def exceptions(self) -> tuple[str, ...]:

@@ -57,6 +57,7 @@ def test_the_commands_have_the_packages_version(untouched: None, command: str) -
         ("/lib/systemd/system/xenbw-notify.path", 0o644),
         ("/lib/systemd/system/xenbw-notify.service", 0o644),
         ("/lib/systemd/system/xenbwd.service", 0o644),
+        ("/lib/systemd/system/xenbwd.service.d/iptables.conf", 0o644),
         ("/lib/udev/rules.d/60-xenbw.rules", 0o644),
         ("/usr/lib/systemd/catalog/xenbw.catalog", 0o644),
         ("/usr/lib/tmpfiles.d/xenbw.conf", 0o644),

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support import nolegacy
 from tests.support.dom0 import Dom0
 from tests.support.guest import Guest
 from tests.support.pace import busy
@@ -25,11 +26,20 @@ HOOK = REPO / "hooks" / "vif-post.d" / "xenbw.hook"
 
 class Host(Dom0):
     """A Dom0 that meters. `config`: TOML that is added to the settings which move xenbw's files into its own
-    directory."""
+    directory. `legacy`: whether its kernel has iptables' legacy tables. `libraries`: folders with Python modules, ahead
+    of this tree's and the system's."""
 
-    def __init__(self, config: str = "", hooks: Iterable[Path] = (HOOK,)) -> None:
+    def __init__(
+        self,
+        config: str = "",
+        hooks: Iterable[Path] = (HOOK,),
+        *,
+        legacy: bool = True,
+        libraries: Iterable[Path] = (),
+    ) -> None:
         super().__init__(hooks)
-        self._config = config
+        self._config, self._legacy = config, legacy
+        self._python_path = ":".join(map(str, (*libraries, REPO)))
         self.daemon: subprocess.Popen[bytes] | None = None
         self.started: list[str] = []  # the daemon's messages to systemd until it was ready
         self._ledger: Ledger | None = None
@@ -41,6 +51,8 @@ class Host(Dom0):
         self.run_dir, self.ledger_path = self.directory / "run", self.state / "ledger.db"
         self.log, self.config = self.directory / "xenbwd.log", self.directory / "xenbw.toml"
         self.configure(self._config)
+        if not self._legacy:
+            self.lose_legacy_tables()
         self.hook_env |= {
             "XENBW_CONFIG": str(self.config),
             "XENBW_HOOK": str(REPO / "hooks" / "vif-hook"),
@@ -53,6 +65,10 @@ class Host(Dom0):
         self._notify.bind(str(self.directory / "notify"))
         self._exit.callback(self._notify.close)
         return self
+
+    def lose_legacy_tables(self) -> None:
+        """From now on the kernel has no legacy tables, as after a boot into another."""
+        self._legacy, self.namespace.wrapper = False, nolegacy.WRAPPER
 
     def configure(self, config: str) -> None:
         """Write xenbw.toml; the daemon reads it at its next start or SIGHUP."""
@@ -69,7 +85,7 @@ class Host(Dom0):
     def start_daemon(self) -> None:
         """Start xenbwd and wait until it has told systemd that it is ready and has finished its first look at the
         host."""
-        env = {"PYTHONPATH": str(REPO), "NOTIFY_SOCKET": str(self.directory / "notify")}
+        env = {"PYTHONPATH": self._python_path, "NOTIFY_SOCKET": str(self.directory / "notify")}
         argv = [sys.executable, "-m", "xenbw.daemon", "--config", str(self.config)]
         self.daemon = self.popen(argv, output=self.log, env=env)
         self.started = self.notified("READY=1")
@@ -98,7 +114,7 @@ class Host(Dom0):
 
     def xenbw(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the command line in dom0."""
-        env = {"PYTHONPATH": str(REPO), "XENBW_CONFIG": str(self.config)}
+        env = {"PYTHONPATH": self._python_path, "XENBW_CONFIG": str(self.config)}
         done = self.run([sys.executable, "-m", "xenbw.cli.main", *arguments], env=env)
         assert not check or done.returncode == 0, done
         return done
@@ -131,12 +147,13 @@ class Host(Dom0):
         """Whether the guest's first interface is up in dom0."""
         return self.run(["ip", "link", "show", "up", "dev", guest.interface]).stdout != ""
 
-    def raise_links(self, guest: Guest) -> None:
-        """Set the guest's interfaces up in dom0, and take the drops by tc from them, as some other program may: then
-        only rules hold the guest."""
-        for interface in guest.interfaces.values():
+    def raise_links(self, *guests: Guest) -> None:
+        """Set the guests' interfaces up in dom0, and take the drops by tc from them, as some other program may: then
+        only rules hold the guests."""
+        names = [name for guest in guests for name in guest.interfaces.values()]
+        for interface in names:
             self.undrop(interface)
-        self.namespace.ip(*(f"link set {interface} up" for interface in guest.interfaces.values()))
+        self.namespace.ip(*(f"link set {interface} up" for interface in names))
 
     def drops(self, interface: str) -> bool:
         """Whether xenbw's filter by tc drops all packets of an interface, in both directions."""
@@ -177,8 +194,19 @@ class Host(Dom0):
         return self.run([command, "-S"], check=True).stdout.splitlines()
 
     def blocked(self, address: str) -> bool:
-        """Whether the kernel has both null routes of an address."""
+        """Whether the kernel has the null routes of an address, in the legacy tables or in nft's sets."""
+        return (self._legacy and self.in_chain(address)) or self.in_sets(address)
+
+    def in_chain(self, address: str) -> bool:
+        """Whether the legacy tables have both null routes of an address."""
         version = 6 if ":" in address else 4
         chain = [rule for rule in self.rules(version) if rule.startswith("-A XENBW")]
         length = 32 if version == 4 else 128
         return all(any(f" {side} {address}/{length} " in rule for rule in chain) for side in ("-s", "-d"))
+
+    def in_sets(self, address: str) -> bool:
+        """Whether nft's sets have an address, for dom0 and for bridges."""
+        element = f"{{ {address} }}"
+        name = "v6" if ":" in address else "v4"
+        asked = (["nft", "get", "element", family, "xenbw-null", name, element] for family in ("inet", "bridge"))
+        return all(self.run(argv).returncode == 0 for argv in asked)

@@ -24,7 +24,8 @@ class Namespace:
     """A network namespace with loopback up; with `mounts`, it has its own mounts too.
 
     `mounts` is a sh script that is run once inside; what it mounts nobody outside sees. Addresses are usable at once
-    (no duplicate address detection), and what interfaces have to say as they come up (MLD) is soon said.
+    (no duplicate address detection), and what interfaces have to say as they come up (MLD) is soon said. wrapper: the
+    program, with its first arguments, that starts each command.
     """
 
     def __init__(self, mounts: str | None = None) -> None:
@@ -32,6 +33,7 @@ class Namespace:
         self._mounts: int | None = None
         self._root = -1
         self._children: list[subprocess.Popen[bytes]] = []
+        self.wrapper: tuple[str, ...] = ()
         _in_thread(lambda: self._create(mounts))
 
     def _create(self, mounts: str | None) -> None:
@@ -135,11 +137,11 @@ class Namespace:
 
     def _command(self, argv: Sequence[str]) -> list[str]:
         if self._mounts is None:
-            return list(argv)
+            return [*self.wrapper, *argv]
         # Entering the mounts moves a process to "/".
         held = f"/proc/{os.getpid()}/fd"
         enter = ["nsenter", f"--mount={held}/{self._mounts}", f"--root={held}/{self._root}"]
-        return [*enter, "--", "env", f"--chdir={Path.cwd()}", "--", *argv]
+        return [*enter, "--", "env", f"--chdir={Path.cwd()}", "--", *self.wrapper, *argv]
 
 
 def _in_thread(work: Callable[[], None]) -> None:

@@ -48,6 +48,20 @@ def test_status_shows_that_everything_works(console: Console) -> None:
     assert len(said[10:]) == 3
 
 
+@pytest.mark.usefixtures("blocked")
+@pytest.mark.parametrize(
+    ("method", "commands"),
+    [
+        ("iptables", "iptables-legacy -S XENBW, ip6tables-legacy -S XENBW"),
+        ("nft", "nft list table inet xenbw-null"),
+    ],
+)
+def test_status_prints_the_commands_that_show_the_null_routes(console: Console, method: str, commands: str) -> None:
+    with console.ledger() as ledger:
+        ledger.set_meta("null_routes", method)
+    assert f"null routes    2 ({commands})\n" in console.done("status")
+
+
 def test_problems_come_first_each_on_a_line_of_its_own(console: Console, daemon: StandIn) -> None:
     with console.ledger():
         pass

@@ -9,7 +9,7 @@ import pytest
 
 from xenbw.allow import Exceptions
 from xenbw.blocks import restore
-from xenbw.doctor import legacy, ruleset, saved
+from xenbw.doctor import legacy, null_sets, ruleset, saved
 from xenbw.doctor.finding import Level
 from xenbw.doctor.ruleset import Ruleset
 from xenbw.doctor.saved import Kind, Saved
@@ -179,6 +179,31 @@ def test_a_flowtable_carries_connections_past_the_null_routes() -> None:
     assert ruleset.parse([{"flowtable": flow}]).flowtables == ()
 
 
+# null routes in nft
+
+
+def test_a_chain_in_the_legacy_tables_is_a_remainder_if_null_routes_are_in_nft() -> None:
+    tables = {4: legacy.parse(":XENBW - [0:0]\n-A XENBW -j REJECT\n"), 6: legacy.parse("")}
+    (finding,) = legacy.judge_remains(tables)
+    assert (finding.level, finding.text.partition(":")[0]) == (
+        Level.FAIL,
+        "iptables-legacy has a chain XENBW, but null routes are in nft",
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "held", "level"),
+    [
+        (2, {"inet": 2, "bridge": 2}, Level.PASS),
+        (0, {"inet": 0, "bridge": 0}, Level.PASS),
+        (2, {"inet": 1, "bridge": 2}, Level.FAIL),
+        (2, {"inet": 2, "bridge": 0}, Level.WARN),
+    ],
+)
+def test_the_sets_must_have_every_null_route(wanted: int, held: dict[str, int], level: Level) -> None:
+    assert null_sets.judge(wanted, held).level is level
+
+
 # saved files
 
 
@@ -192,6 +217,7 @@ def test_a_flowtable_carries_connections_past_the_null_routes() -> None:
         ("etc/nftables.conf", "table netdev xenbw {\n\tchain v1.0.5-in {\n", Kind.NFT),
         ("etc/nftables.d/guests", "add table netdev xenbw\n", Kind.NFT),
         ("etc/nftables.d/bridge", "table bridge xenbw {\n\tset latched {\n", Kind.LATCH),
+        ("etc/nftables.d/inet", "table inet xenbw-null {\n\tset v4 {\n", Kind.NULL),
     ],
 )
 def test_a_saved_firewall_that_names_our_chains_is_found(tmp_path: Path, path: str, text: str, kind: Kind) -> None:
@@ -200,7 +226,9 @@ def test_a_saved_firewall_that_names_our_chains_is_found(tmp_path: Path, path: s
     assert saved.search(tmp_path) == [Saved(tmp_path / path, kind)]
 
 
-@pytest.mark.parametrize("text", ["# -A INPUT -j XENBW\n", "-A INPUT -j XENBW-MINE\n", "table ip xenbw {}\n"])
+@pytest.mark.parametrize(
+    "text", ["# -A INPUT -j XENBW\n", "-A INPUT -j XENBW-MINE\n", "table ip xenbw {}\n", "table inet xenbw-nulls"]
+)
 def test_text_that_only_resembles_our_names_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "etc/iptables").mkdir(parents=True)
     (tmp_path / "etc/iptables/rules.v4").write_text(text)

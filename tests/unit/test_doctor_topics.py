@@ -80,6 +80,10 @@ def test_ipv6_alone_can_be_what_iptables_does_not_see() -> None:
     assert "does not see IPv6 that" in finding.text
 
 
+def test_null_routes_in_nft_see_bridges_without_br_netfilter() -> None:
+    assert levels(bridges.judge_filtering({4: False, 6: False}, seals=False, sets=True)) == ["PASS"]
+
+
 def test_flooding_matters_only_if_the_meter_cannot_tell_floods_apart() -> None:
     assert levels(bridges.judge_flooding(["vif1.0"], "nft")) == ["PASS"]
     (finding,) = bridges.judge_flooding(["vif2.0", "vif1.0"], "kernel")

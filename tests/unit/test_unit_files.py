@@ -14,6 +14,7 @@ from xenbw.config import Settings
 
 UNITS = Path(__file__).parents[2] / "etc" / "systemd"
 DAEMON = UNITS / "xenbwd.service"
+IPTABLES = UNITS / "iptables.conf"  # a drop-in of the package
 FIREWALLS = {"nftables.service", "netfilter-persistent.service", "firewalld.service", "ufw.service"}
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd's tools")
@@ -28,9 +29,9 @@ def verify(unit: Path) -> subprocess.CompletedProcess[str]:
     return analyze("verify", "--man=no", "--recursive-errors=no", unit)
 
 
-def listed(setting: str) -> set[str]:
-    """All values of this setting in the daemon's unit."""
-    lines = re.findall(rf"^{setting}=(.*)$", DAEMON.read_text(), re.MULTILINE)
+def listed(setting: str, unit: Path = DAEMON) -> set[str]:
+    """All values of this setting in a unit."""
+    lines = re.findall(rf"^{setting}=(.*)$", unit.read_text(), re.MULTILINE)
     return {word for line in lines for word in line.split()}
 
 
@@ -48,10 +49,11 @@ def test_systemd_finds_no_fault_in_a_unit(installed: Path, name: str) -> None:
     assert (done.stdout + done.stderr, done.returncode) == ("", 0)
 
 
-def test_systemd_finds_no_fault_in_the_drop_in_for_xentop(installed: Path) -> None:
+@pytest.mark.parametrize("name", ["xentop.conf", "iptables.conf"])
+def test_systemd_finds_no_fault_in_a_drop_in(installed: Path, name: str) -> None:
     folder = installed / f"{DAEMON.name}.d"
     folder.mkdir()
-    shutil.copy(UNITS / "xentop.conf", folder)
+    shutil.copy(UNITS / name, folder)
     done = verify(installed / DAEMON.name)
     assert (done.stdout + done.stderr, done.returncode) == ("", 0)
 
@@ -64,8 +66,12 @@ def test_systemd_would_report_an_unknown_setting(installed: Path) -> None:
     assert done.returncode != 0
 
 
-def test_the_daemon_s_exposure_is_two_points_at_most() -> None:
-    done = analyze("security", "--offline=true", "--threshold=20", DAEMON)
+@pytest.mark.parametrize(("points", "drop_in"), [(18, None), (20, IPTABLES)])
+def test_the_daemon_s_exposure_is_low(installed: Path, points: int, drop_in: Path | None) -> None:
+    if drop_in is not None:
+        (installed / f"{DAEMON.name}.d").mkdir()
+        shutil.copy(drop_in, installed / f"{DAEMON.name}.d")
+    done = analyze("security", "--offline=true", f"--threshold={points}", installed / DAEMON.name)
     assert done.returncode == 0, done.stdout
 
 
@@ -101,8 +107,14 @@ def test_a_reload_of_a_firewall_also_reloads_the_daemon() -> None:
 
 def test_the_modules_that_the_sandboxed_daemon_cannot_load_are_loaded_before_it() -> None:
     modules = {"modprobe@iptable_filter.service", "modprobe@ip6table_filter.service"}
-    assert listed("Wants") == modules
-    assert listed("After") >= modules
+    assert listed("Wants", IPTABLES) == modules
+    assert listed("After", IPTABLES) >= modules
+
+
+def test_without_the_drop_in_for_iptables_the_daemon_asks_for_nothing_of_it() -> None:
+    assert listed("Wants") == set()
+    assert listed("CapabilityBoundingSet") == {"CAP_NET_ADMIN"}
+    assert listed("CapabilityBoundingSet", IPTABLES) == {"CAP_NET_RAW"}
 
 
 def test_the_guests_wait_ten_seconds_for_the_daemon_at_most() -> None:

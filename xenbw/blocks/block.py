@@ -41,6 +41,7 @@ class Wanted:
     owners: the vifs that are bound in this boot: ifindex -> domid.
     allow: the networks that blocked VMs may still reach, by VM name.
     lines: what the kernel holds of VMs' allowances.
+    method: by what addresses are null-routed, "iptables" or "nft" (blocks/method.py).
     """
 
     null_routes: Mapping[Address, str] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Wanted:
     owners: Mapping[int, int] = field(default_factory=dict)
     allow: Exceptions = field(default_factory=Exceptions)
     lines: tuple[Line, ...] = ()
+    method: str = "iptables"
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,15 @@ class Outcome:
 
     changes: what the block had to change. problems: sentences for the admin.
     shut: ifindexes of vifs that nothing passes, whatever becomes of nft's rules. seals: whether on this host it can
-    stop all traffic on the vifs of blocked VMs, so that their blocks need no null route.
+    stop all traffic on the vifs of blocked VMs, so that their blocks need no null route. bridged: whether its null
+    routes also hold on every bridge.
     """
 
     changes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     shut: frozenset[int] = frozenset()
     seals: bool = False
+    bridged: bool = False
 
 
 class Block(Protocol):

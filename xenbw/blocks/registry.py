@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from xenbw.blocks import drop, latch_text, link, restore, seal, throttle_text, tripwire_text
+from xenbw.blocks import drop, latch_text, link, null_routes, seal, throttle_text, tripwire_text
 from xenbw.blocks.block import Block
 from xenbw.blocks.drop import Drop
 from xenbw.blocks.latch import Latch
 from xenbw.blocks.link import Link
+from xenbw.blocks.null_routes import NullRoutes
 from xenbw.blocks.seal import Seal
 from xenbw.blocks.throttle import Throttle
 from xenbw.blocks.tripwire import Tripwire
@@ -41,13 +42,6 @@ class _Entry(NamedTuple):
     undo: str
 
 
-def _null_route(version: int) -> Block:
-    # python-iptables takes 0.25 s to import, and most xenbw commands apply no block.
-    from xenbw.blocks.iptables import Iptables
-
-    return Iptables(version)
-
-
 TRIPWIRE, THROTTLE = "tripwire", "throttle"
 """The names of the blocks that hold VMs to allowances and rates; the others hold VMs that are blocked."""
 # The tripwire is first: a VM that may use more now passes it before its seal is gone.
@@ -55,16 +49,11 @@ REGISTRY: Mapping[str, _Entry] = {
     TRIPWIRE: _Entry(lambda means: Tripwire(means.tables, means.chains, means.quotas), tripwire_text.UNDO),
     "seal": _Entry(lambda means: Seal(means.chains), seal.UNDO),
     THROTTLE: _Entry(lambda means: Throttle(means.tables, means.chains), throttle_text.UNDO),
-    "iptables": _Entry(lambda _: _null_route(4), restore.UNDO[4]),
-    "ip6tables": _Entry(lambda _: _null_route(6), restore.UNDO[6]),
+    "null routes": _Entry(lambda means: NullRoutes(means.tables), null_routes.UNDO),
     "drop": _Entry(lambda means: Drop(means.run_dir), drop.UNDO),
     "link": _Entry(lambda means: Link(means.run_dir), link.UNDO),
     "latch": _Entry(lambda means: Latch(means.tables, means.run_dir), latch_text.UNDO),
 }
-
-
-NULL_ROUTES = {4: "iptables", 6: "ip6tables"}
-"""The names of the blocks that null-route addresses, by IP version."""
 
 
 def blocks(means: Means) -> list[Block]:

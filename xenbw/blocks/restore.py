@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+METHOD = "iptables"
+"""The word for null routes of this kind in xenbw.toml, the over file and the ledger."""
 CHAIN = "XENBW"
 HOOKED = ("INPUT", "OUTPUT", "FORWARD")
 # The comment of rules for networks that blocked VMs may still reach. Comments that name a VM begin with "xenbw:".
@@ -31,9 +33,14 @@ UNDO = {
     6: _UNDO.format(kernel="ip6_tables_names", command="ip6tables-legacy"),
 }
 """Shell commands that remove all null routes, by IP version."""
+SHOW = {4: f"iptables-legacy -S {CHAIN}", 6: f"ip6tables-legacy -S {CHAIN}"}
+"""Shell commands that show the null routes, by IP version."""
 REJECT_WITH = {4: "icmp-port-unreachable", 6: "icmp6-port-unreachable"}
 _LENGTH = {4: 32, 6: 128}
 _LINK = ("fe80::/10", "ff02::/16")
+SAVE = {4: "iptables-legacy-save", 6: "ip6tables-legacy-save"}
+# The kernel's lists of existing tables. Running iptables-legacy itself would create them.
+TABLES = {4: "/proc/net/ip_tables_names", 6: "/proc/net/ip6_tables_names"}
 _COMMANDS = {4: "iptables-legacy-restore", 6: "ip6tables-legacy-restore"}
 # xt_comment.h: XT_MAX_COMMENT_LEN is 256 with the terminating NUL
 _LONGEST = 255
@@ -122,13 +129,28 @@ def stands(version: int, addresses: Mapping[str, str], allow: Exceptions, saved:
     return found[:first] == ordered and sorted(found[first:]) == sorted(others)
 
 
+def removal(saved: str) -> bytes:
+    """Input for `restore --noflush` that removes the chain and its jumps; empty if there is no chain. saved: the output
+    of iptables-legacy-save."""
+    lines = saved.splitlines()
+    if not any(line.startswith(f":{CHAIN} ") for line in lines):
+        return b""
+    ours = {f"-A {hooked} -j {CHAIN}": f"-D {hooked} -j {CHAIN}" for hooked in HOOKED}
+    jumps = [ours[line] for line in lines if line in ours]
+    # A chain to which another program's rule jumps cannot be deleted; without rules it does nothing.
+    held = any(f" {flag} {CHAIN}" in line and line not in ours for line in lines for flag in ("-j", "-g"))
+    gone = [f"-F {CHAIN}"] if held else [f"-F {CHAIN}", f"-X {CHAIN}"]
+    return "\n".join(["*filter", *jumps, *gone, "COMMIT", ""]).encode("ascii")
+
+
 def write_chain(version: int, addresses: Mapping[str, str], allow: Exceptions = _NONE) -> str | None:
     """Write the chain into the kernel. None if that worked, else iptables' error. The caller holds XTABLES_LOCK."""
-    error = _restore(version, chain_text(version, addresses, allow, jumps_exist=True))
+    error = restore(version, chain_text(version, addresses, allow, jumps_exist=True))
     if error is not None:
-        error = _restore(version, chain_text(version, addresses, allow, jumps_exist=False))
+        error = restore(version, chain_text(version, addresses, allow, jumps_exist=False))
     return error
 
 
-def _restore(version: int, text: bytes) -> str | None:
+def restore(version: int, text: bytes) -> str | None:
+    """Hand iptables-legacy-restore a text. None if that worked, else its error. The caller holds XTABLES_LOCK."""
     return feed([_COMMANDS[version], "--noflush"], text, _OWN_LOCK)

@@ -87,6 +87,7 @@ def _enforce(ledger: Ledger, context: Context, make: Make) -> list[str]:
         unusable = {block.name: reason for block in made if (reason := block.probe()) is not None}
         usable = [block for block in made if block.name not in unusable]
         reconciler = Reconciler(ledger, context.settings, judge, usable, here)
+        reconciler.choose(tables, context.run)
         reconciler.protect = known.networks | set(context.settings.enforce.protect)
         bound = [binding for binding in ledger.live_bindings().values() if binding.boot_id == here]
         if quotas.look():

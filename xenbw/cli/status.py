@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from xenbw.blocks import null_text, restore
 from xenbw.cli.accounts import accounts, roster
 from xenbw.cli.command import Command, Context
 from xenbw.cli.routes import null_routes
@@ -37,6 +38,7 @@ class _Books:
     states: Mapping[str, int] = field(default_factory=dict)
     unmetered: Mapping[str, str] = field(default_factory=dict)  # VM's name -> why its traffic is not metered
     null_routes: Mapping[Address, str] = field(default_factory=dict)
+    method: str | None = None  # by what addresses were last null-routed
     waiting: Mapping[Channel, Waiting] = field(default_factory=lambda: dict.fromkeys(Channel, Waiting()))
     events: list[tuple[datetime, str, str]] = field(default_factory=list)
 
@@ -73,7 +75,8 @@ def _read(context: Context) -> _Books:
         states = Counter(account.standing.state.value for account in found)
         unmetered = {account.vm.name: account.standing.reason for account in found if account.unmetered}
         routes, waiting = null_routes(ledger, vms, context), outbox.waiting_by_channel(ledger)
-        return _Books(states, unmetered, routes, waiting, eventlog.newest(ledger, _EVENTS))
+        method = ledger.meta("null_routes")
+        return _Books(states, unmetered, routes, method, waiting, eventlog.newest(ledger, _EVENTS))
 
 
 def _size(path: Path) -> int | None:
@@ -127,7 +130,7 @@ def _text(daemon: Answer | None, books: _Books, problems: list[str], context: Co
                 *((("book", daemon["book"]["summary"]),) if daemon and "book" in daemon else ()),
                 ("VMs", f"{total}: {counts}" if total else "none"),
                 *(("unmetered", f"{name}: {why}") for name, why in books.unmetered.items()),
-                ("null routes", str(len(books.null_routes))),
+                ("null routes", str(len(books.null_routes)) + _shown_by(books)),
                 *(("", f"{address} {name}") for address, name in books.null_routes.items()),
                 *_waiting(books.waiting, context),
                 *_checked(last.read(context.settings.daemon.run_dir), context),
@@ -154,6 +157,16 @@ def _waiting(waiting: Mapping[Channel, Waiting], context: Context) -> list[tuple
             why = f": {printable(found.failure)}" if found.failure else ""
             lines.append((label, f"{found.count}{why}"))
     return lines
+
+
+def _shown_by(books: _Books) -> str:
+    """The commands that show the null routes in the kernel."""
+    if not books.null_routes or books.method is None:
+        return ""
+    if books.method == null_text.METHOD:
+        return f" ({null_text.SHOW})"
+    versions = sorted({address.version for address in books.null_routes})
+    return f" ({', '.join(restore.SHOW[version] for version in versions)})"
 
 
 def _checked(told: Last | None, context: Context) -> list[tuple[str, str]]:

@@ -130,6 +130,7 @@ class Work:
         means = meters.Means(self._tables.of(), self._chains, self._run, self._census.owner_of, meter.interval)
         self._metering.use(*meters.choose(meter.source, means))
         self._reconciler.meter = self._metering.meter.name
+        self._reconciler.choose(self._tables, self._run)
         self._commit_timer, self._enforce_timer = Every(settings.ledger.commit), Every(settings.enforce.interval)
         self._survey_timer = Every(_SURVEY)
 
@@ -321,4 +322,5 @@ class Work:
             self._accounts.alive.at if self._accounts.alive else None,
             self._now.trust,
             self._throttle_problem,
+            self._reconciler.method,
         )

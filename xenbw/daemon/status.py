@@ -18,7 +18,7 @@ from xenbw.units import format_time
 class Status:
     """The daemon's state. interfaces: how many vifs are metered. pending: how many vifs have no known VM yet.
     tripwires: how many VMs' allowances the kernel holds. throttle_problem: why no VM can be throttled on
-    this host, or None."""
+    this host, or None. method: by what addresses are null-routed."""
 
     started_at: datetime
     metering: Metering
@@ -31,6 +31,7 @@ class Status:
     committed_at: datetime | None
     trust: Trust
     throttle_problem: str | None
+    method: str
 
     def document(self) -> dict[str, Any]:
         """The state as the control socket's answer."""
@@ -48,6 +49,7 @@ class Status:
             "throttle_problem": self.throttle_problem,
             "null_routes": self.null_routes,
             "tripwires": self.tripwires,
+            "null_route_method": self.method,
             "problems": [*self.problems, *self._kept()],
             "last_commit": format_time(self.committed_at) if self.committed_at else None,
             "pending_vifs": self.pending,

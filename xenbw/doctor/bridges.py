@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from xenbw.blocks import null_text
 from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.host import Host
 from xenbw.doctor.system import has_egress_hook
@@ -23,7 +24,7 @@ def filtering(host: Host) -> Iterator[Finding]:
     """Whether iptables sees what bridges forward."""
     filtered = {version: interfaces.bridge_filtered(version) for version in (4, 6)}
     seals = has_egress_hook(os.uname().release) and not host.status.get("meter_reason")
-    yield from judge_filtering(filtered, seals=seals)
+    yield from judge_filtering(filtered, seals=seals, sets=host.method == null_text.METHOD)
 
 
 def flooding(host: Host) -> Iterator[Finding]:
@@ -38,8 +39,11 @@ def shaping(host: Host) -> Iterator[Finding]:
     yield from judge_shaping(_redirected(host))
 
 
-def judge_filtering(filtered: Mapping[int, bool], *, seals: bool) -> list[Finding]:
-    """filtered: by IP version, whether iptables sees what bridges forward. seals: whether interfaces can be sealed."""
+def judge_filtering(filtered: Mapping[int, bool], *, seals: bool, sets: bool = False) -> list[Finding]:
+    """filtered: by IP version, whether iptables sees what bridges forward. seals: whether interfaces can be sealed.
+    sets: whether null routes are in nft's sets."""
+    if sets:
+        return [good(_TOPIC, "null routes hold there, in nft's table for bridges, besides the seal")]
     if all(filtered.values()):
         return [good(_TOPIC, "iptables sees what bridges forward: null routes hold there, besides the seal")]
     blind = " and ".join(f"IPv{version}" for version, seen in filtered.items() if not seen)

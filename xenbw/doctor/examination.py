@@ -9,6 +9,7 @@ from xenbw.doctor import (
     drops,
     hook,
     legacy,
+    null_sets,
     proof,
     rig,
     ruleset,
@@ -33,6 +34,7 @@ _TOPICS: tuple[tuple[str, _Look], ...] = (
     ("hook", hook.files),
     ("vif scripts", hook.scripts),
     ("firewall", legacy.look),
+    ("firewall", null_sets.look),
     ("iptables", ruleset.look),
     ("saved rules", saved.look),
     ("bridges", bridges.filtering),
@@ -66,7 +68,7 @@ def _own(host: Host) -> Iterator[Finding]:
         yield from proof.of_meter_and_seal(trial, "trial bridge")
         yield from tripping.of_tripwire(trial)
         yield from throttling.of_throttle(trial)
-        yield from proof.of_null_route(trial, filtered=interfaces.bridge_filtered(4))
+        yield from proof.of_null_route(trial, host.method, filtered=interfaces.bridge_filtered(4))
 
 
 def _on(bridge: str) -> _Look:

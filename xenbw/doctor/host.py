@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 
+from xenbw.blocks import method
 from xenbw.clock import Clock
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
+from xenbw.nft.netlink import hand_to_nft
+from xenbw.nft.tables import Tables
 from xenbw.rundir import control
 from xenbw.rundir.control import Answer
 from xenbw.runner import Runner
@@ -38,6 +42,15 @@ class Host:
             return self.daemon
         except XenbwError:
             return {}
+
+    @cached_property
+    def method(self) -> str:
+        """By what addresses are null-routed: as the daemon does it, or as it would."""
+        told = self.status.get("null_route_method")
+        if told is not None:
+            return str(told)
+        with closing(Tables(hand_to_nft)) as tables:
+            return method.choose(self.settings.enforce.null_routes, tables, self.run)[0]
 
     @cached_property
     def vifs(self) -> tuple[Vif, ...]:

@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from xenbw.blocks.restore import ALLOWED, CHAIN, HOOKED
+from xenbw.blocks.restore import ALLOWED, CHAIN, HOOKED, METHOD, SAVE, TABLES
 from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.host import Host
 from xenbw.runner import Runner
 
 _TOPIC = "firewall"
-_ASKED = {4: "iptables-legacy-save", 6: "ip6tables-legacy-save"}
-# The kernel's list of existing tables. Running iptables-legacy itself would create them.
-_KNOWN = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
 # Targets that let a packet go on past the rest of the table (iptables-extensions(8); a packet that a program accepts
 # from its queue goes on behind the table, nf_queue.c in linux).
 _PASSING = frozenset({"ACCEPT", "NFQUEUE", "QUEUE"})
@@ -51,8 +48,11 @@ class Table:
 
 
 def look(host: Host) -> Iterator[Finding]:
-    wanted = int(host.status.get("null_routes", 0)) > 0
     tables = {version: read(version, host.run) for version in (4, 6)}
+    if host.method != METHOD:
+        yield from judge_remains(tables)
+        return
+    wanted = int(host.status.get("null_routes", 0)) > 0
     found = [finding for version in (4, 6) for finding in judge(version, tables[version])]
     if wanted and not any(CHAIN in table.rules for table in tables.values()):
         found.append(bad(_TOPIC, "there should be null routes, and there are none", "journalctl -u xenbwd says why"))
@@ -61,12 +61,21 @@ def look(host: Host) -> Iterator[Finding]:
     yield from found
 
 
+def judge_remains(tables: Mapping[int, Table]) -> Iterator[Finding]:
+    """The findings where null routes are in nft's sets, and none should be in the legacy tables."""
+    for version, table in tables.items():
+        if CHAIN in table.rules:
+            command = SAVE[version].removesuffix("-save")
+            text = f"{command} has a chain {CHAIN}, but null routes are in nft: the addresses in it stay blocked"
+            yield bad(_TOPIC, text, "systemctl restart xenbwd removes it")
+
+
 def read(version: int, run: Runner) -> Table:
     """The table of that IP version; an empty one if it does not exist. Raises CommandError, OSError."""
-    known = _KNOWN[version]
+    known = Path(TABLES[version])
     if not known.exists() or "filter" not in known.read_text(encoding="ascii").split():
         return parse("")
-    return parse(run([_ASKED[version], "-t", "filter"]).stdout.decode(errors="replace"))
+    return parse(run([SAVE[version], "-t", "filter"]).stdout.decode(errors="replace"))
 
 
 def parse(text: str) -> Table:
@@ -101,7 +110,7 @@ def judge(version: int, table: Table) -> list[Finding]:
     """The findings about rules that bypass the null routes of this table; none if it has no null routes."""
     if CHAIN not in table.rules:
         return []
-    save = _ASKED[version].removesuffix("-save")
+    save = SAVE[version].removesuffix("-save")
     strangers = [rule for rule in table.rules[CHAIN] if not _ours(rule)]
     found = [_shadow(save, rule, f"is in {CHAIN}") for rule in strangers]
     for chain in HOOKED:

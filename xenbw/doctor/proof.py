@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from xenbw.blocks import restore
 from xenbw.blocks.block import Wanted
-from xenbw.blocks.registry import NULL_ROUTES
 from xenbw.doctor import wire
 from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.namespace import has_ipv6
@@ -33,7 +33,7 @@ class Metered:
 @dataclass(frozen=True)
 class Routed:
     """How many of three pings were answered, (by dom0, by a neighbour over the bridge), before, during and after the
-    null route. filtered: whether iptables sees what bridges forward."""
+    null route. filtered: whether null routes see what bridges forward."""
 
     before: tuple[int, int]
     blocked: tuple[int, int]
@@ -71,22 +71,26 @@ def of_meter_and_seal(rig: Rig, where: str) -> Iterator[Finding]:
         yield doubt("seal", text, "modprobe sch_ingress cls_bpf")
 
 
-def of_null_route(rig: Rig, *, filtered: bool) -> Iterator[Finding]:
-    """In the rig's own tables. Raises XenbwError, OSError."""
-    for version in (4, 6) if has_ipv6() else (4,):
-        with rig.block(NULL_ROUTES[version]) as block:
-            why = rig.dom0.do(block.probe)
+def of_null_route(rig: Rig, method: str, *, filtered: bool) -> Iterator[Finding]:
+    """In the rig's own tables. method: by what addresses are null-routed. filtered: whether iptables sees what bridges
+    forward. Raises XenbwError, OSError."""
+    in_chains = method == restore.METHOD
+    for version in ((4, 6) if has_ipv6() else (4,)) if in_chains else ():
+        # python-iptables need not be installed where it is not the method.
+        from xenbw.blocks.iptables import Iptables
+
+        why = rig.dom0.do(Iptables(version).probe)
         if why is not None:
             module = "iptable_filter" if version == 4 else "ip6table_filter"
             yield bad("null route", f"IPv{version} cannot be null-routed: {why}", f"modprobe {module}")
             if version == 4:
                 return
-    with rig.block(NULL_ROUTES[4]) as null_route:
+    with rig.block("null routes") as null_routes:
         before = _pings(rig)
-        rig.dom0.do(lambda: null_route.apply(Wanted({IPv4Address(GUEST_ADDRESS): "xenbw doctor"})))
+        rig.dom0.do(lambda: null_routes.apply(Wanted({IPv4Address(GUEST_ADDRESS): "xenbw doctor"}, method=method)))
         blocked = _pings(rig)
-        rig.dom0.do(lambda: null_route.apply(Wanted()))
-    yield judge_null_route(Routed(before, blocked, _pings(rig), filtered))
+        rig.dom0.do(lambda: null_routes.apply(Wanted(method=method)))
+    yield judge_null_route(Routed(before, blocked, _pings(rig), filtered or not in_chains))
 
 
 def judge_meter(metered: Metered, where: str) -> Finding:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from xenbw.blocks import null_text
 from xenbw.blocks.restore import CHAIN
 from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.host import Host
@@ -30,7 +31,8 @@ _PLACES = (
 )
 _CHAIN = re.compile(rf"(?<![\w-]){CHAIN}(?![\w-])")
 _TABLE = re.compile(rf"\bnetdev\s+{nft.TABLE}\b")
-_LATCH = re.compile(rf"\b(?:bridge|inet|arp)\s+{nft.TABLE}\b")
+_LATCH = re.compile(rf"\b(?:bridge|inet|arp)\s+{nft.TABLE}(?![\w-])")
+_NULL = re.compile(rf"\b(?:bridge|inet)\s+{null_text.TABLE}(?![\w-])")
 _FOR_NFT = "/nftables"
 _LARGEST = 16 << 20
 
@@ -40,6 +42,7 @@ class Kind(Enum):
 
     NFT = "the nft table of xenbw's counters"
     LATCH = "an nft table of xenbw's latches"
+    NULL = "an nft table of xenbw's null routes"
     CHAIN = "the chain of xenbw's null routes"
 
 
@@ -66,6 +69,8 @@ def search(root: Path) -> list[Saved]:
                 found.append(Saved(path, Kind.NFT))
             elif _LATCH.search(text):
                 found.append(Saved(path, Kind.LATCH))
+            elif _NULL.search(text):
+                found.append(Saved(path, Kind.NULL))
             elif _CHAIN.search(text):
                 found.append(Saved(path, Kind.CHAIN))
     return found

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from xenbw.allow import Exceptions
+from xenbw.blocks import method
 from xenbw.blocks.block import Block as Blocker
 from xenbw.blocks.block import Line, Outcome, Wanted
 from xenbw.blocks.tripwire_text import quota_of
@@ -27,8 +28,10 @@ from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.model import Address, Binding, Block, Counters, Network, Rates
 from xenbw.nft.port import Port
+from xenbw.nft.tables import Tables
 from xenbw.rundir import overfile, pending, turn
 from xenbw.rundir.dropped import Dropped
+from xenbw.runner import Runner
 from xenbw.tell.announcement import unfiltered
 from xenbw.vifs import interfaces
 
@@ -38,8 +41,8 @@ _WIRES = ("tripwire", "throttle")
 class Reconciler:
     """Holds the VMs that are blocked by the ledger, or by verdicts that could not be recorded in it.
 
-    protect: networks that are never blocked. meter: the daemon's meter, which hooks have to know. plan: the null routes
-    of the last reconciling. problems: what kept its blocks from holding.
+    protect: networks that are never blocked. meter: the daemon's meter. method: by what addresses are null-routed.
+    Hooks have to know both. plan: the null routes of the last reconciling. problems: what kept its blocks from holding.
     """
 
     def __init__(
@@ -48,14 +51,19 @@ class Reconciler:
         self._ledger, self.settings, self._judge, self._blocks = ledger, settings, judge, blocks
         self._boot_id = boot_id
         self.protect: frozenset[Network] = frozenset(settings.enforce.protect)
-        self.meter = "kernel"
+        self.meter, self.method, self.method_problem = "kernel", "iptables", ""
         self.plan = Plan({}, {}, {}, {}, frozenset())
         self.problems: list[str] = []
         self._hold = Hold(frozenset(), Exceptions(settings.enforce.exceptions), {})
         self._throttled: frozenset[int] = frozenset()
-        self._applied: dict[str, tuple[Mapping[Address, str], Exceptions]] = {}  # null routes, by the block's name
+        # Null routes and their method, by the block's name.
+        self._applied: dict[str, tuple[Mapping[Address, str], Exceptions, str]] = {}
         self._told: Mapping[str, Sequence[str]] = {}  # what the ledger's meta tells hooks
         self._unfiltered: set[tuple[int, str]] = set()
+
+    def choose(self, tables: Tables, run: Runner) -> None:
+        """Choose by what addresses are null-routed from now on."""
+        self.method, self.method_problem = method.choose(self.settings.enforce.null_routes, tables, run)
 
     def ports(self, roster: Roster, present: Present) -> tuple[Port, ...]:
         """Every vif, sealed if its VM was blocked at the last reconciling."""
@@ -78,7 +86,7 @@ class Reconciler:
             self._throttled = desired.throttled(roster, blocks, self._judge.throttled)
             allow, lines = desired.exceptions(roster, self.settings), self._lines(roster, usage)
             self._hold = Hold(frozenset(blocks), allow, self._rates(roster, lines))
-            self.problems = desired.obstacles(plan)
+            self.problems = desired.obstacles(plan) + ([self.method_problem] if self.method_problem else [])
             before = self.plan if self._applied else plan
             self._judge.news.moved(desired.added(before, plan), desired.added(plan, before))
             self.plan = plan
@@ -90,7 +98,8 @@ class Reconciler:
             shut = frozenset[int]().union(*(outcome.shut for outcome in outcomes))
             passing = [one for one in latest if one.ended_at is None and one.ifindex not in shut]
             self.problems += _unreached(plan, roster, blocks, passing)
-            self._check_bridges(roster, blocks, passing, moment)
+            if not any(outcome.bridged for outcome in outcomes):
+                self._check_bridges(roster, blocks, passing, moment)
         return [change for outcome in outcomes for change in outcome.changes]
 
     def wire(self, roster: Roster, usage: Mapping[int, Counters], present: Present) -> None:
@@ -129,6 +138,7 @@ class Reconciler:
             domids,
             {one.ifindex: one.domid for one in latest if one.ended_at is None and one.boot_id == self._boot_id},
             Exceptions(self._hold.allow.common, {names[vm_id]: own for vm_id, own in self._hold.allow.own.items()}),
+            method=self.method,
         )
 
     def _apply_all(self, wanted: Wanted) -> list[Outcome]:
@@ -144,7 +154,7 @@ class Reconciler:
             outcome = block.apply(wanted)
         except XenbwError as error:
             return Outcome(problems=(str(error),))
-        routes = (wanted.null_routes, wanted.allow)
+        routes = (wanted.null_routes, wanted.allow, wanted.method)
         if outcome.changes and self._applied.get(block.name) == routes:
             self._judge.news.repaired(outcome.changes)
         self._applied[block.name] = routes
@@ -186,6 +196,7 @@ class Reconciler:
                 "protected": protected,
                 "allow": self.settings.enforce.exceptions,
                 "rates": tuple(map(str, self.settings.default_allowance.rates or ())),
+                "null_routes": (self.method,),
             }
         )
         try:
@@ -200,6 +211,7 @@ class Reconciler:
                 wanted.allow,
                 {roster.entries[vm_id].vm.name: (vm_id, *rates) for vm_id, rates in self._hold.rates.items()},
                 self._left(roster, wanted.lines),
+                self.method,
             )
         except OSError as error:
             self.problems.append(f"{over_path(self.settings)}: {error.strerror}: hooks rely on the ledger alone")

@@ -291,7 +291,7 @@ def _record(facts: _Facts, paths: _Paths, note: Note) -> None:
 
 def _admit(facts: _Facts, paths: _Paths, read: Callable[[], Over | None]) -> None:
     for error in gate.admit(facts.name, facts.ips, paths.run_dir, read):
-        _log(f"{facts.interface}: iptables refuses null routes: {error}")
+        _log(f"{facts.interface}: null routes are refused: {error}")
 
 
 def run(env: dict[str, str]) -> None:

@@ -9,12 +9,15 @@ from xenbw.allow import Exceptions
 from xenbw.blocks import restore
 from xenbw.blocks.tripwire_text import quota_of
 from xenbw.ledger import bindings
+from xenbw.nft.pipe import feed
 from xenbw.rundir import overfile, turn
 from xenbw.rundir.overfile import Over
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_NFT = "nft"
 
 
 def from_ledger(path: str, boot_id: str) -> Over | None:
@@ -31,6 +34,7 @@ def from_ledger(path: str, boot_id: str) -> Over | None:
             over.tripwires = {
                 name: {quota_of(vm_id, "slow", "total"): 0} for name, (vm_id, *_) in over.throttled.items()
             }
+            over.method = "".join(bindings.networks(db, "null_routes")[:1])
             over.blocked = {name: blockable(ips, over) for name, ips in bindings.blocked(db).items()}
             db.close()
         except sqlite3.Error:
@@ -41,17 +45,17 @@ def from_ledger(path: str, boot_id: str) -> Over | None:
 
 def admit(name: str, ips: list[str], run_dir: str, read: Callable[[], Over | None]) -> list[str]:
     """Null-route a VM that starts, if it is blocked. If not, free those of its addresses that are null-routed for a
-    blocked VM that held them before. read(): the present over file. Returns iptables' errors."""
+    blocked VM that held them before. read(): the present over file. Returns the errors of iptables or nft."""
     over = read()
     if over is None:
         return []
     if name in over.blocked:
         allowed = blockable(ips, over)
         news = "" if set(allowed) <= set(over.blocked[name]) else overfile.blocked_line(name, allowed)
-        return _write_chain(run_dir, read, news, {name: [*over.blocked[name], *allowed]}, [])
+        return _write(run_dir, read, news, {name: [*over.blocked[name], *allowed]}, [])
     routed = over.addresses()
     freed = [ip for ip in ips if ip in routed]
-    return _write_chain(run_dir, read, overfile.held_line(freed), {}, freed) if freed else []
+    return _write(run_dir, read, overfile.held_line(freed), {}, freed) if freed else []
 
 
 def leave(ips: list[str], run_dir: str, over: Over) -> None:
@@ -75,11 +79,11 @@ def blockable(ips: list[str], over: Over) -> list[str]:
     ]
 
 
-def _write_chain(
+def _write(
     run_dir: str, read: Callable[[], Over | None], news: str, blocked: dict[str, list[str]], held: list[str]
 ) -> list[str]:
-    """Add the news to the over file and write all null routes of the families concerned into the kernel. Returns
-    iptables' errors.
+    """Add the news to the over file and write all null routes of the families concerned into the kernel: into the
+    legacy tables, or into nft's sets if that is the method or the legacy tables refuse them. Returns the errors.
 
     Hooks that run side by side take turns, each with the over file as it is by then, or the last would undo the work of
     the others. A turn takes some 10 ms; a hook that waits too long goes on without. Without the iptables lock nothing
@@ -98,12 +102,36 @@ def _write_chain(
         over.blocked.setdefault(name, []).extend(addresses)
     over.held.update(held)
     errors = []
-    if turn.take(restore.XTABLES_LOCK, locks):
+    if over.method != _NFT and turn.take(restore.XTABLES_LOCK, locks):
         concerned = [*held, *(address for addresses in blocked.values() for address in addresses)]
         for version in sorted({restore.family(ip) for ip in concerned}):
             error = restore.write_chain(version, over.addresses(), over.allow)
             if error is not None:
                 errors.append(error)
+    if over.method == _NFT or errors:
+        errors = _write_sets(over, errors)
+    elif held:
+        # An earlier hook may have used nft because iptables refused.
+        _remove_sets()
     for lock in locks:
         os.close(lock)
     return errors
+
+
+def _write_sets(over: Over, errors: list[str]) -> list[str]:
+    """Write all null routes into nft's sets. errors: iptables', if it was tried before. Returns nft's error with them,
+    none if the null routes stand."""
+    from xenbw.blocks import null_text
+
+    error = null_text.put(over.addresses(), over.allow, _nft)
+    return [] if error is None else [*errors, error]
+
+
+def _remove_sets() -> None:
+    from xenbw.blocks import null_text
+
+    _nft(null_text.remove())
+
+
+def _nft(text: str) -> str | None:
+    return feed(["nft", "-f", "-"], text.encode("ascii"), {})

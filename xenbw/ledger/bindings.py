@@ -211,6 +211,6 @@ def held(db: sqlite3.Connection, boot_id: str) -> set[str]:
 
 def networks(db: sqlite3.Connection, kind: str) -> list[str]:
     """The networks of a kind, as the daemon last wrote them: "protected", which are never blocked, or "allow", which
-    blocked VMs may reach."""
+    blocked VMs may reach; or "null_routes": the method by which addresses are null-routed, if it is known."""
     row = db.execute("SELECT value FROM meta WHERE key = ?", (kind,)).fetchone()
     return [] if row is None else str(row[0]).split()

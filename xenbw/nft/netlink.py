@@ -35,6 +35,7 @@ _DEPLETED = 2  # NFT_QUOTA_F_DEPLETED
 _CHAIN_NAME, _CHAIN_HOOK, _HOOK_DEVICE = 3, 4, 3
 _RULE_CHAIN, _RULE_EXPRESSIONS = 2, 4
 _SET_NAME, _SET_ELEMENTS, _ELEMENT_KEY, _ELEMENT_OBJECT, _DATA_VALUE = 2, 3, 1, 9, 1
+_ELEMENT_USERDATA, _COMMENT = 6, 0  # the second is NFTNL_UDATA_SET_ELEM_COMMENT, libnftnl/udata.h
 _GEN_ID, _GEN_PID = 1, 2
 _TYPE = 0x3FFF  # without the flags "nested" and "network byte order"
 _HEADER, _ATTRIBUTE, _LONG = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct(">Q")
@@ -149,13 +150,21 @@ class Table:
 
     def objects(self, name: str) -> dict[bytes, str]:
         """A map's elements: key -> name of the object it leads to; empty without the map. Raises NetfilterError."""
+        return self._elements(name, lambda words: _text(words.get(_ELEMENT_OBJECT, b"")))
+
+    def comments(self, name: str) -> dict[bytes, str]:
+        """A set's elements: key -> comment, "" for none; empty without the set. Raises NetfilterError."""
+        return self._elements(name, lambda words: _comment(words.get(_ELEMENT_USERDATA, b"")))
+
+    def _elements(self, name: str, value: Callable[[dict[int, bytes]], str]) -> dict[bytes, str]:
+        """The elements of a set or map, by their keys; value: what is read of an element's attributes."""
         found: dict[bytes, str] = {}
 
         def take(data: bytes, at: int, end: int) -> None:
             for element in _each(_attributes(data, at, end).get(_SET_ELEMENTS, b"")):
                 words = _attributes(element)
                 if _ELEMENT_KEY in words:  # a set's catch-all element has no key
-                    found[_attributes(words[_ELEMENT_KEY])[_DATA_VALUE]] = _text(words.get(_ELEMENT_OBJECT, b""))
+                    found[_attributes(words[_ELEMENT_KEY])[_DATA_VALUE]] = value(words)
 
         self._dump(_GETSETELEM, _attribute(_SET_NAME, name.encode("ascii") + b"\0"), found.clear, take)
         return found
@@ -234,6 +243,18 @@ def _attributes(data: bytes, at: int = 0, end: int | None = None, last: int = 0)
 
 def _text(word: bytes) -> str:
     return decode(word.rstrip(b"\0"))
+
+
+def _comment(userdata: bytes) -> str:
+    """The comment in what nft(8) keeps beside an element: pieces with a byte for their kind and one for their length
+    (libnftnl, udata.c)."""
+    at = 0
+    while at + 2 <= len(userdata):
+        kind, length = userdata[at], userdata[at + 1]
+        if kind == _COMMENT:
+            return _text(userdata[at + 2 : at + 2 + length])
+        at += 2 + length
+    return ""
 
 
 def _take_counter(data: bytes, at: int, end: int, found: dict[str, int]) -> None:

@@ -12,16 +12,16 @@ Apply = Callable[[str], str | None]
 
 
 class Tables:
-    """The table `xenbw` in each family. apply: hands nft a batch."""
+    """The tables of xenbw in each family. apply: hands nft a batch."""
 
     def __init__(self, apply: Apply) -> None:
         self.apply = apply
-        self._tables: dict[int, Table] = {}
+        self._tables: dict[tuple[int, str], Table] = {}
         self._forgotten = 0
 
-    def of(self, family: int = NETDEV) -> Table:
-        """The table of a family, by linux/netfilter.h's number."""
-        return self._tables.setdefault(family, Table(TABLE, family))
+    def of(self, family: int = NETDEV, name: str = TABLE) -> Table:
+        """A table of a family, by linux/netfilter.h's number."""
+        return self._tables.setdefault((family, name), Table(name, family))
 
     def generation(self) -> tuple[int, int]:
         """A value that changes with each change of the host's nft rules, and with each `forget`. Raises MeterError."""

@@ -9,6 +9,7 @@ Each line is a list of words separated by tabs; names are backslash-escaped:
 `allow NETWORK...`: blocked VMs may reach these networks; `allow-vm NAME NETWORK...`: this VM may reach these instead
 `throttle NAME ID IN OUT`: a VM that is throttled past its allowance, its row's id, and its rates in bits per second
 `tripwire NAME QUOTA LEFT...`: the quota objects that hold a VM's allowance, and how many bytes each had left
+`null-routes METHOD`: by what addresses are null-routed, `iptables` or `nft`
 The daemon writes the whole file. While no daemon runs, hooks append lines, which add to or correct the lines before.
 """
 
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
 class Over:
     """What the file says. blocked: VM name -> its null-routed addresses; protected: addresses or networks; nft: whether
     vifs get nft counters; allow: the networks that blocked VMs may reach; throttled: VM name -> its id, and its rates
-    to the guest and from it in bits per second; tripwires: VM name -> quota object -> bytes left."""
+    to the guest and from it in bits per second; tripwires: VM name -> quota object -> bytes left; method: by
+    what addresses are null-routed, "" if that is not known."""
 
-    __slots__ = ("allow", "blocked", "held", "ledger", "nft", "protected", "throttled", "tripwires")
+    __slots__ = ("allow", "blocked", "held", "ledger", "method", "nft", "protected", "throttled", "tripwires")
 
     def __init__(self) -> None:
         self.ledger = ""
-        self.nft = True
+        self.nft, self.method = True, ""
         self.protected: list[str] = []
         self.allow = Exceptions()
         self.held: set[str] = set()
@@ -88,6 +90,8 @@ def _take(over: Over, kind: str, *words: str) -> None:
         over.ledger = unescape(words[0])
     elif kind == "meter":
         over.nft = words == ("nft",)
+    elif kind == "null-routes" and words:
+        over.method = words[0]
     elif kind == "protected":
         over.protected += words
     elif kind == "allow":
@@ -117,9 +121,10 @@ def write(
     allow: Exceptions = _NONE,
     throttled: Mapping[str, tuple[int, int, int]] = _NOT_THROTTLED,
     tripwires: Mapping[str, Mapping[str, int]] = _NO_TRIPWIRES,
+    method: str = "iptables",
 ) -> None:
     """Replace the file in one step. Raises OSError."""
-    text = _line("ledger", escape(ledger)) + _line("meter", meter)
+    text = _line("ledger", escape(ledger)) + _line("meter", meter) + _line("null-routes", method)
     text += _line("protected", *protected) + _line("held", *held) + _line("allow", *allow.common)
     text += "".join(_line("allow-vm", escape(name), *networks) for name, networks in sorted(allow.own.items()))
     text += "".join(_line("vm", escape(name), *addresses) for name, addresses in sorted(blocked.items()))
