@@ -23,6 +23,7 @@ from xenbw.meters.nft import NftMeter
 from xenbw.model import Life
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import RuleWatch, hand_to_nft
+from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables
 from xenbw.runner import run
 from xenbw.xen.xenstore import Lookup
@@ -99,7 +100,7 @@ def _inside() -> None:
             idle.append(_cpu(lambda: _round(work)))
     tables = Tables(hand_to_nft)
     table = tables.of()
-    meter = NftMeter(table, Chains(tables), KernelMeter())
+    meter = NftMeter(table, Chains(tables), Quotas(tables), KernelMeter())
     wanted = [_Wanted(id_, binding.key, binding.interface) for id_, binding in ledger.live_bindings().items()]
     samples = {
         "cycle": changed,

@@ -215,7 +215,7 @@ def _trip(samples: Samples, tables: Tables, chains: Chains) -> None:
     tripwire = Tripwire(tables, chains, quotas := Quotas(tables))
     for _ in range(_ROUNDS):
         _time(samples, "trip", partial(tripwire.apply, Wanted(ports=ports, lines=lines(_COUNT, 10**12))))
-        quotas.look()
+        quotas.around(tables.of().counters)
         _time(samples, "tripped", partial(tripwire.apply, Wanted(ports=ports, lines=lines(_COUNT, 10**12))))
         _time(samples, "trips moved", partial(tripwire.apply, Wanted(ports=ports, lines=lines(_COUNT, 2 * 10**12))))
         tripwire.apply(Wanted(ports=ports))

@@ -22,6 +22,7 @@ from xenbw.meters.nft import NftMeter
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import hand_to_nft
 from xenbw.nft.port import Port
+from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables
 
 pytestmark = pytest.mark.kernel
@@ -87,7 +88,7 @@ def test_no_chain_is_left_of_a_vif_that_came_and_went_without_a_script(host: Hos
         tables = Tables(hand_to_nft)
         chains = Chains(tables)
         metering = Metering(host.ledger(), Tally(), boot_id(), chains)
-        metering.use(NftMeter(tables.of(), chains, KernelMeter()), "")
+        metering.use(NftMeter(tables.of(), chains, Quotas(tables), KernelMeter()), "")
         port = Port(9, 0, socket.if_nametoindex("vif9.0"), "vif9.0")
         metering.begin([port])
         host.namespace.ip("link del vif9.0")

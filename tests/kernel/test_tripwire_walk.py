@@ -17,7 +17,7 @@ from xenbw.quota import FRAME
 
 pytestmark = pytest.mark.kernel
 
-STEPS = cases(40, 10_000)
+STEPS = cases(40, 2_000)
 _MB = 1_000_000
 _START = 50 * _MB
 

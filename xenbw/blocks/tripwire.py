@@ -3,7 +3,7 @@
 A line of an allowance is a quota object. The kernel refuses a frame with which the object's consumption would reach its
 limit. Consumption and usage grow by the same frames, so they differ by a constant, the gap = usage - consumption; the
 object's limit is therefore line + 1 - gap. Two readings of the object around a count of usage tell the gap: it is at
-most usage - consumption before the count, and exactly that if no frame came between the two readings.
+most usage - consumption before the count, and exactly that if no frame came between the two readings (nft/quotas.py).
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Gap:
     doubted: int | None = None
 
 
-def measured(line: Line, before: Quota | None, now: Quota, known: Gap | None) -> Gap | None:
-    """The gap after one more measurement; None while nothing was measured. before: the quota object right before the
-    usage was counted."""
-    if before is not None and now.consumed < before.consumed:
-        return None  # another object took its place
-    if before is None or before.limit != now.limit or now.spent:
+def measured(line: Line, before: Quota | None, after: Quota | None, known: Gap | None) -> Gap | None:
+    """The gap after one more measurement; None while nothing was measured. before, after: the quota object right before
+    and right after the usage was counted."""
+    if before is None or after is None or before.limit != after.limit or after.spent:
         return known
-    gap, still = line.used - before.consumed, before.consumed == now.consumed
+    if after.consumed < before.consumed:
+        return None  # another object took its place
+    gap, still = line.used - before.consumed, before.consumed == after.consumed
     if known is None or known.since != line.since:
         return Gap(gap, line.since, still)
     if still and (gap >= known.bytes or not known.exact or gap == known.doubted):
@@ -140,15 +140,26 @@ class Tripwire:
                 self._done = None
                 return said
         self._gaps, self._late = change.gaps, change.late
+        # What was read around the last count was of other objects.
         self._quotas.before = {name: was for name, was in self._quotas.before.items() if name not in change.made}
+        self._quotas.made = self._quotas.made or bool(change.made)
+        self._quotas.unsettled = frozenset(
+            name
+            for name, line in lines.items()
+            if line.limit is not None and not ((gap := change.gaps.get(name)) and gap.exact)
+        )
         self._done = (self._tables.generation(), ports, lines.keys())
         return None
 
     def _change(self, lines: Mapping[str, Line], now: Mapping[str, Quota]) -> _Change:
-        before, gaps = self._quotas.before, {}
+        before, after, gaps = self._quotas.before, self._quotas.after, {}
         for name, line in lines.items():
-            if name in now and (gap := measured(line, before.get(name), now[name], self._gaps.get(name))) is not None:
-                gaps[name] = gap
+            was = after.get(name)
+            # One with less consumption than a moment ago is another object.
+            if name in now and (was is None or now[name].consumed >= was.consumed):
+                gap = measured(line, before.get(name), was, self._gaps.get(name))
+                if gap is not None:
+                    gaps[name] = gap
         change = _Change(gaps, now.keys() - lines.keys())
         for name, line in lines.items():
             if name in now:

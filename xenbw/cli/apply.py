@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
 from xenbw.blocks.block import Block
@@ -22,7 +22,7 @@ from xenbw.meters.nft import uncredited
 from xenbw.model import ZERO, Binding, Counters, State
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains
-from xenbw.nft.netlink import Table, hand_to_nft
+from xenbw.nft.netlink import hand_to_nft
 from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables
 from xenbw.rundir import control
@@ -49,10 +49,9 @@ def apply(ledger: Ledger, context: Context, make: Make = blocks) -> bool:
 
 
 def _add_uncredited(
-    usage: dict[int, Counters], ledger: Ledger, bound: Sequence[Binding], boot_id: str, table: Table
+    usage: dict[int, Counters], ledger: Ledger, bound: Sequence[Binding], boot_id: str, counted: Mapping[str, int]
 ) -> None:
-    """Add the usage that is in our counters only: the kernel's tripwires have it counted. Raises MeterError."""
-    counted = table.counters()
+    """Add the usage that is in our counters only: the kernel's tripwires have it counted."""
     gone = [life[2] for life in map(nft.life_of, {name.rpartition("-")[0] for name in counted}) if life is not None]
     for vm_id, grown in uncredited([*bound, *viflog.ended(ledger, boot_id, gone)], counted).items():
         usage[vm_id] = usage.get(vm_id, ZERO).plus(grown)
@@ -90,9 +89,10 @@ def _enforce(ledger: Ledger, context: Context, make: Make) -> list[str]:
         reconciler.choose(tables, context.run)
         reconciler.protect = known.networks | set(context.settings.enforce.protect)
         bound = [binding for binding in ledger.live_bindings().values() if binding.boot_id == here]
-        if quotas.look():
+        counted = quotas.around(tables.of().counters)
+        if quotas.before:
             reconciler.meter = "nft"
-            _add_uncredited(usage, ledger, bound, here, tables.of())
+            _add_uncredited(usage, ledger, bound, here, counted)
         reconciler.reconcile(vms, usage, moment, Present(bound))
     failed = [str(judge.failure)] if judge.failure else []
     failed += [*reconciler.problems, *known.problems]

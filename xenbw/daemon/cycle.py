@@ -75,8 +75,8 @@ class Work:
         self._calls = Calls(ledger, boot_id, orphans, sysfs)
         self._roster = Roster(ledger, settings)
         self._judge = Judge(ledger, settings)
-        quotas = Quotas(self._tables)
-        means = blocks.Means(self._tables, self._chains, quotas, str(settings.daemon.run_dir))
+        self._quotas = Quotas(self._tables)
+        means = blocks.Means(self._tables, self._chains, self._quotas, str(settings.daemon.run_dir))
         made = blocks.blocks(means)
         (self._throttle,) = (block for block in made if block.name == blocks.THROTTLE)
         self._reconciler = Reconciler(ledger, settings, self._judge, made, boot_id)
@@ -103,7 +103,7 @@ class Work:
         self._rounds = Rounds(
             tally,
             self._metering,
-            quotas,
+            self._quotas,
             self._census,
             self._accounts,
             self._roster,
@@ -127,7 +127,10 @@ class Work:
         self._throttle_problem = self._throttle.probe()  # which probes the chains as well
         self._accounts.meter_failed(None)
         meter = settings.meter
-        means = meters.Means(self._tables.of(), self._chains, self._run, self._census.owner_of, meter.interval)
+        means = meters.Means(
+            self._tables.of(), self._chains, self._quotas, self._run, self._census.owner_of, meter.interval
+        )
+        self._quotas.forget()
         self._metering.use(*meters.choose(meter.source, means))
         self._reconciler.meter = self._metering.meter.name
         self._reconciler.choose(self._tables, self._run)

@@ -60,10 +60,11 @@ class Rounds:
         """
         changes: list[str] = []
         judged: set[int] = set()
+        settled = False
         due = set(due)
         while True:
             self._tally.shut = self._reconciler.shut()
-            self._count(self._ports() if look or self._metering.bridged else None)
+            self._accounts.count(self._ports() if look or self._metering.bridged else None)
             spent = self._spent()
             hold = self._roll() or hold
             due = ((due | self._crossed() | spent.keys()) & self._roster.entries.keys()) - judged
@@ -71,34 +72,33 @@ class Rounds:
             judged |= due
             if moved and not look:
                 # To seal a vif repairs its chains, and the traffic that passed them by is counted before.
-                self._count(self._ports())
+                self._accounts.count(self._ports())
             # A tripwire that ran out although its VM may use more is made anew.
             if moved or hold or spent:
                 changes += self.hold()
-            elif look:
+            elif look or self._quotas.unsettled:
                 self._reconciler.wire(self._roster, self._tally.usage, self._present())
-            if not moved:
+            # What passed while a tripwire was made is counted at once, or so much more could pass its line.
+            if not moved and not (self._quotas.made and not settled):
                 return changes
-            self._accounts.commit()
-            due, look, hold = set(), True, False
+            if moved:
+                self._accounts.commit()
+            due, look, hold, settled = set(), True, False, not moved
 
     @property
     def tripwired(self) -> frozenset[int]:
         """The ids of the VMs whose allowances the kernel holds."""
-        return frozenset(line[0] for line in map(line_of, self._quotas.before) if line is not None)
+        return frozenset(line[0] for line in map(line_of, self._quotas.after) if line is not None)
 
     def count(self) -> None:
         """Read and credit, no more."""
         self._accounts.count(None)
-
-    def _count(self, ports: Collection[Port] | None) -> None:
-        self._quotas.look()
-        self._accounts.count(ports)
+        self._quotas.forget()
 
     def _spent(self) -> dict[int, set[str]]:
         """The kinds of tripwires that ran out, by VM, of VMs that are not held for it yet."""
         found: dict[int, set[str]] = {}
-        for name, quota in self._quotas.before.items():
+        for name, quota in self._quotas.after.items():
             line = line_of(name) if quota.spent else None
             entry = self._roster.entries.get(line[0]) if line else None
             if line and entry and entry.vm.state not in _HELD[line[1]]:

@@ -10,6 +10,7 @@ from xenbw.model import ZERO, Amounts, Binding, Counters, Life, Reading
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import Table
+from xenbw.nft.quotas import Quotas
 
 # How often, and after how many seconds, new counters are read again, to find a moment without traffic for each.
 _LOOKS, _PAUSE = 25, 0.002
@@ -22,15 +23,16 @@ class NftMeter(Meter):
     name = "nft"
     own = True
 
-    def __init__(self, table: Table, chains: Chains, kernel: KernelMeter) -> None:
-        self._table, self._chains, self._kernel = table, chains, kernel
+    def __init__(self, table: Table, chains: Chains, quotas: Quotas, kernel: KernelMeter) -> None:
+        self._table, self._chains, self._quotas, self._kernel = table, chains, quotas, kernel
 
     def probe(self) -> str | None:
         return self._chains.probe()
 
     def read(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
         wanted = list(wanted)
-        counted, kernel = self._table.counters(), self._kernel.read(wanted)
+        counted = self._quotas.around(self._table.counters)
+        kernel = self._kernel.read(wanted)
         fresh = {nft.key(*one.key): one for one in wanted if nft.key(*one.key) in self._chains.fresh}
         self._chains.fresh -= fresh.keys()
         found = _readings(wanted, counted, kernel)
@@ -43,6 +45,7 @@ class NftMeter(Meter):
             fresh = {key: one for key, one in fresh.items() if _amounts(again, key) != _amounts(counted, key)}
             if fresh:
                 time.sleep(_PAUSE)
+                self._quotas.forget()
                 counted, kernel = self._table.counters(), self._kernel.read(fresh.values())
                 found |= _readings(fresh.values(), counted, kernel)
         return found

@@ -9,6 +9,7 @@ from xenbw.meters.counters import KernelMeter, Meter, XentopMeter
 from xenbw.meters.nft import NftMeter
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import Table
+from xenbw.nft.quotas import Quotas
 from xenbw.runner import Runner
 
 
@@ -18,13 +19,14 @@ class Means:
 
     table: Table
     chains: Chains
+    quotas: Quotas
     run: Runner
     owner_of: Callable[[str], tuple[str, int] | None]
     interval: float
 
 
 REGISTRY: Mapping[str, Callable[[Means], Meter]] = {
-    "nft": lambda means: NftMeter(means.table, means.chains, KernelMeter()),
+    "nft": lambda means: NftMeter(means.table, means.chains, means.quotas, KernelMeter()),
     "kernel": lambda _: KernelMeter(),
     "xentop": lambda means: XentopMeter(means.run, means.owner_of, means.interval),
 }
