@@ -13,6 +13,7 @@ from xenbw.daemon.now import Now
 from xenbw.enforce.protect import Protected
 from xenbw.errors import MeterError
 from xenbw.ledger import digests, prune, usagelog
+from xenbw.ledger.ageing import Ageing
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.meters.metering import Metering
 from xenbw.rundir import pending
@@ -64,6 +65,7 @@ class Housekeeping:
         self.settings, self._ledger, self._tally, self._metering = settings, ledger, tally, metering
         self._census, self._orphans, self._accounts, self._protected = census, orphans, accounts, protected
         self._now, self._boot_id = now, boot_id
+        self._ageing = Ageing(ledger)
         self._asking: threading.Thread | None = None
         self._missed = self._changed = False
         self._chores: list[tuple[Every, Callable[[], None]]] = [
@@ -71,6 +73,7 @@ class Housekeeping:
             (Every(_SAMPLE), self._sample),
             (Every(_PROTECT), self._protect),
             (Every(_PRUNE), self._prune),
+            (Every(_PRUNE), self._age),
         ]
 
     def rescan(self) -> None:
@@ -143,3 +146,8 @@ class Housekeeping:
                 digests.fold(self._ledger, self._boot_id, self._metering.busy)
         except MeterError as error:
             self._accounts.meter_failed(error)
+
+    def _age(self) -> None:
+        """Make the history of some VMs coarser where it is old."""
+        if self._now.moment.trusted:
+            self._ageing.work(self._now.moment.at, self.settings.ledger.keep_spans, self.settings.period.timezone)
