@@ -12,7 +12,7 @@ from xenbw.daemon.accounts import Accounts
 from xenbw.daemon.now import Now
 from xenbw.enforce.protect import Protected
 from xenbw.errors import MeterError
-from xenbw.ledger import digests, prune, usagelog
+from xenbw.ledger import digests, prune, space, usagelog
 from xenbw.ledger.ageing import Ageing
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.meters.metering import Metering
@@ -148,6 +148,7 @@ class Housekeeping:
             self._accounts.meter_failed(error)
 
     def _age(self) -> None:
-        """Make the history of some VMs coarser where it is old."""
+        """Make the history of some VMs coarser where it is old, and give back free space of the ledger."""
         if self._now.moment.trusted:
             self._ageing.work(self._now.moment.at, self.settings.ledger.keep_spans, self.settings.period.timezone)
+            space.give_back(self._ledger)
