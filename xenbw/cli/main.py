@@ -104,8 +104,10 @@ def addvm_parser(_words: Sequence[str] | None = None) -> argparse.ArgumentParser
 
 def _do(make_parser: Callable[[Sequence[str]], argparse.ArgumentParser], argv: Sequence[str] | None) -> int:
     """Run a command. Every failure that an admin can act on becomes one line and an exit status."""
-    _accept_any_text(sys.stdin, sys.stdout, sys.stderr)
     try:
+        if sys.stdout is None:
+            raise XenbwError("standard output is closed", "nothing was done")
+        _accept_any_text(sys.stdin, sys.stdout, sys.stderr)
         words = sys.argv[1:] if argv is None else argv
         options = make_parser(words).parse_args(words)
         settings = config.load(options.config)

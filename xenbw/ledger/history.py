@@ -18,7 +18,7 @@ from xenbw.ledger import runs
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.runs import Run
 from xenbw.ledger.trouble import impossible
-from xenbw.model import Amounts, Cell, Span
+from xenbw.model import NOTHING, Amounts, Cell, Span
 
 COLUMNS = ", ".join(Amounts._fields)
 _PLUS = ", ".join(f"{column} = {column} + excluded.{column}" for column in Amounts._fields)
@@ -80,6 +80,22 @@ def values(
         key = begin_of(span, moment, zone)
         found[key] = found[key].plus(amounts) if key in found else amounts
     return list(found.items())
+
+
+def recent(
+    ledger: Ledger, vm_id: int, span: Span, number: int, now: datetime, zone: tzinfo
+) -> list[tuple[datetime, Amounts]]:
+    """(start, amounts) of the last `number` spans up to the present one, oldest first, from the first with traffic on.
+    Raises LedgerError."""
+    since = begin_of(span, now - number * timedelta(seconds=span), zone)
+    found = dict(values(ledger, vm_id, span, since, now + timedelta(days=1), zone))
+    spans, begin = [], since
+    while begin <= now:
+        spans.append((begin, found.get(begin, NOTHING)))
+        begin = next_begin(span, begin)
+    latest = spans[-number:]
+    first = next((at for at, (_, amounts) in enumerate(latest) if any(amounts)), number)
+    return latest[first:]
 
 
 def finest(ledger: Ledger, vm_id: int, since: datetime, until: datetime) -> Span | None:
