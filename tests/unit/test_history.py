@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from tests.support.books import BOOT, add_vm, open_ledger, start_vif
 from tests.support.clock import utc
 from xenbw.accounting import HOUR, Pending, Share, Tally, cells, divide, hour_of
+from xenbw.book import changes
+from xenbw.book.documents import Documents
 from xenbw.clock import Moment
 from xenbw.config import LedgerSection, Settings
 from xenbw.judge.roster import Roster
@@ -363,6 +365,32 @@ def test_a_damaged_run_is_set_aside_and_the_others_stay(ledger: Ledger, vm_id: i
     ledger.lend(lambda db: sift.sift(db, sieve, 10))
     assert len(sieve.aside) == 1
     assert values(ledger, vm_id, Span.FIVE_MINUTES) == [(NOON - 2 * DAY, SPENT)]
+
+
+def test_what_an_older_daemon_counted_after_the_upgrade_is_added_once(ledger: Ledger, vm_id: int) -> None:
+    long_ago, hour = NOON - 9 * HOUR, NOON - HOUR
+    count(ledger, vm_id, Cell(Span.HOUR, hour, Amounts(5, 5)))
+    shares = tuple((vm_id, Share(MARCH, at, 12, 5, 0)) for at in (long_ago, hour, NOON))
+    usagelog.commit(ledger, Pending((), shares), Alive(NOON, 1.0, BOOT))
+    history.catch_up(ledger)
+    added = [(hour, Amounts(12, 5)), (NOON, Amounts(12, 5))]
+    assert values(ledger, vm_id, Span.HOUR) == added
+    usagelog.commit(ledger, Pending((), shares), Alive(NOON, 1.0, BOOT))
+    history.catch_up(ledger)
+    assert values(ledger, vm_id, Span.HOUR) == added
+
+
+def test_folded_hours_are_pushed_to_the_book_as_days_and_periods_only(ledger: Ledger, vm_id: int) -> None:
+    use(ledger, vm_id, utc("2026-01-01"), 48)
+    age_wholly(ledger, vm_id, NOON)
+    chunk = changes.after(ledger, "usage", 0, 1000)
+    ((_, found),) = Documents("dom0-a", DAY).of(ledger, chunk)
+    spans = sorted((document["span"], document["start"], int(document["in_bytes"])) for document in found)
+    assert spans == [
+        ("day", utc("2026-01-01"), 240),
+        ("day", utc("2026-01-02"), 240),
+        ("period", utc("2026-01-01"), 480),
+    ]
 
 
 def test_an_older_ledger_s_usage_by_the_hour_is_the_start_of_the_history(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 
-from xenbw.accounting import cell_start
+from xenbw.accounting import HOUR, cell_start
 from xenbw.ledger import runs
 from xenbw.ledger.ledger import Ledger
+from xenbw.ledger.rows import time_of, to_text
 from xenbw.ledger.runs import Run
 from xenbw.ledger.trouble import impossible
 from xenbw.model import NOTHING, Amounts, Cell, Span
@@ -25,6 +26,7 @@ _PLUS = ", ".join(f"{column} = {column} + excluded.{column}" for column in Amoun
 _SUMS = ", ".join(f"sum({column})" for column in Amounts._fields)
 # All offsets of time zones are whole quarters of an hour.
 _QUARTER = 900
+_HANDOVER = timedelta(hours=3)
 _BY_CALENDAR = {Span.DAY: "day", Span.MONTH: "month", Span.YEAR: "year"}
 
 
@@ -119,6 +121,27 @@ def _of_span(ledger: Ledger, vm_id: int, span: Span, since: int, until: int) -> 
         *(vm_id, int(span), since, until),
     ):
         yield row[0], Amounts(*row[1:])
+
+
+def catch_up(ledger: Ledger) -> None:
+    """Once after an upgrade: add to the hours what the daemon of the version before counted between the upgrade of the
+    ledger and its own end, up to _HANDOVER before its last commit. Call it before the first commit. Raises
+    LedgerError."""
+    alive = ledger.alive()
+    if alive is None or ledger.meta("history") is not None:
+        return
+    with ledger.transaction() as db:
+        rows = db.execute(
+            "SELECT vm_id, hour, in_bytes, out_bytes FROM vm JOIN usage ON vm_id = vm.id"
+            " AND usage.period_start = vm.period_start WHERE hour >= ?",
+            (to_text(alive.at - _HANDOVER),),
+        ).fetchall()
+        for vm_id, text, in_bytes, out_bytes in rows:
+            hour = time_of(text)
+            kept = next(iter(values(ledger, vm_id, Span.HOUR, hour, hour + HOUR, UTC)), (hour, NOTHING))[1]
+            rest = Amounts(max(0, in_bytes - kept.in_bytes), max(0, out_bytes - kept.out_bytes))
+            add(db, [(vm_id, Cell(Span.HOUR, hour, rest))] if any(rest) else [])
+        ledger.set_meta("history", "complete")
 
 
 def refile_untimed(db: sqlite3.Connection, vm_id: int, start: datetime, now: datetime) -> None:

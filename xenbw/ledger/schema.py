@@ -193,8 +193,7 @@ HISTORY_OF_USAGE = """
 INSERT INTO history (vm_id, span, start, in_bytes, out_bytes)
     SELECT vm_id, 3600, CAST(strftime('%s', substr(hour, 1, 19)) AS INTEGER) / 3600 * 3600 AS start,
         sum(in_bytes), sum(out_bytes) FROM usage WHERE hour >= '1970' AND strftime('%s', substr(hour, 1, 19)) NOT NULL
-    GROUP BY vm_id, start HAVING sum(in_bytes) + sum(out_bytes) > 0
-"""
+    GROUP BY vm_id, start HAVING sum(in_bytes) + sum(out_bytes) > 0"""
 
 # The history of each VM; `start` in seconds since 1970. history_run: 288 values of one span together (runs.py).
 _V5 = f"""
