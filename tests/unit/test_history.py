@@ -137,6 +137,22 @@ def test_flood_and_refused_bytes_are_in_the_history_though_they_are_no_usage(led
     assert values(ledger, binding.vm_id, Span.FIVE_MINUTES) == [(NOON, Amounts(0, 0, 6, 8, 10))]
 
 
+def test_a_reading_after_a_gap_is_in_the_five_minutes_of_the_gap_and_each_hour_is_as_usage_has_it(
+    ledger: Ledger,
+) -> None:
+    binding = start_vif(ledger, "web1", NOON, domid=1)
+    ledger.set_vm(binding.vm_id, period_start=MARCH)
+    tally = Tally()
+    tally.follow(binding, NOON)
+    raw = Counters(10**9 + 7, 12345)
+    tally.credit({binding.id: Reading(raw)}, NOON + 137 * MINUTE, lambda *_: Period(MARCH, utc("2026-04-01")))
+    usagelog.commit(ledger, tally.pending(), Alive(NOON, 1.0, BOOT))
+    assert len(values(ledger, binding.vm_id, Span.FIVE_MINUTES)) == 28
+    hours = [(at, amounts.usage) for at, amounts in values(ledger, binding.vm_id, Span.HOUR)]
+    assert hours == usagelog.hours(ledger, binding.vm_id, MARCH)
+    assert len(hours) == 3
+
+
 def test_usage_that_another_program_counted_is_in_the_history_by_the_hour(ledger: Ledger, vm_id: int) -> None:
     usagelog.credit(ledger, vm_id, MARCH, NOON, 70)
     assert values(ledger, vm_id, Span.HOUR) == [(NOON, Amounts(70, 0))]
