@@ -188,11 +188,13 @@ ALTER TABLE vm ADD COLUMN rate_in INTEGER;
 ALTER TABLE vm ADD COLUMN hard_limit_bytes INTEGER
 """
 
-# The history that usage by the hour makes, which is all that earlier versions kept.
+# The history that usage by the hour makes: all that earlier versions kept, and that a replaced ledger has. Folded rows
+# (folding.py) have other times.
 HISTORY_OF_USAGE = """
 INSERT INTO history (vm_id, span, start, in_bytes, out_bytes)
     SELECT vm_id, 3600, CAST(strftime('%s', substr(hour, 1, 19)) AS INTEGER) / 3600 * 3600 AS start,
-        sum(in_bytes), sum(out_bytes) FROM usage WHERE hour >= '1970' AND strftime('%s', substr(hour, 1, 19)) NOT NULL
+        sum(in_bytes), sum(out_bytes) FROM usage WHERE hour >= '1970'
+        AND substr(hour, 20) = '.000000+00:00' AND strftime('%s', substr(hour, 1, 19)) NOT NULL
     GROUP BY vm_id, start HAVING sum(in_bytes) + sum(out_bytes) > 0"""
 
 # The history of each VM; `start` in seconds since 1970. history_run: 288 values of one span together (runs.py).
