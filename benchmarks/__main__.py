@@ -7,7 +7,7 @@ import importlib
 
 from benchmarks.figure import print_table
 
-_ALL = ("cycle", "packets", "seal", "ends", "hook", "crossing", "throttle", "memory", "book", "start")
+_ALL = ("cycle", "packets", "seal", "ends", "hook", "crossing", "throttle", "memory", "book", "start", "ledgersize")
 
 
 def main() -> None:

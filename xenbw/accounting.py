@@ -8,13 +8,15 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
-from xenbw.model import NOTHING, ZERO, Amounts, Binding, Counters, Mark, Period, Reading
+from xenbw.model import NOTHING, ZERO, Amounts, Binding, Cell, Counters, Mark, Period, Reading, Span
 
 HOUR = timedelta(hours=1)
 # Readings up to this far apart are normal; across a longer gap, dividing bytes by time is a guess and is marked as one.
 SURE = timedelta(seconds=120)
 # Bytes are not divided over hours longer ago than this. It limits into how many shares one reading can be divided.
 _LONGEST = timedelta(days=400)
+# Across a longer gap the history has values by the hour only.
+_FINE = timedelta(days=1)
 _TICK = timedelta(microseconds=1)
 
 
@@ -31,6 +33,11 @@ class Share(NamedTuple):
 def hour_of(moment: datetime) -> datetime:
     """The UTC hour that contains moment."""
     return moment.replace(minute=0, second=0, microsecond=0)
+
+
+def cell_start(moment: datetime) -> datetime:
+    """When the five minutes that contain moment began."""
+    return moment.replace(minute=moment.minute - moment.minute % 5, second=0, microsecond=0)
 
 
 def delta(last: Counters, now: Counters) -> Counters:
@@ -120,6 +127,28 @@ def divide(
         begin, given = end, upto
 
 
+def cells(amounts: Amounts, since: datetime, until: datetime) -> Iterator[Cell]:
+    """Divide amounts by time over the five minutes between two readings, over the hours if there is more than a day
+    between them. The cells sum up exactly, and those of an hour to what `divide` gives that hour.
+
+    If the clock stood still or went back, the whole amounts are in the five minutes of `until`.
+    """
+    since = max(since, until - _LONGEST)
+    if since >= cell_start(until):
+        yield Cell(Span.FIVE_MINUTES, cell_start(until), amounts)
+        return
+    span, start_of = (Span.HOUR, hour_of) if until - since > _FINE else (Span.FIVE_MINUTES, cell_start)
+    total, step = (until - since) // _TICK, timedelta(seconds=span)
+    start, given = start_of(since), NOTHING
+    while start < until:
+        passed = (min(until, start + step) - since) // _TICK
+        upto = Amounts(*(amount * passed // total for amount in amounts))
+        part = Amounts(*(now - before for now, before in zip(upto, given, strict=True)))
+        if any(part):
+            yield Cell(span, start, part)
+        start, given = start + step, upto
+
+
 class Tracked:
     """A binding being counted. mark: where the next reading is counted from; counted: the amounts credited so far."""
 
@@ -135,11 +164,12 @@ class Tracked:
 @dataclass(frozen=True)
 class Pending:
     """Bytes that are not in the ledger yet. bindings: (binding_id, counted, mark, last_at). shares: summed per VM and
-    hour. portions: the same bytes by (binding_id, period start)."""
+    hour. portions: the same bytes by (binding_id, period start). cells: (vm_id, cell), what the history gets."""
 
     bindings: tuple[tuple[int, Amounts, Mark, datetime], ...]
     shares: tuple[tuple[int, Share], ...]
     portions: tuple[tuple[int, datetime, Counters], ...] = ()
+    cells: tuple[tuple[int, Cell], ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.bindings or self.shares)
@@ -168,6 +198,7 @@ class Tally:
         self._touched: dict[int, Tracked] = {}
         self._shares: dict[tuple[int, datetime, datetime], list[int]] = {}
         self._portions: dict[tuple[int, datetime], list[int]] = {}
+        self._cells: dict[tuple[Span, datetime], dict[int, Amounts]] = {}
 
     def follow(self, binding: Binding, since: datetime) -> None:
         """Count this binding from its last reading on; that reading is taken to be no older than `since`."""
@@ -198,7 +229,8 @@ class Tally:
         Returns the ids of the VMs whose usage grew.
         """
         changed = set()
-        hour = hour_of(until)
+        hour, present = hour_of(until), cell_start(until)
+        here = self._cells.setdefault((Span.FIVE_MINUTES, present), {})
         for tracked in self.tracked.values():
             reading = readings.get(tracked.binding_id)
             if reading is None:
@@ -214,6 +246,10 @@ class Tally:
             tracked.mark, tracked.counted = mark, tracked.counted.plus(amounts)
             self._touched[tracked.binding_id] = tracked
             amount, vm_id = amounts.usage, tracked.vm_id
+            if since >= present:
+                here[vm_id] = here[vm_id].plus(amounts) if vm_id in here else amounts
+            else:
+                self._place(vm_id, amounts, since, until)
             if not any(amount):
                 continue
             changed.add(vm_id)
@@ -232,6 +268,12 @@ class Tally:
         new vif before anything passes. A drop of the future was put before the clock was set back."""
         put = self.shut[tracked.key.ifindex]
         return put <= since.timestamp() or put > until.timestamp() or not any(tracked.mark.kernel)
+
+    def _place(self, vm_id: int, amounts: Amounts, since: datetime, until: datetime) -> None:
+        """Place amounts in the history that were not all counted in its present five minutes."""
+        for span, start, part in cells(amounts, since, until):
+            placed = self._cells.setdefault((span, start), {})
+            placed[vm_id] = placed[vm_id].plus(part) if vm_id in placed else part
 
     def _add(
         self, tracked: Tracked, period_start: datetime, hour: datetime, amount: Counters, divided_bytes: int
@@ -260,6 +302,12 @@ class Tally:
             tuple((t.binding_id, t.counted, t.mark, t.last_at) for t in self._touched.values()),
             tuple((vm_id, Share(start, hour, *sums)) for (vm_id, start, hour), sums in self._shares.items()),
             tuple((id_, start, Counters(*sums)) for (id_, start), sums in self._portions.items()),
+            tuple(
+                (vm_id, Cell(span, start, sums))
+                for (span, start), placed in self._cells.items()
+                for vm_id, sums in placed.items()
+                if any(sums)
+            ),
         )
 
     def settled(self) -> None:
@@ -267,3 +315,4 @@ class Tally:
         self._touched.clear()
         self._shares.clear()
         self._portions.clear()
+        self._cells.clear()

@@ -22,6 +22,7 @@ MAIL_ADDRESS = re.compile(
 
 
 # Large enough for a person, and small enough that a value which a program wrote by mistake cannot stall the daemon.
+_MOST_DAYS = 36_500
 LONGEST_TEXT, LONGEST_REASON, LONGEST_LIST = 4096, 500, 256
 
 
@@ -77,6 +78,14 @@ def whole(low: int, high: int, unit: str = "") -> Callable[[Any], int]:
         return int(value)
 
     return check
+
+
+def days_or_ever(value: Any) -> int | None:
+    if value == "for ever":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_DAYS:
+        raise UsageError(f'"for ever" or a whole number from 1 to {_MOST_DAYS} days')
+    return int(value)
 
 
 def switch(value: Any) -> bool:

@@ -7,6 +7,7 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from xenbw import checks
 from xenbw.errors import UsageError, XenbwError
-from xenbw.model import Action, Allowance, Count
+from xenbw.model import Action, Allowance, Count, Span
 
 DEFAULT_PATH = Path("/etc/xenbw/xenbw.toml")
 # Debian's node_exporter reads the files in this folder.
@@ -58,8 +59,19 @@ class MeterSection:
 class LedgerSection:
     path: Path = _key(checks.path, Path("/var/lib/xenbw/ledger.db"))
     commit: float = _key(checks.between(0.1, 300, "seconds"), 10.0)
-    keep_readings: int = _key(checks.whole(0, 3650, "days"), 3)
+    keep_readings: int = _key(checks.whole(0, 3650, "days"), 1)
     keep_history: int = _key(checks.whole(1, 3650, "days"), 800)
+    keep_minutes: int | None = _key(checks.days_or_ever, 35)
+    keep_hours: int | None = _key(checks.days_or_ever, 400)
+    keep_days: int | None = _key(checks.days_or_ever, None)
+    keep_months: int | None = _key(checks.days_or_ever, None)
+    keep_years: int | None = _key(checks.days_or_ever, None)
+
+    @property
+    def keep_spans(self) -> dict[Span, timedelta | None]:
+        """How long the history keeps values of each span; None: for ever."""
+        days = (self.keep_minutes, self.keep_hours, self.keep_days, self.keep_months, self.keep_years)
+        return {span: None if kept is None else timedelta(days=kept) for span, kept in zip(Span, days, strict=True)}
 
 
 @dataclass(frozen=True)

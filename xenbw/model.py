@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
@@ -99,7 +99,14 @@ class Amounts(NamedTuple):
         )
 
     def plus(self, other: Amounts) -> Amounts:
-        return Amounts(*(one + another for one, another in zip(self, other, strict=True)))
+        # Each field by name: this runs for every vif each second, and a loop takes twice as long.
+        return Amounts(
+            self.in_bytes + other.in_bytes,
+            self.out_bytes + other.out_bytes,
+            self.flood_bytes + other.flood_bytes,
+            self.refused_in_bytes + other.refused_in_bytes,
+            self.refused_out_bytes + other.refused_out_bytes,
+        )
 
     def since(self, earlier: Amounts) -> Amounts | None:
         """What was counted since `earlier`, or None if the counters started again."""
@@ -108,6 +115,24 @@ class Amounts(NamedTuple):
 
 
 NOTHING = Amounts(0, 0)
+
+
+class Span(IntEnum):
+    """How long a time a value of the history covers, in seconds; a month and a year have their mean length here."""
+
+    FIVE_MINUTES = 300
+    HOUR = 3600
+    DAY = 86_400
+    MONTH = 2_629_746
+    YEAR = 31_556_952
+
+
+class Cell(NamedTuple):
+    """What was counted for one VM in the span from `start` on."""
+
+    span: Span
+    start: datetime
+    amounts: Amounts
 
 
 class Reading(NamedTuple):

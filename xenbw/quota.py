@@ -34,6 +34,11 @@ def period_at(moment: datetime, reset_day: int, zone: ZoneInfo) -> Period:
     return Period(_boundary(year, month, reset_day, zone), this)
 
 
+def period_from(year: int, month: int, reset_day: int, zone: ZoneInfo) -> Period:
+    """The period that begins in that month."""
+    return period_at(_boundary(year, month, reset_day, zone), reset_day, zone)
+
+
 def used_bytes(count: Count, usage: Counters) -> int:
     """The part of the usage that an allowance counts."""
     match count:

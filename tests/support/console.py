@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import select
@@ -208,6 +209,7 @@ class Terminal:
     def __init__(self, console: Console, *words: str) -> None:
         self._mine, theirs = os.openpty()
         self._seen = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._process = subprocess.Popen(
             ["setsid", "--ctty", *_HEEDING_CTRL_C, sys.executable, "-m", "xenbw.cli.main", *words],
             stdin=theirs,
@@ -249,5 +251,5 @@ class Terminal:
             data = os.read(self._mine, 65536)
         except OSError:  # EIO: the last process on the terminal has ended
             return False
-        self._seen += data.decode().replace("\r\n", "\n")
+        self._seen += self._decoder.decode(data).replace("\r\n", "\n")
         return bool(data)

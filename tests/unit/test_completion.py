@@ -142,7 +142,7 @@ def test_a_command_s_argument_is_completed_by_its_kind(console: Console, line: s
 
 
 def test_a_second_vm_is_not_offered(console: Console) -> None:
-    assert offers(console, "xenbw show web1 ") == {"--config", "--help", "--json"}
+    assert offers(console, "xenbw show web1 ") == {"--color", "--config", "--help", "--json"}
     assert offers(console, "xenbw rmvm --yes web1 w") == {"a file"}
 
 

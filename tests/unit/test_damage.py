@@ -25,9 +25,9 @@ from xenbw.accounting import Pending, Share
 from xenbw.config import DaemonSection, LedgerSection, MetricsSection, Settings
 from xenbw.daemon.cycle import Work
 from xenbw.errors import XenbwError
-from xenbw.ledger import blocklog, check, eventlog, kept, outbox, rescue, shared, usagelog, viflog, vmlog
+from xenbw.ledger import blocklog, check, eventlog, history, kept, outbox, rescue, runs, shared, usagelog, viflog, vmlog
 from xenbw.ledger.ledger import Alive, Ledger
-from xenbw.model import Cause, Counters
+from xenbw.model import Amounts, Cause, Counters, Span
 from xenbw.rundir import overfile
 from xenbw.runner import CommandError, Result
 from xenbw.vifs import interfaces
@@ -121,6 +121,10 @@ def fill(folder: Path) -> None:
                 "INSERT INTO digest SELECT 1, id, period_start, 'offline', 1, found_at, found_at, '', 1, 1, 0, 0, 0, 1"
                 " FROM vm WHERE id = 2"
             )
+            today = runs.start_of(Span.FIVE_MINUTES, int(NOW.timestamp()))
+            yesterday = runs.Run(Span.FIVE_MINUTES, today - Span.DAY)
+            history.put(db, [(2, Span.FIVE_MINUTES, today, Amounts(1, 1))])
+            db.execute("INSERT INTO history_run VALUES (2, 300, ?, ?)", (yesterday.start, yesterday.text()))
 
 
 def blocked(ledger: Ledger) -> set[str]:

@@ -22,9 +22,9 @@ from xenbw.accounting import Tally
 from xenbw.clock import Tick, Timeline
 from xenbw.config import PeriodSection, Settings
 from xenbw.judge.roster import Roster
-from xenbw.ledger import usagelog
+from xenbw.ledger import history, usagelog
 from xenbw.ledger.ledger import Alive, LedgerError
-from xenbw.model import ZERO, Counters, Reading
+from xenbw.model import ZERO, Counters, Reading, Span
 from xenbw.report.explanation import explain, total
 
 KOLKATA = ZoneInfo("Asia/Kolkata")
@@ -197,6 +197,17 @@ class EveryByteOnce(RuleBasedStateMachine):
             for binding in self.ledger.live_bindings().values():
                 credited = credited.plus(binding.counted.usage) if binding.vm_id == vm_id else credited
             assert usage == credited
+
+    @invariant()
+    def the_history_has_the_bytes_that_usage_has(self) -> None:
+        for vm_id in set(self.owner.values()):
+            times = utc("2000-01-01"), utc("2100-01-01")
+            usage, kept = ZERO, ZERO
+            for _, amounts in history.values(self.ledger, vm_id, Span.YEAR, *times, KOLKATA):
+                kept = kept.plus(amounts.usage)
+            for _, part, _ in usagelog.periods(self.ledger, vm_id):
+                usage = usage.plus(part)
+            assert usage == kept
 
     @invariant()
     def every_byte_of_an_interface_is_in_one_of_its_periods(self) -> None:

@@ -87,7 +87,7 @@ def test_a_file_that_is_no_ledger_is_reported_as_damaged_and_not_changed(content
 
 def test_damage_inside_the_file_is_found_by_the_check(tmp_path: Path) -> None:
     with closing(open_ledger(tmp_path)) as ledger:
-        for number in range(500):
+        for number in range(5000):
             ledger.record(NOW, "kind", f"text {number}" * 10)
         path = ledger.path
     damaged = bytearray(path.read_bytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from datetime import UTC
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ from tests.support.books import BOOT, add_vm, start_vif
 from tests.support.clock import utc
 from tests.support.damage import spoil
 from xenbw.accounting import Pending, Share
-from xenbw.ledger import blocklog, eventlog, portions, rescue, schema, usagelog
+from xenbw.ledger import blocklog, eventlog, history, portions, rescue, schema, usagelog
 from xenbw.ledger.ledger import Alive, Ledger, LedgerError, to_text
-from xenbw.model import ZERO, Action, Cause, Counters, State
+from xenbw.model import ZERO, Action, Amounts, Cause, Counters, Span, State
 from xenbw.report.explanation import UNKNOWN, explain
 
 NOW = utc("2026-03-20 12:00")
@@ -72,7 +73,9 @@ def test_usage_that_was_carried_over_is_explained_as_of_an_unknown_interface(pat
     with closing(rescue.open_or_replace(path, None, NOW)) as ledger:
         lives = portions.lives(ledger, binding.vm_id, march)
         (line,) = explain(lives, usagelog.of_period(ledger, binding.vm_id, march), ZERO)
+        hours = history.values(ledger, binding.vm_id, Span.HOUR, march, utc("2026-04-01"), UTC)
     assert (line.usage, line.why) == (amount, UNKNOWN)
+    assert hours == [(NOW, Amounts(*amount))]
 
 
 def test_a_blocked_vm_whose_row_is_unreadable_stays_blocked_by_name_and_address(path: Path) -> None:

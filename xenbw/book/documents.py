@@ -12,6 +12,7 @@ from bson.int64 import Int64
 
 from xenbw.book import changes
 from xenbw.book.changes import Chunk
+from xenbw.ledger import folding
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import to_time
 from xenbw.model import Amounts
@@ -93,7 +94,7 @@ class Documents:
         }
 
     def _hours(self, rows: Iterable[sqlite3.Row]) -> Iterator[Document]:
-        for row in rows:
+        for row in (row for row in rows if folding.is_hour(row["hour"])):
             yield self._usage(row, row, "hour", row["hour"], f"{row['period_start']}/{row['hour']}")
 
     def _days(self, ledger: Ledger, rows: Iterable[sqlite3.Row]) -> Iterator[Document]:

@@ -37,6 +37,7 @@ _ENTRIES = {
     "addvm": _Entry("give a VM its allowance, or change it", "addvm"),
     "list": _Entry("show every VM with its usage", "listing"),
     "show": _Entry("show one VM with its blocks, interfaces and history", "show"),
+    "report": _Entry("show the days, the top hours and the 95th percentile of a billing month", "report"),
     "explain": _Entry("show where a VM's usage came from", "explain"),
     "block": _Entry("block a VM until it is lifted", "block"),
     "lift": _Entry("let a blocked or throttled VM pass until its period ends", "lift"),
@@ -105,8 +106,10 @@ def addvm_parser(_words: Sequence[str] | None = None) -> argparse.ArgumentParser
 
 def _do(make_parser: Callable[[Sequence[str]], argparse.ArgumentParser], argv: Sequence[str] | None) -> int:
     """Run a command. Every failure that an admin can act on becomes one line and an exit status."""
-    _accept_any_text(sys.stdin, sys.stdout, sys.stderr)
     try:
+        if sys.stdout is None:
+            raise XenbwError("standard output is closed", "nothing was done")
+        _accept_any_text(sys.stdin, sys.stdout, sys.stderr)
         words = sys.argv[1:] if argv is None else argv
         options = make_parser(words).parse_args(words)
         settings = config.load(options.config)

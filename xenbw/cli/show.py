@@ -10,11 +10,12 @@ from zoneinfo import ZoneInfo
 from xenbw.cli.accounts import accounts, freshen, roster
 from xenbw.cli.command import Command, Context
 from xenbw.cli.names import find, name_argument
-from xenbw.cli.terminal import say, warn
+from xenbw.cli.terminal import color_argument, say, screen, warn
 from xenbw.cli.terms import reached
 from xenbw.config import Settings
-from xenbw.ledger import blocklog, usagelog, viflog
-from xenbw.model import Action, Allowance, Binding, Block, Digest
+from xenbw.ledger import blocklog, history, usagelog, viflog
+from xenbw.ledger.ledger import Ledger
+from xenbw.model import Action, Allowance, Amounts, Binding, Block, Digest, Span
 from xenbw.quota import used_bytes
 from xenbw.report.account import Account
 from xenbw.report.document import History, detail, dump
@@ -33,6 +34,7 @@ _HISTORY = _columns("PERIOD FROM", "IN|OUT|USED|ESTIMATED")
 
 def arguments(parser: ArgumentParser) -> None:
     name_argument(parser)
+    color_argument(parser)
     parser.add_argument("--json", action="store_true", help="the same as JSON")
 
 
@@ -44,21 +46,35 @@ def run(options: Namespace, context: Context) -> int:
         account = accounts(ledger, vms)[vm.id]
         blocks = blocklog.of_vm(ledger, vm.id)
         bindings = viflog.of_vm(ledger, vm.id, account.period.start)
-        history, earlier = usagelog.periods(ledger, vm.id), vms.earlier(vm.id)
+        periods, earlier = usagelog.periods(ledger, vm.id), vms.earlier(vm.id)
+        drawn_on = None if options.json else screen(options.color)
+        recent = _recent(ledger, vm.id, context) if drawn_on else {}
     if options.json:
-        say(dump(detail(account, blocks, bindings, history, earlier)))
+        say(dump(detail(account, blocks, bindings, periods, earlier)))
     else:
-        say(text(account, blocks, bindings, history, earlier, context.settings))
+        say(text(account, blocks, bindings, periods, earlier, context.settings))
+    if drawn_on:
+        # Importing rich takes as long as the rest of the command.
+        from xenbw.report import chart
+
+        say(f"\n{chart.history(recent, account.allowance, context.settings.period.timezone, drawn_on)}")
     if stale:
         warn(f"note: {stale}")
     return 0
+
+
+def _recent(ledger: Ledger, vm_id: int, context: Context) -> dict[Span, list[tuple[datetime, Amounts]]]:
+    """The VM's latest hours, days and months, oldest first."""
+    now, zone = context.clock.tick().wall, context.settings.period.timezone
+    numbers = {Span.HOUR: 24, Span.DAY: 30, Span.MONTH: 12}
+    return {span: history.recent(ledger, vm_id, span, number, now, zone) for span, number in numbers.items()}
 
 
 def text(
     account: Account,
     blocks: Sequence[Block],
     bindings: Sequence[Binding],
-    history: Sequence[History],
+    periods: Sequence[History],
     earlier: Sequence[Digest],
     settings: Settings,
 ) -> str:
@@ -70,8 +86,8 @@ def text(
     if bindings or earlier:
         lives = [_earlier(digest, zone) for digest in earlier] + [_binding(binding, zone) for binding in bindings]
         parts.append(render(_BINDINGS, lives))
-    if history:
-        parts.append(render(_HISTORY, [_period(account, period, zone) for period in history]))
+    if periods:
+        parts.append(render(_HISTORY, [_period(account, period, zone) for period in periods]))
     return "\n\n".join(parts)
 
 

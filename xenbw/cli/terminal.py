@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
 from typing import TypeVar
 
 from xenbw.errors import XenbwError
+from xenbw.report.table import Screen
 from xenbw.text import printable
 
 _T = TypeVar("_T")
@@ -25,6 +29,41 @@ def warn(text: str) -> None:
 def attended() -> bool:
     """Whether there is a terminal on which to ask."""
     return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def color_argument(parser: ArgumentParser) -> None:
+    """Add the option --color."""
+    parser.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="bars and colours: on a terminal (auto, the default; no colours if NO_COLOR is set), always, or bars alone"
+        " (never)",
+    )
+
+
+def screen(color: str) -> Screen | None:
+    """The terminal to draw on, or None if standard output gets plain text: no terminal, or one that is dumb. color: the
+    value of --color; with "always" any output is drawn on."""
+    always, terminal = color == "always", sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    if not always and not terminal:
+        return None
+    colour = always or (color == "auto" and not os.environ.get("NO_COLOR"))  # no-color.org
+    return Screen(shutil.get_terminal_size().columns, colour, ascii=_only_ascii())
+
+
+def _only_ascii() -> bool:
+    """Whether bars must be ASCII: the locale is C, or its encoding has no blocks."""
+    # Where the locale is C, Python writes UTF-8 all the same, and sets LC_CTYPE to one of these (PEP 538, PEP 540).
+    ctype = os.environ.get("LC_CTYPE")
+    own = None if ctype in ("C.UTF-8", "C.utf8", "UTF-8") else ctype
+    if (os.environ.get("LC_ALL") or own or os.environ.get("LANG") or "C") in ("C", "POSIX"):
+        return True
+    try:
+        "█░".encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def ask(question: str, understand: Callable[[str], _T], default: str = "") -> _T:

@@ -23,6 +23,7 @@ from xenbw.enforce.protect import Protected, last_known
 from xenbw.enforce.reconcile import Reconciler
 from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge, settle_kept
+from xenbw.ledger import history
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.ledger.timeline import timeline
 from xenbw.meters import registry as meters
@@ -153,6 +154,7 @@ class Work:
         self._census.load(self._roster.entries)
         self._accounts.open_periods(refiled)
         settle_kept(self._ledger, self._roster, self._tally.usage)
+        history.catch_up(self._ledger)
         # Before the first commit, which sets when a daemon was last alive.
         self._rounds.count()
         self._rounds.play(self._reload(), look=True)

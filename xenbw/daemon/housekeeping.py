@@ -13,7 +13,8 @@ from xenbw.daemon.metrics import Metrics
 from xenbw.daemon.now import Now
 from xenbw.enforce.protect import Protected
 from xenbw.errors import MeterError
-from xenbw.ledger import digests, prune, usagelog
+from xenbw.ledger import digests, prune, space, usagelog
+from xenbw.ledger.ageing import Ageing
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.meters.metering import Metering
 from xenbw.rundir import pending
@@ -68,6 +69,7 @@ class Housekeeping:
         self.settings, self._ledger, self._tally, self._metering = settings, ledger, tally, metering
         self._census, self._orphans, self._accounts, self._protected = census, orphans, accounts, protected
         self._metrics, self._now, self._boot_id = metrics, now, boot_id
+        self._ageing = Ageing(ledger)
         self._asking: threading.Thread | None = None
         self._missed = self._changed = False
         self._chores: list[tuple[Every, Callable[[], None]]] = [
@@ -76,6 +78,7 @@ class Housekeeping:
             (Every(_PROTECT), self._protect),
             (Every(_PRUNE), self._prune),
             (Every(_METRICS), lambda: self._metrics.write(self.settings.metrics.file)),
+            (Every(_PRUNE), self._age),
         ]
 
     def rescan(self) -> None:
@@ -148,3 +151,9 @@ class Housekeeping:
                 digests.fold(self._ledger, self._boot_id, self._metering.busy)
         except MeterError as error:
             self._accounts.meter_failed(error)
+
+    def _age(self) -> None:
+        """Make the history of some VMs coarser where it is old, and give back free space of the ledger."""
+        if self._now.moment.trusted:
+            self._ageing.work(self._now.moment.at, self.settings.ledger.keep_spans, self.settings.period.timezone)
+            space.give_back(self._ledger)

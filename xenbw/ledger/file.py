@@ -47,6 +47,8 @@ def _bring_up_to_date(db: sqlite3.Connection, path: Path, on_progress: Callable[
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if 0 < version < schema.VERSION:
         backup.keep(db, path, version, on_progress)
+    if version == 0:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table (space.py)
     db.execute("PRAGMA journal_mode = WAL")
     schema.migrate(db)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from xenbw.ledger import check, kept, sound
+from xenbw.ledger import check, kept, schema, sound
 from xenbw.ledger.ledger import CorruptLedgerError, Ledger, to_text
 from xenbw.ledger.sieve import Sieve, reading_anything, shapes
 from xenbw.ledger.sift import sift
@@ -111,6 +111,7 @@ def _replace(path: Path, aside: Path, sieve: Sieve, listed: Blocked | None, now:
         # Nobody knows which rows are missing, so the rows that are left release no VM.
         sieve.everyone, sieve.rev = True, ledger.rev
         carried = _carry_over(db, aside, sieve)
+        db.execute(schema.HISTORY_OF_USAGE)
         for table in ("vm", "block", "usage"):
             # With the damaged ledger's revs the book would miss changes until this ledger's revs reach them.
             db.execute(f"UPDATE {table} SET rev = ?", (ledger.rev,))  # noqa: S608 (names of this module)

@@ -188,10 +188,41 @@ ALTER TABLE vm ADD COLUMN rate_in INTEGER;
 ALTER TABLE vm ADD COLUMN hard_limit_bytes INTEGER
 """
 
+# The history that usage by the hour makes: all that earlier versions kept, and that a replaced ledger has. Folded rows
+# (folding.py) have other times.
+HISTORY_OF_USAGE = """
+INSERT INTO history (vm_id, span, start, in_bytes, out_bytes)
+    SELECT vm_id, 3600, CAST(strftime('%s', substr(hour, 1, 19)) AS INTEGER) / 3600 * 3600 AS start,
+        sum(in_bytes), sum(out_bytes) FROM usage WHERE hour >= '1970'
+        AND substr(hour, 20) = '.000000+00:00' AND strftime('%s', substr(hour, 1, 19)) NOT NULL
+    GROUP BY vm_id, start HAVING sum(in_bytes) + sum(out_bytes) > 0"""
+
+# The history of each VM; `start` in seconds since 1970. history_run: 288 values of one span together (runs.py).
+_V5 = f"""
+CREATE TABLE history (
+    vm_id INTEGER NOT NULL REFERENCES vm (id),
+    span INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    in_bytes INTEGER NOT NULL DEFAULT 0,
+    out_bytes INTEGER NOT NULL DEFAULT 0,
+    flood_bytes INTEGER NOT NULL DEFAULT 0,
+    refused_in_bytes INTEGER NOT NULL DEFAULT 0,
+    refused_out_bytes INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (vm_id, span, start)
+) WITHOUT ROWID;
+CREATE TABLE history_run (
+    vm_id INTEGER NOT NULL REFERENCES vm (id),
+    span INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    amounts TEXT NOT NULL,
+    PRIMARY KEY (vm_id, span, start)
+);
+{HISTORY_OF_USAGE}"""
+
 # A released migration is never changed. During an upgrade the hook and the daemon of the version before work with the
 # new schema, so a migration only adds: tables, and columns with defaults in tables into which no program inserts by
 # position.
-MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3, _V4)
+MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3, _V4, _V5)
 VERSION = len(MIGRATIONS)
 
 

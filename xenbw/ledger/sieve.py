@@ -45,6 +45,7 @@ _DECIDE = frozenset({"block", "usage", "elsewhere"})
 # child table, its column, parent table. A child row whose parent is gone would belong to the next parent with that id.
 _FAMILIES = (
     *((child, "vm_id", "vm") for child in ("block", "usage", "elsewhere", "unmetered", "digest", "binding")),
+    *((child, "vm_id", "vm") for child in ("history", "history_run")),
     *((child, "binding_id", "binding") for child in ("binding_usage", "reading")),
 )
 
@@ -105,7 +106,7 @@ class Sieve:
         for child, column, parent in _FAMILIES:
             orphaned = f"FROM {child} WHERE {column} NOT IN (SELECT id FROM {parent})"  # noqa: S608 (names of this module)
             # These tables are not noted row by row: the notes could be as long as the ledger.
-            if child not in ("reading", "binding_usage", "binding"):
+            if child not in ("reading", "binding_usage", "binding", "history", "history_run"):
                 for row in db.execute(f"SELECT * {orphaned}").fetchall():
                     of_known = row[column] in self.doubted
                     self.note(child, row, [] if of_known else [column])

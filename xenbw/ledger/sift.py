@@ -23,11 +23,13 @@ _ORDER = (
     ("event", ""),
     ("binding_usage", ""),
     ("reading", ""),
+    ("history", ""),
+    ("history_run", ""),
 )
-_PLAIN = ("usage", "binding_usage", "reading", "elsewhere")
+_PLAIN = ("usage", "binding_usage", "reading", "elsewhere", "history")
 _PATTERN = f"[12][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].{'[0-9]' * 6}+00:00"
 _NEEDED = frozenset({b"rev", b"id"})  # rows of meta that every transaction needs
-_NO_ROWID = ("meta", "usage", "binding_usage", "reading")
+_NO_ROWID = ("meta", "usage", "binding_usage", "reading", "history")
 
 
 def sift(db: sqlite3.Connection, sieve: Sieve, seconds: float) -> None:

@@ -11,7 +11,8 @@ from functools import lru_cache, partial
 from ipaddress import ip_address, ip_network
 
 from xenbw.ledger.rows import to_text
-from xenbw.model import Action, Cause, Count, Kind, State
+from xenbw.ledger.runs import Run
+from xenbw.model import Action, Cause, Count, Kind, Span, State
 from xenbw.units import FASTEST, SLOWEST
 
 Check = Callable[[object], bool]
@@ -97,6 +98,7 @@ def _object(value: str) -> bool:
 _ADDRESSES, _NETWORKS = _words(ip_address), _words(ip_network)
 _FLAG, _HOUR = partial(whole, beyond=2), partial(whole, beyond=_AN_HOUR)
 _RATE = partial(whole, least=SLOWEST, beyond=FASTEST + 1)
+_SPANS = frozenset(map(int, Span))
 _RAW, _REV = partial(whole, least=-_LARGEST), partial(whole, beyond=2**53)
 
 # Checks of columns whose declared type does not say enough.
@@ -126,6 +128,8 @@ _CHECKS: Mapping[str, Mapping[str, Check]] = {
     "block": {"cause": _parses(Cause)},
     "outbox": {"channel": _is_queue, "tries": partial(whole, beyond=2**31)},
     "reading": {"in_raw": _RAW, "out_raw": _RAW},
+    "history": {"span": _SPANS.__contains__},
+    "history_run": {"span": _SPANS.__contains__, "amounts": _parses(lambda value: Run(Span.HOUR, 0, value))},
 }
 _RATES = _parses(lambda value: [int(word) for word in value.split()])
 _TIMES = frozenset({"at", "hour", "since", "until", "last_at", "period_start", "state_since", "lifted_until"})

@@ -10,6 +10,7 @@ import sys
 
 from xenbw import config
 from xenbw.errors import XenbwError
+from xenbw.ledger import space
 from xenbw.ledger.ledger import Ledger
 
 
@@ -23,7 +24,13 @@ def main() -> int:
         return 0
     try:
         if path.exists():
-            Ledger.open(path).close()
+            ledger = Ledger.open(path)
+            try:
+                space.let_shrink(ledger)
+            except XenbwError as error:
+                _tell(error)  # the ledger works as it is
+            finally:
+                ledger.close()
     except XenbwError as error:
         _tell(error)
         return error.exit_code

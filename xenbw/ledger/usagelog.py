@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from xenbw.accounting import Pending, hour_of
-from xenbw.ledger import digests, portions
+from xenbw.ledger import digests, history, portions
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.ledger.rows import mark_columns, time_of, to_text
-from xenbw.model import Counters
+from xenbw.model import Amounts, Cell, Counters, Span
 
 
 def commit(ledger: Ledger, pending: Pending, alive: Alive, *, heirs: bool = False) -> None:
@@ -42,6 +42,7 @@ def commit(ledger: Ledger, pending: Pending, alive: Alive, *, heirs: bool = Fals
             ),
         )
         portions.add(db, pending.portions)
+        history.add(db, pending.cells)
         ledger.set_meta("alive", f"{to_text(alive.at)} {alive.elapsed} {alive.boot_id}")
 
 
@@ -114,6 +115,7 @@ def credit(ledger: Ledger, vm_id: int, period_start: datetime, hour: datetime, i
             " ON CONFLICT DO UPDATE SET in_bytes = in_bytes + excluded.in_bytes, rev = excluded.rev",
             (vm_id, to_text(period_start), to_text(hour), in_bytes, ledger.rev),
         )
+        history.add(db, [(vm_id, Cell(Span.HOUR, hour, Amounts(in_bytes, 0)))])
 
 
 def refile_untimed(ledger: Ledger, vm_id: int, before: datetime, start: datetime, now: datetime) -> None:
@@ -139,6 +141,7 @@ def refile_untimed(ledger: Ledger, vm_id: int, before: datetime, start: datetime
             values,
         )
         portions.refile_all(db, vm_id, before, start)
+        history.refile_untimed(db, vm_id, start, now)
 
 
 def refile(ledger: Ledger, vm_id: int, start: datetime, rule: str) -> None:

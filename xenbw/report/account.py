@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from xenbw.model import VM, Allowance, Counters, Period, State
 from xenbw.quota import Standing
+from xenbw.units import format_size
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,17 @@ class Account:
         return self.standing.verdict.used_bytes
 
     @property
+    def over(self) -> bool:
+        """Whether it has used more than its allowance, whatever its state."""
+        limit = self.allowance.limit_bytes
+        return limit is not None and self.used_bytes > limit
+
+    @property
     def percent(self) -> float | None:
         """used_bytes in percent of the limit, with one decimal; None without a limit."""
         limit = self.allowance.limit_bytes
         return None if limit is None else round(self.used_bytes * 100 / limit, 1)
+
+    def size(self, size: int) -> str:
+        """A size of its usage, or "-" for 0 bytes if it is not metered: its real usage is unknown."""
+        return "-" if self.unmetered and size == 0 else format_size(size)

@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from xenbw.model import Binding, Block, Counters, Digest
 from xenbw.quota import used_bytes
 from xenbw.report.account import Account
 from xenbw.report.audit import Audit, Audited, drift, percent, reason
 from xenbw.report.explanation import Line, meter_of
+from xenbw.report.period import PeriodReport, Values
 from xenbw.report.tripwires import Held
 from xenbw.units import format_time
 
@@ -88,6 +90,45 @@ def explanation(
         "audit": None if audit is None else _audit(audit),
         "tripwires": [{**one._asdict(), "apart_bytes": one.apart_bytes} for one in tripwires],
     }
+
+
+def period_documents(host: str, at: datetime, reports: Iterable[PeriodReport], zone: ZoneInfo) -> Document:
+    """The period of each VM in a report, with its days and hours."""
+    return {
+        "host": host,
+        "generated_at": format_time(at),
+        "timezone": zone.key,
+        "vms": [_period_document(report) for report in reports],
+    }
+
+
+def _period_document(report: PeriodReport) -> Document:
+    counted, found = report.counted, report.percentile
+    return {
+        "name": report.name,
+        "period_start": format_time(report.period.start),
+        "period_end": format_time(report.period.end),
+        "in_bytes": report.usage.in_bytes,
+        "out_bytes": report.usage.out_bytes,
+        "used_bytes": report.used_bytes,
+        "limit_bytes": report.allowance.limit_bytes,
+        "count": report.allowance.count.value,
+        "percent": report.percent,
+        "flood_bytes": counted.flood_bytes,
+        "refused_in_bytes": counted.refused_in_bytes,
+        "refused_out_bytes": counted.refused_out_bytes,
+        "percentile_95": None
+        if found is None
+        else {**found.rates._asdict(), "value_seconds": int(found.span), "values": found.count},
+        "days": _values(report.days),
+        "hours": _values(report.hours),
+        "top_days": _values(report.top(report.days)),
+        "top_hours": _values(report.top(report.hours)),
+    }
+
+
+def _values(values: Values) -> list[Document]:
+    return [{"start": format_time(start), **amounts._asdict()} for start, amounts in values]
 
 
 def dump(document: Document) -> str:

@@ -21,6 +21,15 @@ class Column:
     right: bool = False
 
 
+@dataclass(frozen=True)
+class Screen:
+    """A terminal to draw on: its width in columns, whether it gets colours, and whether it shows only ASCII."""
+
+    width: int
+    colour: bool
+    ascii: bool
+
+
 def whole(name: str) -> str:
     """A VM's name for a screen: in quotes if it begins or ends with a blank, which would be invisible."""
     return name if name == name.strip() else f"'{name}'"

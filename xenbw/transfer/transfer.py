@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any
 
-from xenbw.ledger import schema, sieve
+from xenbw.ledger import history, schema, sieve
 from xenbw.ledger.ledger import CorruptLedgerError, Ledger, LedgerError
 from xenbw.ledger.rows import binding_of, block_of, digest_of, to_text, vm_of
 from xenbw.ledger.sound import Shape
@@ -24,6 +24,7 @@ _MODELS: Mapping[str, Callable[[sqlite3.Row], object]] = {
     "binding": binding_of,
     "block": block_of,
     "digest": digest_of,
+    "history_run": lambda row: history.run_of(row["span"], row["start"], row["amounts"]),
 }
 _LARGEST = 2**63
 _LONGEST_RECORD = 2**20
@@ -60,6 +61,8 @@ def filling(ledger: Ledger, schema_version: object) -> Iterator[Filling]:
                 f"move {ledger.path}* away first",
             )
         yield Filling(db, shapes)
+        if "history" not in shapes:
+            db.execute(schema.HISTORY_OF_USAGE)
 
 
 def _empty(ledger: Ledger) -> bool:

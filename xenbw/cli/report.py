@@ -1,0 +1,195 @@
+"""xenbw report: show a billing month of one VM, or of all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from xenbw import quota
+from xenbw.cli.accounts import freshen, roster
+from xenbw.cli.command import Command, Context
+from xenbw.cli.names import find, vm_name
+from xenbw.cli.terminal import say, warn
+from xenbw.errors import UsageError, XenbwError
+from xenbw.ledger import history, usagelog
+from xenbw.ledger.ledger import Ledger
+from xenbw.model import ZERO, Amounts, Counters, Entry, Period, Span
+from xenbw.report.document import dump, period_documents
+from xenbw.report.period import Percentile, PeriodReport, Values, percentile
+from xenbw.report.table import Column, facts, local_time, render, whole
+from xenbw.text import printable
+from xenbw.units import format_rate, format_size, format_time
+
+_MONTH = re.compile(r"(19[7-9]\d|20\d\d|21\d\d)-(0[1-9]|1[0-2])", re.ASCII)
+_ALL = (
+    Column("VM"),
+    Column("PERIOD FROM"),
+    *(Column(title, right=True) for title in ("IN", "OUT", "USED", "%", "95 % IN", "95 % OUT")),
+)
+_SPANS = {Span.FIVE_MINUTES: "five-minute", Span.HOUR: "hourly"}
+# A spreadsheet takes text that begins so for a formula.
+_FORMULA = ("=", "+", "-", "@")
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "name", metavar="VM", nargs="?", type=vm_name, help="the VM's name, as xl list prints it; without it: all VMs"
+    )
+    parser.add_argument(
+        "--period",
+        metavar="MONTH",
+        type=_month,
+        help="the period that began in this month, like 2026-10; default: the present one. The 95th percentile is that"
+        " of five-minute values, as transit is billed",
+    )
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--csv", action="store_true", help="a line for each VM and day, as CSV")
+    shape.add_argument("--json", action="store_true", help="the same as JSON")
+
+
+def _month(typed: str) -> tuple[int, int]:
+    """(year, month). Raises UsageError."""
+    found = _MONTH.fullmatch(typed)
+    if found is None:
+        raise UsageError(f"not a month: {typed!r}", "write it like 2026-10: the month in which the period began")
+    return int(found[1]), int(found[2])
+
+
+def run(options: Namespace, context: Context) -> int:
+    stale = freshen(context)
+    zone, now = context.settings.period.timezone, context.clock.tick().wall
+    with context.ledger() as ledger:
+        vms = roster(ledger, context)
+        wanted = [vms.entries[find(ledger, options.name).id]] if options.name else list(vms.entries.values())
+        periods = [_period(entry, options.period, zone, now) for entry in wanted]
+        # All as of one moment: the daemon goes on writing.
+        with ledger.snapshot():
+            usage = vms.usage()
+            found = [_report(ledger, *one, usage, zone, now) for one in zip(wanted, periods, strict=True)]
+    if options.json:
+        say(dump(period_documents(context.settings.host_name, now, found, zone)))
+    elif options.csv:
+        say(_csv(found))
+    else:
+        say(_one(found[0], zone) if options.name else _all(found, zone))
+    if stale:
+        warn(f"note: {stale}")
+    return 0
+
+
+def _period(entry: Entry, month: tuple[int, int] | None, zone: ZoneInfo, now: datetime) -> Period:
+    """The VM's period that began in that month. Raises XenbwError for one that has not begun."""
+    if month is None:
+        return entry.period
+    period = quota.period_from(*month, entry.allowance.reset_day, zone)
+    if period.start > now:
+        raise XenbwError(
+            f"the period that begins {local_time(period.start, zone)} is in the future",
+            f"the present one began {local_time(entry.period.start, zone)}",
+        )
+    return period
+
+
+def _report(
+    ledger: Ledger, entry: Entry, period: Period, present: dict[int, Counters], zone: ZoneInfo, now: datetime
+) -> PeriodReport:
+    vm_id, until = entry.vm.id, min(period.end, now)
+
+    def values(span: Span) -> Values:
+        return history.values(ledger, vm_id, span, period.start, until, zone)
+
+    is_present = period == entry.period
+    usage = present.get(vm_id, ZERO) if is_present else usagelog.of_period(ledger, vm_id, period.start)
+    kept = history.finest(ledger, vm_id, period.start, until)
+    rates = percentile(values(kept), kept, period.start, until) if kept in _SPANS else None
+    hours = values(Span.HOUR) if kept in _SPANS else ()
+    return PeriodReport(entry.vm.name, entry.allowance, period, usage, values(Span.DAY), hours, rates)
+
+
+def _one(report: PeriodReport, zone: ZoneInfo) -> str:
+    """One VM's report as text."""
+    if not report.days and not any(report.usage):
+        return f"{printable(whole(report.name))}: nothing was counted in the period {_between(report.period, zone)}"
+    parts = [facts(_facts(report, zone))]
+    if report.days:
+        parts.append(render(_amounts_of("DAY"), [_row(f"{at:%Y-%m-%d %a}", report, part) for at, part in report.days]))
+        tops = [(f"{at:%Y-%m-%d %a}", part) for at, part in report.top(report.days)]
+        parts.append(render(_amounts_of("TOP DAYS"), [_row(at, report, part) for at, part in tops]))
+    if report.hours:
+        tops = [(local_time(at, zone), part) for at, part in report.top(report.hours)]
+        parts.append(render(_amounts_of("TOP HOURS"), [_row(at, report, part) for at, part in tops]))
+    return "\n\n".join(parts)
+
+
+def _amounts_of(title: str) -> tuple[Column, ...]:
+    return (Column(title), *(Column(name, right=True) for name in ("IN", "OUT", "USED", "FLOOD", "REFUSED")))
+
+
+def _row(start: str, report: PeriodReport, amounts: Amounts) -> tuple[str, ...]:
+    refused = amounts.refused_in_bytes + amounts.refused_out_bytes
+    sizes = (amounts.in_bytes, amounts.out_bytes, report.of(amounts), amounts.flood_bytes, refused)
+    return (start, *map(format_size, sizes))
+
+
+def _facts(report: PeriodReport, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
+    limit, counted = report.allowance.limit_bytes, report.counted
+    share = "" if report.percent is None else f" ({report.percent} %)"
+    yield "VM", report.name
+    yield "period", _between(report.period, zone)
+    yield "used", f"{format_size(report.used_bytes)} of {'unlimited' if limit is None else format_size(limit)}{share}"
+    yield "in", format_size(report.usage.in_bytes)
+    yield "out", format_size(report.usage.out_bytes)
+    yield "flood", f"{format_size(counted.flood_bytes)}, not counted"
+    refused = format_size(counted.refused_in_bytes), format_size(counted.refused_out_bytes)
+    yield "refused", f"{refused[0]} in, {refused[1]} out, not counted"
+    yield "95th percentile", _rates(report.percentile)
+
+
+def _rates(found: Percentile | None) -> str:
+    if found is None:
+        return "unknown: neither five-minute values nor hours are kept of this period"
+    in_bits, out_bits = map(format_rate, found.rates)
+    return f"{in_bits} in, {out_bits} out, of {found.count:,} {_SPANS[found.span]} values"
+
+
+def _between(period: Period, zone: ZoneInfo) -> str:
+    return f"{local_time(period.start, zone)} to {local_time(period.end, zone)}"
+
+
+def _all(reports: Sequence[PeriodReport], zone: ZoneInfo) -> str:
+    """All VMs' reports as a table, a line for each VM."""
+    if not reports:
+        return "no VM is known yet: xenbw addvm adds one"
+    return render(_ALL, [_line(report, zone) for report in reports])
+
+
+def _line(report: PeriodReport, zone: ZoneInfo) -> tuple[str, ...]:
+    rates = ("-", "-") if report.percentile is None else tuple(map(format_rate, report.percentile.rates))
+    return (
+        whole(report.name),
+        local_time(report.period.start, zone),
+        *map(format_size, (*report.usage, report.used_bytes)),
+        "-" if report.percent is None else str(report.percent),
+        *rates,
+    )
+
+
+def _csv(reports: Iterable[PeriodReport]) -> str:
+    """A line for each VM and day with traffic (RFC 4180, but with plain line breaks)."""
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(("vm", "period_start", "day", *Amounts._fields))
+    for report in reports:
+        name = printable(report.name)
+        name = f"'{name}" if name.startswith(_FORMULA) else name
+        start = format_time(report.period.start)
+        table.writerows((name, start, f"{at:%Y-%m-%d}", *amounts) for at, amounts in report.days)
+    return stream.getvalue().rstrip("\n")
+
+
+COMMAND = Command(arguments, run)

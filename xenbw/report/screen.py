@@ -1,0 +1,128 @@
+"""What a terminal gets: bars and colours, drawn with rich. Imported only to draw, since rich is slow to load.
+
+Names are printed as text, never as rich's markup.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from xenbw.model import State
+from xenbw.report.table import Column, Screen, width
+from xenbw.text import printable
+
+_GAP = 2
+_SHORTEST, _SHORTEST_NAME = 6, 4
+_STYLES = {
+    State.OK: "green",
+    State.WARNED: "yellow",
+    State.OVER: "bold red",
+    State.BLOCKED: "bold red",
+    State.THROTTLED: "magenta",
+    State.EXEMPT: "cyan",
+    State.UNLIMITED: "",
+    State.UNMETERED: "dim",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table. share: it is a bar, filled to this share of its width. state: it has the state's colour."""
+
+    text: str = ""
+    share: float | None = None
+    state: State | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A column and when it is shown: rank 0 always, others if they have content, by rank as far as there is room.
+    widest: its text is cut to that many columns; a bar has that many, or less if there is no room."""
+
+    column: Column
+    rank: int
+    widest: int | None = None
+
+
+def draw(places: Sequence[Place], rows: Sequence[Sequence[Cell]], screen: Screen) -> str:
+    """The table with the columns that fit on the screen. No line is longer than the screen, if it has 30 columns."""
+    sizes = _sizes(places, rows, screen.width)
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
+    for at, size in sizes.items():
+        column = places[at].column
+        table.add_column(Text(column.title), justify="right" if column.right else "left", width=size, no_wrap=True)
+    for row in rows:
+        table.add_row(*(_text(row[at], size, screen) for at, size in sizes.items()))
+    return _print(table, sum(sizes.values()) + _GAP * len(sizes), screen)
+
+
+def _sizes(places: Sequence[Place], rows: Sequence[Sequence[Cell]], room: int) -> dict[int, int]:
+    """The widths of the columns that are shown, by their place, from left to right."""
+    sizes: dict[int, int] = {}
+    room += _GAP
+    for at, place in sorted(enumerate(places), key=lambda item: item[1].rank):
+        cells = [row[at] for row in rows]
+        is_bar = any(cell.share is not None for cell in cells)
+        size = _size(place, cells, is_bar=is_bar)
+        if place.rank and not (is_bar or any(cell.text for cell in cells)):
+            continue
+        if is_bar and room - _GAP >= _SHORTEST:
+            size = min(size, room - _GAP)
+        if place.rank == 0 or size + _GAP <= room:
+            sizes[at] = size
+            room -= size + _GAP
+    # The names give way if not even the columns that are always shown fit.
+    sizes[0] = max(_SHORTEST_NAME, sizes[0] + min(0, room))
+    return dict(sorted(sizes.items()))
+
+
+def _size(place: Place, cells: Iterable[Cell], *, is_bar: bool) -> int:
+    """The width that a column wants: of its title or its longest text."""
+    longest = max([width(place.column.title), *(width(printable(cell.text)) for cell in cells)])
+    return longest if place.widest is None else place.widest if is_bar else min(longest, place.widest)
+
+
+def _text(cell: Cell, size: int, screen: Screen) -> Text:
+    style = "" if cell.state is None else _STYLES[cell.state]
+    if cell.share is not None:
+        return Text(bar(cell.share, size, ascii_only=screen.ascii), style=style)
+    return Text(cut(printable(cell.text), size), style=style)
+
+
+def bar(share: float, size: int, *, ascii_only: bool) -> str:
+    """A bar of that width, filled to this share of it; what is more than nothing fills one column at least."""
+    full, empty = ("#", "-") if ascii_only else ("█", "░")
+    filled = min(size, max(round(share * size), 1 if share > 0 else 0))
+    return full * filled + empty * (size - filled)
+
+
+def cut(text: str, size: int) -> str:
+    """Printable text of at most that width; dots show that it goes on."""
+    if width(text) <= size:
+        return text
+    while width(text) > max(0, size - 2):
+        text = text[:-1]
+    return (text + "..")[:size]
+
+
+def _print(table: Table, needed: int, screen: Screen) -> str:
+    stream = io.StringIO()
+    console = Console(
+        file=stream,
+        force_terminal=True,
+        color_system="standard" if screen.colour else None,
+        no_color=False,  # the caller has looked at NO_COLOR
+        width=max(screen.width, needed),  # or rich cuts cells its own way
+        legacy_windows=False,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+    console.print(table)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
