@@ -69,9 +69,9 @@ class Daemon:
         return self.host.quiet(self.guest)
 
     def refused(self) -> Counters:
-        """The bytes that the guest sent, or that were sent to it, and that the kernel refused."""
+        """The bytes that the guest sent and that the kernel refused."""
         (binding,) = self.host.ledger().live_bindings().values()
-        return Counters(binding.counted.refused_in_bytes, binding.counted.refused_out_bytes)
+        return Counters(0, binding.counted.refused_out_bytes)
 
     @property
     def state(self) -> State:

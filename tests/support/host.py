@@ -176,12 +176,12 @@ class Host(Dom0):
         return usagelog.present(ledger).get(vm.id, Counters(0, 0)) if vm else Counters(0, 0)
 
     def refused(self, name: str) -> Counters:
-        """The bytes to and from a VM's present vifs that the kernel refused, after all have been written."""
+        """The bytes that a VM sent from its present vifs and that the kernel refused, after all have been written."""
         self.ask("commit")
         ledger = self.ledger()
         vm = ledger.vm_named(name)
         lives = [one.counted for one in ledger.live_bindings().values() if vm and one.vm_id == vm.id]
-        return Counters(sum(one.refused_in_bytes for one in lives), sum(one.refused_out_bytes for one in lives))
+        return Counters(0, sum(one.refused_out_bytes for one in lives))
 
     def show(self, name: str) -> dict[str, Any]:
         """`xenbw show NAME --json`."""

@@ -33,19 +33,20 @@ def test_status_shows_that_everything_works(console: Console) -> None:
     size = sum(
         file.stat().st_size for file in console.ledger_path.parent.glob("ledger.db*") if file.suffix != ".db-shm"
     )
-    assert said[:8] == [
+    assert said[:9] == [
         "xenbwd         running, version 0.1.0",
         "meter          kernel",
         f"ledger         {console.ledger_path}, {format_size(size)}",
+        "allowances     held by xenbwd alone: tripwires in the kernel need the meter nft",
         "VMs            2: 1 blocked, 1 ok",
         "null routes    2",
         "               192.0.2.9 web1",
         "               2001:db8::9 web1",
         "mails waiting  1",
     ]
-    assert said[8:10] == ["", "newest events"]
-    assert said[10].endswith("UTC  web1 null-routed: abuse: 192.0.2.9, 2001:db8::9")
-    assert len(said[10:]) == 3
+    assert said[9:11] == ["", "newest events"]
+    assert said[11].endswith("UTC  web1 null-routed: abuse: 192.0.2.9, 2001:db8::9")
+    assert len(said[11:]) == 3
 
 
 @pytest.mark.usefixtures("blocked")

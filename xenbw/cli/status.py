@@ -187,7 +187,7 @@ def _meter(daemon: Answer) -> str:
 def _held(daemon: Answer) -> str:
     """Who holds the VMs' allowances."""
     if daemon.get("meter") != "nft":
-        return "held by xenbwd alone, since tripwires in the kernel need the meter nft"
+        return "held by xenbwd alone: tripwires in the kernel need the meter nft"
     return f"{daemon.get('tripwires', 0)} VMs held by the kernel, to the frame"
 
 

@@ -92,6 +92,7 @@ class Rounds:
 
     def count(self) -> None:
         """Read and credit, no more."""
+        self._tally.shut = self._reconciler.shut()
         self._accounts.count(None)
         self._quotas.forget()
 
