@@ -143,10 +143,11 @@ class Tripwire:
         # What was read around the last count was of other objects.
         self._quotas.before = {name: was for name, was in self._quotas.before.items() if name not in change.made}
         self._quotas.made = self._quotas.made or bool(change.made)
+        # An object that ran out tells no consumption any more, so its gap cannot be measured.
+        spent = {name for name, quota in now.items() if quota.spent and name not in change.made}
+        exact = {name for name, gap in change.gaps.items() if gap.exact}
         self._quotas.unsettled = frozenset(
-            name
-            for name, line in lines.items()
-            if line.limit is not None and not ((gap := change.gaps.get(name)) and gap.exact)
+            name for name, line in lines.items() if line.limit is not None and name not in exact | spent
         )
         self._done = (self._tables.generation(), ports, lines.keys())
         return None
