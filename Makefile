@@ -1,6 +1,6 @@
 # Runs on Debian 12 as root: tools/setup installs what each target needs. CONTRIBUTING.md says which target is for what.
 SHELL_FILES = tools/setup tools/soak tools/build-deb $(wildcard tools/check-deb*) .ci/run hooks/vif-post.d/xenbw.hook hooks/vif-group \
-	debian/xenbw.postinst debian/xenbw.prerm debian/xenbw.postrm debian/tests/unit debian/tests/smoke tests/deb/run $(wildcard tests/deb/container*) \
+	debian/xenbw.preinst debian/xenbw.postinst debian/xenbw.prerm debian/xenbw.postrm debian/tests/unit debian/tests/smoke tests/deb/run $(wildcard tests/deb/container*) \
 	tests/xen/image tests/xen/guest/init
 
 # The tests wait more than they work, so each processor has three of them at a time.
