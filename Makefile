@@ -8,6 +8,10 @@ SHELL_FILES = tools/setup tools/soak tools/build-deb $(wildcard tools/check-deb*
 PYTEST = TMPDIR=$(shell [ -w /dev/shm ] && echo /dev/shm || echo /tmp) .venv/bin/pytest -q --durations=20
 TOGETHER = -n $(shell expr 3 \* $$(nproc)) --dist loadgroup -m "not alone"
 
+# The Debian releases that the package is for; make xen-test SUITES=trixie: one of them.
+SUITES = bookworm trixie
+EACH = set -e; for suite in $(SUITES); do
+
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
@@ -44,7 +48,7 @@ full:  ## everything, with all cases of the long tests, and the benchmarks; docs
 images:  ## build the Debian and Xen machines that the package is tested on, unless they are there
 	@tools/setup xen
 	@tests/deb/container --image
-	@tests/xen/image >/dev/null
+	@$(EACH) tests/xen/image $$suite >/dev/null; done
 
 deb:  ## build dist/xenbw_VERSION_all.deb and its source; lintian, and the same bytes twice
 	@tools/setup deb
@@ -61,14 +65,14 @@ deb-test:  ## build dist/ again in clean Debian 12 and 13; install, upgrade, bre
 	@tools/check-deb-clean trixie
 	@tests/deb/run
 
-xen-smoke:  ## the package in dist/ on a real Xen, in emulation, one boot: meter, block, restart, release, the last byte
+xen-smoke:  ## the package in dist/ on real Xens, in emulation, one boot each: meter, block, restart, release, the last byte
 	@tools/setup xen
-	@/usr/bin/python3 -m tests.xen --smoke
+	@$(EACH) /usr/bin/python3 -m tests.xen --suite $$suite --smoke; done
 
-xen-test:  ## the package in dist/ on a real Xen, in emulation: about 12 minutes
+xen-test:  ## the package in dist/ on a real Xen 4.17 and a real 4.20, in emulation: about 12 and 22 minutes
 	@tools/setup xen
 	@ls dist/xenbw_*_all.deb >/dev/null 2>&1 || tools/build-deb
-	@/usr/bin/python3 -m tests.xen
+	@$(EACH) /usr/bin/python3 -m tests.xen --suite $$suite; done
 
 bench:  ## measure what xenbw costs, beside what is there anyway
 	@tools/setup bench
