@@ -43,7 +43,7 @@ ci:  ## what .ci/run runs: make test, lint, the package, a smoke test of it on D
 
 full:  ## everything, with all cases of the long tests, and the benchmarks; docs/last-full-run.md tells how it went
 	@tools/setup all
-	@XENBW_THOROUGH=1 tools/steps --record docs/last-full-run.md lint+deb images test deb-test deb-forky xen-test demo bench soak
+	@XENBW_THOROUGH=1 tools/steps --record docs/last-full-run.md lint+deb images test deb-test deb-upgrade deb-forky xen-test demo bench soak
 
 images:  ## build the Debian and Xen machines that the package is tested on, unless they are there
 	@tools/setup xen
@@ -61,6 +61,10 @@ deb-smoke:  ## install, block, upgrade, remove and purge the package in dist/ on
 deb-test:  ## build dist/ again in clean Debian 12 and 13; install, upgrade, break, remove, purge it on both, booted
 	@tools/setup deb
 	@$(EACH) tools/check-deb-clean $$suite; tests/deb/run $$suite; done
+
+deb-upgrade:  ## upgrade a booted Debian 12 with the package in dist/ and blocked VMs to Debian 13
+	@tools/setup deb
+	@tests/deb/run bookworm+trixie
 
 deb-forky:  ## build, smoke and unit tests of the package in dist/ on Debian testing; a failure is only a warning
 	@tools/setup deb
@@ -89,4 +93,4 @@ clean:  ## remove what the other targets made
 	rm -rf .venv dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo check test lint ci full images deb deb-smoke deb-test deb-forky xen-smoke xen-test bench soak clean
+.PHONY: help demo check test lint ci full images deb deb-smoke deb-test deb-upgrade deb-forky xen-smoke xen-test bench soak clean
