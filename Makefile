@@ -1,12 +1,16 @@
-# Runs on Debian 12 as root: tools/setup installs what each target needs. CONTRIBUTING.md says which target is for what.
+# Runs on Debian 12 or 13 as root: tools/setup installs what each target needs. CONTRIBUTING.md says which target is for what.
 SHELL_FILES = tools/setup tools/soak tools/build-deb $(wildcard tools/check-deb*) .ci/run hooks/vif-post.d/xenbw.hook hooks/vif-group \
-	debian/xenbw.postinst debian/xenbw.prerm debian/xenbw.postrm debian/tests/unit debian/tests/smoke tests/deb/run $(wildcard tests/deb/container*) \
+	debian/xenbw.preinst debian/xenbw.postinst debian/xenbw.prerm debian/xenbw.postrm debian/tests/unit debian/tests/smoke tests/deb/run $(wildcard tests/deb/container*) \
 	tests/xen/image tests/xen/guest/init
 
 # The tests wait more than they work, so each processor has three of them at a time.
 # What they write is small and soon gone: in memory no disk holds them up.
 PYTEST = TMPDIR=$(shell [ -w /dev/shm ] && echo /dev/shm || echo /tmp) .venv/bin/pytest -q --durations=20
 TOGETHER = -n $(shell expr 3 \* $$(nproc)) --dist loadgroup -m "not alone"
+
+# The Debian releases that the package is for; make xen-test SUITES=trixie: one of them.
+SUITES ?= bookworm trixie
+EACH = set -e; for suite in $(SUITES); do
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -33,42 +37,48 @@ lint:  ## ruff, mypy, shellcheck, and which module may import which
 	@.venv/bin/lint-imports --no-cache >build/lint-imports.log || { cat build/lint-imports.log; exit 1; }
 	@shellcheck $(SHELL_FILES)
 
-ci:  ## what .ci/run runs: make test, lint, the package, a smoke test of it on Debian and on real Xen, the demo
+ci:  ## what .ci/run runs: make test, lint, the package, a smoke test of it on Debian 12 and on its Xen, the demo
 	@tools/setup all
-	@tools/steps lint+deb images test deb-smoke+xen-smoke demo
+	@SUITES=bookworm tools/steps lint+deb images test deb-smoke+xen-smoke demo
 
 full:  ## everything, with all cases of the long tests, and the benchmarks; docs/last-full-run.md tells how it went
 	@tools/setup all
-	@XENBW_THOROUGH=1 tools/steps --record docs/last-full-run.md lint+deb images test deb-test xen-test demo bench soak
+	@XENBW_THOROUGH=1 tools/steps --record docs/last-full-run.md lint+deb images test deb-test deb-upgrade deb-forky xen-test demo bench soak
 
 images:  ## build the Debian and Xen machines that the package is tested on, unless they are there
 	@tools/setup xen
-	@tests/deb/container --image
-	@tests/xen/image >/dev/null
+	@$(EACH) tests/deb/container $$suite --image; tests/xen/image $$suite >/dev/null; done
 
 deb:  ## build dist/xenbw_VERSION_all.deb and its source; lintian, and the same bytes twice
 	@tools/setup deb
 	@tools/build-deb
 	@tools/check-deb
 
-deb-smoke:  ## install, block, upgrade, remove and purge the package in dist/ on a booted Debian 12
+deb-smoke:  ## install, block, upgrade, remove and purge the package in dist/ on booted Debian 12 and 13
 	@tools/setup deb
-	@tests/deb/run smoke
+	@$(EACH) tests/deb/run $$suite smoke; done
 
-deb-test:  ## build dist/ again in clean Debian 12 and 13; install, upgrade, break, remove, purge it on a booted Debian 12
+deb-test:  ## build dist/ again in clean Debian 12 and 13; install, upgrade, break, remove, purge it on both, booted
 	@tools/setup deb
-	@tools/check-deb-clean bookworm
-	@tools/check-deb-clean trixie
-	@tests/deb/run
+	@$(EACH) tools/check-deb-clean $$suite; tests/deb/run $$suite; done
 
-xen-smoke:  ## the package in dist/ on a real Xen, in emulation, one boot: meter, block, restart, release, the last byte
+deb-upgrade:  ## upgrade a booted Debian 12 with the package in dist/ and blocked VMs to Debian 13
+	@tools/setup deb
+	@tests/deb/run bookworm+trixie
+
+deb-forky:  ## build, smoke and unit tests of the package in dist/ on Debian testing; a failure is only a warning
+	@tools/setup deb
+	@{ tools/check-deb-clean forky && tests/deb/run forky smoke && tests/deb/run forky autopkgtest; } || \
+		echo "warning: make $@ failed"
+
+xen-smoke:  ## the package in dist/ on real Xens, in emulation, one boot each: meter, block, restart, release, the last byte
 	@tools/setup xen
-	@/usr/bin/python3 -m tests.xen --smoke
+	@$(EACH) /usr/bin/python3 -m tests.xen --suite $$suite --smoke; done
 
-xen-test:  ## the package in dist/ on a real Xen, in emulation: about 12 minutes
+xen-test:  ## the package in dist/ on a real Xen 4.17 and a real 4.20, in emulation: about 12 and 22 minutes
 	@tools/setup xen
 	@ls dist/xenbw_*_all.deb >/dev/null 2>&1 || tools/build-deb
-	@/usr/bin/python3 -m tests.xen
+	@$(EACH) /usr/bin/python3 -m tests.xen --suite $$suite; done
 
 bench:  ## measure what xenbw costs, beside what is there anyway
 	@tools/setup bench
@@ -83,4 +93,4 @@ clean:  ## remove what the other targets made
 	rm -rf .venv dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo check test lint ci full images deb deb-smoke deb-test xen-smoke xen-test bench soak clean
+.PHONY: help demo check test lint ci full images deb deb-smoke deb-test deb-upgrade deb-forky xen-smoke xen-test bench soak clean

@@ -11,7 +11,8 @@ from tests.support.pace import until
 UNIT = "xenbwd.service"
 CONFIG = Path("/etc/xenbw/xenbw.toml")
 LEDGER = Path("/var/lib/xenbw/ledger.db")
-PREVIOUS = Path(__file__).parent / "previous" / "xenbw_0.1.0_all.deb"
+RELEASES = [Path(__file__).parent / "previous" / name for name in ("xenbw_0.1.0_all.deb", "xenbw_0.2.0-1_all.deb")]
+PREVIOUS = RELEASES[0]
 _BUILT = Path("/srv/dist")
 
 

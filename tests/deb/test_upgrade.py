@@ -1,4 +1,4 @@
-"""An upgrade from the previous version, under traffic; one guest is null-routed and another restarts."""
+"""An upgrade from each earlier release, under traffic; one guest is null-routed and another restarts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sqlite3
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -18,15 +19,16 @@ from tests.support.pace import until
 WEB = ("10.50.0.11", "fd50::11")
 
 
-@pytest.fixture
-def previous(clean: None) -> None:
-    """The machine with the previous version installed."""
-    package.apt("install", package.PREVIOUS)
-    assert package.version() == "0.1.0"
+@pytest.fixture(params=package.RELEASES, ids=lambda deb: deb.name.split("_")[1])
+def previous(request: pytest.FixtureRequest, clean: None) -> Path:
+    """An earlier release's package, which is installed on the machine."""
+    release: Path = request.param
+    package.apt("install", release)
+    return release
 
 
 @pytest.fixture
-def web(previous: None, machine: Machine) -> Guest:
+def web(previous: Path, machine: Machine) -> Guest:
     """A guest that is over its allowance and null-routed."""
     guest = machine.start("web1", WEB)
     machine.add("web1", "1MB")
@@ -35,7 +37,7 @@ def web(previous: None, machine: Machine) -> Guest:
 
 
 @pytest.fixture
-def db(previous: None, machine: Machine) -> Guest:
+def db(previous: Path, machine: Machine) -> Guest:
     """A guest without a limit."""
     guest = machine.start("db1", ("10.50.0.12", "fd50::12"))
     machine.add("db1", "500GB")
@@ -43,8 +45,15 @@ def db(previous: None, machine: Machine) -> Guest:
 
 
 def upgrade() -> None:
-    package.apt("install", package.built())
+    # During development the package may have the last release's version, and apt would not install it.
+    package.run("dpkg", "--install", package.built())
     assert (package.state(), package.running()) == ("ii", True)
+
+
+def schema_of(ledger: Path) -> int:
+    with closing(sqlite3.connect(ledger)) as db:
+        version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    return version
 
 
 @pytest.mark.smoke
@@ -66,7 +75,7 @@ def test_no_byte_is_lost_and_metering_pauses_for_less_than_two_seconds(
     with capsys.disabled():
         sys.stdout.write(f"\nthe upgrade paused the metering for {pause:.2f} s\n")
     assert 0 < pause < 2
-    # The previous version used the kernel's counters.
+    # 0.1.0 used the kernel's counters.
     assert until(lambda: agree(machine.metered(db), db.counters()), 15), (machine.metered(db), db.counters())
 
 
@@ -91,31 +100,33 @@ def test_guests_start_and_stop_while_files_are_replaced(machine: Machine, db: Gu
 
 def test_the_ledger_is_kept_with_a_copy_of_its_previous_version_beside_it(machine: Machine, web: Guest) -> None:
     before = machine.show("web1")
+    schema = schema_of(package.LEDGER)
     upgrade()
     after = machine.show("web1")
     assert [block["since"] for block in after["blocks"]] == [block["since"] for block in before["blocks"]]
     assert after["used_bytes"] >= before["used_bytes"]
     assert after["limit_bytes"] == before["limit_bytes"]
-    with closing(sqlite3.connect(package.LEDGER.with_name("ledger.db.schema1"))) as copy:
-        assert copy.execute("PRAGMA user_version").fetchone() == (1,)
+    beside = package.LEDGER.with_name(f"ledger.db.schema{schema}")
+    assert schema_of(beside) == schema < schema_of(package.LEDGER)
+    with closing(sqlite3.connect(beside)) as copy:
         assert copy.execute("SELECT name FROM vm").fetchall() == [("web1",)]
 
 
 def test_the_admins_configuration_is_kept(machine: Machine, web: Guest) -> None:
     own = "[period]\nreset_day = 15\n"
     package.CONFIG.write_text(own)
-    package.apt("-o", "Dpkg::Options::=--force-confold", "install", package.built())
+    package.run("dpkg", "--force-confold", "--install", package.built())
     assert package.CONFIG.read_text() == own
     assert package.running()
 
 
 def test_the_previous_version_refuses_the_newer_ledger_unchanged_and_the_blocks_stay(
-    machine: Machine, web: Guest
+    machine: Machine, web: Guest, previous: Path
 ) -> None:
     upgrade()
     package.run("systemctl", "stop", package.UNIT)
     before = package.LEDGER.read_bytes()
-    package.apt("install", package.PREVIOUS)
+    package.run("dpkg", "--force-downgrade", "--install", previous)
     assert until(lambda: "written by a newer xenbw" in package.journal(), 15)
     assert "upgrade xenbw; the ledger was left untouched" in package.journal()
     assert package.LEDGER.read_bytes() == before

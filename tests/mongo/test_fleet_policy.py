@@ -525,6 +525,8 @@ def test_a_vm_that_is_blocked_on_one_dom0_is_blocked_on_the_next(server: Mongod)
         assert until(lambda: first.blocked(guest.address()))
         guest.stop()
         moved = second.start("web1", (guest.address(),))
+        # Less than a frame of its allowance is left.
+        moved.send(10_000)
         assert until(lambda: second.blocked(moved.address()))
         assert not moved.ping("10.50.0.2", timeout=0.2)
         moved.reboot()

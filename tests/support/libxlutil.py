@@ -1,6 +1,7 @@
 """The toolstack's own config parser, called through ctypes: what xl itself would make of a config file.
 
-The library is part of Debian's libxenmisc4.17 and needs no hypervisor. Prototypes: tools/include/libxlutil.h.
+The library is part of Debian's libxenmisc and needs no hypervisor; in libxen-dev its name has no version of Xen.
+Prototypes: tools/include/libxlutil.h.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-LIBRARY = "libxlutil.so.4.17"
+LIBRARY = "libxlutil.so"
 
 
 @dataclass(frozen=True)

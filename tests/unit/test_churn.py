@@ -1,4 +1,4 @@
-"""The log's lines on VMs that start again and again."""
+"""The log's lines on VMs that start again and again, and on an xenstored that is slow all the time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import pytest
 
 from tests.support.books import open_ledger, start_vif
 from tests.support.clock import utc
+from xenbw.accounting import Tally
 from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger
 from xenbw.tell.journal import NOTICE
+from xenbw.vifs.census import Census
 from xenbw.vifs.churn import Churn
+from xenbw.xen.xenstore import Answer, Lookup, StoreError
 
 NOW = utc("2026-03-20 12:00")
 
@@ -99,3 +102,32 @@ def test_a_vm_with_a_line_every_ten_minutes_has_no_lines_on_single_starts(churn:
     assert churn.quiet("web1", NOW)
     churn.look(minute(11))
     assert not churn.quiet("web1", minute(11))
+
+
+@pytest.fixture
+def census(ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Census]:
+    caplog.set_level(logging.INFO)
+    with closing(Lookup(str(tmp_path / "nobody"))) as lookup:
+        yield Census(ledger, lookup, Tally(), "boot", lambda life: False)
+
+
+def unanswered(count: int, why: str = "no answer") -> list[Answer]:
+    return [Answer(domid, 0, None, StoreError(why)) for domid in range(1, count + 1)]
+
+
+def test_a_slow_xenstored_is_one_line_in_ten_minutes_however_many_vifs_are_asked_about(
+    census: Census, caplog: pytest.LogCaptureFixture
+) -> None:
+    for second in range(600):
+        census.hear([*unanswered(6), Answer(7, 0, None)], NOW + timedelta(seconds=second))
+    assert caplog.messages == ["xenstore: no answer"]
+    census.hear(unanswered(6), minute(10))
+    assert caplog.messages == ["xenstore: no answer"] * 2
+
+
+def test_another_error_of_xenstored_is_logged_at_once_and_a_clock_that_is_set_back_hides_none(
+    census: Census, caplog: pytest.LogCaptureFixture
+) -> None:
+    census.hear([*unanswered(2), *unanswered(2, "refused")], NOW)
+    census.hear(unanswered(2), NOW - timedelta(days=1))
+    assert caplog.messages == ["xenstore: no answer", "xenstore: refused", "xenstore: no answer"]

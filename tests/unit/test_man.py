@@ -152,7 +152,7 @@ def typed() -> Iterator[tuple[str, list[str]]]:
                     yield page, call.replace("'shop 2'", "shop-2").split()
 
 
-@pytest.mark.parametrize(("page", "words"), typed(), ids=lambda given: given if isinstance(given, str) else given[0])
+@pytest.mark.parametrize(("page", "words"), [*typed()], ids=lambda given: given if isinstance(given, str) else given[0])
 def test_the_commands_of_the_examples_parse(page: str, words: list[str]) -> None:
     (addvm_parser if words[0] == "xenbw-addvm" else parser)().parse_args(words[1:])
 

@@ -75,7 +75,7 @@ def test_the_daemon_s_exposure_is_low(installed: Path, points: int, drop_in: Pat
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("unit", UNITS.glob("xenbw*.service"), ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", sorted(UNITS.glob("xenbw*.service")), ids=lambda unit: unit.name)
 def test_the_unit_gives_the_reason_for_each_setting_that_is_left_out(unit: Path) -> None:
     found = json.loads(analyze("security", "--offline=true", "--json=short", unit).stdout)
     comments = " ".join(line for line in unit.read_text().splitlines() if line.startswith("#"))

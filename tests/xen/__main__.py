@@ -34,8 +34,9 @@ _STAY_LIMIT = 12 * 3600.0
 def main() -> int:
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    built = image()
+    built = image(options.suite)
     _alone(built)
+    options.results /= options.suite
     stop = Event()
     run = partial(_run, built, options, stop)
     if options.stay:
@@ -56,7 +57,7 @@ def _run(built: Path, options: argparse.Namespace, stop: Event, play: Callable[[
         try:
             _equip(machine, options)
             machine.wait_until_up()
-            machine.say(f"xen: dom0 is up after {time.monotonic() - started:.0f} s\n".encode())
+            machine.say(f"xen: {options.suite} dom0 is up after {time.monotonic() - started:.0f} s\n".encode())
             return play(machine)
         except MachineError as error:
             machine.say(f"{machine.last_words()}\nxen: {error}\n".encode())
@@ -69,6 +70,7 @@ def _run(built: Path, options: argparse.Namespace, stop: Event, play: Callable[[
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 -m tests.xen", description="Run the scenarios on a real Xen.")
     parser.add_argument("--deb", type=Path, help="the package to test (default: the one in dist/)")
+    parser.add_argument("--suite", default="bookworm", help="dom0's Debian: bookworm (the default) or trixie")
     parser.add_argument("--results", type=Path, default=_REPO / "build" / "xen", help="where to put what dom0 leaves")
     parser.add_argument("--smoke", action="store_true", help="one boot, and one scenario that touches everything")
     parser.add_argument("--stay", action="store_true", help="boot, and run scripts as they come (see README.md)")
@@ -94,7 +96,7 @@ def _only(pattern: str) -> Path:
 def _equip(machine: Machine, options: argparse.Namespace) -> None:
     """Put the files that the scenarios need into dom0's /rig."""
     shutil.copy(options.deb or _only("dist/xenbw_*_all.deb"), machine.shared / "xenbw.deb")
-    shutil.copy(_only("tests/deb/previous/xenbw_*_all.deb"), machine.shared / "previous.deb")
+    shutil.copy(_only("tests/deb/previous/xenbw_0.1.0_all.deb"), machine.shared / "previous.deb")
     _give_scenarios(machine)
 
 

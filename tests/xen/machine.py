@@ -152,7 +152,7 @@ class Machine:
             raise MachineError("Xen or dom0's kernel died")
 
 
-def image() -> Path:
-    """The machine's image, built now if its inputs have changed."""
-    built = subprocess.run([_HERE / "image"], stdout=subprocess.PIPE, text=True, check=True)
+def image(suite: str) -> Path:
+    """The image of a machine with that Debian (bookworm, trixie), built now if its inputs have changed."""
+    built = subprocess.run([_HERE / "image", suite], stdout=subprocess.PIPE, text=True, check=True)
     return Path(built.stdout.strip())

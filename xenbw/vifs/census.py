@@ -18,7 +18,7 @@ from xenbw.model import ZERO, Binding, Counters, Life
 from xenbw.tell.journal import about
 from xenbw.text import INCOMING
 from xenbw.vifs import interfaces
-from xenbw.vifs.churn import Churn
+from xenbw.vifs.churn import Churn, Refrain
 from xenbw.vifs.interfaces import Vif
 from xenbw.vifs.naming import Naming
 from xenbw.vifs.outsiders import Outsiders
@@ -65,7 +65,7 @@ class Census:
         self._ledger, self._lookup, self._tally = ledger, lookup, tally
         self._boot_id, self._passed, self._sysfs = boot_id, passed, sysfs
         self._outsiders = Outsiders(ledger, boot_id)
-        self.churn = Churn(ledger)
+        self.churn, self._refrain = Churn(ledger), Refrain()
         self.live: dict[int, Binding] = {}
         self._names: dict[int, str] = {}
         self._by_ifindex: dict[int, Binding] = {}
@@ -256,7 +256,7 @@ class Census:
                 changed = self._outsiders.hear(answer, at) or changed
                 continue
             if answer.error is not None:
-                log.warning("xenstore: %s", answer.error)
+                self._refrain.tell(f"xenstore: {answer.error}", at)
             if answer.facts is None or not answer.facts.name:
                 continue
             for entry in waiting.get((answer.domid, answer.devid), ()):

@@ -1,4 +1,5 @@
-"""VMs that start again and again: the log has a line now and then that says how often, not lines for each start."""
+"""Lines that would come again and again: the log has a line now and then for VMs that start all the time, and for a
+xenstored that gives no answer."""
 
 from __future__ import annotations
 
@@ -16,6 +17,21 @@ log = logging.getLogger(__name__)
 WINDOW = timedelta(minutes=10)
 # More starts in that time are told by one line, and after as many lines on single starts no more are logged.
 OFTEN = 10
+
+
+class Refrain:
+    """Errors that come with each question to a xenstored that is slow or gone: each is logged once in ten minutes."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, datetime] = {}
+
+    def tell(self, text: str, at: datetime) -> None:
+        """Log an error, unless the last ten minutes of the log have it."""
+        # The clock may be set back.
+        self._told = {told: since for told, since in self._told.items() if timedelta(0) <= at - since < WINDOW}
+        if text not in self._told:
+            self._told[text] = at
+            log.warning("%s", text)
 
 
 class Churn:
