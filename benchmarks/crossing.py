@@ -14,6 +14,7 @@ from benchmarks.rig import Rig
 from tests.support.dom0 import OUTSIDE_ADDRESSES
 from tests.support.guest import Guest
 from tests.support.pace import until
+from xenbw.ledger import usagelog
 
 _GUESTS = 10
 _TARGET = 50.0
@@ -32,7 +33,8 @@ def measure() -> list[Figure]:
             Path("/proc/sys/net/bridge/bridge-nf-call-iptables").write_text("1")
         rig.grow(1000)
         rig.start_daemon()
-        crossings = [_cross(rig, rig.start(f"guest{n}")) for n in range(_GUESTS)]
+        guests = [rig.start(f"guest{n}") for n in range(_GUESTS)]
+        crossings = [_cross(rig, guest) for guest in guests]
     over, short, seconds = zip(*crossings, strict=True)
     return [
         Figure("bytes past the allowance, worst", max(over), "B", 0),
@@ -46,15 +48,17 @@ def _cross(rig: Rig, guest: Guest) -> tuple[int, int, float]:
     """Let the guest send until nothing arrives any more. Returns the bytes past its allowance, the bytes short of it,
     and the seconds from the first packet that did not arrive to the null route."""
     rig.allow(guest.name, _LIMIT)
+    rig.ask("sync")
     if not until(lambda: bool(rig.ask("status")["interfaces"] >= rig.fleet + len(rig.guests))):
         raise RuntimeError(f"xenbwd does not count {guest.name}")
     time.sleep(_INTERVAL * (1 + random.random()))  # at a random point of the daemon's round
-    before = sum(guest.counters())
     with ThreadPoolExecutor() as pool:
         blocked = pool.submit(_await_null_route, rig, guest.address())
         sent, arrived = _send_until_silence(rig, guest)
         at = blocked.result()
-    used = before + arrived * _FRAME
+    rig.ask("commit")
+    vm = rig.ledger.vm_named(guest.name)
+    used = sum(usagelog.present(rig.ledger)[vm.id]) if vm else 0
     return max(0, used - _LIMIT), max(0, _LIMIT - used), at - sent[arrived]
 
 

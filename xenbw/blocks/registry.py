@@ -48,8 +48,8 @@ TRIPWIRE, THROTTLE = "tripwire", "throttle"
 REGISTRY: Mapping[str, _Entry] = {
     TRIPWIRE: _Entry(lambda means: Tripwire(means.tables, means.chains, means.quotas), tripwire_text.UNDO),
     "seal": _Entry(lambda means: Seal(means.chains), seal.UNDO),
-    THROTTLE: _Entry(lambda means: Throttle(means.tables, means.chains), throttle_text.UNDO),
     "null routes": _Entry(lambda means: NullRoutes(means.tables), null_routes.UNDO),
+    THROTTLE: _Entry(lambda means: Throttle(means.tables, means.chains), throttle_text.UNDO),
     "drop": _Entry(lambda means: Drop(means.run_dir), drop.UNDO),
     "link": _Entry(lambda means: Link(means.run_dir), link.UNDO),
     "latch": _Entry(lambda means: Latch(means.tables, means.run_dir), latch_text.UNDO),
