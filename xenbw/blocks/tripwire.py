@@ -164,11 +164,17 @@ class Tripwire:
         change = _Change(gaps, now.keys() - lines.keys())
         for name, line in lines.items():
             if name in now:
-                sure = line.used if self._quotas.complete else self._late.get(name)
-                change.follow(name, line, now[name], sure if name in before else None)
+                change.follow(name, line, now[name], self._sure(name, line) if name in before else None)
             else:
                 change.make(name, line)
         return change
+
+    def _sure(self, name: str, line: Line) -> int | None:
+        """The usage that is known to be complete; None if none is."""
+        # Past a line "slow" usage goes on growing: waiting for it to rest would throttle a busy VM for good.
+        if self._quotas.complete or (line.kind == "slow" and name in self._late):
+            return line.used
+        return self._late.get(name)
 
     def _led(self, lines: Mapping[str, Line], ports: Iterable[Port], gone: set[str]) -> tuple[str, str]:
         """Text that takes vifs away from wrong quota objects and from those that go, and text that leads them to the
