@@ -124,13 +124,14 @@ class _Facts:
 
     def _wired(self, text: str, wires: Mapping[str, int], throttle: tuple[int, int, int] | None) -> list[str]:
         """The text, with the vif led to the VM's tripwires and throttle. wires: quota objects, with the bytes that each
-        had left when xenbwd wrote the over file: one that is there knows better, and is not changed."""
+        had left when xenbwd wrote the over file: one that is there knows better, and would get a wrong limit."""
         led = text + tripwire_text.fasten(self.ifindex, wires)
         founded = nft.foundation() + tripwire_text.foundation()
         if throttle is not None:
             led += throttle_text.fasten(self.ifindex, *throttle)
             founded += throttle_text.foundation()
-        return [led, founded + "".join(tripwire_text.quota(name, left + 1) for name, left in wires.items()) + led]
+        made = "".join(tripwire_text.quota(name, left + 1) for name, left in wires.items())
+        return [led, founded + led, founded + made + led]
 
     def _latch(self) -> str:
         """Text that latches the domain, except vifs of other domains that have a name of this domain's vifs."""
