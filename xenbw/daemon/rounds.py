@@ -16,7 +16,7 @@ from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
 from xenbw.ledger.ledger import LedgerError
 from xenbw.meters.metering import Metering
-from xenbw.model import State
+from xenbw.model import Action, Entry, State
 from xenbw.nft.port import Port
 from xenbw.nft.quotas import Quotas
 from xenbw.tell.complaints import Complaints
@@ -102,9 +102,16 @@ class Rounds:
         for name, quota in self._quotas.after.items():
             line = line_of(name) if quota.spent else None
             entry = self._roster.entries.get(line[0]) if line else None
-            if line and entry and entry.vm.state not in _HELD[line[1]]:
+            if line and entry and not self._holds(entry, line[1]):
                 found.setdefault(line[0], set()).add(line[1])
         return found
+
+    def _holds(self, entry: Entry, kind: str) -> bool:
+        """Whether the VM is held already where a tripwire of this kind runs out."""
+        # A VM that is only warned at its allowance is over it long before it is blocked at its hard limit.
+        if kind == "trip" and entry.vm.state is State.OVER and entry.allowance.action is Action.WARN:
+            return entry.vm.id in self._reconciler.blocked
+        return entry.vm.state in _HELD[kind]
 
     def _roll(self) -> bool:
         """Begin the periods that are due. Whether one began."""

@@ -70,6 +70,11 @@ class Reconciler:
         ids = {entry.vm.name: vm_id for vm_id, entry in roster.entries.items()} if present.arriving else {}
         return desired.ports(present, self._hold, ids)
 
+    @property
+    def blocked(self) -> frozenset[int]:
+        """The ids of the VMs that were blocked at the last reconciling."""
+        return self._hold.blocked
+
     def shut(self) -> dict[int, float]:
         """The vifs on which tc drops everything: ifindex -> since when, in seconds since 1970."""
         return Dropped(str(self.settings.daemon.run_dir)).since()
