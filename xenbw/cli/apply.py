@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 from xenbw.blocks.block import Block
 from xenbw.blocks.registry import REGISTRY, THROTTLE, Means, blocks
@@ -12,8 +12,8 @@ from xenbw.cli.terminal import warn
 from xenbw.clock import boot_id
 from xenbw.enforce.desired import Present
 from xenbw.enforce.protect import Protected, last_known
-from xenbw.enforce.reconcile import Reconciler
-from xenbw.errors import XenbwError
+from xenbw.enforce.reconcile import Reconciler, over_path
+from xenbw.errors import MeterError, XenbwError
 from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
 from xenbw.ledger import viflog
@@ -25,7 +25,7 @@ from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import hand_to_nft
 from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables
-from xenbw.rundir import control
+from xenbw.rundir import control, overfile
 from xenbw.rundir.control import NoDaemonError
 
 Make = Callable[[Means], Sequence[Block]]
@@ -89,10 +89,12 @@ def _enforce(ledger: Ledger, context: Context, make: Make) -> list[str]:
         reconciler.choose(tables, context.run)
         reconciler.protect = known.networks | set(context.settings.enforce.protect)
         bound = [binding for binding in ledger.live_bindings().values() if binding.boot_id == here]
-        counted = quotas.around(tables.of().counters)
-        if quotas.before:
+        over = overfile.read(str(over_path(context.settings)))
+        # The last daemon's meter stays: hooks go on putting counters on vifs for the next one.
+        if over is not None and over.nft:
             reconciler.meter = "nft"
-            _add_uncredited(usage, ledger, bound, here, counted)
+            with suppress(MeterError):
+                _add_uncredited(usage, ledger, bound, here, quotas.around(tables.of().counters))
         reconciler.reconcile(vms, usage, moment, Present(bound))
     failed = [str(judge.failure)] if judge.failure else []
     failed += [*reconciler.problems, *known.problems]
