@@ -29,6 +29,7 @@ class Here(Namespace):
     def __init__(self) -> None:
         self._net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._mounts = None
+        self.wrapper = ()
         self._children = []
 
     def close(self) -> None:

@@ -65,7 +65,12 @@ def await_running(seconds: float = 30) -> None:
 def units() -> list[str]:
     """The systemd units that the package brings."""
     listed = run("dpkg", "-L", "xenbw").stdout.splitlines()
-    return [path for path in listed if path.startswith("/lib/systemd/system/") and Path(path).suffix]
+    return [path for path in listed if path.rpartition("/")[0].endswith("/lib/systemd/system") and _is_unit(path)]
+
+
+def _is_unit(path: str) -> bool:
+    """Whether it is a unit, and not the folder of a unit's drop-ins."""
+    return Path(path).suffix not in ("", ".d")
 
 
 def journal() -> str:
