@@ -149,7 +149,7 @@ class Accounts:
         except MeterError as error:
             self.meter_failed(error)
             return False
-        if not self.commit(heirs=True):
+        if not self.commit():
             return False
         try:
             self._metering.release()
@@ -165,12 +165,12 @@ class Accounts:
             if vm_id in refiled or not self._tally.stands_in(vm_id, start):
                 self._tally.open_period(vm_id, start, usagelog.of_period(self._ledger, vm_id, start))
 
-    def commit(self, *, heirs: bool = False, durable: bool = True) -> bool:
+    def commit(self, *, durable: bool = True) -> bool:
         """Write all uncommitted bytes to the ledger; durable: and wait until the disk has them. Whether that worked; if
         not, they are kept and written the next time."""
         alive = Alive(self._now.moment.at, self._now.tick.elapsed, self._boot_id)
         try:
-            usagelog.commit(self._ledger, self._tally.pending(), alive, heirs=heirs)
+            usagelog.commit(self._ledger, self._tally.pending(), alive)
         except LedgerError as error:
             self.failed(error)
             return False

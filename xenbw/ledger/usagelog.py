@@ -12,21 +12,20 @@ from xenbw.ledger.rows import mark_columns, time_of, to_text
 from xenbw.model import Amounts, Cell, Counters, Span
 
 
-def commit(ledger: Ledger, pending: Pending, alive: Alive, *, heirs: bool = False) -> None:
+def commit(ledger: Ledger, pending: Pending, alive: Alive) -> None:
     """Write what was counted since the last commit, and that this daemon was alive until then.
 
-    heirs: an interface may have got another binding meanwhile (its domain was renamed, its VM removed). The new binding
-    goes on from the mark written here, in the same transaction, or a crash would count some bytes twice.
+    An interface may have got another binding meanwhile (its domain was renamed, its VM removed). The new binding goes
+    on from the mark written here, in the same transaction, or some bytes would be counted twice.
     """
     with ledger.transaction() as db:
         rev = ledger.rev
-        if heirs:
-            db.executemany(
-                "UPDATE binding SET last_in = ?, last_out = ?, own_last = ?, last_at = ?, rev = ?"
-                " WHERE ended_at IS NULL AND (boot_id, ifindex) ="
-                " (SELECT boot_id, ifindex FROM binding WHERE id = ? AND ended_at IS NOT NULL)",
-                [(*mark_columns(mark), to_text(at), rev, id_) for id_, _, mark, at in pending.bindings],
-            )
+        db.executemany(
+            "UPDATE binding SET last_in = ?, last_out = ?, own_last = ?, last_at = ?, rev = ?"
+            " WHERE ended_at IS NULL AND (boot_id, ifindex) ="
+            " (SELECT boot_id, ifindex FROM binding WHERE id = ? AND ended_at IS NOT NULL)",
+            [(*mark_columns(mark), to_text(at), rev, id_) for id_, _, mark, at in pending.bindings],
+        )
         db.executemany(
             "UPDATE binding SET in_bytes = ?, out_bytes = ?, flood_bytes = ?, refused_in_bytes = ?,"
             " refused_out_bytes = ?, last_in = ?, last_out = ?, own_last = ?, last_at = ?, rev = ? WHERE id = ?",
