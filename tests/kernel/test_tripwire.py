@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.support.guest import Guest
@@ -41,6 +43,11 @@ def blocked(host: Host, name: str = "web1") -> bool:
     return vm is not None and vm.id in host.ledger().active_blocks()
 
 
+def held_at(host: Host, limit: int) -> bool:
+    """Whether web1 is soon blocked, a frame short of the limit at most and not a byte past it."""
+    return until(lambda: blocked(host)) and limit - FRAME < used(host) <= limit
+
+
 def use_up(guest: Guest, times: int = 2) -> None:
     """Send some times the allowance."""
     for _ in range(times * LIMIT // BATCH):
@@ -50,8 +57,7 @@ def use_up(guest: Guest, times: int = 2) -> None:
 def test_not_a_byte_passes_the_allowance_and_the_vm_is_blocked(running: Host) -> None:
     guest = near(running)
     use_up(guest)
-    assert until(lambda: blocked(running))
-    assert LIMIT - FRAME < used(running) <= LIMIT
+    assert held_at(running, LIMIT)
     assert not guest.reaches(OUTSIDE)
 
 
@@ -103,8 +109,7 @@ def test_a_raise_is_followed_at_once_and_held_to_the_byte(running: Host) -> None
     running.ask("sync")
     assert guest.reaches(OUTSIDE)
     use_up(guest, 4)
-    assert until(lambda: blocked(running))
-    assert 3 * LIMIT - FRAME < used(running) <= 3 * LIMIT
+    assert held_at(running, 3 * LIMIT)
 
 
 def test_a_raise_before_the_line_moves_the_line(running: Host) -> None:
@@ -115,8 +120,7 @@ def test_a_raise_before_the_line_moves_the_line(running: Host) -> None:
     running.kill_daemon()
     use_up(guest, 3)
     running.start_daemon()
-    assert until(lambda: blocked(running))
-    assert 2 * LIMIT - FRAME < used(running) <= 2 * LIMIT
+    assert held_at(running, 2 * LIMIT)
 
 
 def test_a_lowered_limit_is_held(running: Host) -> None:
@@ -126,8 +130,7 @@ def test_a_lowered_limit_is_held(running: Host) -> None:
     running.kill_daemon()
     use_up(guest)
     running.start_daemon()
-    assert until(lambda: blocked(running))
-    assert LIMIT - FRAME < used(running) <= LIMIT
+    assert held_at(running, LIMIT)
 
 
 def test_a_lift_takes_the_tripwire_away(running: Host) -> None:
@@ -178,8 +181,7 @@ def test_the_hard_limit_behind_a_throttle_is_held_by_the_kernel_alone(running: H
     use_up(guest, 3)
     assert not guest.reaches(OUTSIDE)
     running.start_daemon()
-    assert until(lambda: blocked(running))
-    assert 2 * LIMIT - FRAME < used(running) <= 2 * LIMIT
+    assert held_at(running, 2 * LIMIT)
 
 
 def test_flushed_rules_bring_the_tripwire_back(running: Host) -> None:
@@ -191,8 +193,7 @@ def test_flushed_rules_bring_the_tripwire_back(running: Host) -> None:
     running.kill_daemon()
     use_up(guest)
     running.start_daemon()
-    assert until(lambda: blocked(running))
-    assert LIMIT - FRAME < used(running) <= LIMIT
+    assert held_at(running, LIMIT)
 
 
 def test_a_raise_with_the_daemon_dead_is_exact(running: Host) -> None:
@@ -203,8 +204,7 @@ def test_a_raise_with_the_daemon_dead_is_exact(running: Host) -> None:
     running.xenbw("addvm", "web1", "--limit", "2MB")
     use_up(guest, 3)
     running.start_daemon()
-    assert until(lambda: blocked(running))
-    assert 2 * LIMIT - FRAME < used(running) <= 2 * LIMIT
+    assert held_at(running, 2 * LIMIT)
 
 
 def test_what_the_kernel_refused_is_no_usage(running: Host) -> None:
@@ -214,3 +214,54 @@ def test_what_the_kernel_refused_is_no_usage(running: Host) -> None:
     assert used(running) <= LIMIT
     bindings = running.ledger().live_bindings().values()
     assert any(binding.counted.refused_out_bytes for binding in bindings)
+
+
+def quotas(host: Host) -> str:
+    return host.run(["nft", "list", "quotas", "table", "netdev", "xenbw"]).stdout
+
+
+def test_a_removed_vm_is_no_longer_refused(running: Host) -> None:
+    guest = near(running)
+    use_up(guest)
+    assert until(lambda: blocked(running))
+    running.xenbw("rmvm", "web1", "--yes")
+    assert until(lambda: guest.reaches(OUTSIDE))
+    assert "quota" not in quotas(running)
+
+
+def test_a_vm_whose_action_becomes_to_warn_is_no_longer_refused(running: Host) -> None:
+    guest = near(running)
+    use_up(guest)
+    assert until(lambda: blocked(running))
+    running.xenbw("addvm", "web1", "--action", "warn")
+    assert until(lambda: guest.reaches(OUTSIDE))
+    assert "quota" not in quotas(running)
+    assert not blocked(running)
+
+
+def test_another_meter_takes_the_tripwires_away_and_the_daemon_blocks(running: Host) -> None:
+    guest = near(running)
+    assert "quota trip" in quotas(running)
+    running.configure('[meter]\nsource = "kernel"\n')
+    assert running.daemon is not None
+    running.daemon.send_signal(signal.SIGHUP)
+    assert until(lambda: "quota" not in quotas(running))
+    use_up(guest)
+    assert until(lambda: blocked(running))
+    running.configure("")
+    running.daemon.send_signal(signal.SIGHUP)
+    running.add("web1", limit_bytes=10 * LIMIT)
+    assert until(lambda: "quota trip" in quotas(running))
+    assert until(lambda: guest.reaches(OUTSIDE))
+
+
+def test_a_throttle_given_after_a_block_lets_the_vm_go_on_at_its_rate(running: Host) -> None:
+    guest = near(running)
+    use_up(guest)
+    assert until(lambda: blocked(running))
+    running.xenbw("addvm", "web1", "--action", "throttle", "--rate", "8Mbit")
+    assert until(lambda: state(running) is State.THROTTLED)
+    assert until(lambda: guest.reaches(OUTSIDE))
+    vm = running.ledger().vm_named("web1")
+    assert vm is not None
+    assert vm.action is Action.THROTTLE
