@@ -139,7 +139,7 @@ def test_a_late_note_of_a_hook_is_recorded_without_another_hook(running: Host) -
         (note,) = (running.run_dir / "pending").iterdir()
         assert note.stat().st_mode & 0o077 == 0
     assert until(lambda: len(running.ledger().live_bindings()) == 1)
-    assert list((running.run_dir / "pending").iterdir()) == []
+    assert until(lambda: list((running.run_dir / "pending").iterdir()) == [])
     guest.stop()
 
 

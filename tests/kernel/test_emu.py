@@ -200,7 +200,7 @@ def test_the_drops_by_tc_hold_with_every_rule_flushed_and_the_daemon_dead(vm: Hv
 def test_a_release_opens_the_emulated_card_again(vm: Hvm, running: Host) -> None:
     over(running, vm)
     running.xenbw("lift", "web1")
-    assert not running.drops(vm.interface)
+    assert until(lambda: not running.drops(vm.interface))
     assert until(lambda: passed(running, vm) == EVERY)
     assert until(lambda: running.usage("web1").plus(running.refused("web1")) == vm.total())
 
