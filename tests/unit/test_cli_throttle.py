@@ -64,6 +64,8 @@ def test_default_and_none_take_them_back(console: Console) -> None:
         ("--rate DEFAULT", "rate 10 Mbit/s -> none (default), rate in as the rate -> none (default)"),
         ("--hard-limit 1TB", "hard limit none (default) -> 1.00 TB"),
         ("--hard-limit none", "hard limit 1.00 TB -> none"),
+        ("--hard-limit 2TB", "hard limit none -> 2.00 TB"),
+        ("--hard-limit unlimited", "hard limit 2.00 TB -> none"),
         ("--hard-limit default", "hard limit none -> none (default)"),
     ):
         assert said_of(console, *words.split()) == f"web1: {changes}"
@@ -103,7 +105,7 @@ def test_a_rate_of_the_vm_s_own_replaces_both_rates_of_the_default(console: Cons
         ("--rate 10", "not a rate: '10' (write it like"),
         ("--rate-in 10MB", "not a rate: '10MB' (write it like"),
         ("--rate none", "not a rate: 'none' (write it like"),
-        ("--hard-limit unlimited", "not a size: 'unlimited' (write it like"),
+        ("--hard-limit much", "not a size: 'much' (write it like"),
         ("--hard-limit 0", "size out of range: '0' (from 1B"),
     ],
 )

@@ -75,7 +75,8 @@ def rate(text: str) -> tuple[int | None]:
 def hard_limit(text: str) -> tuple[int | None]:
     """Bytes for --hard-limit; (0,) for none, (None,) for the default. Raises UsageError."""
     word = text.strip().lower()
-    return (None,) if word == "default" else (0,) if word == "none" else (parse_size(text),)
+    # xenbw.toml and --limit write a limit that does not exist as "unlimited".
+    return (None,) if word == "default" else (0,) if word in ("none", "unlimited") else (parse_size(text),)
 
 
 def changed(vm: VM, columns: Terms) -> VM:
