@@ -23,7 +23,7 @@ from xenbw import config
 from xenbw.book.servers import servers
 from xenbw.config import MongodbSection
 from xenbw.ledger import digests, usagelog
-from xenbw.model import VM
+from xenbw.model import VM, Amounts
 
 pytestmark = pytest.mark.mongo
 
@@ -60,7 +60,7 @@ def guarded_books(tmp_path: Path, guarded: Access) -> Iterator[tuple[Mongod, str
         yield server, f"mongodb://{server.host}/?directConnection=true&authSource={KEEPER.database}"
 
 
-COLLECTIONS = ("vms", "usage", "samples", "bindings", "digests", "events", "hosts")
+COLLECTIONS = ("vms", "usage", "history", "samples", "bindings", "digests", "events", "hosts")
 
 
 @pytest.mark.parametrize("collection", COLLECTIONS)
@@ -97,6 +97,13 @@ def test_the_documented_query_for_a_days_hours_sums_all_hosts(fleet: tuple[Books
         row["_id"]: (row["in_bytes"] // 2, row["out_bytes"] // 2) for row in page.run("The hours of a day", database)
     }
     assert hours == {hour: tuple(usage) for hour, usage in usagelog.hours(books.ledger, books.vms[WEB1], MARCH)}
+
+
+def test_the_documented_query_for_five_minutes_sums_all_hosts(fleet: tuple[Books, Any]) -> None:
+    rows = page.run("by five minutes", fleet[1])
+    assert [row["_id"] for row in rows][:2] == [utc("2026-03-20 12:00"), utc("2026-03-20 12:05")]
+    whole = {kind: sum(row[kind] for row in rows) for kind in Amounts._fields}
+    assert whole == dict(zip(Amounts._fields, (180_000, 18_000, 1800, 360, 180), strict=True))
 
 
 def test_the_documented_queries_find_vms_that_are_over_or_blocked_and_hosts_that_lag(fleet: tuple[Books, Any]) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tests.support.books import BOOT, add_vm, open_ledger, start_vif
 from tests.support.clock import HandClock, utc
 from tests.support.mongoaccess import KEEPER
-from xenbw.accounting import Pending, Share
+from xenbw.accounting import Pending, Share, cell_start
 from xenbw.book.sync import Sync
 from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings
 from xenbw.ledger import usagelog, viflog
 from xenbw.ledger.ledger import Alive
-from xenbw.model import Amounts, Counters, Mark
+from xenbw.model import Amounts, Cell, Counters, Mark, Span
 
 NOW = utc("2026-03-20 12:00")
 MARCH = utc("2026-03-01")
@@ -21,9 +22,10 @@ MARCH = utc("2026-03-01")
 
 def settings_of(ledger: Path, uri: str, host: str = "dom0-a", **section: Any) -> Settings:
     """The configuration of a dom0. `section`: more keys of [mongodb]."""
-    # Use a large keep_samples: the server deletes expired samples by its own clock.
+    # Keep samples and values long: the server deletes expired ones by its own clock.
     book = MongodbSection(**{"uri": uri, "database": KEEPER.database, "keep_samples": 3650, **section})
-    return Settings(mongodb=book, ledger=LedgerSection(path=ledger), host=HostSection(name=host))
+    kept = LedgerSection(path=ledger, keep_minutes=3650, keep_hours=3650)
+    return Settings(mongodb=book, ledger=kept, host=HostSection(name=host))
 
 
 class Books:
@@ -54,10 +56,15 @@ class Books:
                 Pending(
                     tuple((b.id, Amounts(*raw), Mark(raw), at) for b in self.bindings),
                     tuple((vm_id, Share(MARCH, hour, 1000, 100, 0)) for vm_id in self.vms),
+                    cells=tuple((vm_id, self._cell(at)) for vm_id in self.vms),
                 ),
                 Alive(at, 1000.0, BOOT),
             )
             usagelog.add_readings(self.ledger, [(b.id, raw, raw) for b in self.bindings], at)
+
+    @staticmethod
+    def _cell(at: datetime) -> Cell:
+        return Cell(Span.FIVE_MINUTES, cell_start(at), Amounts(1000, 100, 10, 2, 1))
 
     def come_and_go(self, vm: int, times: int) -> None:
         """Add more lives of a vif to the VM at that index: five seconds each, without traffic."""

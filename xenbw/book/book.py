@@ -23,6 +23,7 @@ from xenbw.book import foreign
 from xenbw.book.changes import Chunk
 from xenbw.book.documents import Document, Documents
 from xenbw.book.foreign import LARGEST, LARGEST_DOCUMENT
+from xenbw.book.past import Piece
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
 from xenbw.ledger.ledger import Ledger
@@ -82,6 +83,8 @@ class Book:
             base.samples.create_index("expires_at", expireAfterSeconds=0)
             base.usage.create_index([("vm", ascending), ("span", ascending), ("start", descending)])
             base.usage.create_index([("span", ascending), ("start", descending), ("in_bytes", descending)])
+            base.history.create_index([("vm", ascending), ("span", ascending), ("start", descending)])
+            base.history.create_index("expires_at", expireAfterSeconds=0)
             base.bindings.create_index([("vm", ascending), ("started_at", descending)])
             base.digests.create_index([("vm", ascending), ("started_at", descending)])
             base.events.create_index([("at", descending)])
@@ -102,6 +105,11 @@ class Book:
                 raise self._failed(error) from None
         except PyMongoError as error:
             raise self._failed(error) from None
+
+    def write_past(self, ledger: Ledger, rev: int, pieces: Iterable[Piece]) -> None:
+        """Write pieces of VMs' history, as they were at that rev. Raises BookError."""
+        version = {"rev": Int64(rev), "ledger": ledger.meta("id")}
+        self.write("history", [self._documents.past(piece) | version for piece in pieces])
 
     def forget_lives(self, digest: sqlite3.Row, kept: Iterable[sqlite3.Row], ledger_id: str) -> None:
         """Delete this host's documents of bindings that were folded into a digest. kept: the bindings of the digest's

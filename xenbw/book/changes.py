@@ -5,8 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from xenbw.ledger.ledger import Ledger
+from xenbw.ledger.rows import time_of
 
 _FACTS = {
     "binding": "SELECT binding.*, vm.name AS vm FROM binding JOIN vm ON vm.id = vm_id",
@@ -68,6 +70,41 @@ def bindings_beside(ledger: Ledger, digest: sqlite3.Row) -> list[sqlite3.Row]:
         digest["started_at"],
         digest["ended_at"],
     )
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A VM of which something may have been counted."""
+
+    id: int
+    name: str
+    found_at: datetime
+
+
+def changed(ledger: Ledger, mark: int) -> list[Changed]:
+    """The VMs whose usage, vifs or settings changed after a mark; after 0: all."""
+    rows = ledger.rows(
+        "SELECT id, name, found_at FROM vm WHERE rev > :mark OR id IN (SELECT vm_id FROM usage WHERE rev > :mark)"
+        " OR id IN (SELECT vm_id FROM binding WHERE rev > :mark)",
+        mark=mark,
+    )
+    return [Changed(row["id"], row["name"], time_of(row["found_at"])) for row in rows]
+
+
+def hours_after(ledger: Ledger, vm_id: int, mark: int) -> list[datetime]:
+    """The hours whose usage changed after a mark; of usage that is kept by the day or period, its first hour."""
+    rows = ledger.rows("SELECT DISTINCT substr(hour, 1, 13) FROM usage WHERE vm_id = ? AND rev > ?", vm_id, mark)
+    return [datetime.fromisoformat(f"{row[0]}:00+00:00") for row in rows]
+
+
+def first_of_history(ledger: Ledger, vm_id: int) -> datetime | None:
+    """When the VM's history begins, None if it has none."""
+    rows = ledger.rows(
+        "SELECT min(start) FROM (SELECT start FROM history WHERE vm_id = :vm"
+        " UNION ALL SELECT start FROM history_run WHERE vm_id = :vm)",
+        vm=vm_id,
+    )
+    return None if rows[0][0] is None else datetime.fromtimestamp(rows[0][0], UTC)
 
 
 def backlog(ledger: Ledger, done: Mapping[str, int]) -> int:

@@ -12,10 +12,13 @@ from bson.int64 import Int64
 
 from xenbw.book import changes
 from xenbw.book.changes import Chunk
+from xenbw.book.past import Piece
 from xenbw.ledger import folding
 from xenbw.ledger.ledger import Ledger
-from xenbw.ledger.rows import to_time
-from xenbw.model import Amounts
+from xenbw.ledger.rows import to_text, to_time
+from xenbw.model import Amounts, Span
+
+_SPANS = {Span.FIVE_MINUTES: "5min", Span.HOUR: "hour", Span.DAY: "day", Span.MONTH: "month", Span.YEAR: "year"}
 
 Document = dict[str, Any]
 
@@ -144,4 +147,21 @@ class Documents:
             "at": to_time(row["at"]),
             "kind": row["kind"],
             "text": row["text"],
+        }
+
+    def past(self, piece: Piece) -> Document:
+        """A piece of a VM's history."""
+        vm, span = piece.vm, _SPANS[piece.span]
+        return {
+            "_id": f"{self._host}/{vm.name}/{to_text(vm.found_at)}/{span}/{to_text(piece.start)}",
+            "host": self._host,
+            "vm": vm.name,
+            "found_at": vm.found_at,
+            "span": span,
+            "start": piece.start,
+            "values": [
+                {"start": start, **{kind: Int64(amount) for kind, amount in amounts._asdict().items()}}
+                for start, amounts in piece.values
+            ],
+            "expires_at": piece.expires_at,
         }

@@ -7,12 +7,14 @@ import json
 import logging
 import random
 import threading
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xenbw import __version__
-from xenbw.book import changes, driver
+from xenbw.book import changes, driver, past
+from xenbw.book.past import Past, Round
 from xenbw.book.pull import pull
 from xenbw.clock import Clock
 from xenbw.config import Settings
@@ -45,18 +47,32 @@ class Marks:
         book = hashlib.sha256(f"{section.uri} {section.database} {settings.host_name}".encode()).hexdigest()
         self._path, self._of = marks_path(settings), {"ledger": ledger.meta("id"), "book": book}
         self.done = dict.fromkeys(changes.TABLES, 0)
+        self.rounds = dict(past.ROUNDS)
         try:
             kept = json.loads(self._path.read_text(encoding="ascii"))
             if kept["of"] == self._of:
                 self.done |= {table: int(kept["done"].get(table, 0)) for table in changes.TABLES}
+                self.rounds |= {name: self._round(name, *kept["rounds"][name]) for name in past.ROUNDS}
         except (OSError, ValueError, KeyError, TypeError):
             return  # no marks, or a torn file: pushing a row twice changes nothing
+
+    def _round(self, name: str, rev: int, seconds: int) -> Round:
+        return Round(past.ROUNDS[name].spans, int(rev), datetime.fromtimestamp(int(seconds), UTC))
 
     def move(self, table: str, upto: int) -> None:
         """The book has acknowledged a table up to that rev. Raises OSError."""
         self.done[table] = upto
+        self._write()
+
+    def finish(self, name: str, this: Round) -> None:
+        """The book has acknowledged a round of the history. Raises OSError."""
+        self.rounds[name] = this
+        self._write()
+
+    def _write(self) -> None:
+        rounds = {name: (one.rev, int(one.at.timestamp())) for name, one in self.rounds.items()}
         fresh = self._path.with_name(f"{self._path.name}.new")
-        fresh.write_text(json.dumps({"of": self._of, "done": self.done}), encoding="ascii")
+        fresh.write_text(json.dumps({"of": self._of, "done": self.done, "rounds": rounds}), encoding="ascii")
         fresh.replace(self._path)
 
 
@@ -80,6 +96,7 @@ class Sync(threading.Thread):
         self._settings, self._clock = settings, clock
         self._ending = threading.Event()
         self._book: Book | None = None
+        self._past = Past(settings)
         self.problem: str | None = None
         self.faults: list[str] = []
         self.backlog = 0
@@ -153,6 +170,9 @@ class Sync(threading.Thread):
                 while self._push_chunk(ledger, book, table, marks) and not self._ending.is_set():
                     pass
             now = self._clock.tick().wall
+            for name, last in marks.rounds.items():
+                if this := self._past.push(ledger, name, last, now, partial(book.write_past, ledger)):
+                    marks.finish(name, this)
             self.backlog = changes.backlog(ledger, marks.done)
             if self.backlog == 0:
                 self.current_at = now

@@ -19,6 +19,7 @@ from xenbw.daemon.metrics import Metrics
 from xenbw.daemon.now import Now
 from xenbw.daemon.rounds import Rounds
 from xenbw.daemon.status import Status
+from xenbw.daemon.tenants import Tenants
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.enforce.reconcile import Reconciler
 from xenbw.judge.roster import Roster
@@ -40,6 +41,7 @@ from xenbw.vifs.calls import Calls
 from xenbw.vifs.census import Census
 from xenbw.vifs.orphans import Orphans
 from xenbw.vifs.udev import Event
+from xenbw.xen.notices import Notices
 from xenbw.xen.xenstore import Answer, Lookup, Survey
 
 # Seconds. At a host's boot the daemon is poked for each guest that starts, and a look at 1000 domains takes 40 ms.
@@ -88,6 +90,7 @@ class Work:
         self.metrics = Metrics(
             ledger, tally, self._census, self._roster, self._now, self._complaints, boot_id, self.status
         )
+        self._tenants = Tenants(self._census, self._roster, tally, self._now, self._complaints, Notices())
         self._housekeeping = Housekeeping(
             settings,
             ledger,
@@ -98,6 +101,7 @@ class Work:
             self._accounts,
             self._protected,
             self.metrics,
+            self._tenants,
             self._now,
             boot_id,
         )
@@ -304,6 +308,7 @@ class Work:
         return self._accounts.commit()
 
     def close(self) -> None:
+        self._tenants.close()
         self._metering.close()
         self._tables.close()
         self._ledger.close()

@@ -11,6 +11,7 @@ from xenbw.config import Settings
 from xenbw.daemon.accounts import Accounts
 from xenbw.daemon.metrics import Metrics
 from xenbw.daemon.now import Now
+from xenbw.daemon.tenants import Tenants
 from xenbw.enforce.protect import Protected
 from xenbw.errors import MeterError
 from xenbw.ledger import digests, prune, space, usagelog
@@ -27,6 +28,7 @@ _PROTECT = 60.0
 _PRUNE = 60.0
 # As often as the Prometheus of its documentation's first example asks.
 _METRICS = 15.0
+_TELL = 1.0
 # The loop may come round a little early.
 _EARLY = 0.05
 
@@ -63,16 +65,19 @@ class Housekeeping:
         accounts: Accounts,
         protected: Protected,
         metrics: Metrics,
+        tenants: Tenants,
         now: Now,
         boot_id: str,
     ) -> None:
         self.settings, self._ledger, self._tally, self._metering = settings, ledger, tally, metering
         self._census, self._orphans, self._accounts, self._protected = census, orphans, accounts, protected
-        self._metrics, self._now, self._boot_id = metrics, now, boot_id
+        self._metrics, self._tenants, self._now, self._boot_id = metrics, tenants, now, boot_id
         self._ageing = Ageing(ledger)
         self._asking: threading.Thread | None = None
         self._missed = self._changed = False
         self._chores: list[tuple[Every, Callable[[], None]]] = [
+            # First, since it needs no ledger.
+            (Every(_TELL), lambda: self._tenants.tell(on=self.settings.guest.xenstore)),
             (Every(_LOOK), self._look_around),
             (Every(_SAMPLE), self._sample),
             (Every(_PROTECT), self._protect),

@@ -1,8 +1,8 @@
-"""A small client of xenstored that only reads. Each of its waits ends at a deadline.
+"""A small client of xenstored. Each of its waits ends at a deadline.
 
 The protocol is in xen/include/public/io/xs_wire.h, what each operation asks and answers in docs/misc/xenstore.txt. The
 hook imports this at each start of a vif, so it imports next to nothing; it uses Store. The daemon and the CLI use
-xen/xenstore.py, which is built on Wire.
+xen/xenstore.py and xen/changes.py, which are built on Wire.
 """
 
 from __future__ import annotations
@@ -101,12 +101,15 @@ class Wire:
             listed, generation = listed + part, now
         return listed
 
-    def _ask(self, operation: int, path: str, deadline: float, argument: bytes = b"") -> bytes | None:
-        """The payload of xenstored's answer, None when it says that there is no such node (ENOENT)."""
+    def _ask(
+        self, operation: int, path: str, deadline: float, argument: bytes = b"", transaction: int = 0
+    ) -> bytes | None:
+        """The payload of xenstored's answer, None when it says that there is no such node (ENOENT). transaction: the
+        number of the transaction that the request is part of; 0: none."""
         self._requests += 1
         payload = os.fsencode(path) + _NUL + argument
         try:
-            self._send(_header(operation, self._requests, len(payload)) + payload, deadline)
+            self._send(_header(operation, self._requests, transaction, len(payload)) + payload, deadline)
             kind, number, _, length = _words(self._receive(_HEADER, deadline))
             if length > _PAYLOAD_MAX:
                 raise self._broken(f"announced {length} bytes, and {_PAYLOAD_MAX} are the most")
@@ -185,9 +188,8 @@ def _connect(stream: _socket.socket, path: str, deadline: float) -> None:
             return
 
 
-def _header(operation: int, number: int, length: int) -> bytes:
-    """tx_id is 0: no request is part of a transaction."""
-    return b"".join(word.to_bytes(4, sys.byteorder) for word in (operation, number, 0, length))
+def _header(operation: int, number: int, transaction: int, length: int) -> bytes:
+    return b"".join(word.to_bytes(4, sys.byteorder) for word in (operation, number, transaction, length))
 
 
 def _words(header: bytes) -> tuple[int, ...]:
