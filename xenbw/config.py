@@ -104,7 +104,7 @@ class DefaultSection:
     limit: int | None = _key(checks.limit, None)
     count: str = _key(checks.one_of(*Count), "total")
     action: str = _key(checks.one_of(*Action), "block")
-    warn: int = _key(checks.whole(1, 100, "percent"), 80)
+    warn: tuple[int, ...] = _key(checks.thresholds, (80,))
     enforce: bool = _key(checks.switch, False)
     rate: int | None = _key(checks.rate, None)
     rate_in: int | None = _key(checks.rate, None)
@@ -190,7 +190,7 @@ class Settings:
         return Allowance(
             limit_bytes=chosen.limit,
             count=Count(chosen.count),
-            warn_percent=chosen.warn,
+            thresholds=chosen.warn,
             action=Action(chosen.action),
             reset_day=self.period.reset_day,
             rate=chosen.rate,

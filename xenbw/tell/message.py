@@ -50,10 +50,20 @@ def _body(case: Case, *paragraphs: str) -> str:
     return "\n\n".join((*paragraphs, table)) + "\n"
 
 
-def warned(case: Case) -> tuple[str, str]:
+def limit(case: Case) -> str:
+    """The VM's limit as a size."""
+    size = case.allowance.limit_bytes or case.allowance.hard_limit_bytes
+    return "allowance" if size is None else format_size(size)
+
+
+def warned(case: Case, threshold: int) -> tuple[str, str]:
     return (
-        f"[xenbw] {case.shown}: traffic warning",
-        _body(case, f"{case.shown} has {case.reason}.", "Nothing is blocked yet."),
+        f"[xenbw] {case.shown}: traffic warning, {threshold} % used",
+        _body(
+            case,
+            f"{case.shown} has used {threshold} % of its {limit(case)}.",
+            f"It has {case.reason}. Nothing is blocked yet.",
+        ),
     )
 
 
