@@ -27,7 +27,17 @@ LONGEST_TEXT, LONGEST_REASON, LONGEST_LIST = 4096, 500, 256
 
 
 # The kinds of announcements.
-KINDS = ("warned", "over", "null-routed", "throttled", "unthrottled", "released", "unfiltered")
+KINDS = (
+    "warned",
+    "over",
+    "null-routed",
+    "throttled",
+    "unthrottled",
+    "released",
+    "unfiltered",
+    "forecast",
+    "forecast-off",
+)
 
 
 def text(value: Any) -> str:

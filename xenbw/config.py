@@ -125,6 +125,11 @@ class EnforceSection:
 
 
 @dataclass(frozen=True)
+class AlertSection:
+    forecast: bool = _key(checks.switch, True)
+
+
+@dataclass(frozen=True)
 class MailSection:
     to: tuple[str, ...] = _key(checks.mail_addresses, ())
     sender: str = _key(checks.mail_sender, "")
@@ -169,6 +174,7 @@ class Settings:
     period: PeriodSection = field(default_factory=PeriodSection)
     default: DefaultSection = field(default_factory=DefaultSection)
     enforce: EnforceSection = field(default_factory=EnforceSection)
+    alert: AlertSection = field(default_factory=AlertSection)
     mail: MailSection = field(default_factory=MailSection)
     command: CommandSection = field(default_factory=CommandSection)
     metrics: MetricsSection = field(default_factory=MetricsSection)

@@ -205,6 +205,7 @@ class VM:
     hard_limit_bytes 0: none, whatever [default] says.
     warn_percent: its first threshold; warn_percents: all of them, if it has several.
     threshold: the highest threshold that its usage had reached when it was judged; None: not recorded yet.
+    forecast_at: when it will cross its allowance, as the admin was last told in this period.
     allow: the networks that it may reach while it is blocked; for None [enforce] allow applies.
     period_rule: the reset day and zone from which period_start was computed, so that a changed rule is distinguished
     from the start of a new period.
@@ -235,6 +236,7 @@ class VM:
     blocked_reason: str | None = None  # by the admin
     lifted_until: datetime | None = None
     threshold: int | None = None
+    forecast_at: datetime | None = None
 
     @property
     def thresholds(self) -> tuple[int, ...] | None:

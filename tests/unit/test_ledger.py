@@ -51,6 +51,7 @@ def test_a_vm_is_read_back_as_it_was_written(ledger: Ledger) -> None:
         "blocked_reason": "",
         "lifted_until": NOW,
         "threshold": 90,
+        "forecast_at": NOW,
     }
     ledger.set_vm(vm_id, **facts)
     vm = vm_of(ledger, vm_id)

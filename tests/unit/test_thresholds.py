@@ -253,7 +253,7 @@ def test_a_ledger_of_the_version_before_keeps_its_threshold(tmp_path: Path) -> N
         db.execute("INSERT INTO vm (id, name, found_at, warn_percent, rev) VALUES (1, 'web1', '2026-03-01', 70, 1)")
     with closing(open_ledger(tmp_path)) as ledger:
         vm: VM = vm_of(ledger, 1)
-        assert (vm.thresholds, vm.threshold) == ((70,), None)
+        assert (vm.thresholds, vm.threshold, vm.forecast_at) == ((70,), None, None)
 
 
 @pytest.mark.parametrize("text", ["", "0", "75 101", "90 75", "75 75", "75 x"])

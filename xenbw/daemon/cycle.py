@@ -21,6 +21,7 @@ from xenbw.daemon.rounds import Rounds
 from xenbw.daemon.status import Status
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.enforce.reconcile import Reconciler
+from xenbw.judge.forecasts import Forecasts
 from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge, settle_kept
 from xenbw.ledger import history
@@ -98,6 +99,7 @@ class Work:
             self._accounts,
             self._protected,
             self.metrics,
+            Forecasts(ledger, tally, self._roster, self._judge),
             self._now,
             boot_id,
         )

@@ -17,7 +17,7 @@ from xenbw.ledger import digests, portions, shared, usagelog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, ZERO, Allowance, Binding, Counters, Digest, Entry, Period
 
-_UNTOLD: Mapping[str, Any] = {"threshold": 0}  # columns of a VM in a new period
+_UNTOLD: Mapping[str, Any] = {"threshold": 0, "forecast_at": None}  # columns of a VM in a new period
 
 
 def allowance_of(vm: VM, default: Allowance) -> Allowance:

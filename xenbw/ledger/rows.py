@@ -89,6 +89,7 @@ def vm_of(row: sqlite3.Row) -> VM:
         blocked_reason=row["blocked_reason"],
         lifted_until=to_time(row["lifted_until"]),
         threshold=row["threshold"],
+        forecast_at=to_time(row["forecast_at"]),
     )
 
 

@@ -115,6 +115,22 @@ def _over(case: Case) -> Announcement:
     return Announcement("over", f"{case.name} over: {case.reason}", *mail, document("over", case, case.reason, mail))
 
 
+def forecast(case: Case, crosses_at: datetime, before: datetime | None) -> Announcement:
+    """The announcement that the VM will cross its allowance at `crosses_at`. before: the time that was last told."""
+    reason = f"at this rate it {message.crosses(case, crosses_at)}"
+    mail = message.forecast(case, crosses_at, before)
+    told = document("forecast", case, reason, mail, crosses_at=crosses_at)
+    return Announcement("forecast", f"{case.name} forecast: {reason}", *mail, told)
+
+
+def forecast_off(case: Case, before: datetime) -> Announcement:
+    """The announcement that the VM will no longer cross its allowance. before: the time that was last told."""
+    reason = f"it is no longer expected to cross its {message.limit(case)} before its period ends"
+    mail = message.forecast_off(case, before)
+    text = f"{case.name} forecast off: {reason}"
+    return Announcement("forecast-off", text, *mail, document("forecast-off", case, reason, mail))
+
+
 def sample(kind: str, host: str, zone: ZoneInfo, at: datetime) -> Announcement:
     """An announcement for a test of a channel, of a kind that the channel carries. Its VM does not exist."""
     reason = "this is a test of the channel, and nothing has happened to any VM"

@@ -67,6 +67,34 @@ def warned(case: Case, threshold: int) -> tuple[str, str]:
     )
 
 
+def crosses(case: Case, crosses_at: datetime) -> str:
+    return f"crosses its {limit(case)} on {_when(crosses_at, case)}"
+
+
+def forecast(case: Case, crosses_at: datetime, before: datetime | None) -> tuple[str, str]:
+    return (
+        f"[xenbw] {case.shown}: will cross its allowance on {_when(crosses_at, case)}",
+        _body(
+            case,
+            f"{case.shown} {crosses(case, crosses_at)}, if it goes on as in the last seven days.",
+            *((f"Until now it was expected to cross it on {_when(before, case)}.",) if before else ()),
+            f"It has {case.reason}. Nothing is blocked yet.",
+        ),
+    )
+
+
+def forecast_off(case: Case, before: datetime) -> tuple[str, str]:
+    return (
+        f"[xenbw] {case.shown}: no longer expected to cross its allowance",
+        _body(
+            case,
+            f"{case.shown} does not cross its {limit(case)} before its period ends, if it goes on as in the last seven"
+            f" days. It was expected to cross it on {_when(before, case)}.",
+            f"It has {case.reason}.",
+        ),
+    )
+
+
 def null_routed(case: Case, until: datetime | None) -> tuple[str, str]:
     lasts = (
         f"It stays blocked until {_when(until, case)}, when its next period begins, or until its allowance is raised."
