@@ -27,7 +27,17 @@ LONGEST_TEXT, LONGEST_REASON, LONGEST_LIST = 4096, 500, 256
 
 
 # The kinds of announcements.
-KINDS = ("warned", "over", "null-routed", "throttled", "unthrottled", "released", "unfiltered")
+KINDS = (
+    "warned",
+    "over",
+    "null-routed",
+    "throttled",
+    "unthrottled",
+    "released",
+    "unfiltered",
+    "forecast",
+    "forecast-off",
+)
 
 
 def text(value: Any) -> str:
@@ -78,6 +88,16 @@ def whole(low: int, high: int, unit: str = "") -> Callable[[Any], int]:
         return int(value)
 
     return check
+
+
+def thresholds(value: Any) -> tuple[int, ...]:
+    """Percents of a limit, lowest first and each once, from one of them or a list."""
+    kind = "a whole number from 1 to 100 percent, or a list of them like [75, 90, 100]"
+    percents = _several(value if isinstance(value, list) else [value], kind)
+    whole_numbers = all(isinstance(percent, int) and not isinstance(percent, bool) for percent in percents)
+    if not percents or not whole_numbers or not all(1 <= percent <= 100 for percent in percents):
+        raise UsageError(kind)
+    return tuple(sorted({int(percent) for percent in percents}))
 
 
 def days_or_ever(value: Any) -> int | None:

@@ -104,7 +104,7 @@ class DefaultSection:
     limit: int | None = _key(checks.limit, None)
     count: str = _key(checks.one_of(*Count), "total")
     action: str = _key(checks.one_of(*Action), "block")
-    warn: int = _key(checks.whole(1, 100, "percent"), 80)
+    warn: tuple[int, ...] = _key(checks.thresholds, (80,))
     enforce: bool = _key(checks.switch, False)
     rate: int | None = _key(checks.rate, None)
     rate_in: int | None = _key(checks.rate, None)
@@ -122,6 +122,11 @@ class EnforceSection:
     def exceptions(self) -> tuple[str, ...]:
         """The networks that blocked VMs may reach, as text."""
         return tuple(str(network) for network in self.allow)
+
+
+@dataclass(frozen=True)
+class AlertSection:
+    forecast: bool = _key(checks.switch, True)
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,7 @@ class Settings:
     period: PeriodSection = field(default_factory=PeriodSection)
     default: DefaultSection = field(default_factory=DefaultSection)
     enforce: EnforceSection = field(default_factory=EnforceSection)
+    alert: AlertSection = field(default_factory=AlertSection)
     mail: MailSection = field(default_factory=MailSection)
     command: CommandSection = field(default_factory=CommandSection)
     metrics: MetricsSection = field(default_factory=MetricsSection)
@@ -196,7 +202,7 @@ class Settings:
         return Allowance(
             limit_bytes=chosen.limit,
             count=Count(chosen.count),
-            warn_percent=chosen.warn,
+            thresholds=chosen.warn,
             action=Action(chosen.action),
             reset_day=self.period.reset_day,
             rate=chosen.rate,

@@ -178,12 +178,13 @@ class Allowance:
     """How much a VM may use in a period, and what happens when it uses more. limit_bytes None: unlimited.
 
     rate: bits per second to which it is throttled, each way; rate_in: to the guest, where that is another.
+    thresholds: percent of the limit at which the admin is warned, lowest first.
     hard_limit_bytes: past it the VM is blocked, whatever its action.
     """
 
     limit_bytes: int | None = None
     count: Count = Count.TOTAL
-    warn_percent: int = 80
+    thresholds: tuple[int, ...] = (80,)
     action: Action = Action.BLOCK
     reset_day: int = 1
     rate: int | None = None
@@ -202,6 +203,9 @@ class VM:
 
     added_at None: nobody added the VM, it was found running. For settings that are None the config's [default] applies.
     hard_limit_bytes 0: none, whatever [default] says.
+    warn_percent: its first threshold; warn_percents: all of them, if it has several.
+    threshold: the highest threshold that its usage had reached when it was judged; None: not recorded yet.
+    forecast_at: when it will cross its allowance, as the admin was last told in this period.
     allow: the networks that it may reach while it is blocked; for None [enforce] allow applies.
     period_rule: the reset day and zone from which period_start was computed, so that a changed rule is distinguished
     from the start of a new period.
@@ -215,6 +219,7 @@ class VM:
     unlimited: bool = False
     count: Count | None = None
     warn_percent: int | None = None
+    warn_percents: tuple[int, ...] | None = None
     action: Action | None = None
     reset_day: int | None = None
     rate: int | None = None
@@ -230,6 +235,16 @@ class VM:
     state_since: datetime | None = None
     blocked_reason: str | None = None  # by the admin
     lifted_until: datetime | None = None
+    threshold: int | None = None
+    forecast_at: datetime | None = None
+
+    @property
+    def thresholds(self) -> tuple[int, ...] | None:
+        """Its own thresholds, lowest first, or None. An older xenbw changes warn_percent alone, so a list that does not
+        begin with it no longer holds."""
+        if self.warn_percents and self.warn_percents[0] == self.warn_percent:
+            return self.warn_percents
+        return (self.warn_percent,) if self.warn_percent else None
 
 
 @dataclass(frozen=True)
@@ -295,12 +310,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The usage compared with the allowance, with the reason in words."""
+    """The usage compared with the allowance, with the reason in words. threshold: the highest threshold that the usage
+    has reached, in percent; 0: none."""
 
     state: State
     used_bytes: int
     limit_bytes: int | None
     reason: str
+    threshold: int = 0
 
 
 @dataclass(frozen=True)

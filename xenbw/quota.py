@@ -70,12 +70,14 @@ def judge(allowance: Allowance, usage: Counters, *, spent: bool = False) -> Verd
         return Verdict(State.UNLIMITED, used, None, "no allowance is set")
     share = f"used {format_size(used)} of {format_size(limit)} ({_COUNTED[allowance.count]})"
     passed = "hard limit" if limit == allowance.hard_limit_bytes else "allowance"
+    highest = allowance.thresholds[-1]
     if used > limit:
-        return Verdict(State.OVER, used, limit, f"{share}: over its {passed} by {format_size(used - limit)}")
+        return Verdict(State.OVER, used, limit, f"{share}: over its {passed} by {format_size(used - limit)}", highest)
     if spent and limit - used < FRAME:
-        return Verdict(State.OVER, used, limit, f"{share}: used up its {passed}")
-    if used * 100 >= limit * allowance.warn_percent:
-        return Verdict(State.WARNED, used, limit, f"{share}: past {allowance.warn_percent} %")
+        return Verdict(State.OVER, used, limit, f"{share}: used up its {passed}", highest)
+    reached = max((percent for percent in allowance.thresholds if used * 100 >= limit * percent), default=0)
+    if reached:
+        return Verdict(State.WARNED, used, limit, f"{share}: past {reached} %", reached)
     return Verdict(State.OK, used, limit, share)
 
 
@@ -174,15 +176,15 @@ def as_seen(standing: Standing, unseen: str, *, wholly: bool) -> Standing:
     return replace(standing, reason=f"{standing.reason}; not metered: {unseen}")
 
 
-def ceiling(allowance: Allowance, state: State) -> float:
-    """The used bytes at which the state may change: below them the VM need not be judged."""
+def ceiling(allowance: Allowance, state: State, threshold: int = 0) -> float:
+    """The used bytes at which the state may change, or a threshold beyond `threshold` is reached: below them the VM
+    need not be judged."""
     limits = [limit for limit in (allowance.limit_bytes, allowance.hard_limit_bytes) if limit is not None]
     if not limits:
         return float("inf")
     limit = min(limits)
-    if state is State.OK:
-        return min(limit + 1, -(-limit * allowance.warn_percent // 100))
-    if state is State.WARNED:
-        return limit + 1
+    if state in (State.OK, State.WARNED):
+        beyond = [-(-limit * percent // 100) for percent in allowance.thresholds if percent > threshold]
+        return min([limit + 1, *beyond])
     hard = allowance.hard_limit_bytes
     return hard + 1 if hard is not None and state in (State.THROTTLED, State.OVER, State.UNLIMITED) else float("inf")

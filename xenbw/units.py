@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -42,6 +43,12 @@ def parse_size(text: str | int | float) -> int:
     if not 0 < size <= _LARGEST:
         raise UsageError(f"size out of range: {str(text)!r}", "from 1B to 9223372TB")
     return size
+
+
+def format_percents(percents: Sequence[int]) -> str:
+    """Thresholds as a person reads them: 80 %; 75, 90 and 100 %."""
+    *others, last = map(str, percents)
+    return f"{', '.join(others)} and {last} %" if others else f"{last} %"
 
 
 def format_size(size: int) -> str:

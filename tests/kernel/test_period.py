@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -11,6 +11,7 @@ from tests.support.clock import HandClock, utc
 from tests.support.guest import Guest
 from tests.support.host import Host
 from xenbw import config
+from xenbw.accounting import Pending, Share
 from xenbw.clock import boot_id
 from xenbw.daemon.cycle import Work
 from xenbw.enforce.reconcile import Reconciler
@@ -220,6 +221,29 @@ def test_bytes_over_a_period_boundary_without_a_daemon_are_divided_by_time(daemo
     assert abs(added - periods[APRIL][0].out_bytes) < 5000
     assert periods[APRIL][1] == sum(periods[APRIL][0])
     assert daemon.state is State.OK
+
+
+def test_a_forecast_is_told_once_also_after_a_restart_and_off_after_a_raise(daemon: Daemon, clock: HandClock) -> None:
+    ledger, vm_id = daemon.host.ledger(), vm_id_of(daemon)
+    hours = [clock.wall.replace(minute=0, second=0) - hour * timedelta(hours=1) for hour in range(1, 72)]
+    shares = tuple((vm_id, Share(MARCH, hour, 0, LIMIT // 100, 0)) for hour in hours)
+    alive = ledger.alive()
+    assert alive is not None
+    usagelog.commit(ledger, Pending((), shares), alive)
+
+    def told(*cycles: int) -> list[str]:
+        for hours in cycles:
+            daemon.cycle(hours=hours)
+        return [kind for _, kind, _ in reversed(eventlog.newest(ledger, 20)) if kind.startswith("forecast")]
+
+    daemon.start()
+    daemon.cycle()
+    assert told() == []
+    assert told(1) == ["forecast"]
+    daemon.start()
+    assert told(1, 1, 1) == ["forecast"]
+    daemon.host.add("web1", limit_bytes=100 * LIMIT)
+    assert told(1, 1, 1) == ["forecast", "forecast-off"]
 
 
 def test_a_lift_ends_with_the_period(daemon: Daemon, clock: HandClock) -> None:

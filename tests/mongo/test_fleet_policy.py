@@ -175,6 +175,51 @@ def test_the_rates_of_a_throttle_and_a_hard_limit_are_edited_on_both_sides(a: Do
     assert (vm.added_at, vm.rate, vm.rate_in, vm.hard_limit_bytes) == (None, None, None, None)
 
 
+def test_several_thresholds_are_edited_on_all_sides_and_an_older_host_changes_the_number_alone(
+    a: Dom0, b: Dom0, vms: Any
+) -> None:
+    def pushed() -> list[tuple[int, ...] | None]:
+        for host in (a, b):
+            host.sync.push()
+            assert host.sync.faults == []
+        return [host.vm("web1").thresholds for host in (a, b)]
+
+    a.add("web1", limit_bytes=5 * GB, warn_percent=75, warn_percents=(75, 90, 100))
+    b.sees("web1")
+    assert pushed() == [(75, 90, 100)] * 2
+    document = vms.find_one({"_id": "web1"})
+    assert (document["warn_percent"], document["warn_percents"]) == (75, [75, 90, 100])
+    # A panel writes doubles, in any order.
+    vms.update_one({"_id": "web1"}, {"$set": {"warn_percent": 60.0, "warn_percents": [95.0, Int64(60)]}})
+    assert pushed() == [(60, 95)] * 2
+    # An xenbw that knows of one threshold reads and writes that number.
+    vms.update_one({"_id": "web1"}, {"$set": {"warn_percent": 80}})
+    assert pushed() == [(80,)] * 2
+    b.ledger.set_vm(b.vm("web1").id, warn_percent=70, warn_percents=(70, 85))
+    b.sync.push()
+    assert pushed() == [(70, 85)] * 2
+    b.ledger.set_vm(b.vm("web1").id, warn_percent=90, warn_percents=None)
+    b.sync.push()
+    assert pushed() == [(90,)] * 2
+    assert vms.find_one({"_id": "web1"})["warn_percents"] is None
+
+
+def test_a_list_of_thresholds_that_does_not_begin_with_the_number_is_reported_and_ignored(a: Dom0, vms: Any) -> None:
+    a.add("web1", limit_bytes=5 * GB, warn_percent=75)
+    a.sync.push()
+    vms.update_one({"_id": "web1"}, {"$set": {"warn_percents": [60, 90]}})
+    a.sync.push()
+    assert a.vm("web1").thresholds == (75,)
+    (fault,) = a.sync.faults
+    assert "warn_percent must be the lowest of warn_percents" in fault
+    for nonsense in ([], [0], [75, "90"], [75, True], 75):
+        vms.update_one({"_id": "web1"}, {"$set": {"warn_percents": nonsense}})
+        a.sync.push()
+        assert a.vm("web1").thresholds == (75,)
+        (fault,) = a.sync.faults
+        assert "not a list of whole numbers from 1 to 100" in fault
+
+
 def test_a_throttle_without_a_rate_and_a_hard_limit_below_the_limit_are_reported_and_ignored(a: Dom0, vms: Any) -> None:
     a.add("web1", limit_bytes=5 * GB)
     a.sync.push()

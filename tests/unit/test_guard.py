@@ -70,7 +70,7 @@ def test_a_warning_is_recorded_and_mailed_once(host: Host) -> None:
     for used in (800, 850, 1000):
         assert not host.judge(used)
     assert host.events() == ["warned"]
-    assert host.mails() == ["traffic warning"]
+    assert host.mails() == ["traffic warning, 80 % used"]
     assert vm_of(host.ledger, host.web1).state_since == NOW
 
 

@@ -35,6 +35,7 @@ def test_a_vm_is_read_back_as_it_was_written(ledger: Ledger) -> None:
         "unlimited": True,
         "count": Count.MAX,
         "warn_percent": 70,
+        "warn_percents": (70, 90),
         "action": Action.WARN,
         "reset_day": 31,
         "rate": 8_000,
@@ -49,6 +50,8 @@ def test_a_vm_is_read_back_as_it_was_written(ledger: Ledger) -> None:
         "state_since": NOW,
         "blocked_reason": "",
         "lifted_until": NOW,
+        "threshold": 90,
+        "forecast_at": NOW,
     }
     ledger.set_vm(vm_id, **facts)
     vm = vm_of(ledger, vm_id)

@@ -26,7 +26,10 @@ HOSTILE = "a'; reboot; '\nVM:        other\r\nBcc: x@y\x1b[2J\u202eb"
 
 def every_message(case: Case) -> list[tuple[str, str]]:
     return [
-        message.warned(case),
+        message.warned(case, 80),
+        message.forecast(case, case.period.end, None),
+        message.forecast(case, case.period.end, case.at),
+        message.forecast_off(case, case.at),
         message.null_routed(case, case.period.end),
         message.null_routed(case, None),
         message.over(case),

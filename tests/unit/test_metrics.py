@@ -74,7 +74,8 @@ def everything() -> Sample:
     """A sample with every metric."""
     vifs = [VifSample(1, 7, 0, Kind.VIF, Amounts(1, 2, 3, 4, 5))]
     waiting = {"mail": 3}
-    return sample(entry(1, "web1"), here={1: Counters(400, 450)}, vifs=vifs, status=STATUS, waiting=waiting)
+    web1 = entry(1, "web1", forecast_at=PERIOD.end - timedelta(minutes=1))
+    return sample(web1, here={1: Counters(400, 450)}, vifs=vifs, status=STATUS, waiting=waiting)
 
 
 def parse(metrics: str) -> dict[tuple[str, str], float]:
@@ -106,6 +107,7 @@ def test_a_vm_has_its_usage_its_allowance_and_its_state() -> None:
         ("xenbw_vm_used_bytes", vm): 850,
         ("xenbw_vm_allowance_bytes", vm): 1000,
         ("xenbw_vm_hard_limit_bytes", vm): 2000,
+        ("xenbw_vm_forecast_timestamp_seconds", vm): PERIOD.end.timestamp() - 60,
         ("xenbw_vm_period_start_timestamp_seconds", vm): PERIOD.start.timestamp(),
         ("xenbw_vm_period_end_timestamp_seconds", vm): PERIOD.end.timestamp(),
         ("xenbw_vm_state", f'{vm},state="warned"'): 1,

@@ -151,7 +151,7 @@ def test_a_vm_is_warned_at_its_percent_and_over_only_beyond_its_limit(used: int,
 
 
 def test_a_limit_that_the_percent_does_not_divide_warns_at_the_first_byte_past_it() -> None:
-    allowance = Allowance(limit_bytes=999, count=Count.IN, warn_percent=80)  # 799.2
+    allowance = Allowance(limit_bytes=999, count=Count.IN, thresholds=(80,))  # 799.2
     assert judge(allowance, Counters(799, 0)).state is State.OK
     assert judge(allowance, Counters(800, 0)).state is State.WARNED
 
@@ -165,15 +165,20 @@ def test_without_a_limit_no_vm_is_over() -> None:
     assert judge(Allowance(), Counters(2**62, 2**62)).state is State.UNLIMITED
 
 
+THRESHOLDS = st.sets(st.integers(1, 100), min_size=1, max_size=4).map(lambda found: tuple(sorted(found)))
+
+
 @given(
     st.integers(1, 2**63 - 1),
-    st.integers(1, 100),
+    THRESHOLDS,
     st.sampled_from([State.OK, State.WARNED, State.OVER]),
     st.integers(0, 2**63 - 1) | st.integers(-2, 2),
 )
-def test_below_its_ceiling_no_state_can_have_got_worse(limit: int, warn: int, state: State, used: int) -> None:
-    allowance = Allowance(limit_bytes=limit, count=Count.IN, warn_percent=warn)
-    bound = ceiling(allowance, state)
+def test_below_its_ceiling_no_state_can_have_got_worse(
+    limit: int, thresholds: tuple[int, ...], state: State, used: int
+) -> None:
+    allowance = Allowance(limit_bytes=limit, count=Count.IN, thresholds=thresholds)
+    bound = ceiling(allowance, state, 0 if state is State.OK else thresholds[-1])
     amount = used if used > 2 or bound == float("inf") else max(0, int(bound) + used)
     order = [State.OK, State.WARNED, State.OVER]
     now = judge(allowance, Counters(max(0, amount), 0)).state

@@ -124,14 +124,14 @@ def test_a_block_by_the_admin_comes_before_a_throttle() -> None:
     ],
 )
 def test_each_state_has_the_usage_at_which_it_may_change(state: State, bound: float) -> None:
-    assert ceiling(THROTTLE, state) == bound
+    assert ceiling(THROTTLE, state, 0 if state is State.OK else 80) == bound
 
 
 @pytest.mark.parametrize(
     ("state", "bound"), [(State.OK, 1600), (State.WARNED, 2001), (State.OVER, 2001), (State.EXEMPT, float("inf"))]
 )
 def test_a_hard_limit_alone_bounds_the_states_as_a_limit_does(state: State, bound: float) -> None:
-    assert ceiling(Allowance(hard_limit_bytes=2000), state) == bound
+    assert ceiling(Allowance(hard_limit_bytes=2000), state, 0 if state is State.OK else 80) == bound
 
 
 def test_without_any_limit_no_state_changes() -> None:
@@ -145,13 +145,14 @@ LIMITS = st.none() | st.integers(1, 5000)
 def test_below_the_ceiling_of_its_state_a_vm_that_uses_more_keeps_that_state(
     limit: int | None, hard: int | None, warn: int, action: Action, data: st.DataObject
 ) -> None:
-    allowance = Allowance(limit, Count.IN, warn, action, rate=10**7, hard_limit_bytes=hard)
+    allowance = Allowance(limit, Count.IN, (warn,), action, rate=10**7, hard_limit_bytes=hard)
     used = data.draw(st.integers(0, 6000))
     before = standing(used, allowance=allowance)
     more = data.draw(st.integers(used, 6000))
     after = standing(more, allowance=allowance)
-    if more < ceiling(allowance, before.state):
+    if more < ceiling(allowance, before.state, before.verdict.threshold):
         assert (after.state, after.block) == (before.state, before.block)
+        assert after.verdict.threshold == before.verdict.threshold
 
 
 @given(LIMITS, st.integers(0, 6000), st.integers(0, 6000))

@@ -46,14 +46,14 @@ def test_settings_that_a_vm_lacks_come_from_the_defaults(ledger: Ledger) -> None
     add_vm(ledger, "own", NOW, limit_bytes=5, count=Count.OUT, warn_percent=50, action=Action.WARN, reset_day=9)
     add_vm(ledger, "plain", NOW)
     add_vm(ledger, "free", NOW, unlimited=True)
-    default = DefaultSection(limit=1000, count="in", warn=90)
+    default = DefaultSection(limit=1000, count="in", warn=(90,))
     found = Roster(ledger, Settings(default=default, period=PeriodSection(reset_day=3)))
     found.load(Moment(NOW, True))
     allowances = {entry.vm.name: entry.allowance for entry in found.entries.values()}
     assert allowances == {
-        "own": Allowance(5, Count.OUT, 50, Action.WARN, 9),
-        "plain": Allowance(1000, Count.IN, 90, Action.BLOCK, 3),
-        "free": Allowance(None, Count.IN, 90, Action.BLOCK, 3),
+        "own": Allowance(5, Count.OUT, (50,), Action.WARN, 9),
+        "plain": Allowance(1000, Count.IN, (90,), Action.BLOCK, 3),
+        "free": Allowance(None, Count.IN, (90,), Action.BLOCK, 3),
     }
 
 

@@ -237,7 +237,8 @@ def _plainly(error: Exception) -> str:
 
 
 def _bson(values: Mapping[str, Any]) -> Document:
-    """Values of a VM for MongoDB: sizes and rates as 64-bit integers, words and networks as text."""
+    """Values of a VM for MongoDB: sizes and rates as 64-bit integers, words and networks as text, thresholds as they
+    are."""
     return {
         field: Int64(value) if field.endswith(("_bytes", "_bits")) and value else _plain(value)
         for field, value in values.items()
@@ -246,5 +247,5 @@ def _bson(values: Mapping[str, Any]) -> Document:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
-        return [str(item) for item in value]
+        return [item if isinstance(item, int) else str(item) for item in value]
     return str(value) if isinstance(value, StrEnum) else value

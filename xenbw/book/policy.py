@@ -22,6 +22,7 @@ FIELDS = (
     "unlimited",
     "count",
     "warn_percent",
+    "warn_percents",
     "action",
     "reset_day",
     "rate_bits",
@@ -99,6 +100,11 @@ def _has_no_rate(values: Values, default: Allowance) -> bool:
     return action == Action.THROTTLE and values.get("rate_bits") is None and default.rate is None
 
 
+def _begins_otherwise(values: Values, _default: Allowance) -> bool:
+    percents = values.get("warn_percents")
+    return percents is not None and percents[0] != values.get("warn_percent")
+
+
 def _is_below_limit(values: Values, default: Allowance) -> bool:
     limit = None if values.get("unlimited") else values.get("limit_bytes") or default.limit_bytes
     hard = values.get("hard_limit_bytes")
@@ -108,6 +114,7 @@ def _is_below_limit(values: Values, default: Allowance) -> bool:
 # When fields contradict one another. Edits of these fields are ignored, in this order, until they no longer do.
 _CONTRADICTIONS = (
     (_has_no_rate, ("action", "rate_bits"), "action throttle needs rate_bits, or a rate in this host's [default]"),
+    (_begins_otherwise, ("warn_percents",), "warn_percent must be the lowest of warn_percents"),
     (_is_below_limit, ("hard_limit_bytes", "limit_bytes", "unlimited"), "hard_limit_bytes must not be below the limit"),
 )
 
@@ -124,6 +131,7 @@ def fault(field: str, value: Any) -> str | None:
         "unlimited": (isinstance(value, bool), "true or false"),
         "count": (value in list(Count), "one of total, in, out, max"),
         "warn_percent": (whole and 1 <= value <= 100, "a whole number from 1 to 100"),
+        "warn_percents": (isinstance(value, tuple), "a list of whole numbers from 1 to 100"),
         "action": (value in list(Action), "one of block, warn, throttle"),
         "reset_day": (whole and 1 <= value <= 31, "a whole number from 1 to 31"),
         "rate_bits": rate,

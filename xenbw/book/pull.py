@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from ipaddress import ip_network
@@ -21,6 +21,7 @@ from xenbw.units import format_time
 Values = Mapping[str, Any]
 
 _COLUMNS = {"rate_bits": "rate", "rate_in_bits": "rate_in"}  # fields whose names in the ledger are others
+_LISTS: Mapping[str, Callable[[Any], Any]] = {"allow": checks.some_networks, "warn_percents": checks.thresholds}
 _TOLD = 100  # faults
 _CLOCKS = timedelta(minutes=10)  # by which another clock may be ahead of ours
 
@@ -82,10 +83,11 @@ def _text(values: Values) -> str:
 
 
 def _base(kept: Values) -> dict[str, Any]:
-    until, allow = kept.get("lifted_until"), kept.get("allow")
+    until, allow, percents = kept.get("lifted_until"), kept.get("allow"), kept.get("warn_percents")
     return {
         **{field: value for field, value in kept.items() if field in policy.FIELDS},
         "allow": None if allow is None else tuple(ip_network(word) for word in allow.split()),
+        "warn_percents": None if percents is None else tuple(int(word) for word in percents.split()),
         "unlimited": bool(kept.get("unlimited")) or None,
         "lifted_until": datetime.fromisoformat(until) if until else None,
     }
@@ -143,13 +145,15 @@ def _merge(
 
 def _read(field: str, value: Any) -> Any:
     """A value of the book as the ledger has it: a whole double, as JavaScript panels write numbers, becomes an int;
-    false becomes the default; a list of texts becomes networks if it can."""
-    if field == "allow" and isinstance(value, list):
+    false becomes the default; a list becomes networks or thresholds if it can."""
+    if field in _LISTS and isinstance(value, list):
         with suppress(UsageError):
-            return checks.some_networks(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return None if value is False else value
+            return _LISTS[field]([_number(item) for item in value])
+    return None if value is False else _number(value)
+
+
+def _number(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _told(found: policy.Merge) -> str:

@@ -20,7 +20,7 @@ from xenbw.quota import used_bytes
 from xenbw.report.account import Account
 from xenbw.report.document import History, detail, dump
 from xenbw.report.table import Column, facts, local_time, render
-from xenbw.units import format_rates, format_size
+from xenbw.units import format_percents, format_rates, format_size
 
 
 def _columns(left: str, right: str = "") -> tuple[Column, ...]:
@@ -150,7 +150,7 @@ def _facts(account: Account, zone: ZoneInfo) -> list[tuple[str, str]]:
         ("used", f"{format_size(account.used_bytes)} of {limit}{share}{unseen}"),
         ("in", format_size(account.usage.in_bytes)),
         ("out", format_size(account.usage.out_bytes)),
-        ("counted", f"{allowance.count}; warned at {allowance.warn_percent} %; past the limit: {allowance.action}"),
+        ("counted", _counted(allowance)),
         *_held(allowance),
         ("period", f"{local_time(account.period.start, zone)} to {local_time(account.period.end, zone)}"),
         ("added", added),
@@ -158,6 +158,10 @@ def _facts(account: Account, zone: ZoneInfo) -> list[tuple[str, str]]:
         ("config file", vm.config_file or "none"),
         ("allowed while blocked", reached(vm) or "as configured"),
     ]
+
+
+def _counted(allowance: Allowance) -> str:
+    return f"{allowance.count}; warned at {format_percents(allowance.thresholds)}; past the limit: {allowance.action}"
 
 
 def _held(allowance: Allowance) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,10 +11,11 @@ from xenbw import checks
 from xenbw.errors import UsageError
 from xenbw.judge.roster import allowance_of
 from xenbw.model import VM, Action, Allowance, Count, Network
-from xenbw.units import format_rate, format_size, parse_rate, parse_size
+from xenbw.units import format_percents, format_rate, format_size, parse_rate, parse_size
 
 # The options of a throttle, and their columns.
 _HELD = {"rate": "rate", "rate_in": "rate_in", "hard_limit": "hard_limit_bytes"}
+_PERCENT = re.compile("[0-9]{1,3}")
 Terms = dict[str, object]
 """Columns of a VM (names as in model.VM) with new values; columns that were not given are left out."""
 
@@ -23,7 +25,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="SIZE", type=limit, help="per period, like 500GB or 1.5TiB; or unlimited")
     parser.add_argument("--count", choices=[str(count) for count in Count], help="what counts (max: larger of in, out)")
     parser.add_argument("--reset-day", metavar="DAY", type=reset_day, help="day of the month a period begins, 1 to 31")
-    parser.add_argument("--warn", metavar="PERCENT", type=warn_percent, help="warn from this share of the limit on")
+    parser.add_argument(
+        "--warn", metavar="PERCENT", type=thresholds, help="warn at this share of the limit, or at each: 75,90,100"
+    )
     parser.add_argument(
         "--allow",
         metavar="ADDR",
@@ -52,7 +56,8 @@ def given(options: Namespace) -> Terms:
         terms["action"] = Action(options.action)
     terms |= {column: option[0] for name, column in _HELD.items() if (option := getattr(options, name)) is not None}
     if options.warn is not None:
-        terms["warn_percent"] = options.warn
+        first, several = options.warn[0], len(options.warn) > 1
+        terms |= {"warn_percent": first, "warn_percents": options.warn if several else None}
     if options.reset_day is not None:
         terms["reset_day"] = options.reset_day
     if options.allow is not None:
@@ -138,7 +143,15 @@ def _number(low: int, high: int, what: str) -> Callable[[str], int]:
 
 
 reset_day = _number(1, 31, "reset day")
-warn_percent = _number(1, 100, "percentage to warn at")
+
+
+def thresholds(text: str) -> tuple[int, ...]:
+    """Percents for --warn, lowest first. Raises UsageError."""
+    try:
+        return checks.thresholds([int(word) if _PERCENT.fullmatch(word) else word for word in text.split(",")])
+    except UsageError:
+        hint = "whole numbers from 1 to 100, like 80 or 75,90,100"
+        raise UsageError(f"not a percentage to warn at: {text!r}", hint) from None
 
 
 def describe(vm: VM, default: Allowance) -> Iterator[tuple[str, str]]:
@@ -148,7 +161,7 @@ def describe(vm: VM, default: Allowance) -> Iterator[tuple[str, str]]:
     yield "limit", own or f"{standard} (default)"
     yield "count", vm.count or f"{default.count} (default)"
     yield "reset day", str(vm.reset_day or f"{default.reset_day} (default)")
-    yield "warn", f"{vm.warn_percent} %" if vm.warn_percent else f"{default.warn_percent} % (default)"
+    yield "warn", format_percents(vm.thresholds or default.thresholds) + ("" if vm.thresholds else " (default)")
     yield "action", vm.action or f"{default.action} (default)"
     yield "rate", _rate(vm.rate, default.rate)
     # A rate of the VM's own is its rate each way.

@@ -123,7 +123,8 @@ class Accounts:
         """These VMs were judged: note up to what usage their verdicts hold."""
         for vm_id in vm_ids:
             entry = self._roster.entries[vm_id]
-            self._ceilings[vm_id] = (entry.allowance.count, quota.ceiling(entry.allowance, entry.vm.state))
+            bound = quota.ceiling(entry.allowance, entry.vm.state, entry.vm.threshold or 0)
+            self._ceilings[vm_id] = (entry.allowance.count, bound)
             self.crossed.discard(vm_id)
 
     def roll(self) -> bool:

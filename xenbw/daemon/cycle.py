@@ -22,6 +22,7 @@ from xenbw.daemon.status import Status
 from xenbw.daemon.tenants import Tenants
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.enforce.reconcile import Reconciler
+from xenbw.judge.forecasts import Forecasts
 from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge, settle_kept
 from xenbw.ledger import history
@@ -102,6 +103,7 @@ class Work:
             self._protected,
             self.metrics,
             self._tenants,
+            Forecasts(ledger, tally, self._roster, self._judge),
             self._now,
             boot_id,
         )

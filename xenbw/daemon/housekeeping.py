@@ -14,6 +14,7 @@ from xenbw.daemon.now import Now
 from xenbw.daemon.tenants import Tenants
 from xenbw.enforce.protect import Protected
 from xenbw.errors import MeterError
+from xenbw.judge.forecasts import CALL, Forecasts
 from xenbw.ledger import digests, prune, space, usagelog
 from xenbw.ledger.ageing import Ageing
 from xenbw.ledger.ledger import Ledger, LedgerError
@@ -66,12 +67,14 @@ class Housekeeping:
         protected: Protected,
         metrics: Metrics,
         tenants: Tenants,
+        forecasts: Forecasts,
         now: Now,
         boot_id: str,
     ) -> None:
         self.settings, self._ledger, self._tally, self._metering = settings, ledger, tally, metering
         self._census, self._orphans, self._accounts, self._protected = census, orphans, accounts, protected
-        self._metrics, self._tenants, self._now, self._boot_id = metrics, tenants, now, boot_id
+        self._metrics, self._tenants, self._forecasts = metrics, tenants, forecasts
+        self._now, self._boot_id = now, boot_id
         self._ageing = Ageing(ledger)
         self._asking: threading.Thread | None = None
         self._missed = self._changed = False
@@ -84,6 +87,7 @@ class Housekeeping:
             (Every(_PRUNE), self._prune),
             (Every(_METRICS), lambda: self._metrics.write(self.settings.metrics.file)),
             (Every(_PRUNE), self._age),
+            (Every(CALL), self._forecast),
         ]
 
     def rescan(self) -> None:
@@ -156,6 +160,11 @@ class Housekeeping:
                 digests.fold(self._ledger, self._boot_id, self._metering.busy)
         except MeterError as error:
             self._accounts.meter_failed(error)
+
+    def _forecast(self) -> None:
+        """Look whether some VMs will cross their allowances, and tell what changed."""
+        if self.settings.alert.forecast and self._now.moment.trusted:
+            self._forecasts.look(self._now.moment.at, self._now.tick.elapsed)
 
     def _age(self) -> None:
         """Make the history of some VMs coarser where it is old, and give back free space of the ledger."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from xenbw import quota
@@ -15,6 +17,8 @@ from xenbw.ledger import digests, portions, shared, usagelog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, ZERO, Allowance, Binding, Counters, Digest, Entry, Period
 
+_UNTOLD: Mapping[str, Any] = {"threshold": 0, "forecast_at": None}  # columns of a VM in a new period
+
 
 def allowance_of(vm: VM, default: Allowance) -> Allowance:
     """The VM's own settings; [default] supplies the others. The VM's own rate replaces both rates of [default]."""
@@ -22,7 +26,7 @@ def allowance_of(vm: VM, default: Allowance) -> Allowance:
     return Allowance(
         limit_bytes=limit,
         count=vm.count or default.count,
-        warn_percent=vm.warn_percent or default.warn_percent,
+        thresholds=vm.thresholds or default.thresholds,
         action=vm.action or default.action,
         reset_day=vm.reset_day or default.reset_day,
         rate=vm.rate or default.rate,
@@ -120,12 +124,12 @@ class Roster:
         for vm_id, entry in self.entries.items():
             if moment.at >= entry.period.end:
                 period = quota.period_at(moment.at, entry.allowance.reset_day, self.settings.period.timezone)
-                vm = replace(entry.vm, period_start=period.start)
+                vm = replace(entry.vm, period_start=period.start, **_UNTOLD)
                 rolled[vm_id] = replace(entry, vm=vm, period=period, elsewhere=ZERO)
         if rolled and self._record:
             with self._ledger.transaction():
                 for vm_id, entry in rolled.items():
-                    self._ledger.set_vm(vm_id, period_start=entry.period.start)
+                    self._ledger.set_vm(vm_id, period_start=entry.period.start, **_UNTOLD)
         self.entries.update(rolled)
         return list(rolled)
 

@@ -61,11 +61,11 @@ class Judge:
             used = entry.used(usage.get(vm_id, ZERO))
             standing = quota.stand(entry.vm, entry.allowance, entry.enforced, used, entry.period, spent.get(vm_id, ()))
             block = blocks.get(vm_id)
-            cause, until = (block.cause, block.until) if block else (None, None)
+            cause = block.cause if block else None
             unrecorded = self.unrecorded.pop(vm_id, None) is not None or vm_id in self.throttled
             self.unsettled.discard(vm_id)
             self.throttled.discard(vm_id)
-            if (standing.state, standing.block) == (entry.vm.state, cause) and block_until(entry, cause) == until:
+            if _recorded(entry, standing, block):
                 self.news.as_recorded(vm_id)
                 changed = changed or unrecorded
                 continue
@@ -104,7 +104,13 @@ class Judge:
     ) -> None:
         vm = entry.vm
         since = vm.state_since if standing.state is vm.state else at
-        self._ledger.set_vm(vm.id, state=standing.state, state_reason=standing.reason, state_since=since)
+        self._ledger.set_vm(
+            vm.id,
+            state=standing.state,
+            state_reason=standing.reason,
+            state_since=since,
+            threshold=standing.verdict.threshold,
+        )
         if standing.block is not None:
             blocklog.block(self._ledger, vm.id, standing.block, standing.reason, at, until)
         elif block is not None:
@@ -139,8 +145,21 @@ class Judge:
 
 def _standing_now(entry: Entry, standing: Standing, at: datetime) -> Entry:
     since = entry.vm.state_since if standing.state is entry.vm.state else at
-    vm = replace(entry.vm, state=standing.state, state_reason=standing.reason, state_since=since)
+    vm = replace(
+        entry.vm,
+        state=standing.state,
+        state_reason=standing.reason,
+        state_since=since,
+        threshold=standing.verdict.threshold,
+    )
     return replace(entry, vm=vm)
+
+
+def _recorded(entry: Entry, standing: Standing, block: Block | None) -> bool:
+    """Whether the ledger has this standing already, with its block and the threshold that was reached."""
+    now = (standing.state, standing.block, standing.verdict.threshold)
+    cause, until = (block.cause, block.until) if block else (None, None)
+    return now == (entry.vm.state, cause, entry.vm.threshold or 0) and block_until(entry, cause) == until
 
 
 def block_until(entry: Entry, cause: Cause | None) -> datetime | None:

@@ -53,6 +53,10 @@ def _or_damaged(make: Callable[[sqlite3.Row], _T]) -> Callable[[sqlite3.Row], _T
     return of
 
 
+def _percents(text: str | None) -> tuple[int, ...] | None:
+    return None if text is None else tuple(int(word) for word in text.split())
+
+
 def _addresses(text: str) -> tuple[Address, ...]:
     return tuple(ip_address(word) for word in text.split())
 
@@ -68,6 +72,7 @@ def vm_of(row: sqlite3.Row) -> VM:
         unlimited=bool(row["unlimited"]),
         count=None if row["count"] is None else Count(row["count"]),
         warn_percent=row["warn_percent"],
+        warn_percents=_percents(row["warn_percents"]),
         action=None if row["action"] is None else Action(row["action"]),
         reset_day=row["reset_day"],
         rate=row["rate"],
@@ -83,6 +88,8 @@ def vm_of(row: sqlite3.Row) -> VM:
         state_since=to_time(row["state_since"]),
         blocked_reason=row["blocked_reason"],
         lifted_until=to_time(row["lifted_until"]),
+        threshold=row["threshold"],
+        forecast_at=to_time(row["forecast_at"]),
     )
 
 

@@ -219,10 +219,18 @@ CREATE TABLE history_run (
 );
 {HISTORY_OF_USAGE}"""
 
+# warn_percents: the VM's thresholds if it has several; warn_percent is the first of them, for older programs and books.
+# threshold: the highest that its usage had reached when it was judged. forecast_at: what a forecast last told.
+_V6 = """
+ALTER TABLE vm ADD COLUMN warn_percents TEXT;
+ALTER TABLE vm ADD COLUMN threshold INTEGER;
+ALTER TABLE vm ADD COLUMN forecast_at TEXT
+"""
+
 # A released migration is never changed. During an upgrade the hook and the daemon of the version before work with the
 # new schema, so a migration only adds: tables, and columns with defaults in tables into which no program inserts by
 # position.
-MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3, _V4, _V5)
+MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3, _V4, _V5, _V6)
 VERSION = len(MIGRATIONS)
 
 

@@ -86,6 +86,11 @@ def _own_last(value: str) -> bool:
     return len(numbers) == 7 and min(numbers[:5]) >= 0 and all(-_LARGEST <= number < _LARGEST for number in numbers)
 
 
+def _thresholds(value: str) -> bool:
+    percents = [int(word) for word in value.split()]
+    return bool(percents) and percents == sorted(set(percents)) and percents[0] >= 1 and percents[-1] <= 100
+
+
 def _alive(value: str) -> bool:
     at, elapsed, boot = value.split(" ")
     return time(at) and 0 <= float(elapsed) < 2**33 and text(boot)
@@ -107,6 +112,8 @@ _CHECKS: Mapping[str, Mapping[str, Check]] = {
         "unlimited": _FLAG,
         "count": _parses(Count),
         "warn_percent": partial(whole, least=0, beyond=101),
+        "warn_percents": _parses(_thresholds),
+        "threshold": partial(whole, beyond=101),
         "action": _parses(Action),
         "reset_day": partial(whole, least=1, beyond=32),
         "rate": _RATE,

@@ -153,6 +153,11 @@ def _of_vms(sample: Sample) -> list[_Family]:
     )
     allowance = _Family("xenbw_vm_allowance_bytes", "gauge", "The VM's allowance; absent if it is unlimited.")
     hard = _Family("xenbw_vm_hard_limit_bytes", "gauge", "Where the VM is blocked whatever its action; absent if none.")
+    crosses = _Family(
+        "xenbw_vm_forecast_timestamp_seconds",
+        "gauge",
+        "When the VM will cross its allowance, as last announced, in Unix time; absent without a forecast.",
+    )
     start = _Family("xenbw_vm_period_start_timestamp_seconds", "gauge", "When the VM's period began, in Unix time.")
     end = _Family("xenbw_vm_period_end_timestamp_seconds", "gauge", "When the VM's period ends, in Unix time.")
     states = _Family("xenbw_vm_state", "gauge", "1 for the state that the VM is in, 0 for the others.")
@@ -165,11 +170,13 @@ def _of_vms(sample: Sample) -> list[_Family]:
             allowance.set(entry.allowance.limit_bytes, vm)
         if entry.allowance.hard_limit_bytes is not None:
             hard.set(entry.allowance.hard_limit_bytes, vm)
+        if entry.vm.forecast_at is not None:
+            crosses.set(int(entry.vm.forecast_at.timestamp()), vm)
         start.set(int(entry.period.start.timestamp()), vm)
         end.set(int(entry.period.end.timestamp()), vm)
         for one in State:
             states.set(one is state, f'{vm},state="{one.value}"')
-    return [usage, used, allowance, hard, start, end, states]
+    return [usage, used, allowance, hard, crosses, start, end, states]
 
 
 def _shown_vms(sample: Sample) -> Iterator[tuple[Entry, Counters, State, int]]:

@@ -41,17 +41,28 @@ def announcement(
         if state is was:
             return None
         return _throttled(facts()) if state is State.THROTTLED else _unthrottled(facts(), standing, entry)
-    return _unheld(entry, state, facts)
+    return _unheld(entry, standing, facts)
 
 
-def _unheld(entry: Entry, state: State, facts: Callable[[], Case]) -> Announcement | None:
+def _unheld(entry: Entry, standing: Standing, facts: Callable[[], Case]) -> Announcement | None:
     """The announcement for a VM that is and was neither blocked nor throttled."""
-    was = entry.vm.state
-    if entry.enforced and state is State.WARNED and was in (State.OK, State.UNLIMITED):
-        return _warned(facts())
-    if entry.enforced and state is State.OVER and was is not State.OVER:
+    state = standing.state
+    if not entry.enforced:
+        return None
+    if state is State.OVER and entry.vm.state is not State.OVER:
         return _over(facts())
-    return None
+    threshold = _newly_reached(entry, standing) if state is State.WARNED else 0
+    return _warned(facts(), threshold) if threshold else None
+
+
+def _newly_reached(entry: Entry, standing: Standing) -> int:
+    """The highest threshold that the VM reached since it was last judged; 0: none. A threshold of 100 % is told by the
+    announcement that the VM is over its allowance, which the next byte brings."""
+    reached, before = standing.verdict.threshold, entry.vm.threshold
+    if before is None:
+        # An older xenbw recorded no threshold, and told when the VM became warned.
+        before = 0 if entry.vm.state in (State.OK, State.UNLIMITED) else reached
+    return max((one for one in entry.allowance.thresholds if before < one <= reached and one < 100), default=0)
 
 
 def _null_routed(case: Case, until: datetime | None) -> Announcement:
@@ -93,15 +104,31 @@ def _why_unthrottled(standing: Standing, entry: Entry) -> str:
     return "its allowance covers its usage again"
 
 
-def _warned(case: Case) -> Announcement:
-    mail = message.warned(case)
+def _warned(case: Case, threshold: int) -> Announcement:
+    mail = message.warned(case, threshold)
     text = f"{case.name} warned: {case.reason}"
-    return Announcement("warned", text, *mail, document("warned", case, case.reason, mail))
+    return Announcement("warned", text, *mail, document("warned", case, case.reason, mail, threshold=threshold))
 
 
 def _over(case: Case) -> Announcement:
     mail = message.over(case)
     return Announcement("over", f"{case.name} over: {case.reason}", *mail, document("over", case, case.reason, mail))
+
+
+def forecast(case: Case, crosses_at: datetime, before: datetime | None) -> Announcement:
+    """The announcement that the VM will cross its allowance at `crosses_at`. before: the time that was last told."""
+    reason = f"at this rate it {message.crosses(case, crosses_at)}"
+    mail = message.forecast(case, crosses_at, before)
+    told = document("forecast", case, reason, mail, crosses_at=crosses_at)
+    return Announcement("forecast", f"{case.name} forecast: {reason}", *mail, told)
+
+
+def forecast_off(case: Case, before: datetime) -> Announcement:
+    """The announcement that the VM will no longer cross its allowance. before: the time that was last told."""
+    reason = f"it is no longer expected to cross its {message.limit(case)} before its period ends"
+    mail = message.forecast_off(case, before)
+    text = f"{case.name} forecast off: {reason}"
+    return Announcement("forecast-off", text, *mail, document("forecast-off", case, reason, mail))
 
 
 def sample(kind: str, host: str, zone: ZoneInfo, at: datetime) -> Announcement:

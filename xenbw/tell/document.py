@@ -10,10 +10,20 @@ from xenbw.tell.message import Case
 from xenbw.units import format_time
 
 
-def document(kind: str, case: Case, reason: str, mail: tuple[str, str], until: datetime | None = None) -> str:
+def document(
+    kind: str,
+    case: Case,
+    reason: str,
+    mail: tuple[str, str],
+    until: datetime | None = None,
+    *,
+    threshold: int | None = None,
+    crosses_at: datetime | None = None,
+) -> str:
     """One announcement as JSON. kind: the event's kind. reason: why it happened. mail: the same announcement as a mail,
-    (subject, text). until: when the block or the throttle ends by itself. The JSON is ASCII only, so that no guest's
-    name can move a cursor or break a line."""
+    (subject, text). until: when the block or the throttle ends by itself. threshold: the percent of the limit that was
+    reached. crosses_at: when the VM will cross its allowance. The JSON is ASCII only, so that no guest's name can move
+    a cursor or break a line."""
     subject, text = mail
     return json.dumps(
         {
@@ -29,6 +39,8 @@ def document(kind: str, case: Case, reason: str, mail: tuple[str, str], until: d
             "used_bytes": case.used_bytes,
             "limit_bytes": case.allowance.limit_bytes,
             "count": case.allowance.count.value,
+            "threshold": threshold,
+            "crosses_at": format_time(crosses_at) if crosses_at else None,
             "subject": subject,
             "text": text,
         }

@@ -26,6 +26,8 @@ MESSAGE_IDS = {
     "throttled": "af6a9bfc24964152b3628518c7dad0ff",
     "unthrottled": "7a2f144b4cc64c9c877cd5bddb00eb0a",
     "released": "7f18aa161b3b4c21a771246518f70c45",
+    "forecast": "b5eaeb9d7ad742a4ac122001a894f532",
+    "forecast-off": "6645e0fa9f59481387850a20de7eba5c",
     "readdressed": "7b17259ea4c14135adcea04171694675",
     "bound": "6ef0d8786d1c44ceab542a449ac8d513",
     "renamed": "8ec59ab368e84f9497e1989e90cd7f7e",

@@ -50,10 +50,48 @@ def _body(case: Case, *paragraphs: str) -> str:
     return "\n\n".join((*paragraphs, table)) + "\n"
 
 
-def warned(case: Case) -> tuple[str, str]:
+def limit(case: Case) -> str:
+    """The VM's limit as a size."""
+    size = case.allowance.limit_bytes or case.allowance.hard_limit_bytes
+    return "allowance" if size is None else format_size(size)
+
+
+def warned(case: Case, threshold: int) -> tuple[str, str]:
     return (
-        f"[xenbw] {case.shown}: traffic warning",
-        _body(case, f"{case.shown} has {case.reason}.", "Nothing is blocked yet."),
+        f"[xenbw] {case.shown}: traffic warning, {threshold} % used",
+        _body(
+            case,
+            f"{case.shown} has used {threshold} % of its {limit(case)}.",
+            f"It has {case.reason}. Nothing is blocked yet.",
+        ),
+    )
+
+
+def crosses(case: Case, crosses_at: datetime) -> str:
+    return f"crosses its {limit(case)} on {_when(crosses_at, case)}"
+
+
+def forecast(case: Case, crosses_at: datetime, before: datetime | None) -> tuple[str, str]:
+    return (
+        f"[xenbw] {case.shown}: will cross its allowance on {_when(crosses_at, case)}",
+        _body(
+            case,
+            f"{case.shown} {crosses(case, crosses_at)}, if it goes on as in the last seven days.",
+            *((f"Until now it was expected to cross it on {_when(before, case)}.",) if before else ()),
+            f"It has {case.reason}. Nothing is blocked yet.",
+        ),
+    )
+
+
+def forecast_off(case: Case, before: datetime) -> tuple[str, str]:
+    return (
+        f"[xenbw] {case.shown}: no longer expected to cross its allowance",
+        _body(
+            case,
+            f"{case.shown} does not cross its {limit(case)} before its period ends, if it goes on as in the last seven"
+            f" days. It was expected to cross it on {_when(before, case)}.",
+            f"It has {case.reason}.",
+        ),
     )
 
 

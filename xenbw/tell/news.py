@@ -47,6 +47,10 @@ class News:
             self._lines.append(Line(NOTICE, announced.text, announced.kind, vm.name))
             self._announced.add(vm.name)
 
+    def told(self, vm: VM, announced: Announcement) -> None:
+        """Something was announced that changed no standing."""
+        self._lines.append(Line(NOTICE, announced.text, announced.kind, vm.name))
+
     def as_recorded(self, vm_id: int) -> None:
         """A VM's standing is again the one in the ledger; forget an announcement that could not be recorded."""
         self._unrecorded.pop(vm_id, None)
