@@ -157,6 +157,11 @@ class MetricsSection:
 
 
 @dataclass(frozen=True)
+class ReportSection:
+    dir: Path | None = _key(checks.folder, None)
+
+
+@dataclass(frozen=True)
 class Settings:
     """The whole configuration, checked. Sections and keys have the names of the file."""
 
@@ -172,6 +177,7 @@ class Settings:
     mail: MailSection = field(default_factory=MailSection)
     command: CommandSection = field(default_factory=CommandSection)
     metrics: MetricsSection = field(default_factory=MetricsSection)
+    report: ReportSection = field(default_factory=ReportSection)
     webhook: tuple[WebhookSection, ...] = ()
 
     @property
