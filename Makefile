@@ -31,8 +31,8 @@ test:  ## unit tests, kernel tests with real bridges, iptables and nft, and the 
 lint:  ## ruff, mypy, shellcheck, and which module may import which
 	@tools/setup test
 	@mkdir -p build
-	@.venv/bin/ruff check . hooks/vif-hook libexec/notify tools/steps
-	@.venv/bin/ruff format --check . hooks/vif-hook libexec/notify tools/steps
+	@.venv/bin/ruff check . hooks/vif-hook libexec/notify tools/steps tools/captures
+	@.venv/bin/ruff format --check . hooks/vif-hook libexec/notify tools/steps tools/captures
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-cache >build/lint-imports.log || { cat build/lint-imports.log; exit 1; }
 	@shellcheck $(SHELL_FILES)
@@ -84,6 +84,10 @@ browser:  ## the HTML pages in chromium: light, dark, on a phone; legible, witho
 	@tools/setup browser
 	@$(PYTEST) tests/browser
 
+captures:  ## draw the pictures in docs/captures again
+	@tools/setup browser
+	@.venv/bin/python tools/captures
+
 bench:  ## measure what xenbw costs, beside what is there anyway
 	@tools/setup bench
 	@.venv/bin/python -m benchmarks
@@ -97,4 +101,4 @@ clean:  ## remove what the other targets made
 	rm -rf .venv dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo check test lint ci full images deb deb-smoke deb-test deb-upgrade deb-forky xen-smoke xen-test browser bench soak clean
+.PHONY: help demo check test lint ci full images deb deb-smoke deb-test deb-upgrade deb-forky xen-smoke xen-test browser captures bench soak clean
