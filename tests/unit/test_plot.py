@@ -90,8 +90,8 @@ def test_the_course_ends_in_a_dashed_line_to_what_is_expected() -> None:
 
 
 def test_labels_at_the_ends_are_left_out() -> None:
-    assert [text for _, text in axis(100).labels()][:2] == ["2", "3"]
-    assert axis(100).labels()[-1] == Label(97.0, "97")
+    assert [text for _, text in axis(100).labels][:2] == ["2", "3"]
+    assert axis(100).labels[-1] == Label(97.0, "97")
 
 
 @given(st.integers(1, 10**17), st.integers(2, 4))

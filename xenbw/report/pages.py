@@ -81,6 +81,7 @@ class Pages:
         )
         self._templates.globals |= {"host": printable(host), "zone": zone.key, "updated": LOCAL}
         self._note = note
+        self._day_cache: dict[datetime, datetime] = {}
         self._minutes = self._axis(FIVE_MINUTES, DAY, "%a %H:%M", 6)
         self._hours = self._axis(HOUR, WEEK, "%a %d %b %H:%M", 24)
         self._days = self._day_axis(self._day_of(now) - 30 * DAY, self._day_of(now))
@@ -282,8 +283,11 @@ class Pages:
 
     def _day_of(self, moment: datetime) -> datetime:
         """When the day of the zone began that contains this moment."""
-        local = moment.astimezone(self._zone)
-        return datetime(local.year, local.month, local.day, tzinfo=self._zone)
+        known = self._day_cache.get(moment)
+        if known is None:
+            local = moment.astimezone(self._zone)
+            known = self._day_cache[moment] = datetime(local.year, local.month, local.day, tzinfo=self._zone)
+        return known
 
     def _day(self, moment: datetime) -> str:
         local = moment.astimezone(self._zone)

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -72,14 +73,21 @@ class Axis:
     label: Callable[[int, datetime], str]
     centred: bool = False
 
-    @property
+    # Many VMs share an axis, so its texts are made once.
+    @cached_property
     def starts(self) -> Sequence[datetime]:
         return self.edges[:-1]
+
+    @cached_property
+    def times(self) -> tuple[str, ...]:
+        """The time of each value as text."""
+        return tuple(map(self.written, self.starts))
 
     @property
     def width(self) -> int:
         return _CELL * len(self.starts)
 
+    @cached_property
     def labels(self) -> tuple[Label, ...]:
         middle, size = (0.5 if self.centred else 0), len(self.starts)
         found = (Label((at + middle) * 100 / size, self.label(at, start)) for at, start in enumerate(self.starts))
@@ -105,8 +113,8 @@ def rates(name: str, title: str, axis: Axis, values: Values, blocks: Spans) -> C
 
     found = [values.get(start, ZERO) for start in axis.starts]
     rows = tuple(
-        (axis.written(start), *(text for size in part for text in (format_size(size), format_rate(rate(size)))))
-        for start, part in zip(axis.starts, found, strict=True)
+        (time, *(text for size in part for text in (format_size(size), format_rate(rate(size)))))
+        for time, part in zip(axis.times, found, strict=True)
         if any(part)
     )
     if not rows:
@@ -121,8 +129,8 @@ def amounts(name: str, title: str, axis: Axis, values: Values, blocks: Spans) ->
     """Bytes, to the VM above the line and from it below; None if there are none."""
     found = [values.get(start, ZERO) for start in axis.starts]
     rows = tuple(
-        (axis.written(start), format_size(part.in_bytes), format_size(part.out_bytes))
-        for start, part in zip(axis.starts, found, strict=True)
+        (time, format_size(part.in_bytes), format_size(part.out_bytes))
+        for time, part in zip(axis.times, found, strict=True)
         if any(part)
     )
     if not rows:
@@ -155,7 +163,7 @@ def _mirrored(
             if value <= most:
                 marks.append(Label(round((middle + way * value * scale) * 100 / HEIGHT, 2), text(value)))
     legend = (Key("in", "In, above the line"), Key("out", "Out, below it"), *_blocked(shapes))
-    return Chart(name, title, told, axis.width, shapes, axis.labels(), tuple(sorted(marks)), legend, *table)
+    return Chart(name, title, told, axis.width, shapes, axis.labels, tuple(sorted(marks)), legend, *table)
 
 
 class Used(NamedTuple):
@@ -185,14 +193,13 @@ def months(axis: Axis, found: Sequence[Used], limit: int | None, blocks: Spans) 
         shapes.append(Shape("limit", f"M0 {y}H{axis.width}"))
         legend.append(Key("limit", f"Allowance, {format_size(limit)}"))
     rows = tuple(
-        (axis.written(start), *map(format_size, (*one.usage, one.used_bytes)))
-        for start, one in zip(axis.starts, found, strict=True)
+        (time, *map(format_size, (*one.usage, one.used_bytes))) for time, one in zip(axis.times, found, strict=True)
     )
     at = max(range(len(found)), key=lambda index: found[index].used_bytes)
     told = f"Most was used in the month from {rows[at][0]} on: {format_size(most)}."
     told += "" if limit is None else f" The allowance is {format_size(limit)}."
     return Chart(
-        *("months", "Billing months", told, axis.width, tuple(shapes), axis.labels(), _up(top)),
+        *("months", "Billing months", told, axis.width, tuple(shapes), axis.labels, _up(top)),
         (*legend, *_blocked(shapes)),
         ("Month from", "In", "Out", "Used"),
         rows,
@@ -239,7 +246,7 @@ def course(given: Course, axis: Axis, blocks: Spans) -> Chart | None:
         by_end[axis.written(moment - timedelta(microseconds=1))] = size
     rows = [(day, format_size(size)) for day, size in by_end.items()]
     return Chart(
-        *("period", "This period", told, axis.width, tuple(shapes), axis.labels(), _up(top)),
+        *("period", "This period", told, axis.width, tuple(shapes), axis.labels, _up(top)),
         (*legend, *_blocked(shapes)),
         ("Until the end of", "Used"),
         tuple(rows[1:] if len(rows) > 1 else rows),
@@ -309,8 +316,8 @@ def _most(axis: Axis, found: Sequence[Counters], text: Callable[[int], str]) -> 
     most_in = max(range(len(found)), key=lambda at: found[at].in_bytes)
     most_out = max(range(len(found)), key=lambda at: found[at].out_bytes)
     return (
-        f"Most in: {text(found[most_in].in_bytes)} ({axis.written(axis.starts[most_in])});"
-        f" most out: {text(found[most_out].out_bytes)} ({axis.written(axis.starts[most_out])})."
+        f"Most in: {text(found[most_in].in_bytes)} ({axis.times[most_in]});"
+        f" most out: {text(found[most_out].out_bytes)} ({axis.times[most_out]})."
     )
 
 
