@@ -286,6 +286,16 @@ def test_the_json_beside_it_is_small_and_says_the_same(host: Host) -> None:
     }
 
 
+def test_the_documentation_shows_this_json(host: Host) -> None:
+    shown = re.search(r"^    (\{.*?\})$", (REPO / "docs/pages.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    made = json.loads((host.folder / f"t/{host.stem('mail')}.json").read_text())
+    assert list(json.loads(shown[1])) == list(made)
+    page = (REPO / "man/xenbw.1").read_text()
+    told = page[page.index("The JSON document of a tenant") : page.index('.B "xenbw doctor')]
+    assert [key for key in made if key not in told] == []
+
+
 def test_link_prints_the_name_of_the_tenant_s_page(host: Host) -> None:
     name = host.console.done("report", "--link", "mail").strip()
     assert re.fullmatch(r"t/[0-9a-f]{64}\.html", name)
