@@ -18,11 +18,13 @@ from pathlib import Path
 import pytest
 
 from tests.support import seeded
+from tests.support.clock import utc
 from tests.support.console import REPO, Console, StandIn
 from tests.support.seeded import HOSTILE, NOW
 from tests.support.smalldisk import SmallDisk
+from xenbw.accounting import hour_of
 from xenbw.cli import htmlreport, links
-from xenbw.ledger import vmlog
+from xenbw.ledger import usagelog, vmlog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import State
 from xenbw.report.pages import FOLDER
@@ -174,6 +176,25 @@ def test_no_name_leads_out_of_the_folder_or_to_another_vm_s_page(console: Consol
     assert len(pages) == 2
     assert all(re.fullmatch(r"[A-Za-z0-9._~-]{1,90}", page.name) and page.suffix == ".html" for page in pages)
     assert sorted(os.listdir(console.root / "site")) == [".xenbw-report.json", "index.html", "t", "vm"]
+
+
+@pytest.mark.parametrize(
+    "zone", ["Europe/Berlin", "Asia/Kathmandu", "America/St_Johns", "Pacific/Apia", "America/Havana"]
+)
+@pytest.mark.parametrize(
+    "at", ["2026-11-02 12:00", "2026-11-18 21:35", "2026-12-01 00:03", "2027-03-30 03:00", "2026-10-01"]
+)
+def test_days_are_those_of_the_zone_at_any_time_of_the_year(tmp_path: Path, filled: Path, zone: str, at: str) -> None:
+    host = Host(tmp_path, ledger=filled)
+    host.console.config.write_text(host.console.config.read_text() + f'timezone = "{zone}"\n')
+    host.clock.wall = utc(at)
+    host.write()
+    page = host.page("vm/mail.html")
+    days = [label for label in page.text.split("\n") if re.fullmatch("(Mon|Tue|Wed|Thu|Fri|Sat|Sun)", label)]
+    with host.console.ledger() as ledger:
+        since, vm = hour_of(host.clock.wall - timedelta(days=7)), host.console.vm("mail")
+        busy = [hour for hour, _ in usagelog.hours(ledger, vm.id, since) if hour < host.clock.wall - timedelta(hours=1)]
+    assert len(days) in ((6, 7) if busy else (0,))
 
 
 # only what changed

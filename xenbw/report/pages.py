@@ -255,16 +255,17 @@ class Pages:
     # axes
 
     def _axis(self, step: timedelta, length: timedelta, written: str, labelled: int) -> Axis:
-        """The last complete spans. labelled: every so many hours of the zone's day has a label."""
+        """The last complete spans. labelled: the first span in every so many hours of the zone's day has a label."""
         seconds = int(step.total_seconds())
         end = datetime.fromtimestamp(int(self._now.timestamp()) // seconds * seconds, self._now.tzinfo)
         number = length // step
 
         def label(_at: int, moment: datetime) -> str:
-            local = moment.astimezone(self._zone)
-            if local.minute or local.hour % labelled:
+            local, before = moment.astimezone(self._zone), (moment - step).astimezone(self._zone)
+            part = local.hour // labelled
+            if (local.date(), part) == (before.date(), before.hour // labelled):
                 return ""
-            return f"{local:%a}" if labelled == 24 else f"{local:%H:%M}"
+            return f"{local:%a}" if labelled == 24 else f"{part * labelled:02}:00"
 
         def write(moment: datetime) -> str:
             return moment.astimezone(self._zone).strftime(written)
