@@ -34,20 +34,21 @@ _ZONE, _HOUR, _FIVE = ZoneInfo("UTC"), timedelta(hours=1), timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Guest:
-    """A VM. in_rate, out_rate: bytes in a typical hour. stops: hours ago when its traffic ended. If it uses up its
-    limit, it is held there."""
+    """A VM. in_rate, out_rate: bytes in a typical hour. grown: how much more this month brings than those before.
+    stops: hours ago when its traffic ended. If it uses up its limit, it is held there."""
 
     name: str
     in_rate: float
     out_rate: float
     settings: dict[str, Any] = field(default_factory=dict)
+    grown: float = 1
     running: bool = True
     stops: int = 0
 
 
 GUESTS = (
     Guest("shop-frontend", 0.28 * GB, 1.15 * GB, {"limit_bytes": 800 * GB}),
-    Guest("mirror", 0.9 * GB, 6.2 * GB, {"limit_bytes": 1500 * GB}),
+    Guest("mirror", 0.9 * GB, 6.2 * GB, {"limit_bytes": 1500 * GB}, grown=2.8),
     Guest("db-replica", 0.55 * GB, 0.2 * GB, {"limit_bytes": 160 * GB, "count": "in"}),
     Guest("mail", 0.08 * GB, 0.06 * GB, {"limit_bytes": 250 * GB}),
     Guest("video-7", 0.3 * GB, 3.1 * GB, {"limit_bytes": 800 * GB, "action": "throttle", "rate": 5_000_000}),
@@ -89,7 +90,7 @@ def _traffic(ledger: Ledger, vm_id: int, guest: Guest, now: datetime, draw: rand
     end, held, used, start = now - guest.stops * _HOUR, None, 0, period_at(now, 1, _ZONE).start
     shares, cells, hour = [], [], hour_of(now) - 40 * 24 * _HOUR
     while hour < end and (held is None or guest.settings.get("action") == "throttle"):
-        factor = _factor(hour, draw) / (4 if held else 1)
+        factor = _factor(hour, draw) / (4 if held else guest.grown if hour < start else 1)
         parts = _minutes(hour, min(end, hour + _HOUR), guest, factor, draw)
         usage = sum(c.amounts.in_bytes for c in parts), sum(c.amounts.out_bytes for c in parts)
         used += used_bytes(Count(guest.settings.get("count", "total")), Counters(*usage)) if hour >= start else 0
@@ -100,7 +101,9 @@ def _traffic(ledger: Ledger, vm_id: int, guest: Guest, now: datetime, draw: rand
         hour += _HOUR
     start = period_at(hour_of(now) - 41 * 24 * _HOUR, 1, _ZONE).start
     for month in range(11):
-        size = 720 * (0.55 + 0.03 * (11 - month)) * draw.uniform(0.75, 1.1)
+        # Half of the first month has its hours already.
+        hours = 250 if month == 0 else 720
+        size = hours * (0.55 - 0.02 * month) * draw.uniform(0.75, 1.1) / guest.grown
         shares.append((vm_id, Share(start, start, round(guest.in_rate * size), round(guest.out_rate * size), 0)))
         start = period_at(start - _HOUR, 1, _ZONE).start
     alive = Alive(now, 1000.0, boot_id())

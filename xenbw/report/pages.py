@@ -83,7 +83,7 @@ class Pages:
         self._note = note
         self._day_cache: dict[datetime, datetime] = {}
         self._minutes = self._axis(FIVE_MINUTES, DAY, "%a %H:%M", 6)
-        self._hours = self._axis(HOUR, WEEK, "%a %d %b %H:%M", 24)
+        self._hours = self._axis(HOUR, WEEK, "%a %b %d %H:%M", 24)
         self._days = self._day_axis(self._day_of(now) - 30 * DAY, self._day_of(now))
 
     def vm(self, subject: Subject, home: str) -> tuple[str, str]:
@@ -278,9 +278,12 @@ class Pages:
             days.append(self._day_of(days[-1] + 1.5 * DAY))
 
         def label(at: int, moment: datetime) -> str:
-            return f"{moment:%b} {moment.day}" if at % 7 == 3 else ""
+            return self._day(moment) if at % 7 == 3 else ""
 
-        return Axis(days, lambda moment: f"{moment.astimezone(self._zone):%a %d %b}", label, centred=True)
+        def write(moment: datetime) -> str:
+            return f"{moment.astimezone(self._zone):%a} {self._day(moment)}"
+
+        return Axis(days, write, label, centred=True)
 
     def _day_of(self, moment: datetime) -> datetime:
         """When the day of the zone began that contains this moment."""
