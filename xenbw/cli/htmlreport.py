@@ -25,7 +25,6 @@ from xenbw.report.pages import DAY, LOCAL, MARK, MONTH, UTC_TIME, Pages, Row, Su
 from xenbw.report.table import local_time
 from xenbw.units import format_time
 
-TENANTS = "t"
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", re.ASCII)
 _MONTHS = 13
 # The states in which a VM's usage goes on as it did.
@@ -44,8 +43,8 @@ def write(folder: Path, context: Context) -> tuple[int, int]:
     site, pages = Site(folder, MARK, stamps), Pages(settings.host_name, zone, now, note)
     with context.ledger() as ledger:
         found = accounts(ledger, roster(ledger, context))
-        tenants = {id_: f"{TENANTS}/{links.stem(key, account.vm)}" for id_, account in found.items()}
-        names = ["index.html", f"{TENANTS}/index.html", *(page_of(account.vm) for account in found.values())]
+        tenants = {id_: f"{links.TENANTS}/{links.stem(key, account.vm)}" for id_, account in found.items()}
+        names = ["index.html", f"{links.TENANTS}/index.html", *(page_of(account.vm) for account in found.values())]
         names += [f"{tenant}.{kind}" for tenant in tenants.values() for kind in ("html", "json")]
         rows, minutes, hours = [], dict[datetime, Counters](), dict[datetime, Counters]()
         with site.writing(names):
@@ -58,7 +57,7 @@ def write(folder: Path, context: Context) -> tuple[int, int]:
                 rows.append(Row(account, subject.crosses, page_of(account.vm)))
                 _sum(minutes, subject.minutes)
                 _sum(hours, subject.hours)
-            site.put(f"{TENANTS}/index.html", pages.empty())
+            site.put(f"{links.TENANTS}/index.html", pages.empty())
             site.put("index.html", pages.host(rows, minutes, hours))
     return site.written, len(names)
 

@@ -13,6 +13,8 @@ from xenbw.errors import XenbwError
 from xenbw.model import VM
 from xenbw.units import format_time
 
+TENANTS = "t"
+"""The folder, below that of the report, in which the tenants' pages are."""
 _KEY = re.compile(r"[0-9a-f]{64}\n?", re.ASCII)
 
 

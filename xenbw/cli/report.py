@@ -103,7 +103,7 @@ def _print_link(options: Namespace, context: Context) -> int:
         raise UsageError("--link takes a VM and no period", "xenbw report --link VM")
     with context.ledger() as ledger:
         vm = find(ledger, options.name)
-    name = f"t/{links.stem(links.key_of(links.key_path(context.settings.ledger.path)), vm)}.html"
+    name = f"{links.TENANTS}/{links.stem(links.key_of(links.key_path(context.settings.ledger.path)), vm)}.html"
     folder = context.settings.report.dir
     say(name if folder is None else f"{folder / name}")
     return 0
