@@ -31,19 +31,19 @@ test:  ## unit tests, kernel tests with real bridges, iptables and nft, and the 
 lint:  ## ruff, mypy, shellcheck, and which module may import which
 	@tools/setup test
 	@mkdir -p build
-	@.venv/bin/ruff check . hooks/vif-hook libexec/notify tools/steps
-	@.venv/bin/ruff format --check . hooks/vif-hook libexec/notify tools/steps
+	@.venv/bin/ruff check . hooks/vif-hook libexec/notify tools/steps tools/captures
+	@.venv/bin/ruff format --check . hooks/vif-hook libexec/notify tools/steps tools/captures
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-cache >build/lint-imports.log || { cat build/lint-imports.log; exit 1; }
 	@shellcheck $(SHELL_FILES)
 
-ci:  ## what .ci/run runs: make test, lint, the package, a smoke test of it on Debian 12 and on its Xen, the demo
+ci:  ## what .ci/run runs: make test, lint, the package, a smoke test of it on Debian 12 and on its Xen, the demo, the pages
 	@tools/setup all
-	@SUITES=bookworm tools/steps lint+deb images test deb-smoke+xen-smoke demo
+	@SUITES=bookworm tools/steps lint+deb images test deb-smoke+xen-smoke demo browser
 
 full:  ## everything, with all cases of the long tests, and the benchmarks; docs/last-full-run.md tells how it went
 	@tools/setup all
-	@XENBW_THOROUGH=1 tools/steps --record docs/last-full-run.md lint+deb images test deb-test deb-upgrade deb-forky xen-test demo bench soak
+	@XENBW_THOROUGH=1 tools/steps --record docs/last-full-run.md lint+deb images test deb-test deb-upgrade deb-forky xen-test demo browser bench soak
 
 images:  ## build the Debian and Xen machines that the package is tested on, unless they are there
 	@tools/setup xen
@@ -80,6 +80,14 @@ xen-test:  ## the package in dist/ on a real Xen 4.17 and a real 4.20, in emulat
 	@ls dist/xenbw_*_all.deb >/dev/null 2>&1 || tools/build-deb
 	@$(EACH) /usr/bin/python3 -m tests.xen --suite $$suite; done
 
+browser:  ## the HTML pages in chromium: light, dark, on a phone; legible, without a request or a complaint
+	@tools/setup browser
+	@$(PYTEST) tests/browser
+
+captures:  ## draw the pictures in docs/captures again
+	@tools/setup browser
+	@.venv/bin/python tools/captures
+
 bench:  ## measure what xenbw costs, beside what is there anyway
 	@tools/setup bench
 	@.venv/bin/python -m benchmarks
@@ -93,4 +101,4 @@ clean:  ## remove what the other targets made
 	rm -rf .venv dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo check test lint ci full images deb deb-smoke deb-test deb-upgrade deb-forky xen-smoke xen-test bench soak clean
+.PHONY: help demo check test lint ci full images deb deb-smoke deb-test deb-upgrade deb-forky xen-smoke xen-test browser captures bench soak clean

@@ -7,7 +7,20 @@ import importlib
 
 from benchmarks.figure import print_table
 
-_ALL = ("cycle", "packets", "seal", "ends", "hook", "crossing", "throttle", "memory", "book", "start", "ledgersize")
+_ALL = (
+    "cycle",
+    "packets",
+    "seal",
+    "ends",
+    "hook",
+    "crossing",
+    "throttle",
+    "memory",
+    "book",
+    "start",
+    "ledgersize",
+    "pages",
+)
 
 
 def main() -> None:

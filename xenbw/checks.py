@@ -121,6 +121,12 @@ def path(value: Any) -> Path:
     return path
 
 
+def folder(value: Any) -> Path | None:
+    if value != "" and (not Path(text(value)).is_absolute() or "\0" in value):
+        raise UsageError('the absolute path of a folder, or "" for none')
+    return Path(value) if value else None
+
+
 def paths(value: Any) -> tuple[Path, ...]:
     return tuple(path(item) for item in _several(value, "a list of absolute paths"))
 

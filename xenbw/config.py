@@ -167,6 +167,11 @@ class GuestSection:
 
 
 @dataclass(frozen=True)
+class ReportSection:
+    dir: Path | None = _key(checks.folder, None)
+
+
+@dataclass(frozen=True)
 class Settings:
     """The whole configuration, checked. Sections and keys have the names of the file."""
 
@@ -184,6 +189,7 @@ class Settings:
     command: CommandSection = field(default_factory=CommandSection)
     metrics: MetricsSection = field(default_factory=MetricsSection)
     guest: GuestSection = field(default_factory=GuestSection)
+    report: ReportSection = field(default_factory=ReportSection)
     webhook: tuple[WebhookSection, ...] = ()
 
     @property

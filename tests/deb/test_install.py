@@ -37,6 +37,13 @@ def test_the_delivery_of_messages_starts_only_with_the_first_message(untouched: 
     assert package.unit("ExecMainStartTimestamp", "NRestarts", name="xenbw-notify.service") == ["", "0"]
 
 
+def test_the_timer_of_the_pages_runs_and_writes_only_what_is_configured(untouched: None) -> None:
+    assert package.unit("ActiveState", "UnitFileState", name="xenbw-report.timer") == ["active", "enabled"]
+    package.run("systemctl", "start", "xenbw-report.service")
+    assert package.unit("Result", name="xenbw-report.service") == ["success"]
+    assert not Path("/var/lib/xenbw/report.key").exists()
+
+
 @pytest.mark.parametrize("command", ["xenbw", "xenbwd"])
 def test_the_commands_have_the_packages_version(untouched: None, command: str) -> None:
     assert package.run(command, "--version").stdout == f"{command} {package.version().partition('-')[0]}\n"
@@ -56,6 +63,8 @@ def test_the_commands_have_the_packages_version(untouched: None, command: str) -
         ("/etc/default/xenbw", 0o644),
         ("/lib/systemd/system/xenbw-notify.path", 0o644),
         ("/lib/systemd/system/xenbw-notify.service", 0o644),
+        ("/lib/systemd/system/xenbw-report.service", 0o644),
+        ("/lib/systemd/system/xenbw-report.timer", 0o644),
         ("/lib/systemd/system/xenbwd.service", 0o644),
         ("/lib/systemd/system/xenbwd.service.d/iptables.conf", 0o644),
         ("/lib/udev/rules.d/60-xenbw.rules", 0o644),

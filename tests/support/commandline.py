@@ -38,4 +38,4 @@ def value(action: Action) -> str:
     if action.nargs == 0:
         return ""
     word = "|".join(action.choices) if action.choices else str(action.metavar)
-    return f"{word} ..." if action.nargs == "+" else word
+    return f"{word} ..." if action.nargs == "+" else f"[{word}]" if action.nargs == "?" else word

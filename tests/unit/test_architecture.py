@@ -1,4 +1,4 @@
-"""docs/architecture.md shows the files that there are."""
+"""The documentation shows files that there are."""
 
 from __future__ import annotations
 
@@ -25,3 +25,13 @@ def test_every_room_is_in_the_table() -> None:
     ground = [path.stem for path in Path(REPO / "xenbw").glob("*.py") if path.stem != "__init__"]
     assert [room for room in rooms if f"`{room}/`" not in page] == []
     assert [module for module in ground if f"`{module}`" not in page] == []
+
+
+def test_every_picture_that_is_shown_is_there_and_small() -> None:
+    shown = [
+        page.parent / name
+        for page in (REPO / "README.md", *(REPO / "docs").glob("*.md"))
+        for name in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page.read_text())
+    ]
+    assert {path.resolve() for path in shown} == set((REPO / "docs/captures").iterdir())
+    assert [path.name for path in shown if path.stat().st_size > 150_000] == []

@@ -10,7 +10,7 @@ import pytest
 from tests.support.clock import utc
 from xenbw.accounting import HOUR
 from xenbw.model import Allowance, Count, Counters
-from xenbw.report.forecast import crossing
+from xenbw.report.forecast import crossing, expected
 
 NOW = utc("2026-11-20 12:00")
 END = utc("2026-12-01")
@@ -35,6 +35,13 @@ def test_steady_usage_crosses_when_the_rest_is_used() -> None:
 def test_the_moment_within_the_hour_is_told_and_the_present_hour_counts_from_now_on() -> None:
     now = NOW + HOUR / 4
     assert crosses(550, 500, steady(100), now=now) == now + HOUR / 2
+
+
+def test_the_usage_at_the_end_is_what_the_hours_up_to_it_bring() -> None:
+    hours = int((END - NOW) / HOUR)
+    assert expected(Counters(500, 7), steady(100), NOW, END, UTC_ZONE) == Counters(500 + 100 * hours, 7 + 50 * hours)
+    assert expected(Counters(500, 7), steady(100), NOW, NOW + HOUR / 4, UTC_ZONE) == Counters(525, 19)
+    assert expected(Counters(500, 7), [], NOW, END, UTC_ZONE) is None
 
 
 def test_no_moment_after_the_end_of_the_period_is_told() -> None:

@@ -14,6 +14,7 @@ from xenbw.config import Settings
 
 UNITS = Path(__file__).parents[2] / "etc" / "systemd"
 DAEMON = UNITS / "xenbwd.service"
+REPORT, TIMER = UNITS / "xenbw-report.service", UNITS / "xenbw-report.timer"
 IPTABLES = UNITS / "iptables.conf"  # a drop-in of the package
 FIREWALLS = {"nftables.service", "netfilter-persistent.service", "firewalld.service", "ufw.service"}
 
@@ -92,6 +93,27 @@ def _settings(name: str) -> list[str]:
         return re.findall(r"\w+=", setting)
     prefix, _, choices = value.partition("(")
     return [setting + "=", *(prefix + choice for choice in choices.rstrip(")").split("|"))]
+
+
+def test_the_pages_are_written_after_each_five_minutes() -> None:
+    assert listed("OnCalendar", TIMER) == {"*:0/5:10"}
+    done = analyze("calendar", "*:0/5:10")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_service_of_the_pages_may_write_where_an_admin_may_want_them_and_has_no_power() -> None:
+    assert listed("ProtectSystem", REPORT) == {"full"}  # strict would need a drop-in for each folder
+    assert listed("CapabilityBoundingSet", REPORT) == set()
+    assert listed("PrivateNetwork", REPORT) == {"yes"}
+    assert listed("ExecStart", REPORT) == {"/usr/bin/xenbw", "report", "--html"}
+    done = analyze("security", "--offline=true", "--threshold=10", REPORT)
+    assert done.returncode == 0, done.stdout
+
+
+def test_metering_never_waits_for_the_pages() -> None:
+    assert listed("Nice", REPORT) == {"19"}
+    assert listed("IOSchedulingClass", REPORT) == {"idle"}
+    assert listed("Before", REPORT) == set()
 
 
 def test_the_daemon_starts_after_the_firewall_and_xenstored_and_before_the_guests() -> None:

@@ -23,7 +23,7 @@ _WORDS = {
     "--rate-in": ("default",),
 }
 # Metavars of files, and of VMs. Those to be added are asked of the toolstack, all others of the ledger.
-_FILES = ("FILE", "URI_OR_FOLDER")
+_FILES = ("DIR", "FILE", "URI_OR_FOLDER")
 _VM = "VM"
 _ADDS = ("addvm", "xenbw-addvm")
 
@@ -194,7 +194,7 @@ class _Usage:
         return cls(dict(sorted(options.items())), argument)
 
     def line(self, name: str) -> str:
-        valued = [option for option, action in self.options.items() if action.nargs is None]
+        valued = [option for option, action in self.options.items() if action.nargs in (None, "?")]
         several = [option for option, action in self.options.items() if action.nargs == "+"]
         return (
             f"    {name}) argument={shlex.quote(self.argument)} valued={_among(valued)} several={_among(several)}\n"

@@ -8,6 +8,7 @@ import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from xenbw import quota
@@ -50,6 +51,14 @@ def arguments(parser: ArgumentParser) -> None:
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--csv", action="store_true", help="a line for each VM and day, as CSV")
     shape.add_argument("--json", action="store_true", help="the same as JSON")
+    shape.add_argument(
+        "--html",
+        metavar="DIR",
+        nargs="?",
+        const="",
+        help="write a page for the host and for each VM into this folder; default: [report] dir, if it is set",
+    )
+    shape.add_argument("--link", action="store_true", help="print the name of the page that the VM's tenant may see")
 
 
 def _month(typed: str) -> tuple[int, int]:
@@ -61,6 +70,10 @@ def _month(typed: str) -> tuple[int, int]:
 
 
 def run(options: Namespace, context: Context) -> int:
+    if options.link:
+        return _print_link(options, context)
+    if options.html is not None:
+        return _write_pages(options, context)
     stale = freshen(context)
     zone, now = context.settings.period.timezone, context.clock.tick().wall
     with context.ledger() as ledger:
@@ -79,6 +92,35 @@ def run(options: Namespace, context: Context) -> int:
         say(_one(found[0], zone) if options.name else _all(found, zone))
     if stale:
         warn(f"note: {stale}")
+    return 0
+
+
+def _print_link(options: Namespace, context: Context) -> int:
+    # Imported only here, as is all that the other commands do not need.
+    from xenbw.cli import links
+
+    if options.name is None or options.period is not None:
+        raise UsageError("--link takes a VM and no period", "xenbw report --link VM")
+    with context.ledger() as ledger:
+        vm = find(ledger, options.name)
+    name = f"{links.TENANTS}/{links.stem(links.key_of(links.key_path(context.settings.ledger.path)), vm)}.html"
+    folder = context.settings.report.dir
+    say(name if folder is None else f"{folder / name}")
+    return 0
+
+
+def _write_pages(options: Namespace, context: Context) -> int:
+    if options.name is not None or options.period is not None:
+        raise UsageError("--html takes neither a VM nor a period", "it writes the pages of all VMs: --html DIR")
+    folder = Path(options.html) if options.html else context.settings.report.dir
+    if folder is None:
+        say("nothing was written: [report] dir is not set, and no folder was named")
+        return 0
+    # Importing jinja2 takes as long as the whole command without it.
+    from xenbw.cli import htmlreport
+
+    written, number = htmlreport.write(folder, context)
+    say(f"{folder}: {number:,} files, {written:,} of them written now")
     return 0
 
 

@@ -77,3 +77,18 @@ def _average(usage: Counters, count: int) -> _Rate:
 def _hour_of_day(moment: datetime, zone: ZoneInfo) -> int:
     """The hour of the day, in the zone, in which the UTC hour of that moment began."""
     return hour_of(moment.astimezone(UTC)).astimezone(zone).hour
+
+
+def expected(
+    used: Counters, hours: Sequence[tuple[datetime, Counters]], now: datetime, end: datetime, zone: ZoneInfo
+) -> Counters | None:
+    """The usage at `end` if it goes on as crossing() takes it to, or None if there is nothing to go by."""
+    rates = _rates(hours, now, zone)
+    if not rates:
+        return None
+    in_bytes, out_bytes, at = float(used.in_bytes), float(used.out_bytes), now
+    while at < end:
+        until = min(hour_of(at) + HOUR, end)
+        rate, share = rates[_hour_of_day(at, zone)], (until - at) / HOUR
+        in_bytes, out_bytes, at = in_bytes + rate.in_bytes * share, out_bytes + rate.out_bytes * share, until
+    return Counters(int(in_bytes), int(out_bytes))

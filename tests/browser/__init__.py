@@ -1,0 +1,1 @@
+"""The pages of `xenbw report --html` in Debian's chromium."""
