@@ -95,6 +95,33 @@ def connect(path: Path, *, create: bool, patience: float, on_progress: Callable[
     return db
 
 
+def connect_to_read(path: Path, *, patience: float) -> sqlite3.Connection:
+    """A connection that changes nothing, to a ledger of this version. Raises LedgerError."""
+    try:
+        if not path.exists():
+            raise LedgerError(f"{path}: there is no ledger yet", "start xenbwd, or add a VM with xenbw-addvm")
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=patience)
+    except PermissionError:
+        raise LedgerError(f"{path}: permission denied", "run it as root") from None
+    except OSError as error:
+        raise LedgerError(f"{path}: {error.strerror}", "see the file system and its permissions") from None
+    except sqlite3.Error as error:
+        raise explain(path, error) from None
+    db.row_factory = sqlite3.Row
+    try:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.Error as error:
+        db.close()
+        raise explain(path, error) from None
+    if version != schema.VERSION:
+        db.close()
+        raise LedgerError(
+            f"{path}: written by another version of xenbw (schema {version}, this one knows {schema.VERSION})",
+            "restart xenbwd" if version < schema.VERSION else "upgrade xenbw",
+        )
+    return db
+
+
 def identity(path: Path) -> tuple[int, int] | None:
     """Which file is at that path."""
     try:

@@ -66,6 +66,11 @@ class Ledger:
         """
         return cls(file.connect(path, create=create, patience=patience, on_progress=on_progress), path)
 
+    @classmethod
+    def open_to_read(cls, path: Path, *, patience: float) -> Self:
+        """Open the ledger without changing it. patience: as for `open`. Raises LedgerError."""
+        return cls(file.connect_to_read(path, patience=patience), path)
+
     def close(self) -> None:
         self._db.close()
 
