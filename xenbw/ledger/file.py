@@ -42,7 +42,7 @@ def _lock(gate: Path) -> int | None:
         os.close(lock)  # the process that held the lock before has removed the file
 
 
-def _bring_up_to_date(db: sqlite3.Connection, path: Path, on_progress: Callable[[], None]) -> None:
+def _bring_up_to_date(db: sqlite3.Connection, path: Path, on_progress: Callable[[float], None]) -> None:
     # Asked again under the lock: another process may just have upgraded the ledger.
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if 0 < version < schema.VERSION:
@@ -53,7 +53,7 @@ def _bring_up_to_date(db: sqlite3.Connection, path: Path, on_progress: Callable[
     schema.migrate(db)
 
 
-def connect(path: Path, *, create: bool, patience: float, on_progress: Callable[[], None]) -> sqlite3.Connection:
+def connect(path: Path, *, create: bool, patience: float, on_progress: Callable[[float], None]) -> sqlite3.Connection:
     """A connection to an up-to-date ledger; the arguments are Ledger.open's. Raises LedgerError, CorruptLedgerError."""
     try:
         if create:
