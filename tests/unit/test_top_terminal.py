@@ -254,6 +254,15 @@ def test_a_terminal_that_takes_no_more_output_does_not_hold_it(run: Callable[...
 def test_another_size_is_drawn_at_once(run: Callable[..., Top]) -> None:
     top = run()
     top.ready()
+    at_once = []
+    for _ in range(5):
+        for columns, last in ((40, "bit/s"), (80, "USED")):
+            clock = top.lines[0].split()[1]
+            top.resize(columns, 24)
+            top.shows(lambda lines, last=last: row(lines, "VM")[-1] == last)
+            at_once.append(top.lines[0].split()[1] == clock)
+    # The next second may begin between two sizes; without SIGWINCH only that would draw the new one.
+    assert any(at_once)
     top.type(b"v")
     top.resize(40, 6)
     top.shows(lambda lines: row(lines, "VM") == ["VM", "STATE", "IN", "bit/s", "OUT", "bit/s"])
@@ -278,6 +287,19 @@ def test_ctrl_z_gives_the_terminal_back_until_the_shell_continues_it(run: Callab
     assert top.end() == 0
     assert "ended 0" in top.seen
     assert termios.tcgetattr(top.terminal) == top.cooked
+
+
+def test_ctrl_z_without_a_shell_that_could_continue_it_changes_nothing(run: Callable[..., Top]) -> None:
+    """POSIX: a process group without a parent in its session does not stop."""
+    top = run()
+    top.ready()
+    top.type(b"\x1a")
+    top.shows(lambda _: top.seen.count(ENTERED) == 2)
+    top.seen = top.seen.rpartition(LEFT)[2]
+    top.ready()
+    top.type(b"q")
+    assert top.end() == 0
+    assert top.restored()
 
 
 @pytest.mark.parametrize("kind", ["dumb", ""])
