@@ -131,7 +131,7 @@ def test_show_tells_everything_about_one_vm(console: Console, end: datetime) -> 
     console.done("block", "web1", "--reason", "abuse report 12")
     said = console.done("show", "web1")
     now = datetime.now(UTC).strftime("%Y-%m-%d")
-    facts, blocks, bindings, history = (part.splitlines() for part in said.split("\n\n"))
+    facts, blocks, events, bindings, history = (part.splitlines() for part in said.split("\n\n"))
     assert facts[:6] == [
         "VM                     web1",
         "state                  blocked: abuse report 12",
@@ -150,6 +150,9 @@ def test_show_tells_everything_about_one_vm(console: Console, end: datetime) -> 
     assert blocks[0].split() == ["BLOCKED", "UNTIL", "LIFTED", "WHY"]
     assert blocks[1].startswith(now)
     assert blocks[1].endswith("admin: abuse report 12")
+    assert events[0].split() == ["EVENT", "AT", "WHAT"]
+    assert events[1].startswith(now)
+    assert "abuse report 12" in events[1]
     assert bindings[0].split() == ["INTERFACE", "DOMID", "MAC", "IPS", "BRIDGE", "FROM", "TO", "ENDED", "IN", "OUT"]
     assert bindings[1].startswith(f"vif7.0     7      00:16:3e:77:00:0b  192.0.2.9  xenbr0  {now}")
     assert history[0].split() == ["PERIOD", "FROM", "IN", "OUT", "USED", "ESTIMATED"]
@@ -159,12 +162,29 @@ def test_show_tells_everything_about_one_vm(console: Console, end: datetime) -> 
 def test_show_as_json_adds_blocks_bindings_and_history(console: Console, end: datetime) -> None:
     console.done("block", "web1", "--reason", "abuse report 12")
     document = json.loads(console.done("show", "web1", "--json"))
-    assert list(document) == [*KEYS, "allow", "blocks", "earlier_lives", "bindings", "history"]
+    assert list(document) == [*KEYS, "allow", "events", "blocks", "earlier_lives", "bindings", "history"]
     assert (document["state"], document["reason"]) == ("blocked", "abuse report 12")
     (block,), (binding,), (month,) = document["blocks"], document["bindings"], document["history"]
     assert (block["cause"], block["until"], block["lifted_at"]) == ("admin", None, None)
     assert (binding["interface"], binding["ips"], binding["ended_at"]) == ("vif7.0", ["192.0.2.9"], None)
     assert (month["period_start"], month["used_bytes"]) == (document["period_start"], 417 * 10**9)
+
+
+def test_show_has_the_latest_ten_events_of_its_vm_newest_first_and_printable(
+    console: Console, daemon: StandIn, end: datetime
+) -> None:
+    with console.ledger() as ledger:
+        web1, other = ledger.vm_named("web1"), ledger.meet("other", datetime.now(UTC))
+        assert web1 is not None
+        for number in range(12):
+            ledger.record(datetime.now(UTC), "note", f"number {number} \x1b[2J", web1.id)
+            ledger.record(datetime.now(UTC), "note", "of another VM", other.id)
+    found = json.loads(console.done("show", "web1", "--json"))["events"]
+    assert [event["text"] for event in found] == [f"number {number} \x1b[2J" for number in range(11, 1, -1)]
+    said = console.done("show", "web1")
+    assert r"number 11 \x1b[2J" in said
+    assert "\x1b" not in said
+    assert "of another VM" not in said
 
 
 # who is not metered

@@ -16,8 +16,8 @@ from tests.unit.test_cli_report import count
 from xenbw.accounting import HOUR, hour_of
 from xenbw.model import Amounts, Cell, Span, State
 from xenbw.report.screen import Cell as Drawn
-from xenbw.report.screen import Place, bar, cut, draw
-from xenbw.report.table import Column, Screen, width
+from xenbw.report.screen import Place, bar, draw
+from xenbw.report.table import Column, Screen, cut, width
 
 GB = 10**9
 CODES = re.compile(r"\x1b\[[0-9;]*m")

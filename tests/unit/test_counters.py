@@ -49,6 +49,11 @@ def test_the_kernel_meter_can_read_all_interfaces() -> None:
     assert list(everything) == ["lo", "xenbr0", "out0", "vif1.0", "vif6.0", "vif6.1", "web0", "vif8.0"]
 
 
+def test_the_kernel_meter_reads_bytes_and_packets_at_once() -> None:
+    traffic = KernelMeter(CAPTURE / "proc-net-dev.txt").traffic()
+    assert traffic["web0"] == (Counters(in_bytes=20036467, out_bytes=11955), Counters(523, 226))
+
+
 def test_a_kernel_meter_that_cannot_be_read_says_so(tmp_path: Path) -> None:
     with pytest.raises(MeterError, match="No such file"):
         KernelMeter(tmp_path / "none").read(vifs("vif1.0"))

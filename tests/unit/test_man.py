@@ -176,7 +176,7 @@ def test_the_json_has_the_keys_that_list_show_and_explain_print() -> None:
     binding = Binding(1, 1, "boot", 7, 0, Kind.VIF, 9, "vif7.0", AT, "00:16:3e:00:00:01", ADDRESSES, "xenbr0")
     ended = replace(binding, ended_at=AT, end_reason="offline")
     earlier = Digest(412, AT, AT, "offline", ADDRESSES, Amounts(1, 2))
-    shown = detail(account, [block], [ended], [(AT, used, 0)], [earlier])
+    shown = detail(account, [block], [ended], [(AT, used, 0)], [earlier], [(AT, "released", "web1")])
     counters = Counters(1, 2)
     audit = Audit((Audited(ended, counters, counters, counters, None),), 0.5, None, None)
     explained = explanation(account, [Line(used, ended)], [(AT, "a gap")], audit, [Held("trip", "total", 5, 7)])

@@ -140,7 +140,7 @@ def test_the_copy_has_the_rows_of_the_wal_and_other_processes_can_write_meanwhil
         daemon.execute("PRAGMA wal_autocheckpoint = 0")
         daemon.execute("INSERT INTO meta VALUES ('only in the -wal file', 1)")
 
-        def write() -> None:
+        def write(_done: float) -> None:
             daemon.execute("UPDATE meta SET value = value + 1 WHERE key = 'only in the -wal file'")
 
         Ledger.open(path, on_progress=write).close()

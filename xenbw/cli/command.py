@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from xenbw.cli.terminal import Progress
 from xenbw.clock import Clock, Moment, boot_id, synchronised
 from xenbw.config import Settings
 from xenbw.ledger.ledger import Ledger
@@ -28,7 +29,8 @@ class Context:
     @contextmanager
     def ledger(self, *, create: bool = False) -> Iterator[Ledger]:
         """The ledger, open for the length of a block. Raises LedgerError."""
-        ledger = Ledger.open(self.settings.ledger.path, create=create)
+        with Progress("copying the ledger before its upgrade") as progress:
+            ledger = Ledger.open(self.settings.ledger.path, create=create, on_progress=progress.tell)
         try:
             yield ledger
         finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from xenbw.cli.main import addvm_parser, parser
@@ -109,9 +109,9 @@ for vm in json.load(sys.stdin)["vms"]:
 }
 
 # What the command $1 takes, into variables of the caller: its options; those of them that take a value, and those that
-# take several; and its argument: a command, a file, a VM that is known or runs, or one among some words.
+# take several; and its argument: a command, a file, a VM that is known or runs, or one among some words. usage: $1.
 _xenbw_usage() {
-  options=() valued='' several='' argument=''
+  usage=$1 options=() valued='' several='' argument=''
   case $1 in
 @USAGE@
   esac
@@ -139,7 +139,7 @@ _xenbw_argument() {
 }
 
 _xenbw() {
-  local words current quote kept config='' option='' taken='' word options valued several argument
+  local words current quote kept config='' option='' taken='' word usage options valued several argument
   COMPREPLY=()
   _xenbw_split
   _xenbw_usage "${1##*/}"
@@ -217,16 +217,28 @@ def _among(words: Sequence[str]) -> str:
     return f"' {' '.join(words)} '" if words else "''"
 
 
-def _values(usages: Iterable[_Usage]) -> Iterator[str]:
-    """A line for each option with values that can be told. One that several commands have takes the same everywhere."""
-    actions = {option: action for usage in usages for option, action in usage.options.items()}
-    for option, action in sorted(actions.items()):
-        words = _WORDS.get(option) or tuple(action.choices or ())
-        if action.metavar in _FILES:
-            yield f"    {option}) compopt -o default ;;"
-        elif words:
-            offered = " ".join(f'"$2"{shlex.quote(word)}' for word in words)
-            yield f"    {option}) _xenbw_offer {offered} ;;"
+def _values(usages: Mapping[str, _Usage]) -> Iterator[str]:
+    """A line for each option with values that can be told; where commands differ, one for each command."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, usage in usages.items():
+        for option, action in usage.options.items():
+            if offer := _offer(option, action):
+                found.setdefault(option, {}).setdefault(offer, []).append(name)
+    for option, offers in sorted(found.items()):
+        if len(offers) == 1:
+            yield f"    {option}) {next(iter(offers))} ;;"
+        else:
+            cases = " ".join(f"{'|'.join(names)}) {offer} ;;" for offer, names in offers.items())
+            yield f"    {option}) case $usage in {cases} esac ;;"
+
+
+def _offer(option: str, action: argparse.Action) -> str:
+    """The command that offers the option's values, or "" if they cannot be told."""
+    if action.metavar in _FILES:
+        return "compopt -o default"
+    words = _WORDS.get(option) or tuple(action.choices or ())
+    offered = " ".join(f'"$2"{shlex.quote(word)}' for word in words)
+    return f"_xenbw_offer {offered}" if words else ""
 
 
 def script() -> str:
@@ -237,7 +249,7 @@ def script() -> str:
     usages = {name: _Usage.of(name, program) for name, program in programs.items()}
     tables = {
         "@USAGE@": "\n".join(usage.line(name) for name, usage in usages.items()),
-        "@VALUES@": "\n".join(_values(usages.values())),
+        "@VALUES@": "\n".join(_values(usages)),
         "@COMMANDS@": shlex.join(sorted(commands.choices)),
     }
     text = _SCRIPT

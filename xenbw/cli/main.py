@@ -37,6 +37,7 @@ _ENTRIES = {
     "addvm": _Entry("give a VM its allowance, or change it", "addvm"),
     "list": _Entry("show every VM with its usage", "listing"),
     "show": _Entry("show one VM with its blocks, interfaces and history", "show"),
+    "top": _Entry("show the present rates of all VMs", "top"),
     "report": _Entry("show the days, the top hours and the 95th percentile of a billing month", "report"),
     "explain": _Entry("show where a VM's usage came from", "explain"),
     "block": _Entry("block a VM until it is lifted", "block"),

@@ -13,12 +13,12 @@ from xenbw.cli.names import find, name_argument
 from xenbw.cli.terminal import color_argument, say, screen, warn
 from xenbw.cli.terms import reached
 from xenbw.config import Settings
-from xenbw.ledger import blocklog, history, usagelog, viflog
+from xenbw.ledger import blocklog, eventlog, history, usagelog, viflog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Action, Allowance, Amounts, Binding, Block, Digest, Span
 from xenbw.quota import used_bytes
 from xenbw.report.account import Account
-from xenbw.report.document import History, detail, dump
+from xenbw.report.document import Event, History, detail, dump
 from xenbw.report.table import Column, facts, local_time, render
 from xenbw.units import format_percents, format_rates, format_size
 
@@ -28,8 +28,10 @@ def _columns(left: str, right: str = "") -> tuple[Column, ...]:
 
 
 _BLOCKS = _columns("BLOCKED|UNTIL|LIFTED|WHY")
+_EVENTS = _columns("EVENT AT|WHAT")
 _BINDINGS = _columns("INTERFACE|DOMID|MAC|IPS|BRIDGE|FROM|TO|ENDED", "IN|OUT")
 _HISTORY = _columns("PERIOD FROM", "IN|OUT|USED|ESTIMATED")
+_LATEST_EVENTS = 10
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -45,14 +47,15 @@ def run(options: Namespace, context: Context) -> int:
         vms = roster(ledger, context)
         account = accounts(ledger, vms)[vm.id]
         blocks = blocklog.of_vm(ledger, vm.id)
+        events = eventlog.of_vm(ledger, vm.id, _LATEST_EVENTS)
         bindings = viflog.of_vm(ledger, vm.id, account.period.start)
         periods, earlier = usagelog.periods(ledger, vm.id), vms.earlier(vm.id)
         drawn_on = None if options.json else screen(options.color)
         recent = _recent(ledger, vm.id, context) if drawn_on else {}
     if options.json:
-        say(dump(detail(account, blocks, bindings, periods, earlier)))
+        say(dump(detail(account, blocks, bindings, periods, earlier, events)))
     else:
-        say(text(account, blocks, bindings, periods, earlier, context.settings))
+        say(text(account, blocks, events, bindings, periods, earlier, context.settings))
     if drawn_on:
         # Importing rich takes as long as the rest of the command.
         from xenbw.report import chart
@@ -73,6 +76,7 @@ def _recent(ledger: Ledger, vm_id: int, context: Context) -> dict[Span, list[tup
 def text(
     account: Account,
     blocks: Sequence[Block],
+    events: Sequence[Event],
     bindings: Sequence[Binding],
     periods: Sequence[History],
     earlier: Sequence[Digest],
@@ -83,6 +87,8 @@ def text(
     parts = [facts(_facts(account, zone))]
     if blocks:
         parts.append(render(_BLOCKS, [_block(block, zone) for block in blocks]))
+    if events:
+        parts.append(render(_EVENTS, [(local_time(at, zone), text) for at, _, text in events]))
     if bindings or earlier:
         lives = [_earlier(digest, zone) for digest in earlier] + [_binding(binding, zone) for binding in bindings]
         parts.append(render(_BINDINGS, lives))

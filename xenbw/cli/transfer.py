@@ -6,16 +6,15 @@ import os
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from xenbw.cli.accounts import freshen
 from xenbw.cli.command import Command, Context
-from xenbw.cli.terminal import say, warn
+from xenbw.cli.terminal import Progress, say, warn
 from xenbw.errors import XenbwError
-from xenbw.ledger.ledger import Ledger
 from xenbw.rundir import control
 from xenbw.rundir.control import NoDaemonError
 from xenbw.text import printable
@@ -42,8 +41,12 @@ def _export_arguments(parser: ArgumentParser) -> None:
 def _export(options: Namespace, context: Context) -> int:
     if stale := freshen(context):
         warn(f"note: {stale}")
-    with closing(Ledger.open(context.settings.ledger.path)) as ledger:
-        return _write(options.file, transfer.facts(), transfer.records(ledger), context)
+    with context.ledger() as ledger, Progress("writing the ledger") as progress:
+        # On the terminal that gets the records, a bar would be among them.
+        shown = progress.shown and (options.file is not None or not sys.stdout.isatty())
+        records = transfer.records(ledger)
+        told = progress.over(records, transfer.count(ledger)) if shown else records
+        return _write(options.file, transfer.facts(), told, context)
 
 
 def _write(path: Path | None, facts: Mapping[str, Any], records: Iterable[str], context: Context) -> int:
@@ -103,13 +106,27 @@ def _import(options: Namespace, context: Context) -> int:
     refuse_beside_daemon(context, "nothing was imported")
     header = archive.header(path)
     with (
-        closing(Ledger.open(context.settings.ledger.path, create=True)) as ledger,
+        context.ledger(create=True) as ledger,
         transfer.filling(ledger, header.get("schema")) as filling,
+        Progress("reading the file") as progress,
     ):
-        archive.each(path, filling.take)
+        archive.each(path, _with_bar(filling.take, path, progress))
     told = ", ".join(f"{count:,} {name}" for name, count in filling.counts.items()) or "nothing"
     say(printable(f"{context.settings.ledger.path}: {told}, of {header.get('host')}"))
     return 0
+
+
+def _with_bar(take: Callable[[str], None], path: Path, progress: Progress) -> Callable[[str], None]:
+    """`take`, which tells how much of the file it has had. Records are ASCII: a letter is a byte."""
+    size, had = max(1, path.stat().st_size), 0
+
+    def told(text: str) -> None:
+        nonlocal had
+        had += len(text)
+        progress.tell(min(1.0, had / size))
+        take(text)
+
+    return told
 
 
 EXPORT = Command(_export_arguments, _export)

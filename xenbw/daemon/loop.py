@@ -87,7 +87,7 @@ class Daemon:
         self._sync: Sync | None = None
         self._server = Server(settings.daemon.run_dir, self._answer)
 
-    def _ask_for_time(self) -> None:
+    def _ask_for_time(self, _done: float) -> None:
         """Copying a large ledger before its upgrade may take longer than TimeoutStartSec=."""
         self._notifier.notify(f"EXTEND_TIMEOUT_USEC={_COPYING}\nSTATUS=copying the ledger before its upgrade")
 

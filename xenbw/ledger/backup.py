@@ -25,12 +25,12 @@ def path_of(ledger: Path, version: int) -> Path:
     return ledger.with_name(f"{ledger.name}.schema{version}")
 
 
-def keep(db: sqlite3.Connection, ledger: Path, version: int, on_progress: Callable[[], None]) -> None:
+def keep(db: sqlite3.Connection, ledger: Path, version: int, on_progress: Callable[[float], None]) -> None:
     """Copy the ledger, which has that schema, as it is now. The copy is whole and on the disk, or not there.
 
     A copy of the same content, from an upgrade that failed, is kept. A complete new copy replaces an older one. Other
-    processes go on writing: the ledger is read as of one moment. on_progress is called after each 16 MB. Raises
-    LedgerError; then nothing has changed.
+    processes go on writing: the ledger is read as of one moment. on_progress is called after each 16 MB, with
+    the share of the ledger that is copied. Raises LedgerError; then nothing has changed.
     """
     copy = path_of(ledger, version)
     unfinished = copy.with_name(f"{copy.name}.new")
@@ -80,14 +80,14 @@ def _need_room(db: sqlite3.Connection, ledger: Path) -> None:
         )
 
 
-def _write(db: sqlite3.Connection, path: Path, on_progress: Callable[[], None]) -> None:
+def _write(db: sqlite3.Connection, path: Path, on_progress: Callable[[float], None]) -> None:
     """Raises LedgerError, OSError, and sqlite3.Error if the ledger itself cannot be read."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
 
-    def step(_status: int, _remaining: int, _total: int) -> None:
+    def step(_status: int, remaining: int, total: int) -> None:
         # Synced in steps: one sync at the end would take as long as all of the copying.
         os.fdatasync(file)
-        on_progress()
+        on_progress(1 - remaining / total if total else 1.0)
 
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as target:

@@ -42,7 +42,7 @@ def _lock(gate: Path) -> int | None:
         os.close(lock)  # the process that held the lock before has removed the file
 
 
-def _bring_up_to_date(db: sqlite3.Connection, path: Path, on_progress: Callable[[], None]) -> None:
+def _bring_up_to_date(db: sqlite3.Connection, path: Path, on_progress: Callable[[float], None]) -> None:
     # Asked again under the lock: another process may just have upgraded the ledger.
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if 0 < version < schema.VERSION:
@@ -53,7 +53,7 @@ def _bring_up_to_date(db: sqlite3.Connection, path: Path, on_progress: Callable[
     schema.migrate(db)
 
 
-def connect(path: Path, *, create: bool, patience: float, on_progress: Callable[[], None]) -> sqlite3.Connection:
+def connect(path: Path, *, create: bool, patience: float, on_progress: Callable[[float], None]) -> sqlite3.Connection:
     """A connection to an up-to-date ledger; the arguments are Ledger.open's. Raises LedgerError, CorruptLedgerError."""
     try:
         if create:
@@ -92,6 +92,33 @@ def connect(path: Path, *, create: bool, patience: float, on_progress: Callable[
     except sqlite3.Error as error:
         db.close()
         raise explain(path, error) from None
+    return db
+
+
+def connect_to_read(path: Path, *, patience: float) -> sqlite3.Connection:
+    """A connection that changes nothing, to a ledger of this version. Raises LedgerError."""
+    try:
+        if not path.exists():
+            raise LedgerError(f"{path}: there is no ledger yet", "start xenbwd, or add a VM with xenbw-addvm")
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=patience)
+    except PermissionError:
+        raise LedgerError(f"{path}: permission denied", "run it as root") from None
+    except OSError as error:
+        raise LedgerError(f"{path}: {error.strerror}", "see the file system and its permissions") from None
+    except sqlite3.Error as error:
+        raise explain(path, error) from None
+    db.row_factory = sqlite3.Row
+    try:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.Error as error:
+        db.close()
+        raise explain(path, error) from None
+    if version != schema.VERSION:
+        db.close()
+        raise LedgerError(
+            f"{path}: written by another version of xenbw (schema {version}, this one knows {schema.VERSION})",
+            "restart xenbwd" if version < schema.VERSION else "upgrade xenbw",
+        )
     return db
 
 

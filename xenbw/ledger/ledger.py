@@ -57,14 +57,20 @@ class Ledger:
         *,
         create: bool = False,
         patience: float = 5.0,
-        on_progress: Callable[[], None] = lambda: None,
+        on_progress: Callable[[float], None] = lambda _: None,
     ) -> Self:
         """Open the ledger, and bring an older one up to date. With `create`, make one where there is none.
 
-        patience: seconds to wait for another process's transaction. on_progress: called now and then while an older
-        ledger is copied before its upgrade, which can take long. Raises LedgerError, CorruptLedgerError.
+        patience: seconds to wait for another process's transaction. on_progress: called now and then, with the share
+        that is done, while an older ledger is copied before its upgrade, which can take long. Raises LedgerError,
+        CorruptLedgerError.
         """
         return cls(file.connect(path, create=create, patience=patience, on_progress=on_progress), path)
+
+    @classmethod
+    def open_to_read(cls, path: Path, *, patience: float) -> Self:
+        """Open the ledger without changing it. patience: as for `open`. Raises LedgerError."""
+        return cls(file.connect_to_read(path, patience=patience), path)
 
     def close(self) -> None:
         self._db.close()

@@ -36,7 +36,7 @@ Blocked = Mapping[str, Iterable[str]]
 
 
 def open_or_replace(
-    path: Path, listed: Blocked | None, now: datetime, on_progress: Callable[[], None] = lambda: None
+    path: Path, listed: Blocked | None, now: datetime, on_progress: Callable[[float], None] = lambda _: None
 ) -> Ledger:
     """Open the ledger, or make one where there is none. Its `damage` says what was wrong with it. For the daemon alone.
 
@@ -75,7 +75,7 @@ def _has_content(path: Path) -> bool:
         return False
 
 
-def _open(path: Path, sieve: Sieve, on_progress: Callable[[], None]) -> Ledger:
+def _open(path: Path, sieve: Sieve, on_progress: Callable[[float], None]) -> Ledger:
     """Open the ledger and sift its rows. Raises CorruptLedgerError if more than values is damaged."""
     ledger = Ledger.open(path, create=True, patience=0.5, on_progress=on_progress)
     # A ledger that was found damaged in use is checked completely, however long that takes.

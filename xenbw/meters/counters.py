@@ -81,6 +81,10 @@ class KernelMeter(Meter):
         """The counters of every interface of the host."""
         return {interface: _counters(fields) for interface, fields in self._lines().items()}
 
+    def traffic(self) -> dict[str, tuple[Counters, Counters]]:
+        """The bytes and the packets of every interface of the host. Raises MeterError."""
+        return {interface: (_counters(fields), _packets(fields)) for interface, fields in self._lines().items()}
+
     def _lines(self) -> dict[str, str]:
         try:
             text = self._path.read_text(encoding="utf-8", errors="backslashreplace")
@@ -95,6 +99,12 @@ def _counters(fields: str) -> Counters:
     """Bytes received (from the guest) come first, bytes sent (to it) ninth (linux net/core/net-procfs.c)."""
     values = fields.split(None, 9)
     return Counters(int(values[8]), int(values[0]))
+
+
+def _packets(fields: str) -> Counters:
+    """Packets stand behind the bytes of their direction."""
+    values = fields.split(None, 10)
+    return Counters(int(values[9]), int(values[1]))
 
 
 class XentopMeter(Meter):

@@ -76,6 +76,15 @@ def uncredited(bindings: Iterable[Binding], counted: Mapping[str, int]) -> dict[
     return found
 
 
+def readings(tallies: Mapping[str, tuple[int, int]], key: str) -> tuple[Amounts | None, Amounts | None]:
+    """The bytes and the packets that our counters of one vif have; None without counters. tallies: counter's name ->
+    (bytes, packets). The fields of the packets are named as those of the bytes."""
+    if f"{key}-in" not in tallies:
+        return None, None
+    sizes, packets = zip(*(tallies.get(name, (0, 0)) for name in _names(key)), strict=True)
+    return Amounts(*sizes), Amounts(*packets)
+
+
 def _readings(
     wanted: Iterable[Metered], counted: Mapping[str, int], kernel: Mapping[int, Reading]
 ) -> dict[int, Reading]:

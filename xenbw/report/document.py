@@ -21,6 +21,8 @@ from xenbw.units import format_time
 Document = dict[str, Any]
 History = tuple[datetime, Counters, int]
 """(period start, usage, bytes of it whose hours are estimated), as the ledger gives it."""
+Event = tuple[datetime, str, str]
+"""(time, kind, text), as the ledger gives it."""
 
 
 # The keys of an interface, for a part of the usage that belongs to no interface on this host.
@@ -62,11 +64,14 @@ def detail(
     bindings: Iterable[Binding],
     history: Sequence[History],
     earlier: Iterable[Digest] = (),
+    events: Iterable[Event] = (),
 ) -> Document:
-    """One VM with its blocks, the bindings of its present period and its usage per period, newest first."""
+    """One VM with its blocks, its latest events, the bindings of its present period and its usage per period, newest
+    first."""
     return {
         **account_document(account),
         "allow": None if account.vm.allow is None else [str(network) for network in account.vm.allow],
+        "events": [{"at": format_time(at), "kind": kind, "text": text} for at, kind, text in events],
         "blocks": [_block(block) for block in blocks],
         "earlier_lives": [_earlier(digest) for digest in earlier],
         "bindings": [_binding(binding) for binding in bindings],

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xenbw.model import State
-from xenbw.report.table import Column, Screen, width
+from xenbw.report.table import Column, Screen, cut, width
 from xenbw.text import printable
 
 _GAP = 2
@@ -100,15 +100,6 @@ def bar(share: float, size: int, *, ascii_only: bool) -> str:
     full, empty = ("#", "-") if ascii_only else ("█", "░")
     filled = min(size, max(round(share * size), 1 if share > 0 else 0))
     return full * filled + empty * (size - filled)
-
-
-def cut(text: str, size: int) -> str:
-    """Printable text of at most that width; dots show that it goes on."""
-    if width(text) <= size:
-        return text
-    while width(text) > max(0, size - 2):
-        text = text[:-1]
-    return (text + "..")[:size]
 
 
 def _print(table: Table, needed: int, screen: Screen) -> str:

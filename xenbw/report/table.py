@@ -48,6 +48,15 @@ def width(text: str) -> int:
     )
 
 
+def cut(text: str, size: int) -> str:
+    """Printable text of at most that width; dots show that it goes on."""
+    if width(text) <= size:
+        return text
+    while width(text) > max(0, size - 2):
+        text = text[:-1]
+    return (text + "..")[:size]
+
+
 def render(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> str:
     """The table with its titles, one line per row, without trailing spaces or a final line break."""
     lines = [[column.title for column in columns]]
@@ -55,7 +64,7 @@ def render(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(width(line[at]) for line in lines) for at in range(len(columns))]
     return "\n".join(
         _GAP.join(
-            _pad(cell, size, right=column.right) for cell, size, column in zip(line, widths, columns, strict=True)
+            pad(cell, size, right=column.right) for cell, size, column in zip(line, widths, columns, strict=True)
         ).rstrip(" ")
         for line in lines
     )
@@ -65,7 +74,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
     """Labels and their values, one pair per line, the values aligned."""
     lines = [(label, printable(value)) for label, value in pairs]
     size = max(width(label) for label, _ in lines)
-    return "\n".join(f"{_pad(label, size, right=False)}{_GAP}{value}".rstrip(" ") for label, value in lines)
+    return "\n".join(f"{pad(label, size, right=False)}{_GAP}{value}".rstrip(" ") for label, value in lines)
 
 
 def local_time(moment: datetime, zone: ZoneInfo) -> str:
@@ -73,6 +82,7 @@ def local_time(moment: datetime, zone: ZoneInfo) -> str:
     return moment.astimezone(zone).strftime("%Y-%m-%d %H:%M %Z")
 
 
-def _pad(text: str, size: int, *, right: bool) -> str:
+def pad(text: str, size: int, *, right: bool) -> str:
+    """Printable text with blanks up to that width."""
     room = " " * (size - width(text))
     return room + text if right else text + room
