@@ -152,6 +152,13 @@ class WebhookSection:
 
 
 @dataclass(frozen=True)
+class AlertSection:
+    pps: int = _key(checks.whole(0, 10**9, "packets per second"), 0)
+    book: float = _key(checks.between(60, 604_800, "seconds"), 3600.0)
+    disk: int = _key(checks.room, 200_000_000)
+
+
+@dataclass(frozen=True)
 class MetricsSection:
     file: Path | None = _key(checks.metrics_file, DEFAULT_METRICS)
 
@@ -176,6 +183,7 @@ class Settings:
     enforce: EnforceSection = field(default_factory=EnforceSection)
     mail: MailSection = field(default_factory=MailSection)
     command: CommandSection = field(default_factory=CommandSection)
+    alert: AlertSection = field(default_factory=AlertSection)
     metrics: MetricsSection = field(default_factory=MetricsSection)
     guest: GuestSection = field(default_factory=GuestSection)
     webhook: tuple[WebhookSection, ...] = ()

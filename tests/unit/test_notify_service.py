@@ -152,6 +152,8 @@ def test_the_command_reads_all_of_an_announcement_as_json(host: Host, settings: 
         "used_bytes": 1001,
         "limit_bytes": 1000,
         "count": "total",
+        "flood": None,
+        "trouble": None,
         "subject": "[xenbw] web1: null-routed",
     }
 
