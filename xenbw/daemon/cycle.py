@@ -14,6 +14,7 @@ from xenbw.blocks import registry as blocks
 from xenbw.clock import Clock, Tick, Witness
 from xenbw.config import Settings
 from xenbw.daemon.accounts import Accounts
+from xenbw.daemon.floods import Floods
 from xenbw.daemon.housekeeping import Every, Housekeeping
 from xenbw.daemon.metrics import Metrics
 from xenbw.daemon.now import Now
@@ -118,6 +119,7 @@ class Work:
             self._now,
             self._complaints,
         )
+        self._floods = Floods(settings, ledger, tally, self._metering, self._roster, self._judge, self._now)
         self._take_over(settings)
         self._roster.load(self._now.moment)
         self._trusted = self._now.moment.trusted  # as of when the ledger was last taken over
@@ -125,7 +127,7 @@ class Work:
 
     def _take_over(self, settings: Settings) -> None:
         self.settings = settings
-        for part in (self._roster, self._judge, self._reconciler):
+        for part in (self._roster, self._judge, self._reconciler, self._floods):
             part.settings = settings
         self._housekeeping.configure(settings)
         self._now.wait = settings.period.clock_wait
@@ -184,6 +186,14 @@ class Work:
             self._rounds.play(self._judge.unsettled)
         self._settle(self._housekeeping.run)
         self._census.ask(self._now.moment.at)
+        self._raise_alarms()
+
+    def _raise_alarms(self) -> None:
+        """Tell of floods."""
+        try:
+            self._floods.look()
+        except LedgerError as error:
+            self._accounts.failed(error)
 
     def _displaced(self) -> str | None:
         displaced = self._ledger.displaced()
