@@ -21,6 +21,7 @@ from xenbw.daemon.now import Now
 from xenbw.daemon.rounds import Rounds
 from xenbw.daemon.status import Status
 from xenbw.daemon.tenants import Tenants
+from xenbw.daemon.troubles import Troubles
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.enforce.reconcile import Reconciler
 from xenbw.judge.roster import Roster
@@ -120,6 +121,9 @@ class Work:
             self._complaints,
         )
         self._floods = Floods(settings, ledger, tally, self._metering, self._roster, self._judge, self._now)
+        self.troubles = Troubles(
+            settings, ledger, self._metering, self._judge, self._reconciler, self._now, self._complaints
+        )
         self._take_over(settings)
         self._roster.load(self._now.moment)
         self._trusted = self._now.moment.trusted  # as of when the ledger was last taken over
@@ -127,7 +131,7 @@ class Work:
 
     def _take_over(self, settings: Settings) -> None:
         self.settings = settings
-        for part in (self._roster, self._judge, self._reconciler, self._floods):
+        for part in (self._roster, self._judge, self._reconciler, self._floods, self.troubles):
             part.settings = settings
         self._housekeeping.configure(settings)
         self._now.wait = settings.period.clock_wait
@@ -189,11 +193,12 @@ class Work:
         self._raise_alarms()
 
     def _raise_alarms(self) -> None:
-        """Tell of floods."""
-        try:
-            self._floods.look()
-        except LedgerError as error:
-            self._accounts.failed(error)
+        """Tell of floods and of the host's troubles."""
+        for look in (self._floods.look, self.troubles.look):
+            try:
+                look()
+            except LedgerError as error:
+                self._accounts.failed(error)
 
     def _displaced(self) -> str | None:
         displaced = self._ledger.displaced()
