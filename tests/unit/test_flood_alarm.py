@@ -170,7 +170,10 @@ def test_what_passed_while_no_daemon_ran_is_no_flood(host: Host) -> None:
     host.read({"web1": (Amounts(0, 10**12), Counters(0, 10**9))})
     host.go(60)
     # The meter could not be read for a minute.
-    host.clock.go(minutes=1)
+    for _ in range(60):
+        host.clock.go(seconds=1)
+        host.now.look()
+        host.floods.look()
     host.read({"web1": (Amounts(0, 600 * 60), Counters(0, 600 * 60))})
     assert host.events() == []
 
@@ -188,6 +191,16 @@ def test_frontends_that_reconnect_and_vifs_that_come_are_no_flood(host: Host) ->
         host.tally.follow(replace(binding, counted=Amounts(10**12, 10**12)), NOW)
         host.go(1)
     assert host.events() == []
+
+
+def test_a_frontend_that_reconnects_in_a_flood_takes_nothing_from_its_sum(host: Host) -> None:
+    host.go(60)
+    host.go(5, 43_000)
+    host.metering.meter.packets = dict.fromkeys(host.metering.meter.packets, Counters(0, 0))
+    host.go(5, 43_000)
+    host.go(31)
+    # The second in which it reconnected is known in bytes alone.
+    assert host.events()[1] == "web1 floods no longer: sent 387,000 packets (25.8 MB) in 10 s"
 
 
 def test_a_clock_that_is_set_is_no_flood_and_hides_none(host: Host) -> None:

@@ -348,4 +348,5 @@ class Work:
             self._now.trust,
             self._throttle_problem,
             self._reconciler.method,
+            self._floods.open,
         )
