@@ -174,6 +174,7 @@ def test_what_passed_while_no_daemon_ran_is_no_flood(host: Host) -> None:
         host.clock.go(seconds=1)
         host.now.look()
         host.floods.look()
+    host.clock.go(seconds=3)
     host.read({"web1": (Amounts(0, 600 * 60), Counters(0, 600 * 60))})
     assert host.events() == []
 

@@ -33,7 +33,7 @@ _LOOK = 10.0
 _STEADY = 600.0
 # How much more than the least must be free on the disk for it to be no longer short.
 _RELIEF = 1.1
-_KEY = 60
+_KEY = 60  # the longest text that is a key itself
 
 
 class Troubles:
@@ -129,8 +129,6 @@ class Troubles:
 
 def _key(text: str) -> str:
     """A key that is no longer than needed, whatever a guest's name in it is like."""
-    return (
-        text
-        if len(text) <= _KEY and text.isascii()
-        else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
-    )
+    if len(text) <= _KEY and text.isascii():
+        return text
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]

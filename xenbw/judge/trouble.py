@@ -41,19 +41,19 @@ def step(known: Mapping[str, Known], present: Mapping[str, Present], elapsed: fl
     found, began, over = dict[str, Known](), list[str](), list[str]()
     told = sum(one.told for one in known.values())
     for key, (text, moment) in present.items():
-        before = known.get(key)
-        # An end that did not last a moment is none.
-        since = elapsed if before is None else before.since
-        is_told = before is not None and before.told
-        if not is_told and elapsed - since >= moment and told < MOST:
+        before = known.get(key, Known(text, elapsed, elapsed))
+        if before.told:
+            # The words of its beginning stay: the present ones may have other numbers. An end that did not last a
+            # moment is none.
+            found[key] = before._replace(until=elapsed)
+            continue
+        begins = elapsed - before.since >= moment and told < MOST
+        if begins:
             began.append(key)
-            is_told, told = True, told + 1
-        # The words of the beginning stay: those of a present text may have other numbers.
-        found[key] = Known(
-            before.text if before is not None and is_told and key not in began else text, since, elapsed, is_told
-        )
+            told += 1
+        found[key] = Known(text, before.since, elapsed, begins)
     for key, one in known.items():
-        if key in present or (not one.told):
+        if key in present or not one.told:
             continue
         if elapsed - one.until >= MOMENT:
             over.append(key)
