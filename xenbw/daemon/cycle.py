@@ -190,15 +190,8 @@ class Work:
             self._rounds.play(self._judge.unsettled)
         self._settle(self._housekeeping.run)
         self._census.ask(self._now.moment.at)
-        self._raise_alarms()
-
-    def _raise_alarms(self) -> None:
-        """Tell of floods and of the host's troubles."""
         for look in (self._floods.look, self.troubles.look):
-            try:
-                look()
-            except LedgerError as error:
-                self._accounts.failed(error)
+            self._accounts.attempt(look)
 
     def _displaced(self) -> str | None:
         displaced = self._ledger.displaced()
