@@ -28,15 +28,8 @@ LONGEST_TEXT, LONGEST_REASON, LONGEST_LIST = 4096, 500, 256
 
 # The kinds of announcements.
 KINDS = (
-    "warned",
-    "over",
-    "null-routed",
-    "throttled",
-    "unthrottled",
-    "released",
-    "unfiltered",
-    "forecast",
-    "forecast-off",
+    *("warned", "over", "null-routed", "throttled", "unthrottled", "released", "unfiltered"),
+    *("forecast", "forecast-off", "flood-began", "flood-ended", "trouble", "trouble-over"),
 )
 
 
@@ -252,6 +245,16 @@ def limit(value: Any) -> int | None:
         return parse_size(value)
     except UsageError:
         raise UsageError('"unlimited" or a size like "500GB" or "1.5TiB"') from None
+
+
+def room(value: Any) -> int:
+    """Bytes of a disk; 0 for none."""
+    if value == "":
+        return 0
+    try:
+        return parse_size(text(value))
+    except UsageError:
+        raise UsageError('a size like "200MB" or "1GiB", or "" for none') from None
 
 
 def rate(value: Any) -> int | None:

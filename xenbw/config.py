@@ -125,11 +125,6 @@ class EnforceSection:
 
 
 @dataclass(frozen=True)
-class AlertSection:
-    forecast: bool = _key(checks.switch, True)
-
-
-@dataclass(frozen=True)
 class MailSection:
     to: tuple[str, ...] = _key(checks.mail_addresses, ())
     sender: str = _key(checks.mail_sender, "")
@@ -154,6 +149,14 @@ class WebhookSection:
     url: str = field(repr=False, metadata={"check": checks.webhook_url})  # its path may be a secret
     secret: str = field(repr=False, metadata={"check": checks.secret})
     kinds: tuple[str, ...] = _kinds()
+
+
+@dataclass(frozen=True)
+class AlertSection:
+    forecast: bool = _key(checks.switch, True)
+    pps: int = _key(checks.whole(0, 10**9, "packets per second"), 0)
+    book: float = _key(checks.between(60, 604_800, "seconds"), 3600.0)
+    disk: int = _key(checks.room, 200_000_000)
 
 
 @dataclass(frozen=True)
@@ -184,9 +187,9 @@ class Settings:
     period: PeriodSection = field(default_factory=PeriodSection)
     default: DefaultSection = field(default_factory=DefaultSection)
     enforce: EnforceSection = field(default_factory=EnforceSection)
-    alert: AlertSection = field(default_factory=AlertSection)
     mail: MailSection = field(default_factory=MailSection)
     command: CommandSection = field(default_factory=CommandSection)
+    alert: AlertSection = field(default_factory=AlertSection)
     metrics: MetricsSection = field(default_factory=MetricsSection)
     guest: GuestSection = field(default_factory=GuestSection)
     report: ReportSection = field(default_factory=ReportSection)

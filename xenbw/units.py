@@ -96,6 +96,14 @@ def format_rates(rates: tuple[int, int]) -> str:
     return f"{format_rate(in_bits)} in and {format_rate(out_bits)} out"
 
 
+def format_duration(seconds: float) -> str:
+    """A time as a person reads it: 45 s, 12 min, 3 h, 2 d; from two of a unit on in that unit."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
 def format_time(moment: datetime) -> str:
     """RFC 3339 in UTC to the second, the form in every file and JSON document."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

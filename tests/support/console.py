@@ -156,6 +156,7 @@ class StandIn:
         self.asked: list[str] = []
         self.problems: list[str] = []
         self.throttle_problem: str | None = None
+        self.floods: list[str] = []
         self.writes = True
         self._console = console
         self._server = Server(console.run_dir, self._answer)
@@ -189,6 +190,7 @@ class StandIn:
             "meter": "kernel",
             "problems": self.problems,
             "throttle_problem": self.throttle_problem,
+            "floods": self.floods,
         }
 
     def _judge(self) -> None:

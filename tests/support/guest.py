@@ -276,6 +276,16 @@ class Guest:
         self.scripts += results
         return results
 
+    def nodes(self, *, connected: bool) -> dict[str, str]:
+        """What xenstore has of the running guest. connected: whether its scripts and netback have set up its vifs."""
+        nodes = self._domain_nodes()
+        for card in self.cards:
+            nodes |= self._vif_nodes(card)
+            if connected:
+                done = {"hotplug-status": "connected", "state": _STATE_CONNECTED}
+                nodes |= {f"{self._backend(card)}/{key}": value for key, value in done.items()}
+        return nodes
+
     def _domain_nodes(self) -> dict[str, str]:
         domain, vm = f"/local/domain/{self.domid}", f"/vm/{self.uuid}"
         name = f"{self.name}--incoming" if self.received else self.name

@@ -70,6 +70,15 @@ def test_problems_come_first_each_on_a_line_of_its_own(console: Console, daemon:
     assert console.done("status").splitlines()[:2] == ["! web1: THE BLOCK DOES NOT HOLD", r"! two\nlines\x1b[2J"]
 
 
+def test_the_vms_that_flood_are_named(console: Console, daemon: StandIn) -> None:
+    with console.ledger():
+        pass
+    assert "floods" not in console.done("status")
+    daemon.floods += ["web1", "two\nlines"]
+    assert r"floods         web1, two\nlines" in console.done("status").splitlines()
+    assert json.loads(console.done("status", "--json"))["daemon"]["floods"] == ["web1", "two\nlines"]
+
+
 def test_the_number_of_waiting_messages_is_followed_by_the_delivery_error(console: Console, daemon: StandIn) -> None:
     with console.ledger() as ledger:
         for channel in Channel:

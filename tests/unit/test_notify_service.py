@@ -154,6 +154,8 @@ def test_the_command_reads_all_of_an_announcement_as_json(host: Host, settings: 
         "count": "total",
         "threshold": None,
         "crosses_at": None,
+        "flood": None,
+        "trouble": None,
         "subject": "[xenbw] web1: null-routed",
     }
 

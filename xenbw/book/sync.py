@@ -93,7 +93,7 @@ class Sync(threading.Thread):
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         super().__init__(name="book", daemon=True)
-        self._settings, self._clock = settings, clock
+        self._settings, self._clock, self._begun_at = settings, clock, clock.tick().wall
         self._ending = threading.Event()
         self._book: Book | None = None
         self._past = Past(settings)
@@ -111,6 +111,17 @@ class Sync(threading.Thread):
         """For status: {"backlog": rows that the book lacks, "current_at": when it lacked none, or null, "summary"}."""
         current_at = None if self.current_at is None else format_time(self.current_at)
         return {"backlog": self.backlog, "current_at": current_at, "summary": self.summary()}
+
+    def behind(self) -> timedelta:
+        """For how long the book has not had everything. From before this thread's start, it is the time since its last
+        acknowledgement."""
+        now, since = self._clock.tick().wall, self.current_at
+        if since is None:
+            try:
+                since = datetime.fromtimestamp(marks_path(self._settings).stat().st_mtime, UTC)
+            except OSError:
+                since = self._begun_at
+        return max(timedelta(), now - since)
 
     def summary(self) -> str:
         """The state in a few words: "up to date", "3 h behind, 41,220 records"."""

@@ -132,6 +132,7 @@ def _text(daemon: Answer | None, books: _Books, problems: list[str], context: Co
                 *(("unmetered", f"{name}: {why}") for name, why in books.unmetered.items()),
                 ("null routes", str(len(books.null_routes)) + _shown_by(books)),
                 *(("", f"{address} {name}") for address, name in books.null_routes.items()),
+                *((("floods", ", ".join(daemon["floods"])),) if daemon and daemon.get("floods") else ()),
                 *_waiting(books.waiting, context),
                 *_checked(last.read(context.settings.daemon.run_dir), context),
             ]

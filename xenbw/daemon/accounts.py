@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from xenbw import quota
@@ -55,6 +55,13 @@ class Accounts:
             rescue.mark(Path(self._ledger.path))
             raise error
         self._complaints.of("ledger", str(error))
+
+    def attempt(self, work: Callable[[], None]) -> None:
+        """Do work that may fail for the ledger's sake, and go on without it then."""
+        try:
+            work()
+        except LedgerError as error:
+            self.failed(error)
 
     def meter_failed(self, error: MeterError | None) -> None:
         """Report that the meter cannot be read, or works again (None)."""

@@ -14,12 +14,14 @@ from xenbw.blocks import registry as blocks
 from xenbw.clock import Clock, Tick, Witness
 from xenbw.config import Settings
 from xenbw.daemon.accounts import Accounts
+from xenbw.daemon.floods import Floods
 from xenbw.daemon.housekeeping import Every, Housekeeping
 from xenbw.daemon.metrics import Metrics
 from xenbw.daemon.now import Now
 from xenbw.daemon.rounds import Rounds
 from xenbw.daemon.status import Status
 from xenbw.daemon.tenants import Tenants
+from xenbw.daemon.troubles import Troubles
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.enforce.reconcile import Reconciler
 from xenbw.judge.forecasts import Forecasts
@@ -120,6 +122,10 @@ class Work:
             self._now,
             self._complaints,
         )
+        self._floods = Floods(settings, ledger, tally, self._metering, self._roster, self._judge, self._now)
+        self.troubles = Troubles(
+            settings, ledger, self._metering, self._judge, self._reconciler, self._now, self._complaints
+        )
         self._take_over(settings)
         self._roster.load(self._now.moment)
         self._trusted = self._now.moment.trusted  # as of when the ledger was last taken over
@@ -127,7 +133,7 @@ class Work:
 
     def _take_over(self, settings: Settings) -> None:
         self.settings = settings
-        for part in (self._roster, self._judge, self._reconciler):
+        for part in (self._roster, self._judge, self._reconciler, self._floods, self.troubles):
             part.settings = settings
         self._housekeeping.configure(settings)
         self._now.wait = settings.period.clock_wait
@@ -186,6 +192,8 @@ class Work:
             self._rounds.play(self._judge.unsettled)
         self._settle(self._housekeeping.run)
         self._census.ask(self._now.moment.at)
+        for look in (self._floods.look, self.troubles.look):
+            self._accounts.attempt(look)
 
     def _displaced(self) -> str | None:
         displaced = self._ledger.displaced()
@@ -335,4 +343,5 @@ class Work:
             self._now.trust,
             self._throttle_problem,
             self._reconciler.method,
+            self._floods.open,
         )

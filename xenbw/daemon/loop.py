@@ -26,7 +26,7 @@ from xenbw.errors import XenbwError
 from xenbw.ledger import rescue, vmlog
 from xenbw.ledger.ledger import CorruptLedgerError
 from xenbw.nft.netlink import RuleWatch
-from xenbw.rundir import overfile
+from xenbw.rundir import lastrun, overfile
 from xenbw.rundir.control import Answer, Server, socket_path
 from xenbw.runner import run
 from xenbw.tell import carriers
@@ -71,6 +71,7 @@ class Daemon:
         # Two daemons on one ledger would count every byte twice; two in one run folder would undo each other's blocks.
         self._run_lock = _only_one(settings.daemon.run_dir / "xenbwd.lock")
         self._ledger_lock = _only_one(settings.ledger.path.with_name(f"{settings.ledger.path.name}.lock"))
+        ended = lastrun.begin(settings.daemon.run_dir)
         over = overfile.read(str(settings.daemon.run_dir / "over"))
         ledger = rescue.open_or_replace(
             settings.ledger.path, over.blocked if over else None, clock.tick().wall, self._ask_for_time
@@ -82,6 +83,7 @@ class Daemon:
             settings, ledger, self._lookup, clock, Timedated(run).vouches, boot_id(), run, self._rules.apply
         )
         self._work.metrics.beside = self._with_threads
+        self._work.troubles.sync, self._work.troubles.ended = lambda: self._sync, ended
         self._clock = clock
         self._courier: Courier | None = None
         self._sync: Sync | None = None
@@ -138,6 +140,8 @@ class Daemon:
         self._lookup.close()
         self._stop_threads()
         self._work.close()
+        if not self._running:
+            lastrun.end(self._work.settings.daemon.run_dir)
         for lock in (self._run_lock, self._ledger_lock):
             os.close(lock)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,7 @@ from xenbw.units import format_time
 class Status:
     """The daemon's state. interfaces: how many vifs are metered. pending: how many vifs have no known VM yet.
     tripwires: how many VMs' allowances the kernel holds. throttle_problem: why no VM can be throttled on
-    this host, or None. method: by what addresses are null-routed."""
+    this host, or None. method: by what addresses are null-routed. floods: the VMs that flood now."""
 
     started_at: datetime
     metering: Metering
@@ -32,6 +32,7 @@ class Status:
     trust: Trust
     throttle_problem: str | None
     method: str
+    floods: Sequence[str]
 
     def document(self) -> dict[str, Any]:
         """The state as the control socket's answer."""
@@ -50,6 +51,7 @@ class Status:
             "null_routes": self.null_routes,
             "tripwires": self.tripwires,
             "null_route_method": self.method,
+            "floods": list(self.floods),
             "problems": [*self.problems, *self._kept()],
             "last_commit": format_time(self.committed_at) if self.committed_at else None,
             "pending_vifs": self.pending,

@@ -43,6 +43,7 @@ class Reconciler:
 
     protect: networks that are never blocked. meter: the daemon's meter. method: by what addresses are null-routed.
     Hooks have to know both. plan: the null routes of the last reconciling. problems: what kept its blocks from holding.
+    unfiltered: those of bridges, which have an announcement of their own.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Reconciler:
         self.meter, self.method, self.method_problem = "kernel", "iptables", ""
         self.plan = Plan({}, {}, {}, {}, frozenset())
         self.problems: list[str] = []
+        self.unfiltered: set[str] = set()
         self._hold = Hold(frozenset(), Exceptions(settings.enforce.exceptions), {})
         self._throttled: frozenset[int] = frozenset()
         # Null routes and their method, by the block's name.
@@ -99,6 +101,7 @@ class Reconciler:
             self._tell_hook(roster, blocks, plan, wanted)
             outcomes = self._apply_all(wanted)
         self.problems += [problem for outcome in outcomes for problem in outcome.problems]
+        self.unfiltered.clear()
         if not any(outcome.seals for outcome in outcomes):
             shut = frozenset[int]().union(*(outcome.shut for outcome in outcomes))
             passing = [one for one in latest if one.ended_at is None and one.ifindex not in shut]
@@ -257,6 +260,7 @@ class Reconciler:
                 f"{entry.vm.name}: THE BLOCK DOES NOT HOLD: iptables does not see bridge {bridge}'s frames"
                 " (modprobe br_netfilter)"
             )
+            self.unfiltered.add(self.problems[-1])
             if (vm_id, bridge) not in self._unfiltered:
                 told = unfiltered(self._judge.case(entry, None, moment.at), bridge, self.problems[-1])
                 with self._ledger.transaction():

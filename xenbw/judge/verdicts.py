@@ -116,7 +116,8 @@ class Judge:
         elif block is not None:
             blocklog.lift(self._ledger, vm.id, at, why_released(block, standing, at))
 
-    def announce(self, told: Announcement, vm_id: int, at: datetime) -> None:
+    def announce(self, told: Announcement, vm_id: int | None, at: datetime) -> None:
+        """Record an event, of a VM or of the host, and queue its messages. Raises LedgerError."""
         self._ledger.record(at, told.kind, told.text, vm_id)
         for queue, text in carriers.addressed(self.settings, told):
             outbox.queue(self._ledger, at, told.subject, text, *queue)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from xenbw.errors import MeterError, XenbwError
@@ -33,11 +34,14 @@ class Metered(Protocol):
 class Meter(Protocol):
     """One source of counters. The methods here are those of a source without our own counters on the vifs.
 
-    own: whether the meter reads our own counters, which outlive their vif.
+    own: whether the meter reads our own counters, which outlive their vif. packets: by binding id, the packets to the
+    guest (in) and from it (out) at the last `read`, passed or refused, without those that a bridge flooded to it if the
+    meter can tell; empty where the meter knows none.
     """
 
     name: str
     own: bool = False
+    packets: Mapping[int, Counters] = MappingProxyType({})
 
     def probe(self) -> str | None:
         """Why this meter cannot work on this host, or None."""
@@ -74,16 +78,21 @@ class KernelMeter(Meter):
         self._path = path
 
     def read(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
-        lines = self._lines()
-        return {one.binding_id: Reading(_counters(lines[one.interface])) for one in wanted if one.interface in lines}
+        lines, found, packets = self._lines(), dict[int, Reading](), dict[int, Counters]()
+        for one in wanted:
+            if one.interface in lines:
+                counters, packets[one.binding_id] = _counters(lines[one.interface])
+                found[one.binding_id] = Reading(counters)
+        self.packets = packets
+        return found
 
     def read_all(self) -> dict[str, Counters]:
         """The counters of every interface of the host."""
-        return {interface: _counters(fields) for interface, fields in self._lines().items()}
+        return {interface: _counters(fields)[0] for interface, fields in self._lines().items()}
 
     def traffic(self) -> dict[str, tuple[Counters, Counters]]:
         """The bytes and the packets of every interface of the host. Raises MeterError."""
-        return {interface: (_counters(fields), _packets(fields)) for interface, fields in self._lines().items()}
+        return {interface: _counters(fields) for interface, fields in self._lines().items()}
 
     def _lines(self) -> dict[str, str]:
         try:
@@ -95,16 +104,11 @@ class KernelMeter(Meter):
         return {name.strip(): fields for name, colon, fields in parts if colon}
 
 
-def _counters(fields: str) -> Counters:
-    """Bytes received (from the guest) come first, bytes sent (to it) ninth (linux net/core/net-procfs.c)."""
-    values = fields.split(None, 9)
-    return Counters(int(values[8]), int(values[0]))
-
-
-def _packets(fields: str) -> Counters:
-    """Packets stand behind the bytes of their direction."""
+def _counters(fields: str) -> tuple[Counters, Counters]:
+    """Bytes and packets. Those received (from the guest) come first, those sent (to it) ninth (linux
+    net/core/net-procfs.c)."""
     values = fields.split(None, 10)
-    return Counters(int(values[9]), int(values[1]))
+    return Counters(int(values[8]), int(values[0])), Counters(int(values[9]), int(values[1]))
 
 
 class XentopMeter(Meter):

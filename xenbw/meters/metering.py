@@ -25,8 +25,8 @@ class Metering:
     """The meter in use.
 
     reason: why the best meter cannot be used, or "". bridged: on how many vifs the last count found our counters gone
-    and used the kernel's. gaps: how many counts did so. problems: which vifs are not metered to their last byte and
-    why, and nft's refusal to delete chains.
+    and used the kernel's. gaps: how many counts did so. reads: how many counts there were. problems: which
+    vifs are not metered to their last byte and why, and nft's refusal to delete chains.
     """
 
     def __init__(self, ledger: Ledger, tally: Tally, boot_id: str, chains: Chains) -> None:
@@ -36,7 +36,7 @@ class Metering:
         self._failed: list[str] = []
         self.meter: Meter = KernelMeter()
         self.reason = ""
-        self.gaps, self.bridged = 0, 0
+        self.gaps, self.bridged, self.reads = 0, 0, 0
 
     @property
     def problems(self) -> list[str]:
@@ -103,6 +103,7 @@ class Metering:
         tracked = self._tally.tracked.values()
         stood = sum(one.mark.own is not None for one in tracked)
         grown = self._tally.credit(self.meter.read(tracked), at, period_of)
+        self.reads += 1
         lost = stood - sum(one.mark.own is not None for one in tracked)
         # Other meters do not read our counters, which a hook may have put on a sealed vif: so none were lost.
         self.bridged = max(0, lost) if self.meter.own else 0

@@ -32,7 +32,7 @@ class NftMeter(Meter):
     def read(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
         wanted = list(wanted)
         counted = self._quotas.around(self._table.counters)
-        kernel = self._kernel.read(wanted)
+        kernel, passed = self._kernel.read(wanted), self._kernel.packets
         fresh = {nft.key(*one.key): one for one in wanted if nft.key(*one.key) in self._chains.fresh}
         self._chains.fresh -= fresh.keys()
         found = _readings(wanted, counted, kernel)
@@ -48,7 +48,18 @@ class NftMeter(Meter):
                 self._quotas.forget()
                 counted, kernel = self._table.counters(), self._kernel.read(fresh.values())
                 found |= _readings(fresh.values(), counted, kernel)
+        self.packets = {one.binding_id: self._packets(one, passed) for one in wanted if one.binding_id in found}
         return found
+
+    def _packets(self, one: Metered, passed: Mapping[int, Counters]) -> Counters:
+        """The packets of one vif. passed: by the kernel's counters, which have also what tc drops of a guest's, and
+        lack what is refused on the way to it."""
+        counted, key = self._table.packets, nft.key(*one.key)
+        seen = passed.get(one.binding_id, ZERO)
+        into = counted.get(f"{key}-in")
+        if into is None:
+            return seen
+        return Counters(into + counted.get(f"{key}-refused-in", 0), seen.out_bytes)
 
     def last(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
         counted = self._table.counters()

@@ -39,6 +39,7 @@ _ELEMENT_USERDATA, _COMMENT = 6, 0  # the second is NFTNL_UDATA_SET_ELEM_COMMENT
 _GEN_ID, _GEN_PID = 1, 2
 _TYPE = 0x3FFF  # without the flags "nested" and "network byte order"
 _HEADER, _ATTRIBUTE, _LONG = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct(">Q")
+_BYTES_AND_PACKETS = struct.Struct(">Q4xQ")  # with the second one's header in between
 _INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: the table changed under the dump
 _BUFFER = 1 << 16
 _TRIES = 10
@@ -77,10 +78,12 @@ def _attribute(kind: int, data: bytes) -> bytes:
 
 
 class Table:
-    """One table in the kernel. family: its number in linux/netfilter.h."""
+    """One table in the kernel. family: its number in linux/netfilter.h. packets: of each counter, by name, at the last
+    `counters`."""
 
     def __init__(self, name: str, family: int = NETDEV) -> None:
         self._table, self._family = name.encode("ascii") + b"\0", family
+        self.packets: dict[str, int] = {}
         self._socket: socket.socket | None = None
 
     def generation(self) -> int:
@@ -96,8 +99,11 @@ class Table:
     def counters(self) -> dict[str, int]:
         """Counter's name -> bytes; empty without the table. Raises NetfilterError."""
         found: dict[str, int] = {}
+        packets: dict[str, int] = {}
         wanted = _attribute(_OBJ_TYPE, struct.pack(">I", _COUNTER))
-        self._dump(_GETOBJ, wanted, found.clear, lambda data, at, end: _take_counter(data, at, end, found))
+        # A counter that is gone by the second attempt has its packets still, and nobody asks for them.
+        self._dump(_GETOBJ, wanted, found.clear, lambda data, at, end: _take_counter(data, at, end, found, packets))
+        self.packets = packets
         return found
 
     def quotas(self) -> dict[str, Quota]:
@@ -257,10 +263,10 @@ def _comment(userdata: bytes) -> str:
     return ""
 
 
-def _take_counter(data: bytes, at: int, end: int, found: dict[str, int]) -> None:
+def _take_counter(data: bytes, at: int, end: int, found: dict[str, int], packets: dict[str, int]) -> None:
     """Read the message of one counter; fast, since it runs for each counter each second. The name comes before the
-    data, and the bytes first in the data (net/netfilter/nf_tables_api.c, nf_tables_fill_obj_info; nft_counter.c,
-    nft_counter_do_dump)."""
+    data, and in the data the bytes before the packets (net/netfilter/nf_tables_api.c, nf_tables_fill_obj_info;
+    nft_counter.c, nft_counter_do_dump)."""
     name = ""
     while at < end:
         length, kind = _ATTRIBUTE.unpack_from(data, at)
@@ -268,7 +274,7 @@ def _take_counter(data: bytes, at: int, end: int, found: dict[str, int]) -> None
         if kind == _OBJ_NAME:
             name = data[at + 4 : at + length - 1].decode("ascii", errors="replace")
         elif kind == _OBJ_DATA:
-            found[name] = _LONG.unpack_from(data, at + 8)[0]
+            found[name], packets[name] = _BYTES_AND_PACKETS.unpack_from(data, at + 8)
             return
         at += (length + 3) & ~3
 

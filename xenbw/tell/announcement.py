@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 
 from xenbw.model import Block, Cause, Entry, Period, State
 from xenbw.quota import Standing
-from xenbw.tell import message
-from xenbw.tell.document import document
+from xenbw.tell import alarm, message
+from xenbw.tell.alarm import Surge, Trouble
+from xenbw.tell.document import document, of_host
 from xenbw.tell.message import Case
 
 
@@ -143,6 +144,32 @@ def unfiltered(case: Case, bridge: str, text: str) -> Announcement:
     """The announcement that a block has no effect, because iptables does not see that bridge's frames."""
     mail = message.unfiltered(case, bridge)
     return Announcement("unfiltered", text, *mail, document("unfiltered", case, text, mail))
+
+
+def flood_began(case: Case, surge: Surge) -> Announcement:
+    """The announcement that a VM floods. surge: since its beginning."""
+    mail, text = alarm.flood_began(case, surge), f"{case.name} floods: {surge.now}"
+    told = document("flood-began", case, surge.now, mail, flood=surge.facts)
+    return Announcement("flood-began", text, *mail, told)
+
+
+def flood_ended(case: Case, surge: Surge) -> Announcement:
+    """The announcement that a VM floods no longer. surge: from the flood's beginning to its end."""
+    mail, text = alarm.flood_ended(case, surge), f"{case.name} floods no longer: {surge.sum}"
+    told = document("flood-ended", case, surge.sum, mail, flood=surge.facts)
+    return Announcement("flood-ended", text, *mail, told)
+
+
+def trouble(found: Trouble) -> Announcement:
+    """The announcement that something on this host does not work."""
+    mail = found.mail(over=False)
+    return Announcement("trouble", found.text, *mail, of_host("trouble", found, mail))
+
+
+def trouble_over(found: Trouble) -> Announcement:
+    """The announcement that it works again."""
+    mail = found.mail(over=True)
+    return Announcement("trouble-over", f"no longer: {found.text}", *mail, of_host("trouble-over", found, mail))
 
 
 def why_released(block: Block, standing: Standing, at: datetime) -> str:

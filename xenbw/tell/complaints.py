@@ -43,5 +43,11 @@ class Complaints:
                 del self._seen_at[obstacle]
         self._obstacles = list(found)
 
+    @property
+    def present(self) -> dict[str, str]:
+        """All present problems by key: a part's name, or the sentence of an obstacle."""
+        parts = {part: f"{part}: {problem}" for part, problem in self._parts.items()}
+        return {**{obstacle: obstacle for obstacle in self._obstacles}, **parts}
+
     def all(self) -> list[str]:
         return [*self._obstacles, *(f"{part}: {problem}" for part, problem in self._parts.items())]

@@ -4,8 +4,10 @@ RFC 3339 in UTC, missing values are null."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 
+from xenbw.tell.alarm import Trouble
 from xenbw.tell.message import Case
 from xenbw.units import format_time
 
@@ -19,11 +21,12 @@ def document(
     *,
     threshold: int | None = None,
     crosses_at: datetime | None = None,
+    flood: Mapping[str, object] | None = None,
 ) -> str:
-    """One announcement as JSON. kind: the event's kind. reason: why it happened. mail: the same announcement as a mail,
-    (subject, text). until: when the block or the throttle ends by itself. threshold: the percent of the limit that was
-    reached. crosses_at: when the VM will cross its allowance. The JSON is ASCII only, so that no guest's name can move
-    a cursor or break a line."""
+    """One announcement of a VM as JSON. kind: the event's kind. reason: why it happened. mail: the same announcement as
+    a mail, (subject, text). until: when the block or the throttle ends by itself. threshold: the percent of the limit
+    that was reached. crosses_at: when the VM will cross its allowance. flood: Surge.facts. The JSON is ASCII only, so
+    that no guest's name can move a cursor or break a line."""
     subject, text = mail
     return json.dumps(
         {
@@ -41,6 +44,38 @@ def document(
             "count": case.allowance.count.value,
             "threshold": threshold,
             "crosses_at": format_time(crosses_at) if crosses_at else None,
+            "flood": flood,
+            "trouble": None,
+            "subject": subject,
+            "text": text,
+        }
+    )
+
+
+def of_host(kind: str, trouble: Trouble, mail: tuple[str, str]) -> str:
+    """One announcement of a trouble of the host, with the same keys; `trouble` has its key."""
+    subject, text = mail
+    empty = (
+        "until",
+        "period_start",
+        "period_end",
+        "used_bytes",
+        "limit_bytes",
+        "count",
+        "threshold",
+        "crosses_at",
+        "flood",
+    )
+    return json.dumps(
+        {
+            "kind": kind,
+            "host": trouble.host,
+            "vm": None,
+            "reason": trouble.text,
+            "at": format_time(trouble.at),
+            "addresses": [],
+            **dict.fromkeys(empty),
+            "trouble": trouble.key,
             "subject": subject,
             "text": text,
         }

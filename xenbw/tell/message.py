@@ -38,7 +38,8 @@ def _when(moment: datetime, case: Case) -> str:
     return moment.astimezone(case.zone).strftime("%Y-%m-%d %H:%M %Z")
 
 
-def _body(case: Case, *paragraphs: str) -> str:
+def body(case: Case, *paragraphs: str) -> str:
+    """A mail's text: the paragraphs, and the facts of the case as a table."""
     facts = (
         ("VM", case.shown),
         ("Host", case.host),
@@ -59,7 +60,7 @@ def limit(case: Case) -> str:
 def warned(case: Case, threshold: int) -> tuple[str, str]:
     return (
         f"[xenbw] {case.shown}: traffic warning, {threshold} % used",
-        _body(
+        body(
             case,
             f"{case.shown} has used {threshold} % of its {limit(case)}.",
             f"It has {case.reason}. Nothing is blocked yet.",
@@ -74,7 +75,7 @@ def crosses(case: Case, crosses_at: datetime) -> str:
 def forecast(case: Case, crosses_at: datetime, before: datetime | None) -> tuple[str, str]:
     return (
         f"[xenbw] {case.shown}: will cross its allowance on {_when(crosses_at, case)}",
-        _body(
+        body(
             case,
             f"{case.shown} {crosses(case, crosses_at)}, if it goes on as in the last seven days.",
             *((f"Until now it was expected to cross it on {_when(before, case)}.",) if before else ()),
@@ -86,7 +87,7 @@ def forecast(case: Case, crosses_at: datetime, before: datetime | None) -> tuple
 def forecast_off(case: Case, before: datetime) -> tuple[str, str]:
     return (
         f"[xenbw] {case.shown}: no longer expected to cross its allowance",
-        _body(
+        body(
             case,
             f"{case.shown} does not cross its {limit(case)} before its period ends, if it goes on as in the last seven"
             f" days. It was expected to cross it on {_when(before, case)}.",
@@ -104,7 +105,7 @@ def null_routed(case: Case, until: datetime | None) -> tuple[str, str]:
     if not case.addresses:
         return (
             f"[xenbw] {case.shown}: to be null-routed, but NO ADDRESS OF IT IS KNOWN",
-            _body(
+            body(
                 case,
                 f"{case.shown} must be blocked: {case.reason}.",
                 "Its traffic still passes: its vif has no ip= and no address was given to xenbw.",
@@ -113,7 +114,7 @@ def null_routed(case: Case, until: datetime | None) -> tuple[str, str]:
         )
     return (
         f"[xenbw] {case.shown}: null-routed",
-        _body(
+        body(
             case,
             f"{case.shown} was null-routed: {case.reason}.",
             lasts,
@@ -126,7 +127,7 @@ def throttled(case: Case) -> tuple[str, str]:
     hard = case.allowance.hard_limit_bytes
     return (
         f"[xenbw] {case.shown}: throttled",
-        _body(
+        body(
             case,
             f"{case.shown} has {case.reason}.",
             f"It stays throttled until {_when(case.period.end, case)}, when its next period begins, or until its"
@@ -140,28 +141,28 @@ def throttled(case: Case) -> tuple[str, str]:
 def unthrottled(case: Case, why: str) -> tuple[str, str]:
     return (
         f"[xenbw] {case.shown}: no longer throttled",
-        _body(case, f"{case.shown} is no longer throttled: {why}.", f"Its state now: {case.reason}."),
+        body(case, f"{case.shown} is no longer throttled: {why}.", f"Its state now: {case.reason}."),
     )
 
 
 def over(case: Case) -> tuple[str, str]:
     return (
         f"[xenbw] {case.shown}: over its allowance, not blocked",
-        _body(case, f"{case.shown} has {case.reason}."),
+        body(case, f"{case.shown} has {case.reason}."),
     )
 
 
 def released(case: Case, why: str, *, throttled: bool = False) -> tuple[str, str]:
     return (
         f"[xenbw] {case.shown}: released" + (", and throttled" if throttled else ""),
-        _body(case, f"{case.shown} is no longer blocked: {why}.", f"Its state now: {case.reason}."),
+        body(case, f"{case.shown} is no longer blocked: {why}.", f"Its state now: {case.reason}."),
     )
 
 
 def unfiltered(case: Case, bridge: str) -> tuple[str, str]:
     return (
         f"[xenbw] {case.shown}: THE BLOCK DOES NOT HOLD on bridge {bridge}",
-        _body(
+        body(
             case,
             f"{case.shown} is null-routed, but iptables on {case.host} does not see the frames that bridge {bridge} "
             "forwards, so its traffic still passes, except to the host itself.",
