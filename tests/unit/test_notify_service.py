@@ -207,7 +207,9 @@ def test_sendmail_gets_sender_and_recipients_as_arguments_and_the_letter_with_th
     mail = letter(settings)
     assert (mail["Subject"], mail["From"]) == ("over", "Traffic Desk <traffic@example.org>")
     assert mail["Message-ID"] == f"<xenbw.1.20260320120000@{settings.host_name}>"
-    assert mail.get_content() == "text\n.\nmore \u20ac\n"
+    part = mail.get_body(("plain",))
+    assert part is not None
+    assert part.get_content() == "text\n.\nmore \u20ac\n"
 
 
 # retries

@@ -118,8 +118,8 @@ class Judge:
 
     def announce(self, told: Announcement, vm_id: int, at: datetime) -> None:
         self._ledger.record(at, told.kind, told.text, vm_id)
-        for queue, text in carriers.addressed(self.settings, told):
-            outbox.queue(self._ledger, at, told.subject, text, *queue)
+        for queue, text, facts in carriers.addressed(self.settings, told):
+            outbox.queue(self._ledger, at, told.subject, text, *queue, kind=told.kind, facts=facts)
             self.queued = True
 
     def case(self, entry: Entry, standing: Standing | None, at: datetime) -> message.Case:

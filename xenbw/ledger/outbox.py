@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -44,7 +44,8 @@ class Queue(NamedTuple):
 @dataclass(frozen=True)
 class Message:
     """One message for the admin. body: text for a mail, a JSON object for a command or a webhook. tries: how often its
-    delivery has failed."""
+    delivery has failed. kind: of its announcement, "" if an earlier version queued it. facts: the announcement as JSON,
+    of mails. letter: the id of the first of the messages with which it goes as one mail; None if it goes alone."""
 
     id: int
     created_at: datetime
@@ -52,10 +53,18 @@ class Message:
     subject: str
     body: str
     tries: int
+    kind: str = ""
+    facts: str | None = None
+    letter: int | None = None
 
     @property
     def channel(self) -> Channel:
         return self.queue.channel
+
+    @property
+    def name(self) -> str:
+        """Its id for the receiver: the same whenever the message is repeated, and another one in a new ledger."""
+        return f"{self.id}.{self.created_at:%Y%m%d%H%M%S}"
 
 
 @dataclass(frozen=True)
@@ -75,30 +84,50 @@ def _queue(stored: str) -> Queue:
 
 
 def queue(
-    ledger: Ledger, at: datetime, subject: str, body: str, channel: Channel = Channel.MAIL, address: str = ""
+    ledger: Ledger,
+    at: datetime,
+    subject: str,
+    body: str,
+    channel: Channel = Channel.MAIL,
+    address: str = "",
+    *,
+    kind: str = "",
+    facts: str | None = None,
 ) -> None:
     """Put a message in the outbox. Inside a transaction it is queued if and only if the transaction commits."""
     with ledger.transaction() as db:
         db.execute(
-            "INSERT INTO outbox (created_at, channel, subject, body, next_at) VALUES (?, ?, ?, ?, ?)",
-            (to_text(at), Queue(channel, address).stored, subject, body, to_text(at)),
+            "INSERT INTO outbox (created_at, next_at, channel, subject, body, kind, facts)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (to_text(at), to_text(at), Queue(channel, address).stored, subject, body, kind, facts),
         )
 
 
-def due(ledger: Ledger, at: datetime, horizon: datetime, queues: Collection[Queue] | None = None) -> list[Message]:
-    """Some of the messages in these queues, or in all, that are due now, oldest first.
+def due(
+    ledger: Ledger,
+    at: datetime,
+    horizon: datetime,
+    queues: Collection[Queue] | None = None,
+    *,
+    kinds: Collection[str] | None = None,
+    most: int = _AT_ONCE,
+) -> list[Message]:
+    """Some of the messages in these queues, or in all, that are due now, oldest first; at most `most`.
 
     horizon: the longest possible pause from now; a message that would wait longer was queued before the clock was set
-    back, and is due as well.
+    back, and is due as well. kinds: only of these.
     """
-    stored = [queue.stored for queue in queues or ()]
+    stored, wanted = [queue.stored for queue in queues or ()], list(kinds or ())
     chosen = "" if queues is None else f" AND channel IN ({', '.join('?' * len(stored))})"
+    chosen += "" if kinds is None else f" AND kind IN ({', '.join('?' * len(wanted))})"
     rows = ledger.rows(
-        f"SELECT id, created_at, channel, subject, body, tries FROM outbox WHERE sent_at IS NULL{chosen}"  # noqa: S608
-        f" AND NOT (next_at > ? AND next_at <= ?) ORDER BY id LIMIT {_AT_ONCE}",
+        "SELECT id, created_at, channel, subject, body, tries, kind, facts, letter FROM outbox"  # noqa: S608
+        f" WHERE sent_at IS NULL{chosen} AND NOT (next_at > ? AND next_at <= ?) ORDER BY id LIMIT ?",
         *stored,
+        *wanted,
         to_text(at),
         to_text(horizon),
+        most,
     )
     return [
         Message(
@@ -108,15 +137,39 @@ def due(ledger: Ledger, at: datetime, horizon: datetime, queues: Collection[Queu
             subject=row["subject"],
             body=row["body"],
             tries=row["tries"],
+            kind=row["kind"],
+            facts=row["facts"],
+            letter=row["letter"],
         )
         for row in rows
     ]
 
 
-def sent(ledger: Ledger, message_id: int, at: datetime) -> None:
-    """The message was delivered."""
+def sent_lately(ledger: Ledger, queue: Queue, since: datetime, until: datetime) -> int:
+    """How many messages of this queue were sent in that time; of the newest 100."""
+    rows = ledger.rows(
+        "SELECT count(*) FROM (SELECT sent_at FROM outbox WHERE channel = ? ORDER BY id DESC LIMIT 100)"
+        " WHERE sent_at > ? AND sent_at <= ?",
+        queue.stored,
+        to_text(since),
+        to_text(until),
+    )
+    return int(rows[0][0])
+
+
+def bundle(ledger: Ledger, messages: Sequence[Message]) -> None:
+    """These messages go as one mail from now on, also after a restart."""
     with ledger.transaction() as db:
-        db.execute("UPDATE outbox SET sent_at = ?, failure = NULL WHERE id = ?", (to_text(at), message_id))
+        db.executemany("UPDATE outbox SET letter = ? WHERE id = ?", [(messages[0].id, each.id) for each in messages])
+
+
+def sent(ledger: Ledger, delivered: Collection[tuple[int, datetime]]) -> None:
+    """These messages, (id, time), were delivered."""
+    with ledger.transaction() as db:
+        db.executemany(
+            "UPDATE outbox SET sent_at = ?, failure = NULL, facts = NULL WHERE id = ?",
+            [(to_text(at), message_id) for message_id, at in delivered],
+        )
 
 
 def postpone(ledger: Ledger, message_id: int, until: datetime, failure: str) -> None:

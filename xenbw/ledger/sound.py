@@ -133,7 +133,7 @@ _CHECKS: Mapping[str, Mapping[str, Check]] = {
     "digest": {"ips": _ADDRESSES},
     "unmetered": {"wholly": _FLAG},
     "block": {"cause": _parses(Cause)},
-    "outbox": {"channel": _is_queue, "tries": partial(whole, beyond=2**31)},
+    "outbox": {"channel": _is_queue, "tries": partial(whole, beyond=2**31), "facts": _parses(_object)},
     "reading": {"in_raw": _RAW, "out_raw": _RAW},
     "history": {"span": _SPANS.__contains__},
     "history_run": {"span": _SPANS.__contains__, "amounts": _parses(lambda value: Run(Span.HOUR, 0, value))},

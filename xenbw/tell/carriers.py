@@ -1,8 +1,9 @@
-"""All channels, and the carriers of each: one line each."""
+"""All channels, and the carriers of each: one line each; and the routes of the messages that wait for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -70,16 +71,41 @@ def ways(settings: Settings) -> list[Way]:
     return [way for of_channel in REGISTRY.values() for way in of_channel(settings)]
 
 
-def by_smtp(settings: Settings) -> dict[Queue, Carrier]:
-    """The carriers that the daemon itself can use, inside its sandbox."""
-    return {way.queue: way.carrier() for way in ways(settings) if not way.outside}
+class Addressed(NamedTuple):
+    """What of an announcement goes into a queue. facts: see outbox.Message."""
+
+    queue: Queue
+    body: str
+    facts: str | None
 
 
-def by_service(settings: Settings) -> dict[Queue, Carrier]:
-    """The carriers that a service of its own uses: unknown programs and unknown servers."""
-    return {way.queue: way.carrier() for way in ways(settings) if way.outside}
-
-
-def addressed(settings: Settings, told: Announcement) -> list[tuple[Queue, str]]:
+def addressed(settings: Settings, told: Announcement) -> list[Addressed]:
     """The queues into which an announcement goes, each with what goes there."""
-    return [(way.queue, way.text(told)) for way in ways(settings) if not way.kinds or told.kind in way.kinds]
+    return [
+        Addressed(way.queue, way.text(told), told.document if way.queue.channel is Channel.MAIL else None)
+        for way in ways(settings)
+        if not way.kinds or told.kind in way.kinds
+    ]
+
+
+@dataclass(frozen=True)
+class Routes:
+    """How the messages of some queues are delivered. host: this host's name in digests."""
+
+    host: str
+    carriers: dict[Queue, Carrier]
+
+
+def _routes(settings: Settings, *, outside: bool) -> Routes:
+    chosen = [way for way in ways(settings) if way.outside is outside]
+    return Routes(settings.host_name, {way.queue: way.carrier() for way in chosen})
+
+
+def by_smtp(settings: Settings) -> Routes:
+    """The routes that the daemon itself can use, inside its sandbox."""
+    return _routes(settings, outside=False)
+
+
+def by_service(settings: Settings) -> Routes:
+    """The routes of a service of its own: by unknown programs and unknown servers."""
+    return _routes(settings, outside=True)

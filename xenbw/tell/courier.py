@@ -50,7 +50,7 @@ class Courier(threading.Thread):
             except LedgerError as error:
                 self.problem = str(error)
             if not (more or self._ending):
-                self._news.wait(self._pace.look)
+                self._news.wait(self._delivery.wait or self._pace.look)
 
     def look(self) -> bool:
         """Deliver some of the due messages. Returns whether more may be due. Raises LedgerError."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from xenbw.checks import MAIL_ADDRESS
 from xenbw.config import MailSection
 from xenbw.errors import UsageError
+from xenbw.tell.markup import html_of
 from xenbw.text import printable
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Letterhead:
         self.recipients = [_bare(parsed) for parsed in self._to]
 
     def write(self, subject: str, body: str, message_id: str, written_at: datetime, line_end: str) -> bytes:
-        """The mail in ASCII characters only; message_id as in Carrier.send."""
+        """The mail in ASCII characters only, as text and as HTML; message_id as in Carrier.send."""
         from email import policy
         from email.message import EmailMessage
 
@@ -64,5 +65,10 @@ class Letterhead:
         letter["Date"] = written_at
         letter["Message-ID"] = f"<xenbw.{message_id}@{self.domain}>"
         letter["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notice answers
-        letter.set_content(body.encode("utf-8", "backslashreplace").decode())
+        letter["X-Xenbw-Id"] = message_id
+        text = body.encode("utf-8", "backslashreplace").decode()
+        # Quoted-printable: it writes every = as =3D, so that no line of the text can be the boundary.
+        letter.set_content(text, cte="quoted-printable")
+        letter.add_alternative(html_of(text), subtype="html", cte="quoted-printable")
+        letter.set_boundary(f"=_xenbw.{message_id}")  # a repeat is the same to the byte
         return letter.as_bytes()
