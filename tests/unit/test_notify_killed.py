@@ -81,8 +81,8 @@ class World:
         """What the servers do while process `number` runs."""
         self.mailbox.at_data = ("250 OK", "250 OK", "451 not now")[number % 3]
         self.postbox.status = (200, 200, 500, 301)[number % 4]
-        # It answers a letter now and then, or 10 MB.
-        self.postbox.raw = {5: b"HTTP/1.1 200 OK\r\n" * 1000, 7: b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 10**7}.get(
+        # It answers a letter now and then, or 10 MB; neither is an acceptance.
+        self.postbox.raw = {5: b"HTTP/1.1 503 Busy\r\n" * 1000, 7: b"HTTP/1.1 503 Busy\r\n\r\n" + b"x" * 10**7}.get(
             number % 9
         )
         self.postbox.drip = 0.05 if number % 9 == 5 else 0.0

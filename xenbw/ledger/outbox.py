@@ -14,6 +14,13 @@ from xenbw.ledger.trouble import impossible
 
 _AT_ONCE = 20
 
+MOST = 10_000
+"""So many messages wait in one queue at most."""
+# Messages dropped at once from a full queue, so that a queue that stays full is told once for so many.
+_DROPPED = 100
+# The kind of the message that tells how many were dropped; one of a queue waits at any moment.
+DROPPED = "messages-dropped"
+
 
 class Channel(StrEnum):
     """How a message is delivered: to the recipients of [mail], to the program of [command], or to a [[webhook]]."""
@@ -24,7 +31,8 @@ class Channel(StrEnum):
 
 
 class Queue(NamedTuple):
-    """The messages of a channel that go to one address. address: the url of a webhook; other channels have none."""
+    """The messages of a channel that go to one address. address: the url of a webhook, or the mail addresses of a VM's
+    tenant with spaces between them; "" for the admin's mails and the command."""
 
     channel: Channel
     address: str = ""
@@ -37,8 +45,10 @@ class Queue(NamedTuple):
     @property
     def shown(self) -> str:
         """The queue for a screen. The path of a url may be a secret."""
+        if self.channel is not Channel.WEBHOOK:
+            return self.stored
         server = "/".join(self.address.split("/")[:3])
-        return f"{self.channel.value} {server}" if server else self.channel.value
+        return f"{self.channel.value} {server}"
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,12 @@ def due(
     ]
 
 
+def tenants(ledger: Ledger) -> list[Queue]:
+    """The queues of mails to tenants in which messages wait."""
+    rows = ledger.rows("SELECT DISTINCT channel FROM outbox WHERE sent_at IS NULL AND channel GLOB 'mail *'")
+    return [_queue(row[0]) for row in rows]
+
+
 def sent_lately(ledger: Ledger, queue: Queue, since: datetime, until: datetime) -> int:
     """How many messages of this queue were sent in that time; of the newest 100."""
     rows = ledger.rows(
@@ -181,13 +197,44 @@ def postpone(ledger: Ledger, message_id: int, until: datetime, failure: str) -> 
         )
 
 
-def defer(ledger: Ledger, queue: Queue, until: datetime) -> None:
-    """No message of this queue is due before `until`, though its delivery was not tried."""
+def defer(ledger: Ledger, queues: Collection[Queue], until: datetime) -> None:
+    """No message of these queues is due before `until`, though its delivery was not tried."""
+    with ledger.transaction() as db:
+        db.executemany(
+            "UPDATE outbox SET next_at = ? WHERE sent_at IS NULL AND channel = ? AND next_at < ?",
+            [(to_text(until), queue.stored, to_text(until)) for queue in queues],
+        )
+
+
+def keep_bound(ledger: Ledger, queue: Queue, last: Collection[str], most: int = MOST) -> tuple[int, int]:
+    """Drop messages from this queue if more than `most` wait in it. Returns how many were dropped now, and how many
+    with those of which its receiver has not been told yet. The caller queues the message that tells so.
+
+    The oldest go first; those of the kinds `last`, and of unknown kinds, last. Messages whose delivery began stay as
+    long as others are left."""
+    full = ledger.rows(
+        "SELECT 1 FROM outbox WHERE sent_at IS NULL AND channel = ? LIMIT 1 OFFSET ?", queue.stored, most
+    )
+    if not full:
+        return 0, 0
+    kinds = ["", *last]
+    told = ledger.rows(
+        "SELECT coalesce(sum(json_extract(facts, '$.dropped')), 0) FROM outbox"
+        " WHERE sent_at IS NULL AND channel = ? AND kind = ? AND letter IS NULL",
+        queue.stored,
+        DROPPED,
+    )
     with ledger.transaction() as db:
         db.execute(
-            "UPDATE outbox SET next_at = ? WHERE sent_at IS NULL AND channel = ? AND next_at < ?",
-            (to_text(until), queue.stored, to_text(until)),
+            "DELETE FROM outbox WHERE sent_at IS NULL AND channel = ? AND kind = ? AND letter IS NULL",
+            (queue.stored, DROPPED),
         )
+        gone = db.execute(
+            "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE sent_at IS NULL AND channel = ?"  # noqa: S608
+            f" ORDER BY letter IS NOT NULL, kind IN ({', '.join('?' * len(kinds))}), id LIMIT ?)",
+            (queue.stored, *kinds, max(1, min(_DROPPED, most // 2))),
+        ).rowcount
+    return gone, int(told[0][0]) + gone
 
 
 def drop(ledger: Ledger, message_id: int) -> None:

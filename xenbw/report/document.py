@@ -67,6 +67,7 @@ def detail(
     return {
         **account_document(account),
         "allow": None if account.vm.allow is None else [str(network) for network in account.vm.allow],
+        "mail": list(account.vm.mail or ()),
         "blocks": [_block(block) for block in blocks],
         "earlier_lives": [_earlier(digest) for digest in earlier],
         "bindings": [_binding(binding) for binding in bindings],

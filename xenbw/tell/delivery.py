@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,11 +13,11 @@ from pathlib import Path
 from xenbw.clock import Clock
 from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger, LedgerError
-from xenbw.ledger.outbox import Channel, Queue
+from xenbw.ledger.outbox import Channel, Message, Queue
 from xenbw.tell import digest
 from xenbw.tell.carrier import DeliveryError
 from xenbw.tell.carriers import Routes
-from xenbw.tell.gather import LONGEST, Parcel, gather
+from xenbw.tell.gather import FEW, LONGEST, URGENT, Parcel, gather
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,11 @@ class Pace:
 
 PATIENT = Pace()
 
-# Of one queue of mails, read at once: more than fit into one digest.
-_MAILS = 2000
+_ADMINS = Queue(Channel.MAIL)
+# What is sent in quiet hours too; "": the unknown kinds of an earlier version.
+_AT_ANY_HOUR = (*URGENT, "")
+# Messages that are read at once; of the admin's mails more than fit into one digest.
+_SOME, _MAILS = 20, 2000
 
 
 class Delivery:
@@ -91,37 +94,43 @@ class Delivery:
                 return False
             self._take_turn()
             # Look again: the process that held the lock has delivered some of them.
-            parcels, unreachable = self._due(ledger), dict[Queue, DeliveryError]()
+            parcels, unreachable = self._due(ledger), dict[tuple[Channel, str], DeliveryError]()
             for parcel in parcels:
                 if self._ending:
                     return False
-                queue = parcel[0].queue
-                packed = parcel if queue in unreachable else self._pack(ledger, parcel)
-                error = unreachable.get(queue) or self._deliver(ledger, packed)
+                server = _server(parcel[0].queue)
+                packed = parcel if server in unreachable else self._pack(ledger, parcel)
+                error = unreachable.get(server) or self._deliver(ledger, packed)
                 if error is not None:
-                    self._fail(ledger, packed, error, tried=queue not in unreachable)
+                    self._fail(ledger, packed, error, tried=server not in unreachable)
                     if error.unreachable:
-                        unreachable[queue] = error
+                        unreachable[server] = error
             return bool(parcels)
 
     def _due(self, ledger: Ledger) -> list[Parcel]:
         """Some of the due messages, oldest first. Sets `wait`."""
         now, self.wait = self._clock.tick().wall, 0.0
-        horizon, queues = now + self._pace.longest, list(self._routes.carriers)
-        singles = [queue for queue in queues if queue.channel is not Channel.MAIL]
-        parcels: list[Parcel] = [(message,) for message in outbox.due(ledger, now, horizon, singles)]
-        for queue in queues:
-            if queue.channel is Channel.MAIL:
-                parcels += self._mails(ledger, queue, now)
+        alone = [queue for queue in self._routes.carriers if queue.channel is not Channel.MAIL]
+        if self._routes.tenant is not None:
+            # A tenant's mails never go together: a VM may get another tenant meanwhile.
+            alone += outbox.tenants(ledger)
+        parcels: list[Parcel] = [(message,) for message in self._read(ledger, alone, now)]
+        if _ADMINS in self._routes.carriers and (mails := self._read(ledger, [_ADMINS], now, _MAILS)):
+            # What waited for the end of quiet hours goes as one mail.
+            few = 1 if self._routes.is_quiet(_ADMINS, mails[0].created_at) else FEW
+            gathered = gather(mails, outbox.sent_lately(ledger, _ADMINS, now - LONGEST, now), now, few)
+            parcels += gathered.parcels
+            self.wait = gathered.wait
         return sorted(parcels, key=lambda parcel: parcel[0].id)
 
-    def _mails(self, ledger: Ledger, queue: Queue, now: datetime) -> list[Parcel]:
-        messages = outbox.due(ledger, now, now + self._pace.longest, [queue], most=_MAILS)
-        if not messages:
-            return []
-        parcels, wait = gather(messages, outbox.sent_lately(ledger, queue, now - LONGEST, now), now)
-        self.wait = max(self.wait, wait)
-        return parcels
+    def _read(self, ledger: Ledger, queues: Sequence[Queue], now: datetime, most: int = _SOME) -> list[Message]:
+        """The due messages of these queues, mails in the admin's words."""
+        horizon, hushed = now + self._pace.longest, [queue for queue in queues if self._routes.is_quiet(queue, now)]
+        awake = [queue for queue in queues if queue not in hushed]
+        found = outbox.due(ledger, now, horizon, awake, most=most) if awake else []
+        found += outbox.due(ledger, now, horizon, hushed, kinds=_AT_ANY_HOUR, most=most) if hushed else []
+        words = self._routes.templates.worded
+        return [words(message) if message.channel is Channel.MAIL else message for message in found]
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -163,7 +172,7 @@ class Delivery:
         """Why the parcel was not accepted, or None."""
         first, (subject, body, name) = parcel[0], self._words(parcel)
         try:
-            refused = self._routes.carriers[first.queue].send(subject, body, name, first.created_at)
+            refused = self._routes.carrier(first.queue).send(subject, body, name, first.created_at)
         except DeliveryError as error:
             return error
         now = self._clock.tick().wall
@@ -196,4 +205,10 @@ class Delivery:
                 for message in parcel:
                     outbox.postpone(ledger, message.id, until, str(error))
             if tried and error.unreachable:
-                outbox.defer(ledger, first.queue, until)
+                mails = first.channel is Channel.MAIL
+                outbox.defer(ledger, [_ADMINS, *outbox.tenants(ledger)] if mails else [first.queue], until)
+
+
+def _server(queue: Queue) -> tuple[Channel, str]:
+    """The server or program to which a queue goes: all mails go to the same."""
+    return queue.channel, "" if queue.channel is Channel.MAIL else queue.address

@@ -26,6 +26,8 @@ _HEADINGS = {
     "throttled": "Throttled",
     "over": "Over the allowance, not blocked",
     "warned": "Traffic warnings",
+    "forecast": "Expected to cross the allowance",
+    "forecast-off": "No longer expected to cross the allowance",
     "unthrottled": "No longer throttled",
     "released": "Released",
 }

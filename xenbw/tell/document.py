@@ -10,6 +10,28 @@ from xenbw.tell.message import Case
 from xenbw.units import format_time
 
 
+def dropped(queue: str, count: int, host: str, at: datetime, mail: tuple[str, str]) -> str:
+    """The JSON of the message that messages of this queue were dropped. It has the keys of every announcement, and
+    `dropped`, how many."""
+    subject, text = mail
+    reason = f"{count} messages that waited for {queue} were dropped"
+    keys = (
+        "vm",
+        "until",
+        "period_start",
+        "period_end",
+        "used_bytes",
+        "limit_bytes",
+        "count",
+        "threshold",
+        "crosses_at",
+    )
+    told = {"kind": "messages-dropped", "host": host, "reason": reason, "at": format_time(at), "addresses": []}
+    return json.dumps(
+        {**told, **dict.fromkeys((*keys, "crosses_at")), "subject": subject, "text": text, "dropped": count}
+    )
+
+
 def document(
     kind: str,
     case: Case,

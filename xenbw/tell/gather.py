@@ -15,6 +15,9 @@ FEW = 5
 PAUSE = timedelta(seconds=5)
 LONGEST = timedelta(seconds=20)
 
+# Kinds that are sent in quiet hours too and dropped last: blocks, and blocks without effect.
+URGENT = ("null-routed", "unfiltered")
+
 Parcel = tuple[Message, ...]
 """Messages that are delivered together; most parcels have one."""
 

@@ -34,10 +34,19 @@ def _words(answer: tuple[int, bytes]) -> str:
 class Mail:
     """The carrier to the mail server that [mail] names."""
 
-    def __init__(self, section: MailSection, host_name: str, *, timeout: float = 10.0, limit: float = 60.0) -> None:
-        """timeout: seconds until the server must have answered each step; limit: the whole message."""
+    def __init__(
+        self,
+        section: MailSection,
+        host_name: str,
+        *,
+        timeout: float = 10.0,
+        limit: float = 60.0,
+        to_tenant: bool = False,
+    ) -> None:
+        """timeout: seconds until the server must have answered each step; limit: the whole message. to_tenant:
+        see Letterhead."""
         self._section, self._timeout, self._limit = section, timeout, limit
-        self._letterhead = Letterhead(section, host_name)
+        self._letterhead = Letterhead(section, host_name, to_tenant=to_tenant)
 
     def send(self, subject: str, body: str, message_id: str, written_at: datetime) -> Mapping[str, str]:
         """See Carrier.send."""

@@ -54,7 +54,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         settings = config.load()
-        deliver(Delivery(settings.ledger.path, SystemClock(), carriers.by_service(settings)))
+        routes = carriers.by_service(settings)
+        if routes.tenant is not None:
+            for problem in routes.templates.problems:
+                log.warning("%s", problem)
+        deliver(Delivery(settings.ledger.path, SystemClock(), routes))
     except XenbwError as error:
         log.error("%s", error)
         return error.exit_code
