@@ -391,6 +391,23 @@ def test_a_run_delivers_everything_oldest_first_and_ends(settings: Settings, led
     assert outbox.waiting(ledger) == 0
 
 
+def test_a_run_waits_for_more_mails_and_delivers_other_messages_meanwhile(
+    settings: Settings, ledger: Ledger, tmp_path: Path
+) -> None:
+    for number in range(6):
+        outbox.queue(ledger, datetime.now(UTC), f"mail {number}", "text")
+    run = start(configure(settings, tmp_path))
+    time.sleep(1)
+    outbox.queue(ledger, datetime.now(UTC), "over", "{}", Channel.COMMAND)
+    outbox.queue(ledger, datetime.now(UTC), "mail 6", "text")
+    assert until(lambda: len(calls(settings.command.run[0])) == 1)
+    assert calls(settings.mail.sendmail) == []
+    assert (run.communicate()[1], run.returncode) == ("", 0)
+    assert len(calls(settings.mail.sendmail)) == 1
+    assert letter(settings)["Subject"] == f"[xenbw] {settings.host_name}: 7 messages: 7 other"
+    assert outbox.waiting(ledger) == 0
+
+
 def test_a_run_logs_a_failure_in_one_line_and_succeeds(settings: Settings, ledger: Ledger, tmp_path: Path) -> None:
     outbox.queue(ledger, datetime.now(UTC), "over", "{}", Channel.COMMAND)
     done = start(configure(settings, tmp_path, command=("/no/such/program",)))

@@ -15,20 +15,10 @@ def dropped(queue: str, count: int, host: str, at: datetime, mail: tuple[str, st
     `dropped`, how many."""
     subject, text = mail
     reason = f"{count} messages that waited for {queue} were dropped"
-    keys = (
-        "vm",
-        "until",
-        "period_start",
-        "period_end",
-        "used_bytes",
-        "limit_bytes",
-        "count",
-        "threshold",
-        "crosses_at",
-    )
-    told = {"kind": "messages-dropped", "host": host, "reason": reason, "at": format_time(at), "addresses": []}
+    absent = ("vm", "until", "period_start", "period_end", "used_bytes", "limit_bytes", "count", "threshold")
+    told = dict.fromkeys((*absent, "crosses_at")) | {"kind": "messages-dropped", "host": host, "reason": reason}
     return json.dumps(
-        {**told, **dict.fromkeys((*keys, "crosses_at")), "subject": subject, "text": text, "dropped": count}
+        {**told, "at": format_time(at), "addresses": [], "subject": subject, "text": text, "dropped": count}
     )
 
 
