@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import time
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from xenbw.errors import UsageError
+from xenbw.model import Quiet
 from xenbw.units import parse_rate, parse_size
 
 # RFC 5322's dot-atoms, alone or after a display name. The mail server completes a user without a domain, like "root".
@@ -24,6 +26,8 @@ MAIL_ADDRESS = re.compile(
 # Large enough for a person, and small enough that a value which a program wrote by mistake cannot stall the daemon.
 _MOST_DAYS = 36_500
 LONGEST_TEXT, LONGEST_REASON, LONGEST_LIST = 4096, 500, 256
+# RFC 5321's longest path, and mail addresses of one VM's tenant.
+_LONGEST_ADDRESS, MOST_TENANTS = 254, 10
 
 
 # The kinds of announcements.
@@ -101,6 +105,18 @@ def days_or_ever(value: Any) -> int | None:
     return int(value)
 
 
+def quiet(value: Any) -> Quiet | None:
+    if value == "":
+        return None
+    hours = re.fullmatch(r"(\d\d:\d\d)-(\d\d:\d\d)", text(value), re.ASCII)
+    try:
+        if hours and hours[1] != hours[2]:
+            return Quiet(time.fromisoformat(hours[1]), time.fromisoformat(hours[2]))
+    except ValueError:
+        pass
+    raise UsageError('a span of the day like "22:00-07:00", or "" for none')
+
+
 def switch(value: Any) -> bool:
     if not isinstance(value, bool):
         raise UsageError("true or false")
@@ -137,6 +153,17 @@ def mail_address(value: Any) -> str:
 
 def mail_addresses(value: Any) -> tuple[str, ...]:
     return tuple(mail_address(item) for item in _several(value, 'a list of mail addresses like ["noc@example.com"]'))
+
+
+def tenant_addresses(value: Any) -> tuple[str, ...]:
+    """The addresses of a VM's tenant: without names, so that no space is in any."""
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= MOST_TENANTS:
+        raise UsageError(f"1 to {MOST_TENANTS} mail addresses")
+    for item in value:
+        found = MAIL_ADDRESS.fullmatch(item) if isinstance(item, str) and len(item) <= _LONGEST_ADDRESS else None
+        if found is None or found["display"] is not None or not found["domain"]:
+            raise UsageError('mail addresses like "customer@example.com"')
+    return tuple(dict.fromkeys(value))
 
 
 def mail_sender(value: Any) -> str:

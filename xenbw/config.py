@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from xenbw import checks
 from xenbw.errors import UsageError, XenbwError
-from xenbw.model import Action, Allowance, Count, Span
+from xenbw.model import Action, Allowance, Count, Quiet, Span
 
 DEFAULT_PATH = Path("/etc/xenbw/xenbw.toml")
 # Debian's node_exporter reads the files in this folder.
@@ -36,6 +36,11 @@ def _key(check: Callable[[Any], Any], default: Any) -> Any:
 def _kinds() -> Any:
     """Which announcements a channel carries; empty: all."""
     return _key(checks.kinds, ())
+
+
+def _quiet() -> Any:
+    """When a channel carries only the most urgent announcements."""
+    return _key(checks.quiet, None)
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,9 @@ class MailSection:
     starttls: bool = _key(checks.switch, False)
     user: str = _key(checks.text, "")
     password: str = field(default="", repr=False, metadata={"check": checks.text})
+    templates: Path | None = _key(checks.folder, None)
     kinds: tuple[str, ...] = _kinds()
+    quiet: Quiet | None = _quiet()
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,7 @@ class CommandSection:
     run: tuple[str, ...] = _key(checks.arguments, ())
     timeout: float = _key(checks.between(1, 3600, "seconds"), 60.0)
     kinds: tuple[str, ...] = _kinds()
+    quiet: Quiet | None = _quiet()
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,7 @@ class WebhookSection:
     url: str = field(repr=False, metadata={"check": checks.webhook_url})  # its path may be a secret
     secret: str = field(repr=False, metadata={"check": checks.secret})
     kinds: tuple[str, ...] = _kinds()
+    quiet: Quiet | None = _quiet()
 
 
 @dataclass(frozen=True)

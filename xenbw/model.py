@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, time
 from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -197,6 +198,19 @@ class Allowance:
         return None if self.rate is None else Rates(self.rate_in or self.rate, self.rate)
 
 
+class Quiet(NamedTuple):
+    """A span of every day, by the wall clock of a time zone; it can contain midnight."""
+
+    start: time
+    end: time
+
+    def covers(self, moment: datetime, zone: ZoneInfo) -> bool:
+        now = moment.astimezone(zone).time()
+        if self.start < self.end:
+            return self.start <= now < self.end
+        return now >= self.start or now < self.end
+
+
 @dataclass(frozen=True)
 class VM:
     """A VM with its settings; its name is the one that `xl list` prints.
@@ -207,6 +221,7 @@ class VM:
     threshold: the highest threshold that its usage had reached when it was judged; None: not recorded yet.
     forecast_at: when it will cross its allowance, as the admin was last told in this period.
     allow: the networks that it may reach while it is blocked; for None [enforce] allow applies.
+    mail: the addresses of its tenant, who gets the mails about this VM; None: nobody but the admin does.
     period_rule: the reset day and zone from which period_start was computed, so that a changed rule is distinguished
     from the start of a new period.
     """
@@ -226,6 +241,7 @@ class VM:
     rate_in: int | None = None
     hard_limit_bytes: int | None = None
     allow: tuple[Network, ...] | None = None
+    mail: tuple[str, ...] | None = None
     ips: tuple[Address, ...] = ()
     config_file: str | None = None
     period_start: datetime | None = None

@@ -63,7 +63,7 @@ def test_root_gets_a_mail_about_a_block_and_its_end_from_the_hosts_mail_system(m
     assert (letter["From"], letter["To"]) == ("xenbw@dom0-7", "root")
     assert letter["Subject"] == "[xenbw] web1: null-routed"
     assert letter["Auto-Submitted"] == "auto-generated"
-    text = letter.get_content()
+    text = letter.get_body(("plain",)).get_content()
     assert re.match(r"web1 was null-routed: used 2\.\d+ MB of 1\.00 MB \(in and out together\)", text)
     assert "Host:      dom0-7\n" in text
     assert "Addresses: 10.50.0.11, fd50::11\n" in text

@@ -239,6 +239,32 @@ def test_a_throttle_without_a_rate_and_a_hard_limit_below_the_limit_are_reported
     assert (vm.action, vm.rate, vm.hard_limit_bytes, a.sync.faults) == (Action.THROTTLE, 10**7, 5 * GB, [])
 
 
+def test_a_tenants_addresses_can_be_edited_in_the_book_and_on_a_host(a: Dom0, b: Dom0, vms: Any) -> None:
+    a.add("web1", mail=("one@example.com", "two@example.com"))
+    a.sync.push()
+    assert vms.find_one({"_id": "web1"})["mail"] == ["one@example.com", "two@example.com"]
+    b.sees("web1")
+    b.sync.push()
+    assert b.vm("web1").mail == ("one@example.com", "two@example.com")
+    vms.update_one({"_id": "web1"}, {"$set": {"mail": ["three@example.com"]}})
+    for host in (a, b, a):
+        host.sync.push()
+        assert (host.vm("web1").mail, host.sync.faults) == (("three@example.com",), [])
+    for nonsense in (["no address"], ["A <a@example.com>"], "a@example.com", {}, ["a@example.com"] * 11):
+        vms.update_one({"_id": "web1"}, {"$set": {"mail": nonsense}})
+        a.sync.push()
+        assert a.vm("web1").mail == ("three@example.com",)
+        assert ["mail" in fault for fault in a.sync.faults] == [True]
+    # No list and an empty one are the same: the VM has no tenant.
+    for nobody in ([], None):
+        vms.update_one({"_id": "web1"}, {"$set": {"mail": ["three@example.com"]}})
+        a.sync.push()
+        vms.update_one({"_id": "web1"}, {"$set": {"mail": nobody}})
+        for host in (a, b, a):
+            host.sync.push()
+            assert (host.vm("web1").mail, host.sync.faults) == (None, [])
+
+
 def test_a_vms_allow_list_can_be_edited_in_the_book_and_on_a_host(a: Dom0, b: Dom0, vms: Any) -> None:
     a.add("web1", allow=(ip_network("192.0.2.53/32"),))
     a.sync.push()

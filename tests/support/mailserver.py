@@ -64,7 +64,9 @@ class Mailbox:
 
     def text(self, number: int = -1) -> str:
         """The mail's text, with the line ends of this system."""
-        content = self.read(number).get_content()
+        part = self.read(number).get_body(("plain",))
+        assert part is not None
+        content = part.get_content()
         assert isinstance(content, str)
         return content.replace("\r\n", "\n")
 

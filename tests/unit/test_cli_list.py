@@ -162,7 +162,7 @@ def test_show_tells_everything_about_one_vm(console: Console, end: datetime) -> 
 def test_show_as_json_adds_blocks_bindings_and_history(console: Console, end: datetime) -> None:
     console.done("block", "web1", "--reason", "abuse report 12")
     document = json.loads(console.done("show", "web1", "--json"))
-    assert list(document) == [*KEYS, "allow", "events", "blocks", "earlier_lives", "bindings", "history"]
+    assert list(document) == [*KEYS, "allow", "mail", "events", "blocks", "earlier_lives", "bindings", "history"]
     assert (document["state"], document["reason"]) == ("blocked", "abuse report 12")
     (block,), (binding,), (month,) = document["blocks"], document["bindings"], document["history"]
     assert (block["cause"], block["until"], block["lifted_at"]) == ("admin", None, None)

@@ -120,6 +120,8 @@ def test_after_an_option_with_a_value_only_values_are_offered(console: Console, 
         expected = {"unlimited"}
     elif option.dest in ("allow", "hard_limit"):
         expected = {"default", "none"}
+    elif option.dest == "mail":
+        expected = {"none"}
     elif option.metavar == "RATE":
         expected = {"default"}
     else:

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH")
 
 AT = utc("2026-03-29 12:30")
 TO = ("noc@example.com",)
-HEADERS = sorted(
-    "Auto-Submitted Content-Transfer-Encoding Content-Type Date From MIME-Version Message-ID Subject To".split()
-)
+HEADERS = sorted("Auto-Submitted Content-Type Date From MIME-Version Message-ID Subject To X-Xenbw-Id".split())
 
 
-def mail(port: int, *, host_name: str = "dom0-7.example.net", timeout: float = 5.0, **keys: Any) -> Mail:
+def mail(
+    port: int, *, host_name: str = "dom0-7.example.net", timeout: float = 5.0, limit: float = 60.0, **keys: Any
+) -> Mail:
     section = MailSection(**{"to": TO, "host": "localhost", "port": port, **keys})
-    return Mail(section, host_name, timeout=timeout)
+    return Mail(section, host_name, timeout=timeout, limit=limit)
 
 
 @pytest.fixture
@@ -55,6 +56,27 @@ def failing(permanent: bool) -> Iterator[list[str]]:
         yield said
     said.append(str(caught.value))
     assert caught.value.permanent is permanent
+
+
+@contextmanager
+def dripping(before: bytes, drip: float = 0.05) -> Iterator[int]:
+    """A server that sends these answers whatever it is told, then a letter now and then; drip 0: then it hangs up."""
+
+    def talk() -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.sendall(before)
+            if not drip:
+                connection.recv(1 << 16)
+            while drip:
+                connection.sendall(b"2")
+                time.sleep(drip)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=talk)
+        thread.start()
+        yield server.getsockname()[1]
+        thread.join()
 
 
 def test_a_message_arrives_with_all_its_headers(mailbox: Mailbox, port: int) -> None:
@@ -131,6 +153,20 @@ def test_an_odd_host_name_still_makes_a_good_sender(host_name: str, mailbox: Mai
     assert address.username == "xenbw"
     assert address.domain.isascii()
     assert address.domain
+
+
+def test_a_mail_has_the_same_words_as_text_and_as_html_and_its_id_in_a_header(mailbox: Mailbox, port: int) -> None:
+    mail(port).send("s", "<b> & \u20ac\n", "12.1", AT)
+    plain, page = mailbox.read().iter_parts()
+    assert (plain.get_content_type(), page.get_content_type()) == ("text/plain", "text/html")
+    assert "<p>&lt;b&gt; &amp; \u20ac</p>" in page.get_content()
+    assert mailbox.read()["X-Xenbw-Id"] == "12.1"
+
+
+def test_no_line_of_the_text_can_end_a_part_of_the_mail(mailbox: Mailbox, port: int) -> None:
+    mail(port).send("s", "--=_xenbw.12.1\n\n--=_xenbw.12.1--\n", "12.1", AT)
+    assert [part.get_content_type() for part in mailbox.read().iter_parts()] == ["text/plain", "text/html"]
+    assert mailbox.text() == "--=_xenbw.12.1\n\n--=_xenbw.12.1--\n"
 
 
 def test_a_line_with_a_single_dot_does_not_end_the_message(mailbox: Mailbox, port: int) -> None:
@@ -217,6 +253,26 @@ def test_a_silent_server_is_waited_for_only_until_the_timeout(mailbox: Mailbox) 
             mail(silent.getsockname()[1], host="127.0.0.1", timeout=0.2).send("s", "b", "1", AT)
     assert time.monotonic() - begin < busy(1)
     assert "timed out" in said[0]
+
+
+ACCEPTS = b"220 ready\r\n250 hello\r\n250 sender\r\n250 recipient\r\n"
+
+
+@pytest.mark.parametrize("before", [b"", b"220 ready\r\n", ACCEPTS])
+def test_a_server_that_sends_a_letter_now_and_then_is_given_up_in_time(before: bytes) -> None:
+    with dripping(before) as port:
+        begin = time.monotonic()
+        with failing(permanent=False) as said:
+            mail(port, host="127.0.0.1", limit=0.5).send("s", "b", "1", AT)
+    assert time.monotonic() - begin < busy(1)
+    assert said[0].startswith(f"mail server 127.0.0.1:{port} has not accepted the message within 0.5 s")
+
+
+def test_a_server_that_hangs_up_in_data_is_a_temporary_failure_of_this_message_only() -> None:
+    with dripping(ACCEPTS + b"354 go on\r\n", drip=0) as port, pytest.raises(DeliveryError) as caught:
+        mail(port, host="127.0.0.1").send("s", "b", "1", AT)
+    assert not caught.value.permanent
+    assert not caught.value.unreachable
 
 
 @pytest.mark.parametrize(("answer", "permanent"), [("451 try later", False), ("554 5.7.1 spam", True)])

@@ -169,7 +169,7 @@ def shape(value: Any) -> Any:
 
 
 def test_the_json_has_the_keys_that_list_show_and_explain_print() -> None:
-    vm, used = VM(1, "web1", AT), Counters(1, 2)
+    vm, used = VM(1, "web1", AT, mail=("customer@example.com",)), Counters(1, 2)
     allowance = Allowance(1000, rate=10**7, rate_in=5 * 10**6, hard_limit_bytes=2000)
     account = Account(vm, allowance, PERIOD, used, quota.stand(vm, allowance, True, used, PERIOD), running=True)
     block = Block(1, Cause.QUOTA, "over", AT, AT, AT, "lifted")

@@ -209,7 +209,9 @@ def test_sendmail_gets_sender_and_recipients_as_arguments_and_the_letter_with_th
     mail = letter(settings)
     assert (mail["Subject"], mail["From"]) == ("over", "Traffic Desk <traffic@example.org>")
     assert mail["Message-ID"] == f"<xenbw.1.20260320120000@{settings.host_name}>"
-    assert mail.get_content() == "text\n.\nmore \u20ac\n"
+    part = mail.get_body(("plain",))
+    assert part is not None
+    assert part.get_content() == "text\n.\nmore \u20ac\n"
 
 
 # retries
@@ -388,6 +390,23 @@ def test_a_run_delivers_everything_oldest_first_and_ends(settings: Settings, led
     assert (done.communicate()[1], done.returncode) == ("", 0)
     assert [told(settings, number + 1)["number"] for number in range(25)] == list(range(25))
     assert letter(settings)["Subject"] == "mail"
+    assert outbox.waiting(ledger) == 0
+
+
+def test_a_run_waits_for_more_mails_and_delivers_other_messages_meanwhile(
+    settings: Settings, ledger: Ledger, tmp_path: Path
+) -> None:
+    for number in range(6):
+        outbox.queue(ledger, datetime.now(UTC), f"mail {number}", "text")
+    run = start(configure(settings, tmp_path))
+    time.sleep(1)
+    outbox.queue(ledger, datetime.now(UTC), "over", "{}", Channel.COMMAND)
+    outbox.queue(ledger, datetime.now(UTC), "mail 6", "text")
+    assert until(lambda: len(calls(settings.command.run[0])) == 1)
+    assert calls(settings.mail.sendmail) == []
+    assert (run.communicate()[1], run.returncode) == ("", 0)
+    assert len(calls(settings.mail.sendmail)) == 1
+    assert letter(settings)["Subject"] == f"[xenbw] {settings.host_name}: 7 messages: 7 other"
     assert outbox.waiting(ledger) == 0
 
 

@@ -72,6 +72,8 @@ def test_edits_of_different_fields_both_hold() -> None:
         ("hard_limit_bytes", 2**63),
         ("allow", ["192.0.2.300"]),
         ("allow", "192.0.2.1"),
+        ("mail", ["not an address"]),
+        ("mail", "customer@example.com"),
         ("blocked_reason", "two\nlines"),
         ("lifted_until", "tomorrow"),
     ],

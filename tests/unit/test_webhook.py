@@ -93,8 +93,8 @@ def queue(ledger: Ledger, *hooks: WebhookSection, subject: str = "over", at: dat
 def look(settings: Settings, clock: HandClock, limit: float = 20.0) -> Delivery:
     """One look of the service at the outbox."""
     hooks = carriers.by_service(settings)
-    for number, section in zip(list(hooks), settings.webhook, strict=True):
-        hooks[number] = Webhook(section, limit=limit, now=clock.wall.timestamp)
+    for number, section in zip(list(hooks.carriers), settings.webhook, strict=True):
+        hooks.carriers[number] = Webhook(section, limit=limit, now=clock.wall.timestamp)
     delivery = Delivery(settings.ledger.path, clock, hooks)
     delivery.look()
     return delivery

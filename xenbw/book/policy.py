@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from xenbw.checks import LONGEST_LIST, LONGEST_REASON
+from xenbw.checks import LONGEST_LIST, LONGEST_REASON, MOST_TENANTS
 from xenbw.model import Action, Allowance, Count
 from xenbw.units import FASTEST, SLOWEST
 
@@ -29,6 +29,7 @@ FIELDS = (
     "rate_in_bits",
     "hard_limit_bytes",
     "allow",
+    "mail",
     "blocked_reason",
     "lifted_until",
 )
@@ -141,6 +142,7 @@ def fault(field: str, value: Any) -> str | None:
             isinstance(value, tuple),
             f"a list of at most {LONGEST_LIST} addresses or networks, none of which covers every address",
         ),
+        "mail": (isinstance(value, tuple), f"a list of 1 to {MOST_TENANTS} mail addresses without names"),
         "blocked_reason": (
             isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_REASON,
             f"a line of text of at most {LONGEST_REASON} letters",

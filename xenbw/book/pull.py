@@ -21,7 +21,11 @@ from xenbw.units import format_time
 Values = Mapping[str, Any]
 
 _COLUMNS = {"rate_bits": "rate", "rate_in_bits": "rate_in"}  # fields whose names in the ledger are others
-_LISTS: Mapping[str, Callable[[Any], Any]] = {"allow": checks.some_networks, "warn_percents": checks.thresholds}
+_LISTS: Mapping[str, Callable[[Any], Any]] = {
+    "allow": checks.some_networks,
+    "warn_percents": checks.thresholds,
+    "mail": lambda value: checks.tenant_addresses(value) if value else None,
+}
 _TOLD = 100  # faults
 _CLOCKS = timedelta(minutes=10)  # by which another clock may be ahead of ours
 
@@ -83,10 +87,12 @@ def _text(values: Values) -> str:
 
 
 def _base(kept: Values) -> dict[str, Any]:
-    until, allow, percents = kept.get("lifted_until"), kept.get("allow"), kept.get("warn_percents")
+    until, percents = kept.get("lifted_until"), kept.get("warn_percents")
+    allow, mail = kept.get("allow"), kept.get("mail")
     return {
         **{field: value for field, value in kept.items() if field in policy.FIELDS},
         "allow": None if allow is None else tuple(ip_network(word) for word in allow.split()),
+        "mail": tuple(mail.split()) if mail else None,
         "warn_percents": None if percents is None else tuple(int(word) for word in percents.split()),
         "unlimited": bool(kept.get("unlimited")) or None,
         "lifted_until": datetime.fromisoformat(until) if until else None,
@@ -145,7 +151,7 @@ def _merge(
 
 def _read(field: str, value: Any) -> Any:
     """A value of the book as the ledger has it: a whole double, as JavaScript panels write numbers, becomes an int;
-    false becomes the default; a list becomes networks or thresholds if it can."""
+    false becomes the default; a list becomes networks, thresholds or mail addresses if it can."""
     if field in _LISTS and isinstance(value, list):
         with suppress(UsageError):
             return _LISTS[field]([_number(item) for item in value])

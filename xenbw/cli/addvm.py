@@ -86,6 +86,8 @@ def run(options: Namespace, context: Context) -> int:
     for wish in wishes:
         terms.check_change(scene.vm(wish.name), wish.columns, context.settings.default_allowance)
     _require_throttle(wishes, context)
+    if any(wish.columns.get("mail") for wish in wishes) and not context.settings.mail.to:
+        warn("note: no mail is sent, neither to the admin nor to tenants: write [mail] to into the configuration")
     if wishes:
         _write(wishes, context)
     return 0

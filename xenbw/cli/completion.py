@@ -19,6 +19,7 @@ _WORDS = {
     "--allow": ("default", "none"),
     "--hard-limit": ("default", "none"),
     "--limit": ("unlimited",),
+    "--mail": ("none",),
     "--rate": ("default",),
     "--rate-in": ("default",),
 }

@@ -163,6 +163,7 @@ def _facts(account: Account, zone: ZoneInfo) -> list[tuple[str, str]]:
         ("addresses given", " ".join(str(address) for address in vm.ips) or "none"),
         ("config file", vm.config_file or "none"),
         ("allowed while blocked", reached(vm) or "as configured"),
+        *((("mails also to", " ".join(vm.mail)),) if vm.mail else ()),
     ]
 
 

@@ -34,6 +34,9 @@ def arguments(parser: ArgumentParser) -> None:
         nargs="+",
         help="addresses and networks that the VM may reach while blocked; or none; or default, for [enforce] allow",
     )
+    parser.add_argument(
+        "--mail", metavar="MAILADDR", nargs="+", help="who gets the mails about this VM beside the admin; or none"
+    )
     parser.add_argument("--action", choices=[str(action) for action in Action], help="what happens past the limit")
     parser.add_argument(
         "--rate", metavar="RATE", type=rate, help="for --action throttle, like 10Mbit or 1.25MB/s; or default"
@@ -62,6 +65,8 @@ def given(options: Namespace) -> Terms:
         terms["reset_day"] = options.reset_day
     if options.allow is not None:
         terms["allow"] = allowed(options.allow)
+    if options.mail is not None:
+        terms["mail"] = tenant(options.mail)
     return terms
 
 
@@ -133,6 +138,14 @@ def allowed(words: list[str]) -> tuple[Network, ...] | None:
         raise UsageError(f"not addresses and networks: {' '.join(words)!r}", hint) from None
 
 
+def tenant(words: list[str]) -> tuple[str, ...] | None:
+    """The addresses of --mail; None for none. Raises UsageError."""
+    try:
+        return None if words == ["none"] else checks.tenant_addresses(words)
+    except UsageError as error:
+        raise UsageError(f"--mail {' '.join(words)!r}: not allowed", f"allowed: {error.message}, or none") from None
+
+
 def _number(low: int, high: int, what: str) -> Callable[[str], int]:
     def understand(text: str) -> int:
         if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
@@ -168,6 +181,7 @@ def describe(vm: VM, default: Allowance) -> Iterator[tuple[str, str]]:
     yield "rate in", "as the rate" if vm.rate and not vm.rate_in else _rate(vm.rate_in, default.rate_in)
     yield "hard limit", _own(vm.hard_limit_bytes, default.hard_limit_bytes, format_size)
     yield "allow", reached(vm) or "as configured (default)"
+    yield "mail", " ".join(vm.mail or ()) or "the admin only"
     yield "ips", " ".join(str(address) for address in vm.ips) or "none given"
     yield "config file", vm.config_file or "none"
 

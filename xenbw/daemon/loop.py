@@ -150,6 +150,8 @@ class Daemon:
         settings = self._work.settings
         if carriers.ways(settings):
             self._courier = Courier(settings, self._clock)
+            for fault in self._courier.faults:
+                log.error("%s", fault)
             self._courier.start()
         if settings.mongodb.uri:
             self._sync = Sync(settings, self._clock)
@@ -261,8 +263,9 @@ class Daemon:
 
     def _with_threads(self, status: Answer) -> Answer:
         """Add the state of the threads to that of the loop."""
-        if self._courier and self._courier.problem:
-            status["problems"].append(f"messages: {self._courier.problem}")
+        if self._courier:
+            problems = [*([self._courier.problem] if self._courier.problem else []), *self._courier.faults]
+            status["problems"] += [f"messages: {problem}" for problem in problems]
         if self._sync:
             status["book"] = self._sync.state()
             if self._sync.problem:

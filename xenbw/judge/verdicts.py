@@ -14,13 +14,14 @@ from xenbw import quota
 from xenbw.clock import Moment
 from xenbw.config import Settings
 from xenbw.judge.roster import Roster
-from xenbw.ledger import blocklog, outbox, viflog
+from xenbw.ledger import blocklog, viflog
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.model import ZERO, Address, Block, Cause, Counters, Entry, State
 from xenbw.quota import Standing
-from xenbw.tell import carriers, message
+from xenbw.tell import message
 from xenbw.tell.announcement import Announcement, announcement, why_released
 from xenbw.tell.news import News
+from xenbw.tell.post import post
 
 _NONE: Mapping[int, Collection[str]] = MappingProxyType({})
 
@@ -119,8 +120,7 @@ class Judge:
     def announce(self, told: Announcement, vm_id: int | None, at: datetime) -> None:
         """Record an event, of a VM or of the host, and queue its messages. Raises LedgerError."""
         self._ledger.record(at, told.kind, told.text, vm_id)
-        for queue, text in carriers.addressed(self.settings, told):
-            outbox.queue(self._ledger, at, told.subject, text, *queue)
+        if post(self._ledger, self.settings, told, at):
             self.queued = True
 
     def case(self, entry: Entry, standing: Standing | None, at: datetime) -> message.Case:
@@ -141,6 +141,7 @@ class Judge:
             zone=self.settings.period.timezone,
             allowance=entry.allowance,
             used_bytes=standing.verdict.used_bytes if standing else None,
+            tenant=entry.vm.mail or (),
         )
 
 

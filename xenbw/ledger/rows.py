@@ -79,6 +79,7 @@ def vm_of(row: sqlite3.Row) -> VM:
         rate_in=row["rate_in"],
         hard_limit_bytes=row["hard_limit_bytes"],
         allow=None if row["allow"] is None else tuple(ip_network(word) for word in row["allow"].split()),
+        mail=None if row["mail"] is None else tuple(row["mail"].split()),
         ips=_addresses(row["ips"]),
         config_file=row["config_file"],
         period_start=to_time(row["period_start"]),

@@ -227,10 +227,22 @@ ALTER TABLE vm ADD COLUMN threshold INTEGER;
 ALTER TABLE vm ADD COLUMN forecast_at TEXT
 """
 
+# outbox: the kind of a message's announcement, '' if an earlier version queued it; its facts as JSON, until it is sent;
+# letter: the id of the first of the messages that go as one mail.
+_V7 = """
+ALTER TABLE outbox ADD COLUMN kind TEXT NOT NULL DEFAULT '';
+ALTER TABLE outbox ADD COLUMN facts TEXT;
+ALTER TABLE outbox ADD COLUMN letter INTEGER;
+CREATE INDEX outbox_waiting ON outbox (channel, id) WHERE sent_at IS NULL
+"""
+
+# The tenant's addresses; null: none.
+_V8 = "ALTER TABLE vm ADD COLUMN mail TEXT"
+
 # A released migration is never changed. During an upgrade the hook and the daemon of the version before work with the
 # new schema, so a migration only adds: tables, and columns with defaults in tables into which no program inserts by
 # position.
-MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3, _V4, _V5, _V6)
+MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3, _V4, _V5, _V6, _V7, _V8)
 VERSION = len(MIGRATIONS)
 
 

@@ -20,6 +20,7 @@ _INSTEAD: Mapping[str, Mapping[str, object]] = {
         "added_at": NOW,
         "retired_at": None,
         **dict.fromkeys(("limit_bytes", "count", "warn_percent", "action", "reset_day", "allow", "config_file")),
+        "mail": None,
         **dict.fromkeys(("rate", "rate_in", "hard_limit_bytes", "warn_percents", "threshold", "forecast_at")),
         **dict.fromkeys(("period_start", "period_rule", "state_since", "lifted_until", "book_base")),
         "unlimited": 0,

@@ -10,6 +10,8 @@ from datetime import datetime
 from functools import lru_cache, partial
 from ipaddress import ip_address, ip_network
 
+from xenbw import checks
+from xenbw.errors import UsageError
 from xenbw.ledger.rows import to_text
 from xenbw.ledger.runs import Run
 from xenbw.model import Action, Cause, Count, Kind, Span, State
@@ -65,7 +67,7 @@ def time(value: object) -> bool:
 def _may(parse: Callable[[str], object], value: str) -> bool:
     try:
         return parse(value) is not False
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError, UsageError):
         return False
 
 
@@ -78,7 +80,7 @@ def _words(parse: Callable[[str], object]) -> Check:
 
 
 def _is_queue(value: object) -> bool:
-    return value in ("mail", "command") or (isinstance(value, str) and value.startswith("webhook https://"))
+    return value in ("mail", "command") or (isinstance(value, str) and value.startswith(("mail ", "webhook https://")))
 
 
 def _own_last(value: str) -> bool:
@@ -120,6 +122,7 @@ _CHECKS: Mapping[str, Mapping[str, Check]] = {
         "rate_in": _RATE,
         "ips": _ADDRESSES,
         "allow": _NETWORKS,
+        "mail": _parses(lambda value: checks.tenant_addresses(value.split())),
         "state": _parses(State),
         "book_base": _parses(_object),
     },
@@ -133,7 +136,7 @@ _CHECKS: Mapping[str, Mapping[str, Check]] = {
     "digest": {"ips": _ADDRESSES},
     "unmetered": {"wholly": _FLAG},
     "block": {"cause": _parses(Cause)},
-    "outbox": {"channel": _is_queue, "tries": partial(whole, beyond=2**31)},
+    "outbox": {"channel": _is_queue, "tries": partial(whole, beyond=2**31), "facts": _parses(_object)},
     "reading": {"in_raw": _RAW, "out_raw": _RAW},
     "history": {"span": _SPANS.__contains__},
     "history_run": {"span": _SPANS.__contains__, "amounts": _parses(lambda value: Run(Span.HOUR, 0, value))},

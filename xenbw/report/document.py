@@ -71,6 +71,7 @@ def detail(
     return {
         **account_document(account),
         "allow": None if account.vm.allow is None else [str(network) for network in account.vm.allow],
+        "mail": list(account.vm.mail or ()),
         "events": [{"at": format_time(at), "kind": kind, "text": text} for at, kind, text in events],
         "blocks": [_block(block) for block in blocks],
         "earlier_lives": [_earlier(digest) for digest in earlier],

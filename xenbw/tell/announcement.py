@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from zoneinfo import ZoneInfo
 
 from xenbw.model import Block, Cause, Entry, Period, State
@@ -17,15 +18,46 @@ from xenbw.tell.message import Case
 
 
 @dataclass(frozen=True)
+class Copy:
+    """The mail to a VM's tenant. to: the addresses, with a space between them. document: its facts."""
+
+    to: str
+    subject: str
+    body: str
+    document: str
+
+
+@dataclass(frozen=True)
 class Announcement:
     """kind: the event's kind. text: what happened and why, for ledger and log, with the VM's name not yet made
-    printable. subject and body: the mail. document: the JSON for the command."""
+    printable. subject and body: the mail. document: the JSON for the command. copy: the tenant's mail, if the VM has a
+    tenant with an address."""
 
     kind: str
     text: str
     subject: str
     body: str
     document: str
+    copy: Copy | None = None
+
+
+def _copy(
+    kind: str,
+    case: Case,
+    reason: str,
+    write: Callable[[Case], tuple[str, str]],
+    until: datetime | None = None,
+    *,
+    threshold: int | None = None,
+    crosses_at: datetime | None = None,
+) -> Copy | None:
+    """The tenant's mail, as write() writes it."""
+    if not case.tenant:
+        return None
+    theirs = message.for_tenant(case)
+    mail = write(theirs)
+    facts = document(kind, theirs, reason, mail, until, threshold=threshold, crosses_at=crosses_at)
+    return Copy(" ".join(case.tenant), *mail, facts)
 
 
 def announcement(
@@ -69,28 +101,33 @@ def _newly_reached(entry: Entry, standing: Standing) -> int:
 def _null_routed(case: Case, until: datetime | None) -> Announcement:
     addresses = ", ".join(str(address) for address in case.addresses) or "no address of it is known"
     text = f"{case.name} null-routed: {case.reason}: {addresses}"
-    mail = message.null_routed(case, until)
-    return Announcement("null-routed", text, *mail, document("null-routed", case, case.reason, mail, until))
+    write = partial(message.null_routed, until=until)
+    mail, copy = write(case), _copy("null-routed", case, case.reason, write, until)
+    return Announcement("null-routed", text, *mail, document("null-routed", case, case.reason, mail, until), copy)
 
 
 def _released(case: Case, block: Block, standing: Standing) -> Announcement:
     why, throttled = why_released(block, standing, case.at), standing.throttle is not None
-    mail = message.released(case, why, throttled=throttled)
+    write = partial(message.released, why=why, throttled=throttled)
+    mail, copy = write(case), _copy("released", case, why, write)
     happened = "released, and throttled" if throttled else "released"
-    return Announcement("released", f"{case.name} {happened}: {why}", *mail, document("released", case, why, mail))
+    text = f"{case.name} {happened}: {why}"
+    return Announcement("released", text, *mail, document("released", case, why, mail), copy)
 
 
 def _throttled(case: Case) -> Announcement:
-    mail = message.throttled(case)
-    text = f"{case.name} throttled: {case.reason}"
-    return Announcement("throttled", text, *mail, document("throttled", case, case.reason, mail, case.period.end))
+    mail, reason, until = message.throttled(case), case.reason, case.period.end
+    copy = _copy("throttled", case, reason, message.throttled, until)
+    text = f"{case.name} throttled: {reason}"
+    return Announcement("throttled", text, *mail, document("throttled", case, reason, mail, until), copy)
 
 
 def _unthrottled(case: Case, standing: Standing, entry: Entry) -> Announcement:
     why = _why_unthrottled(standing, entry)
-    mail = message.unthrottled(case, why)
+    write = partial(message.unthrottled, why=why)
+    mail, copy = write(case), _copy("unthrottled", case, why, write)
     text = f"{case.name} no longer throttled: {why}"
-    return Announcement("unthrottled", text, *mail, document("unthrottled", case, why, mail))
+    return Announcement("unthrottled", text, *mail, document("unthrottled", case, why, mail), copy)
 
 
 def _why_unthrottled(standing: Standing, entry: Entry) -> str:
@@ -106,30 +143,34 @@ def _why_unthrottled(standing: Standing, entry: Entry) -> str:
 
 
 def _warned(case: Case, threshold: int) -> Announcement:
-    mail = message.warned(case, threshold)
+    write = partial(message.warned, threshold=threshold)
+    mail, copy = write(case), _copy("warned", case, case.reason, write, threshold=threshold)
     text = f"{case.name} warned: {case.reason}"
-    return Announcement("warned", text, *mail, document("warned", case, case.reason, mail, threshold=threshold))
+    return Announcement("warned", text, *mail, document("warned", case, case.reason, mail, threshold=threshold), copy)
 
 
 def _over(case: Case) -> Announcement:
-    mail = message.over(case)
-    return Announcement("over", f"{case.name} over: {case.reason}", *mail, document("over", case, case.reason, mail))
+    mail, copy = message.over(case), _copy("over", case, case.reason, message.over)
+    text = f"{case.name} over: {case.reason}"
+    return Announcement("over", text, *mail, document("over", case, case.reason, mail), copy)
 
 
 def forecast(case: Case, crosses_at: datetime, before: datetime | None) -> Announcement:
     """The announcement that the VM will cross its allowance at `crosses_at`. before: the time that was last told."""
     reason = f"at this rate it {message.crosses(case, crosses_at)}"
-    mail = message.forecast(case, crosses_at, before)
+    write = partial(message.forecast, crosses_at=crosses_at, before=before)
+    mail, copy = write(case), _copy("forecast", case, reason, write, crosses_at=crosses_at)
     told = document("forecast", case, reason, mail, crosses_at=crosses_at)
-    return Announcement("forecast", f"{case.name} forecast: {reason}", *mail, told)
+    return Announcement("forecast", f"{case.name} forecast: {reason}", *mail, told, copy)
 
 
 def forecast_off(case: Case, before: datetime) -> Announcement:
     """The announcement that the VM will no longer cross its allowance. before: the time that was last told."""
     reason = f"it is no longer expected to cross its {message.limit(case)} before its period ends"
-    mail = message.forecast_off(case, before)
+    write = partial(message.forecast_off, before=before)
+    mail, copy = write(case), _copy("forecast-off", case, reason, write)
     text = f"{case.name} forecast off: {reason}"
-    return Announcement("forecast-off", text, *mail, document("forecast-off", case, reason, mail))
+    return Announcement("forecast-off", text, *mail, document("forecast-off", case, reason, mail), copy)
 
 
 def sample(kind: str, host: str, zone: ZoneInfo, at: datetime) -> Announcement:

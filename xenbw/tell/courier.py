@@ -7,7 +7,7 @@ import threading
 from xenbw.clock import Clock
 from xenbw.config import Settings
 from xenbw.ledger.ledger import LedgerError
-from xenbw.tell import carriers
+from xenbw.tell import carriers, templates
 from xenbw.tell.bell import Bell
 from xenbw.tell.delivery import PATIENT, Delivery, Pace
 
@@ -15,7 +15,7 @@ from xenbw.tell.delivery import PATIENT, Delivery, Pace
 class Courier(threading.Thread):
     """Delivers mails by SMTP itself, and rings the bell for xenbw-notify.service when any other message is due.
 
-    `problem` says why messages cannot be sent at the moment, or is None.
+    `faults` are mistakes in the admin's templates. `problem` says why messages cannot be sent now, or is None.
     """
 
     def __init__(self, settings: Settings, clock: Clock, pace: Pace = PATIENT) -> None:
@@ -23,6 +23,8 @@ class Courier(threading.Thread):
         path = settings.ledger.path
         self._delivery = Delivery(path, clock, carriers.by_smtp(settings), pace)
         self._outside = Delivery(path, clock, carriers.by_service(settings), pace)
+        # Mistakes in the admin's templates, each a sentence.
+        self.faults = templates.read(settings.mail.templates, settings.period.timezone).problems
         self._bell = Bell(settings.daemon.run_dir, clock)
         self._pace = pace
         self._news = threading.Event()
@@ -50,7 +52,7 @@ class Courier(threading.Thread):
             except LedgerError as error:
                 self.problem = str(error)
             if not (more or self._ending):
-                self._news.wait(self._pace.look)
+                self._news.wait(self._delivery.wait or self._pace.look)
 
     def look(self) -> bool:
         """Deliver some of the due messages. Returns whether more may be due. Raises LedgerError."""

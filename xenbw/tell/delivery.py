@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,8 +13,11 @@ from pathlib import Path
 from xenbw.clock import Clock
 from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger, LedgerError
-from xenbw.ledger.outbox import Message, Queue
-from xenbw.tell.carrier import Carrier, DeliveryError
+from xenbw.ledger.outbox import Channel, Message, Queue
+from xenbw.tell import digest
+from xenbw.tell.carrier import DeliveryError
+from xenbw.tell.carriers import Routes
+from xenbw.tell.gather import FEW, LONGEST, URGENT, Parcel, gather
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,32 @@ class Pace:
 
 PATIENT = Pace()
 
+_ADMINS = Queue(Channel.MAIL)
+# What is sent in quiet hours too; "": the unknown kinds of an earlier version.
+_AT_ANY_HOUR = (*URGENT, "")
+# Messages that are read at once; of the admin's mails more than fit into one digest.
+_SOME, _MAILS = 20, 2000
+
 
 class Delivery:
-    """Delivers due messages of some queues, oldest first, each until it is accepted, refused for good, or too old.
+    """Delivers due messages of some queues, oldest first, each until it is accepted, refused for good, or too old. Many
+    mails that are due together go as one (gather.py).
 
-    A message is marked as sent right after its carrier accepted it. After a crash between the two it is sent again
-    with the same id: SMTP and programs allow nothing better. `problem` says why messages cannot be delivered at the
-    moment, or is None.
+    A message is marked as sent right after its carrier accepted it, and all messages of one mail in one transaction.
+    After a crash between the two it is sent again with the same id: SMTP and programs allow nothing better. Which
+    messages go as one mail is written down before it is sent, so that a repeat is the same mail.
+
+    `problem` says why messages cannot be delivered at the moment, or is None. wait: seconds until mails are due that
+    wait for more of them; 0: none do.
     """
 
-    def __init__(self, ledger: Path, clock: Clock, carriers: Mapping[Queue, Carrier], pace: Pace = PATIENT) -> None:
-        self._path, self._clock, self._carriers, self._pace = ledger, clock, carriers, pace
+    def __init__(self, ledger: Path, clock: Clock, routes: Routes, pace: Pace = PATIENT) -> None:
+        self._path, self._clock, self._routes, self._pace = ledger, clock, routes, pace
         self._ending = False
         self._turns = ExitStack()  # the locks that this process holds
         self._accepted: dict[int, datetime] = {}  # accepted by the carrier, not yet marked in the ledger
         self.problem: str | None = None
+        self.wait = 0.0
 
     @property
     def unmarked(self) -> bool:
@@ -62,11 +76,11 @@ class Delivery:
         self._ending = True
 
     def is_due(self) -> bool:
-        """Whether a message is due now. Raises LedgerError."""
-        if not self._carriers:
+        """Whether a message is due now, or waits for more of them. Raises LedgerError."""
+        if not self._routes.carriers:
             return False
         with closing(Ledger.open(self._path, patience=self._pace.lock)) as ledger:
-            return bool(self._due(ledger))
+            return bool(self._due(ledger)) or self.wait > 0
 
     def look(self) -> bool:
         """Deliver some of the due messages. Returns whether more may be due. Raises LedgerError; messages that were
@@ -80,20 +94,43 @@ class Delivery:
                 return False
             self._take_turn()
             # Look again: the process that held the lock has delivered some of them.
-            messages, unreachable = self._due(ledger), dict[Queue, DeliveryError]()
-            for message in messages:
+            parcels, unreachable = self._due(ledger), dict[tuple[Channel, str], DeliveryError]()
+            for parcel in parcels:
                 if self._ending:
                     return False
-                error = unreachable.get(message.queue) or self._deliver(ledger, message)
+                server = _server(parcel[0].queue)
+                packed = parcel if server in unreachable else self._pack(ledger, parcel)
+                error = unreachable.get(server) or self._deliver(ledger, packed)
                 if error is not None:
-                    self._fail(ledger, message, error, tried=message.queue not in unreachable)
+                    self._fail(ledger, packed, error, tried=server not in unreachable)
                     if error.unreachable:
-                        unreachable[message.queue] = error
-            return bool(messages)
+                        unreachable[server] = error
+            return bool(parcels)
 
-    def _due(self, ledger: Ledger) -> list[Message]:
-        now = self._clock.tick().wall
-        return outbox.due(ledger, now, now + self._pace.longest, self._carriers.keys())
+    def _due(self, ledger: Ledger) -> list[Parcel]:
+        """Some of the due messages, oldest first. Sets `wait`."""
+        now, self.wait = self._clock.tick().wall, 0.0
+        alone = [queue for queue in self._routes.carriers if queue.channel is not Channel.MAIL]
+        if self._routes.tenant is not None:
+            # A tenant's mails never go together: a VM may get another tenant meanwhile.
+            alone += outbox.tenants(ledger)
+        parcels: list[Parcel] = [(message,) for message in self._read(ledger, alone, now)]
+        if _ADMINS in self._routes.carriers and (mails := self._read(ledger, [_ADMINS], now, _MAILS)):
+            # What waited for the end of quiet hours goes as one mail.
+            few = 1 if self._routes.is_quiet(_ADMINS, mails[0].created_at) else FEW
+            gathered = gather(mails, outbox.sent_lately(ledger, _ADMINS, now - LONGEST, now), now, few)
+            parcels += gathered.parcels
+            self.wait = gathered.wait
+        return sorted(parcels, key=lambda parcel: parcel[0].id)
+
+    def _read(self, ledger: Ledger, queues: Sequence[Queue], now: datetime, most: int = _SOME) -> list[Message]:
+        """The due messages of these queues, mails in the admin's words."""
+        horizon, hushed = now + self._pace.longest, [queue for queue in queues if self._routes.is_quiet(queue, now)]
+        awake = [queue for queue in queues if queue not in hushed]
+        found = outbox.due(ledger, now, horizon, awake, most=most) if awake else []
+        found += outbox.due(ledger, now, horizon, hushed, kinds=_AT_ANY_HOUR, most=most) if hushed else []
+        words = self._routes.templates.worded
+        return [words(message) if message.channel is Channel.MAIL else message for message in found]
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -108,7 +145,7 @@ class Delivery:
     def _take_turn(self) -> None:
         """Wait until no other process delivers from these queues: daemon and service may briefly have different
         configurations, and an admin may start the service by hand. Raises LedgerError."""
-        for name in sorted({queue.channel.value for queue in self._carriers}):
+        for name in sorted({queue.channel.value for queue in self._routes.carriers}):
             path = self._path.with_name(f"{self._path.name}.{name}.lock")
             try:
                 lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -118,35 +155,60 @@ class Delivery:
             fcntl.flock(lock, fcntl.LOCK_EX)
 
     def _mark(self, ledger: Ledger) -> None:
-        for message_id, at in list(self._accepted.items()):
-            outbox.sent(ledger, message_id, at)
-            del self._accepted[message_id]
+        if self._accepted:
+            outbox.sent(ledger, self._accepted.items())
+            self._accepted.clear()
 
-    def _deliver(self, ledger: Ledger, message: Message) -> DeliveryError | None:
-        """Why the message was not accepted, or None."""
-        written, carrier = message.created_at, self._carriers[message.queue]
+    def _pack(self, ledger: Ledger, parcel: Parcel) -> Parcel:
+        """The messages of this parcel that go as one mail, which is written down; the others wait for the next look."""
+        if len(parcel) == 1 or parcel[0].letter is not None:
+            return parcel
+        packed = digest.fitting(parcel, self._routes.host)
+        if len(packed) > 1:
+            outbox.bundle(ledger, packed)
+        return packed
+
+    def _deliver(self, ledger: Ledger, parcel: Parcel) -> DeliveryError | None:
+        """Why the parcel was not accepted, or None."""
+        first, (subject, body, name) = parcel[0], self._words(parcel)
         try:
-            refused = carrier.send(message.subject, message.body, f"{message.id}.{written:%Y%m%d%H%M%S}", written)
+            refused = self._routes.carrier(first.queue).send(subject, body, name, first.created_at)
         except DeliveryError as error:
             return error
         now = self._clock.tick().wall
-        self._accepted[message.id] = now
+        self._accepted.update((message.id, now) for message in parcel)
         self._mark(ledger)
         for recipient, words in refused.items():
-            ledger.record(now, "mail-refused", f"mail '{message.subject}' to {recipient} was refused: {words}")
+            ledger.record(now, "mail-refused", f"mail '{subject}' to {recipient} was refused: {words}")
         return None
 
-    def _fail(self, ledger: Ledger, message: Message, error: DeliveryError, *, tried: bool) -> None:
-        """tried: whether the error is this message's own, and not that of an earlier one in its queue."""
+    def _words(self, parcel: Parcel) -> tuple[str, str, str]:
+        """(subject, body, id for the receiver) of a parcel."""
+        first, host = parcel[0], self._routes.host
+        if len(parcel) == 1 and first.letter is None:
+            return first.subject, first.body, first.name
+        # Not the id of its first message, which may have been sent alone before and refused.
+        return digest.subject_of(parcel, host), digest.text_of(parcel, host), f"digest.{first.name}"
+
+    def _fail(self, ledger: Ledger, parcel: Parcel, error: DeliveryError, *, tried: bool) -> None:
+        """tried: whether the error is this parcel's own, and not that of an earlier one in its queue."""
         self.problem = str(error)
-        now = self._clock.tick().wall
-        until = now + self._pace.pause(message.tries)
+        now, first = self._clock.tick().wall, parcel[0]
+        until = now + self._pace.pause(first.tries)
         with ledger.transaction():
-            if error.permanent or now - message.created_at >= self._pace.keep:
-                channel = message.channel.value
-                outbox.drop(ledger, message.id)
-                ledger.record(now, f"{channel}-failed", f"{channel} '{message.subject}' was given up: {error.message}")
+            if error.permanent or now - first.created_at >= self._pace.keep:
+                channel, (subject, _, _) = first.channel.value, self._words(parcel)
+                for message in parcel:
+                    outbox.drop(ledger, message.id)
+                ledger.record(now, f"{channel}-failed", f"{channel} '{subject}' was given up: {error.message}")
             elif tried:
-                outbox.postpone(ledger, message.id, until, str(error))
+                for message in parcel:
+                    outbox.postpone(ledger, message.id, until, str(error))
             if tried and error.unreachable:
-                outbox.defer(ledger, message.queue, until)
+                mails = first.channel is Channel.MAIL
+                outbox.defer(ledger, [_ADMINS, *outbox.tenants(ledger)] if mails else [first.queue], until)
+
+
+def _server(queue: Queue) -> tuple[Channel, str]:
+    """The server or program to which a queue goes: all mails go to the same."""
+    return queue.channel, "" if queue.channel is Channel.MAIL else queue.address

@@ -12,6 +12,18 @@ from xenbw.tell.message import Case
 from xenbw.units import format_time
 
 
+def dropped(queue: str, count: int, host: str, at: datetime, mail: tuple[str, str]) -> str:
+    """The JSON of the message that messages of this queue were dropped. It has the keys of every announcement, and
+    `dropped`, how many."""
+    subject, text = mail
+    reason = f"{count} messages that waited for {queue} were dropped"
+    absent = ("vm", "until", "period_start", "period_end", "used_bytes", "limit_bytes", "count", "threshold")
+    told = dict.fromkeys((*absent, "crosses_at")) | {"kind": "messages-dropped", "host": host, "reason": reason}
+    return json.dumps(
+        {**told, "at": format_time(at), "addresses": [], "subject": subject, "text": text, "dropped": count}
+    )
+
+
 def document(
     kind: str,
     case: Case,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from xenbw.checks import MAIL_ADDRESS
 from xenbw.config import MailSection
 from xenbw.errors import UsageError
+from xenbw.tell.markup import html_of
 from xenbw.text import printable
 
 if TYPE_CHECKING:
@@ -42,16 +43,18 @@ def _header(parsed: tuple[str, str, str]) -> Address:
 class Letterhead:
     """The sender and recipients of this host's mails, as [mail] says. sender, recipients: bare addresses."""
 
-    def __init__(self, section: MailSection, host_name: str) -> None:
+    def __init__(self, section: MailSection, host_name: str, *, to_tenant: bool = False) -> None:
+        """to_tenant: name the host nowhere, as far as [mail] sender allows it."""
         # The admin may give the host any name, but not every name is valid after an @.
         self.domain = re.sub(r"[^A-Za-z0-9.-]+", "-", host_name).strip(".-") or "localhost"
         self._from = _parse(section.sender or f"xenbw@{self.domain}")
         self._to = [_parse(text) for text in section.to]
         self.sender = _bare(self._from)
+        self._id_domain = (to_tenant and self._from[2]) or self.domain
         self.recipients = [_bare(parsed) for parsed in self._to]
 
     def write(self, subject: str, body: str, message_id: str, written_at: datetime, line_end: str) -> bytes:
-        """The mail in ASCII characters only; message_id as in Carrier.send."""
+        """The mail in ASCII characters only, as text and as HTML; message_id as in Carrier.send."""
         from email import policy
         from email.message import EmailMessage
 
@@ -62,7 +65,12 @@ class Letterhead:
         shown = printable(subject)
         letter["Subject"] = shown if len(shown) <= _LONGEST_SUBJECT else shown[: _LONGEST_SUBJECT - 3] + "..."
         letter["Date"] = written_at
-        letter["Message-ID"] = f"<xenbw.{message_id}@{self.domain}>"
+        letter["Message-ID"] = f"<xenbw.{message_id}@{self._id_domain}>"
         letter["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notice answers
-        letter.set_content(body.encode("utf-8", "backslashreplace").decode())
+        letter["X-Xenbw-Id"] = message_id
+        text = body.encode("utf-8", "backslashreplace").decode()
+        # Quoted-printable: it writes every = as =3D, so that no line of the text can be the boundary.
+        letter.set_content(text, cte="quoted-printable")
+        letter.add_alternative(html_of(text), subtype="html", cte="quoted-printable")
+        letter.set_boundary(f"=_xenbw.{message_id}")  # a repeat is the same to the byte
         return letter.as_bytes()

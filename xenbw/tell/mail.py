@@ -6,7 +6,10 @@ never send one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -31,40 +34,78 @@ def _words(answer: tuple[int, bytes]) -> str:
 class Mail:
     """The carrier to the mail server that [mail] names."""
 
-    def __init__(self, section: MailSection, host_name: str, *, timeout: float = 10.0) -> None:
-        self._section, self._timeout = section, timeout
-        self._letterhead = Letterhead(section, host_name)
+    def __init__(
+        self,
+        section: MailSection,
+        host_name: str,
+        *,
+        timeout: float = 10.0,
+        limit: float = 60.0,
+        to_tenant: bool = False,
+    ) -> None:
+        """timeout: seconds until the server must have answered each step; limit: the whole message. to_tenant:
+        see Letterhead."""
+        self._section, self._timeout, self._limit = section, timeout, limit
+        self._letterhead = Letterhead(section, host_name, to_tenant=to_tenant)
 
     def send(self, subject: str, body: str, message_id: str, written_at: datetime) -> Mapping[str, str]:
         """See Carrier.send."""
+        import smtplib
+
         letter = self._letterhead.write(subject, body, message_id, written_at, "\r\n")
-        server = self._connect()
+        # Without local_hostname, smtplib asks the DNS for this host's name, with no time limit.
+        server = smtplib.SMTP(local_hostname=self._letterhead.domain, timeout=self._timeout)
+        # The name in the server's certificate; smtplib sets it only if its constructor connects.
+        server._host = self._section.host  # type: ignore[attr-defined]
+        with self._limited(server):
+            try:
+                self._connect(server)
+                self._greet(server)
+                return self._hand_over(server, letter)
+            finally:
+                self._leave(server)
+
+    @contextmanager
+    def _limited(self, server: smtplib.SMTP) -> Iterator[None]:
+        """Cut the connection after the time limit for the whole message: a server that sends a letter now and then
+        never exceeds the time limit of a socket."""
+        cut = threading.Event()
+
+        def end() -> None:
+            cut.set()
+            if server.sock is not None:
+                with suppress(OSError):
+                    # Not the method of a TLS socket, which other threads may not call.
+                    socket.socket.shutdown(server.sock, socket.SHUT_RDWR)
+
+        timer = threading.Timer(self._limit, end)
+        timer.start()
         try:
-            self._greet(server)
-            return self._hand_over(server, letter)
+            yield
+        except DeliveryError:
+            if cut.is_set():
+                text = f"{self._where()} has not accepted the message within {self._limit:g} s"
+                raise DeliveryError(text, unreachable=True) from None
+            raise
         finally:
-            self._leave(server)
+            timer.cancel()
+            # executable.run needs a process without other threads.
+            timer.join()
 
     def _where(self) -> str:
         return f"mail server {self._section.host}:{self._section.port}"
 
-    def _connect(self) -> smtplib.SMTP:
-        import smtplib
-
+    def _connect(self, server: smtplib.SMTP) -> None:
         try:
-            # Without local_hostname, smtplib asks the DNS for this host's name, with no time limit.
-            return smtplib.SMTP(
-                self._section.host,
-                self._section.port,
-                local_hostname=self._letterhead.domain,
-                timeout=self._timeout,
-            )
-        except smtplib.SMTPResponseException as error:
-            raise DeliveryError(f"{self._where()} refuses the connection: {_answer_in(error)}") from None
+            code, words = server.connect(self._section.host, self._section.port)
         except OSError as error:
-            raise DeliveryError(f"{self._where()}: {error.strerror or error}", "see [mail] host and port") from None
+            text = f"{self._where()}: {error.strerror or error}"
+            raise DeliveryError(text, "see [mail] host and port", unreachable=True) from None
         except UnicodeError:
-            raise DeliveryError(f"{self._where()}: not a host name", "see [mail] host") from None
+            raise DeliveryError(f"{self._where()}: not a host name", "see [mail] host", unreachable=True) from None
+        if code != 220:
+            text = f"{self._where()} refuses the connection: {_words((code, words))}"
+            raise DeliveryError(text, unreachable=True)
 
     def _greet(self, server: smtplib.SMTP) -> None:
         """Do STARTTLS and login if configured. A failure here is temporary, because the admin can repair it."""
@@ -82,15 +123,17 @@ class Mail:
             raise DeliveryError(
                 f"{self._where()} refuses the login of {section.user} ({error.smtp_code})",
                 "see [mail] user and password",
+                unreachable=True,
             ) from None
         except smtplib.SMTPNotSupportedError as error:
-            raise DeliveryError(f"{self._where()}: {error}", "see [mail] starttls and user") from None
+            raise DeliveryError(f"{self._where()}: {error}", "see [mail] starttls and user", unreachable=True) from None
         except smtplib.SMTPResponseException as error:
-            raise DeliveryError(f"{self._where()}: {_answer_in(error)}") from None
+            raise DeliveryError(f"{self._where()}: {_answer_in(error)}", unreachable=True) from None
         except UnicodeError:
-            raise DeliveryError("[mail] user and password: only ASCII characters can be sent") from None
+            text = "[mail] user and password: only ASCII characters can be sent"
+            raise DeliveryError(text, unreachable=True) from None
         except OSError as error:
-            raise DeliveryError(f"{self._where()}: {error}") from None
+            raise DeliveryError(f"{self._where()}: {error}", unreachable=True) from None
 
     def _hand_over(self, server: smtplib.SMTP, letter: bytes) -> Mapping[str, str]:
         import smtplib
@@ -112,7 +155,9 @@ class Mail:
         except smtplib.SMTPResponseException as error:
             raise DeliveryError(f"{self._where()}: {_answer_in(error)}") from None
         except OSError as error:
-            raise DeliveryError(f"{self._where()}: {error}") from None
+            # A server that hangs up at this message may take the next one; one that is silent would not.
+            silent = "timed out" in str(error)
+            raise DeliveryError(f"{self._where()}: {error}", unreachable=silent) from None
         return {who: _words(answer) for who, answer in refused.items()}
 
     @staticmethod

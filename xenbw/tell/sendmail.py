@@ -13,9 +13,9 @@ from xenbw.tell.letter import Letterhead
 class Sendmail:
     """The program that [mail] sendmail names. Every mail system's sendmail accepts -i, -f, and recipients after --."""
 
-    def __init__(self, section: MailSection, host_name: str, *, timeout: float = 60.0) -> None:
+    def __init__(self, section: MailSection, host_name: str, *, timeout: float = 60.0, to_tenant: bool = False) -> None:
         self._program, self._timeout = section.sendmail, timeout
-        self._letterhead = Letterhead(section, host_name)
+        self._letterhead = Letterhead(section, host_name, to_tenant=to_tenant)
 
     def send(self, subject: str, body: str, message_id: str, written_at: datetime) -> Mapping[str, str]:
         """See Carrier.send."""

@@ -23,13 +23,17 @@ log = logging.getLogger(__name__)
 
 # Seconds between attempts to mark delivered messages in the ledger.
 _AGAIN = 2.0
+# Seconds between looks for other messages while mails wait for more of them.
+_LOOK = 1.0
 
 
 def deliver(delivery: Delivery) -> None:
     """Deliver all due messages. If the ledger cannot mark a delivered message (its disk is full), the next run would
     deliver it again; so this run waits until it is marked. Raises LedgerError."""
     more, waits = True, False
-    while more:
+    while more or delivery.wait:
+        if not more:
+            time.sleep(min(delivery.wait, _LOOK))
         try:
             more, waits = delivery.look(), False
         except LedgerError as error:
@@ -50,7 +54,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         settings = config.load()
-        deliver(Delivery(settings.ledger.path, SystemClock(), carriers.by_service(settings)))
+        routes = carriers.by_service(settings)
+        if routes.tenant is not None:
+            for problem in routes.templates.problems:
+                log.warning("%s", problem)
+        deliver(Delivery(settings.ledger.path, SystemClock(), routes))
     except XenbwError as error:
         log.error("%s", error)
         return error.exit_code
