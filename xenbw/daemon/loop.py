@@ -184,9 +184,9 @@ class Daemon:
     def _hear_of_rules(self) -> None:
         # A firewall that loads changes the rules many times in a row.
         changed = self._rules.drain()
-        if self._rules.spent:
-            self._rules.spent = False
-            self._work.on_tripwire(changed=changed)
+        spent, self._rules.spent = self._rules.spent, set()
+        if spent:
+            self._work.on_tripwire(spent, changed=changed)
         elif changed:
             self._rules_at = min(self._rules_at, max(time.monotonic(), self._rules_done + _RULES_PAUSE))
 

@@ -50,6 +50,16 @@ class NftMeter(Meter):
                 found |= _readings(fresh.values(), counted, kernel)
         return found
 
+    def glance(self, wanted: Collection[Metered]) -> dict[int, Reading]:
+        # The first reading of new counters needs the care that `read` takes.
+        keys = {one.binding_id: nft.key(*one.key) for one in wanted if nft.key(*one.key) not in self._chains.fresh}
+        counted = self._table.counters([name for key in keys.values() for name in _names(key)])
+        kernel = self._kernel.read(wanted)
+        # The usage that is known now is no longer of the moment of their readings.
+        self._quotas.forget()
+        found = _readings([one for one in wanted if one.binding_id in keys], counted, kernel)
+        return {id_: reading for id_, reading in found.items() if reading.own is not None}
+
     def last(self, wanted: Iterable[Metered]) -> dict[int, Reading]:
         counted = self._table.counters()
         found = {one.binding_id: _amounts(counted, nft.key(*one.key)) for one in wanted}
