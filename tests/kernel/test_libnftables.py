@@ -12,7 +12,7 @@ import pytest
 from tests.support.netns import Namespace
 from xenbw.errors import MeterError
 from xenbw.nft.library import Library
-from xenbw.nft.netlink import RuleWatch, Table, hand_to_nft
+from xenbw.nft.netlink import Quota, RuleWatch, Table, hand_to_nft
 from xenbw.nft.tables import Apply
 
 pytestmark = pytest.mark.kernel
@@ -37,6 +37,18 @@ def test_a_batch_is_applied_as_a_whole_or_not_at_all(capfd: pytest.CaptureFixtur
     assert library.apply(GOOD) is None
     assert Table("t").counters() == {"c": 0}
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("place")
+def test_single_objects_are_read_by_their_names() -> None:
+    table = Table("t")
+    assert (table.counters(["c"]), table.quotas(["q"])) == ({}, {})
+    assert (
+        Library().apply(GOOD + "add counter netdev t d\nadd quota netdev t q { over 9 bytes used 7 bytes }\n") is None
+    )
+    assert table.counters(["nosuch", "d"]) == {"d": 0}
+    assert table.quotas(["nosuch", "q"]) == table.quotas() == {"q": Quota(9, 7)}
+    table.close()
 
 
 @pytest.mark.usefixtures("place")

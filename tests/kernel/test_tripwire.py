@@ -196,6 +196,17 @@ def test_flushed_rules_bring_the_tripwire_back(running: Host) -> None:
     assert held_at(running, LIMIT)
 
 
+def test_flushed_rules_bring_all_tripwires_back_though_one_vm_is_far_past_its_allowance(running: Host) -> None:
+    guest = near(running)
+    near(running, "web2")
+    guest.send(BATCH)
+    running.add("web1", limit_bytes=BATCH // 2)
+    running.ask("sync")
+    assert until(lambda: blocked(running))
+    running.run(["nft", "flush", "ruleset"], check=True)
+    assert until(lambda: {"trip-total-1", "trip-total-2"} <= set(quotas(running).split()))
+
+
 def test_a_raise_with_the_daemon_dead_is_exact(running: Host) -> None:
     guest = near(running)
     running.kill_daemon()

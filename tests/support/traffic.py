@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 
@@ -92,3 +93,31 @@ def _pump(sender: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while True:
             sender.sendall(bytes(1 << 16))
+
+
+def push(source: Namespace, target: Namespace, address: str, size: int, timeout: float) -> int:
+    """Send so many bytes by one TCP connection from `source` to `address` in `target`. Returns how many arrived before
+    none did for `timeout` seconds."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with target.entered():
+        server = socket.create_server((address, 0), family=family)
+    with source.entered():
+        sender = socket.socket(family, socket.SOCK_STREAM)
+    with server, sender:
+        for end in (server, sender):
+            end.settimeout(timeout)
+        # Closing resets it: bytes that did not arrive are not sent again later.
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+        got = 0
+        with contextlib.suppress(OSError):
+            sender.connect(server.getsockname()[:2])
+            receiver, _ = server.accept()
+            with receiver:
+                receiver.settimeout(timeout)
+                sender.setblocking(False)
+                left = size
+                while got < size:
+                    with contextlib.suppress(BlockingIOError):
+                        left -= sender.send(bytes(left))
+                    got += len(receiver.recv(1 << 20))
+        return got

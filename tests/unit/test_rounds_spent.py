@@ -32,8 +32,7 @@ def test_a_vm_is_judged_unless_it_is_held_there_already(
     allowance = Allowance(limit_bytes=1000, action=action, rate=8000, hard_limit_bytes=2000)
     rounds = cast("Any", Rounds.__new__(Rounds))
     quotas = {"trip-total-1": Quota(2001, 2001), "other": Quota(1, 1)}
-    rounds._quotas = SimpleNamespace(before=quotas, after=quotas)
     period = Period(utc("2026-03-01"), utc("2026-04-01"))
     rounds._roster = SimpleNamespace(entries={1: Entry(vm, allowance, True, period)})
     rounds._reconciler = SimpleNamespace(blocked=frozenset([1] if blocked else []))
-    assert rounds._spent() == ({1: {"trip"}} if judged else {})
+    assert rounds._spent(quotas) == ({1: {"trip"}} if judged else {})

@@ -43,6 +43,11 @@ def test_the_limit_is_moved_by_the_gap() -> None:
     assert "over 999999906 bytes" in Kernel().look("trip-total-1", line(100), Quota(BIG, 5))
 
 
+def test_the_object_of_a_vm_that_is_past_its_line_has_no_more_used_than_its_limit() -> None:
+    change = Kernel().tripwire._change({"trip-total-1": line(BIG + 500)}, {})
+    assert change.text == made("trip", BIG + 1)
+
+
 def test_an_object_that_ran_out_too_early_is_made_anew_when_usage_is_the_same_twice() -> None:
     kernel, spent = Kernel(), Quota(1000, 1000)
     assert not kernel.look("trip-total-1", line(100), spent)

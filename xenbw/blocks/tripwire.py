@@ -93,8 +93,10 @@ class _Change:
     def make(self, name: str, line: Line) -> None:
         self.made.add(name)
         self.gaps.pop(name, None)
-        limit = 0 if line.limit is None else line.limit
-        self.text += text.quota(name, max(0, limit) + 1, max(0, line.used))
+        limit = max(0, line.limit or 0) + 1
+        # The kernel refuses an object that has more used than its limit (nft_quota.c, nft_quota_do_init), and with it
+        # the tripwires of all VMs.
+        self.text += text.quota(name, limit, min(max(0, line.used), limit))
 
 
 class Tripwire:

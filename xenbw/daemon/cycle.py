@@ -5,7 +5,7 @@ Sockets and signals are in loop.py; the clock is passed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -282,13 +282,15 @@ class Work:
             self._now.look()
             self._rounds.play(look=True)
 
-    def on_tripwire(self, *, changed: bool) -> None:
-        """A VM used up its allowance. changed: whether another program changed the host's nft rules as well."""
+    def on_tripwire(self, quotas: Collection[str], *, changed: bool) -> None:
+        """VMs used up their allowances. quotas: the quota objects that ran out. changed: whether another program
+        changed the host's nft rules as well."""
         if changed:
             self.on_rules()
         else:
             self._now.look()
-            self._rounds.play()
+            moved = self._rounds.trip(quotas)
+            self._rounds.play(look=moved, hold=moved)
 
     def enforce(self) -> list[str]:
         """Make the kernel's blocks what the ledger says, without counting. Returns what blocks changed."""

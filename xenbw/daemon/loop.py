@@ -14,11 +14,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sdnotify
 
 from xenbw import __version__, config
-from xenbw.book.sync import Sync
 from xenbw.clock import Clock, SystemClock, Timedated, boot_id
 from xenbw.config import Settings
 from xenbw.daemon.cycle import Work
@@ -34,6 +34,9 @@ from xenbw.tell.courier import Courier
 from xenbw.tell.log import log_to
 from xenbw.vifs.udev import Watcher
 from xenbw.xen.xenstore import Lookup
+
+if TYPE_CHECKING:
+    from xenbw.book.sync import Sync
 
 log = logging.getLogger("xenbw")
 
@@ -154,6 +157,9 @@ class Daemon:
                 log.error("%s", fault)
             self._courier.start()
         if settings.mongodb.uri:
+            # The book's modules and OpenSSL take 4 MB, and most hosts have no book.
+            from xenbw.book.sync import Sync
+
             self._sync = Sync(settings, self._clock)
             self._sync.start()
 
@@ -190,9 +196,9 @@ class Daemon:
     def _hear_of_rules(self) -> None:
         # A firewall that loads changes the rules many times in a row.
         changed = self._rules.drain()
-        if self._rules.spent:
-            self._rules.spent = False
-            self._work.on_tripwire(changed=changed)
+        spent, self._rules.spent = self._rules.spent, set()
+        if spent:
+            self._work.on_tripwire(spent, changed=changed)
         elif changed:
             self._rules_at = min(self._rules_at, max(time.monotonic(), self._rules_done + _RULES_PAUSE))
 

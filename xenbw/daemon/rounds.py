@@ -12,11 +12,13 @@ from xenbw.daemon.now import Now
 from xenbw.enforce.desired import Present
 from xenbw.enforce.protect import Protected
 from xenbw.enforce.reconcile import Reconciler
+from xenbw.errors import MeterError
 from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
 from xenbw.ledger.ledger import LedgerError
 from xenbw.meters.metering import Metering
 from xenbw.model import Action, Entry, State
+from xenbw.nft.netlink import Quota
 from xenbw.nft.port import Port
 from xenbw.nft.quotas import Quotas
 from xenbw.tell.complaints import Complaints
@@ -65,7 +67,7 @@ class Rounds:
         while True:
             self._tally.shut = self._reconciler.shut()
             self._accounts.count(self._ports() if look or self._metering.bridged else None)
-            spent = self._spent()
+            spent = self._spent(self._quotas.after)
             hold = self._roll() or hold
             due = ((due | self._crossed() | spent.keys()) & self._roster.entries.keys()) - judged
             moved = bool(due) and self._pass_judgement(due, spent)
@@ -96,10 +98,30 @@ class Rounds:
         self._accounts.count(None)
         self._quotas.forget()
 
-    def _spent(self) -> dict[int, set[str]]:
+    def trip(self, names: Collection[str]) -> bool:
+        """Judge the VMs whose quota objects ran out by the counters of these VMs alone, and null-route the VMs that are
+        blocked now. names: the objects'. Whether verdicts changed: then a round that holds all blocks has to follow."""
+        try:
+            spent = self._spent(self._quotas.now(names))
+        except MeterError:
+            return False  # a round reports it
+        moment, entries = self._now.moment, self._roster.entries
+        if not spent or any(moment.at >= entries[vm_id].period.end for vm_id in spent):
+            return False
+        self._tally.shut = self._reconciler.shut()
+        if not self._accounts.glance(spent) or not self._pass_judgement(spent, spent):
+            return False
+        try:
+            self._reconciler.hasten(self._roster)
+        except LedgerError as error:
+            self._accounts.failed(error)
+        self._accounts.commit()
+        return True
+
+    def _spent(self, quotas: Mapping[str, Quota]) -> dict[int, set[str]]:
         """The kinds of tripwires that ran out, by VM, of VMs that are not held for it yet."""
         found: dict[int, set[str]] = {}
-        for name, quota in self._quotas.after.items():
+        for name, quota in quotas.items():
             line = line_of(name) if quota.spent else None
             entry = self._roster.entries.get(line[0]) if line else None
             if line and entry and not self._holds(entry, line[1]):

@@ -133,7 +133,8 @@ def exceptions(roster: Roster, settings: Settings) -> Exceptions:
     )
 
 
-def _by_name(allow: Exceptions, roster: Roster) -> Exceptions:
+def by_name(allow: Exceptions, roster: Roster) -> Exceptions:
+    """These exceptions by VM name."""
     return Exceptions(allow.common, {roster.entries[vm_id].vm.name: networks for vm_id, networks in allow.own.items()})
 
 

@@ -35,7 +35,7 @@ from xenbw.runner import Runner
 from xenbw.tell.announcement import unfiltered
 from xenbw.vifs import interfaces
 
-_WIRES = ("tripwire", "throttle")
+_WIRES, _NULL_ROUTES = ("tripwire", "throttle"), "null routes"
 
 
 class Reconciler:
@@ -56,6 +56,7 @@ class Reconciler:
         self.plan = Plan({}, {}, {}, {}, frozenset())
         self.problems: list[str] = []
         self.unfiltered: set[str] = set()
+        self._holders: list[desired.Holder] = []
         self._hold = Hold(frozenset(), Exceptions(settings.enforce.exceptions), {})
         self._throttled: frozenset[int] = frozenset()
         # Null routes and their method, by the block's name.
@@ -90,6 +91,7 @@ class Reconciler:
             started = pending.started(pending.folder(self.settings.daemon.run_dir))
             holders = desired.holders(roster, blocks, latest, self._arrived(roster, blocks, latest, started))
             plan = desired.plan(holders, self.protect)
+            self._holders = holders
             self._throttled = desired.throttled(roster, blocks, self._judge.throttled)
             allow, lines = desired.exceptions(roster, self.settings), self._lines(roster, usage)
             self._hold = Hold(frozenset(blocks), allow, self._rates(roster, lines))
@@ -109,6 +111,24 @@ class Reconciler:
             if not any(outcome.bridged for outcome in outcomes):
                 self._check_bridges(roster, blocks, passing, moment)
         return [change for outcome in outcomes for change in outcome.changes]
+
+    def hasten(self, roster: Roster) -> None:
+        """Null-route the VMs that were blocked since the last reconciling. The next one, which looks at all vifs and
+        reports problems, has to follow. Raises LedgerError."""
+        with self._turn():
+            # The addresses' holders are those of the last reconciling; a hook that wrote since may have changed them.
+            if self._ledger.changed_by_others(look=False):
+                return
+            blocks = self._judge.unrecorded.keys() | self._ledger.active_blocks().keys()
+            blocked = {roster.entries[vm_id].vm.name for vm_id in blocks & roster.entries.keys()}
+            holders = [replace(one, blocked=one.blocked or one.name in blocked) for one in self._holders]
+            routes = desired.plan(holders, self.protect).null_routes
+            allow = desired.by_name(desired.exceptions(roster, self.settings), roster)
+            wanted = Wanted(routes, allow=allow, method=self.method)
+            for block in self._blocks:
+                if block.name == _NULL_ROUTES and routes != self.plan.null_routes:
+                    with suppress(XenbwError):
+                        block.apply(wanted)
 
     def wire(self, roster: Roster, usage: Mapping[int, Counters], present: Present) -> None:
         """Put the tripwires and throttles back where other programs deleted them. Problems are told by `reconcile`."""
@@ -145,7 +165,7 @@ class Reconciler:
             frozenset(present.starting),
             domids,
             {one.ifindex: one.domid for one in latest if one.ended_at is None and one.boot_id == self._boot_id},
-            Exceptions(self._hold.allow.common, {names[vm_id]: own for vm_id, own in self._hold.allow.own.items()}),
+            desired.by_name(self._hold.allow, roster),
             method=self.method,
         )
 

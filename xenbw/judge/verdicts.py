@@ -16,7 +16,7 @@ from xenbw.config import Settings
 from xenbw.judge.roster import Roster
 from xenbw.ledger import blocklog, viflog
 from xenbw.ledger.ledger import Ledger, LedgerError
-from xenbw.model import ZERO, Address, Block, Cause, Counters, Entry, State
+from xenbw.model import ZERO, Block, Cause, Counters, Entry, State
 from xenbw.quota import Standing
 from xenbw.tell import message
 from xenbw.tell.announcement import Announcement, announcement, why_released
@@ -43,7 +43,6 @@ class Judge:
         self.unsettled: set[int] = set()
         self.unrecorded: dict[int, Block] = {}
         self.throttled: set[int] = set()
-        self._addresses: dict[int, set[Address]] | None = None
 
     def judge(
         self,
@@ -56,7 +55,7 @@ class Judge:
         """Judge these VMs; record and announce what changed. spent: the kinds of tripwires that ran out, by VM. Whether
         blocks or throttles changed."""
         blocks = self._ledger.active_blocks()
-        changed, self.failure, self._addresses = False, None, None
+        changed, self.failure = False, None
         for vm_id in vm_ids:
             entry = roster.entries[vm_id]
             used = entry.used(usage.get(vm_id, ZERO))
@@ -124,12 +123,7 @@ class Judge:
             self.queued = True
 
     def case(self, entry: Entry, standing: Standing | None, at: datetime) -> message.Case:
-        # Asked once for all the VMs of a judgement: on the first of a month that may be every one.
-        if self._addresses is None:
-            self._addresses = {}
-            for binding in viflog.latest(self._ledger):
-                self._addresses.setdefault(binding.vm_id, set()).update(binding.ips)
-        addresses = self._addresses.get(entry.vm.id, set()).union(entry.vm.ips)
+        addresses = viflog.addresses_of(self._ledger, entry.vm.id).union(entry.vm.ips)
         ordered = sorted(addresses, key=lambda address: (address.version, int(address)))
         return message.Case(
             host=self.settings.host_name,

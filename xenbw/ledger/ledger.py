@@ -111,11 +111,14 @@ class Ledger:
         finally:
             self.rows("COMMIT")
 
-    def changed_by_others(self) -> bool:
-        """Whether another process wrote since the last call (PRAGMA data_version: microseconds)."""
+    def changed_by_others(self, *, look: bool = True) -> bool:
+        """Whether another process wrote since the last call (PRAGMA data_version: microseconds). look False: and tell
+        the next caller the same."""
         version = self.rows("PRAGMA data_version")[0][0]
-        changed, self._data_version = version != self._data_version, version
-        return bool(changed)
+        changed = bool(version != self._data_version)
+        if look:
+            self._data_version = version
+        return changed
 
     def lend(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """Let another module of this room use the connection, with its own transactions. Raises LedgerError."""

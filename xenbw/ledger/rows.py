@@ -117,6 +117,11 @@ def binding_of(row: sqlite3.Row) -> Binding:
     )
 
 
+@_or_damaged
+def ips_of(row: sqlite3.Row) -> tuple[Address, ...]:
+    return _addresses(row["ips"])
+
+
 def _amounts_of(row: sqlite3.Row) -> Amounts:
     return Amounts(*(row[column] for column in Amounts._fields))
 

@@ -9,8 +9,8 @@ from datetime import datetime
 from xenbw.ledger import bindings
 from xenbw.ledger.bindings import NewBinding
 from xenbw.ledger.ledger import Ledger
-from xenbw.ledger.rows import binding_of, text_of, time_of, to_text
-from xenbw.model import Binding
+from xenbw.ledger.rows import binding_of, ips_of, text_of, time_of, to_text
+from xenbw.model import Address, Binding
 
 
 def bind(ledger: Ledger, at: datetime, new: NewBinding) -> int:
@@ -71,6 +71,17 @@ def latest(ledger: Ledger) -> list[Binding]:
         " WHERE binding.ended_at IS NULL OR (binding.boot_id = head.boot_id AND binding.domid = head.domid)"
     )
     return [binding_of(row) for row in rows]
+
+
+def addresses_of(ledger: Ledger, vm_id: int) -> set[Address]:
+    """The addresses of a VM's newest life."""
+    rows = ledger.rows(
+        "SELECT binding.ips FROM binding JOIN (SELECT boot_id, domid FROM binding WHERE vm_id = :vm ORDER BY id DESC"
+        " LIMIT 1) AS head WHERE vm_id = :vm AND (ended_at IS NULL OR (binding.boot_id = head.boot_id AND"
+        " binding.domid = head.domid))",
+        vm=vm_id,
+    )
+    return {address for row in rows for address in ips_of(row)}
 
 
 def ends(ledger: Ledger, binding_ids: Iterable[int]) -> dict[int, datetime]:

@@ -110,6 +110,15 @@ class Metering:
         self.gaps += self.bridged > 0
         return grown
 
+    def glance(self, vm_ids: Collection[int], at: datetime, period_of: PeriodOf) -> set[int] | None:
+        """Read and credit the live vifs of these VMs alone. Returns the ids of VMs whose usage grew; None, with nothing
+        credited, if `count` has to read them since their counters are new or lost. Raises MeterError."""
+        wanted = [one for one in self._tally.tracked.values() if one.vm_id in vm_ids]
+        readings = self.meter.glance(wanted)
+        if any(one.binding_id not in readings for one in wanted):
+            return None
+        return self._tally.credit(readings, at, period_of)
+
     def settle(self, at: datetime, period_of: PeriodOf, vm_ids: Collection[int]) -> None:
         """Credit the last bytes of ended bindings of these VMs, including vifs that the daemon never saw. Once that is
         committed, `release` deletes their counters. Raises MeterError."""

@@ -51,6 +51,16 @@ class NftMeter(Meter):
         self.packets = {one.binding_id: self._packets(one, passed) for one in wanted if one.binding_id in found}
         return found
 
+    def glance(self, wanted: Collection[Metered]) -> dict[int, Reading]:
+        # The first reading of new counters needs the care that `read` takes.
+        keys = {one.binding_id: nft.key(*one.key) for one in wanted if nft.key(*one.key) not in self._chains.fresh}
+        counted = self._table.counters([name for key in keys.values() for name in _names(key)])
+        kernel = self._kernel.read(wanted)
+        # The usage that is known now is no longer of the moment of their readings.
+        self._quotas.forget()
+        found = _readings([one for one in wanted if one.binding_id in keys], counted, kernel)
+        return {id_: reading for id_, reading in found.items() if reading.own is not None}
+
     def _packets(self, one: Metered, passed: Mapping[int, Counters]) -> Counters:
         """The packets of one vif. passed: by the kernel's counters, which have also what tc drops of a guest's, and
         lack what is refused on the way to it."""

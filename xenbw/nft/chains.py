@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -43,7 +42,7 @@ class Chains:
     def look(self) -> View:
         """The table as it is. It is read again only if a rule or an interface changed since the last look. Raises
         MeterError."""
-        generation, interfaces = self._tables.generation(), socket.if_nameindex()
+        generation, interfaces = self._tables.generation(), self._tables.links.now()
         if self._seen is None or self._mark != (generation, interfaces) or self._seen.interfaces != interfaces:
             self._seen, self._mark = self._look(), (generation, interfaces)
         return self._seen
@@ -56,7 +55,7 @@ class Chains:
         chains = self._table.chains()
         self._known = {name: self._known.get(name, chain.rules) for name, chain in chains.items()}
         changed = frozenset(name for name, chain in chains.items() if self._known[name] != chain.rules)
-        return View(chains, counters, sealed, maps, changed, socket.if_nameindex())
+        return View(chains, counters, sealed, maps, changed, self._tables.links.now())
 
     def broken(self, ports: Iterable[Port], view: View) -> list[Port]:
         """The vifs that have counters but whose traffic does not reach them: a chain is gone, was changed, leads to no

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from xenbw.errors import MeterError
@@ -30,9 +30,9 @@ class Quotas:
         self.unsettled: frozenset[str] = frozenset()
         self.made = False
 
-    def now(self) -> dict[str, Quota]:
-        """By name. Raises MeterError."""
-        return self._table.quotas()
+    def now(self, names: Iterable[str] | None = None) -> dict[str, Quota]:
+        """By name. names: read only these. Raises MeterError."""
+        return self._table.quotas(names)
 
     def around(self, count: Callable[[], T]) -> T:
         """Count, and read the quota objects before and after. May raise what `count` raises."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from xenbw.nft.links import Links
 from xenbw.nft.netlink import NETDEV, Table
 from xenbw.nft.nft import TABLE
 
@@ -12,10 +13,10 @@ Apply = Callable[[str], str | None]
 
 
 class Tables:
-    """The tables of xenbw in each family. apply: hands nft a batch."""
+    """The tables of xenbw in each family. apply: hands nft a batch. links: the interfaces that rules can be about."""
 
     def __init__(self, apply: Apply) -> None:
-        self.apply = apply
+        self.apply, self.links = apply, Links()
         self._tables: dict[tuple[int, str], Table] = {}
         self._forgotten = 0
 
@@ -33,5 +34,6 @@ class Tables:
         self._forgotten += 1
 
     def close(self) -> None:
+        self.links.close()
         for table in self._tables.values():
             table.close()
