@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -16,12 +17,14 @@ from tests.support.books import add_vm
 from tests.support.clock import HandClock, utc
 from tests.support.guarded import END, NOW, Host, MethodStandIn
 from tests.support.mailserver import Mailbox, free_port, serve
+from xenbw import checks
 from xenbw.config import CommandSection, DaemonSection, HostSection, LedgerSection, MailSection, Settings
 from xenbw.ledger import eventlog, outbox
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.outbox import Channel
 from xenbw.model import Counters
-from xenbw.tell import digest
+from xenbw.tell import announcement, digest
+from xenbw.tell.alarm import Trouble
 from xenbw.tell.courier import Courier
 
 AT = utc("2026-04-01")
@@ -124,6 +127,22 @@ def test_a_digest_has_a_line_for_each_vm_by_kind_the_most_urgent_first(
         "Traffic warnings (2): used 81 %\n  web2\n  web2\n\n"
         "Released (2): a new period began\n  web1\n  web1\n"
     )
+
+
+def test_a_trouble_of_the_host_is_listed_by_its_subject(ledger: Ledger) -> None:
+    trouble = Trouble("dom0-7", "meter", "the meter is degraded", AT, ZoneInfo("UTC"))
+    for told in (announcement.trouble(trouble), announcement.trouble_over(trouble)):
+        outbox.queue(ledger, AT, told.subject, told.body, kind=told.kind, facts=told.document)
+    text = digest.text_of(outbox.due(ledger, AT, AT + timedelta(hours=1)), "dom0-7")
+    assert "TROUBLES OF THE HOST (1)\n  [xenbw] dom0-7: trouble: the meter is degraded\n" in text
+    assert "Troubles of the host that are over (1)\n  [xenbw] dom0-7: over: the meter is degraded\n" in text
+
+
+def test_every_kind_of_announcement_has_a_heading(ledger: Ledger) -> None:
+    for kind in checks.KINDS:
+        outbox.queue(ledger, AT, kind, "text\n", kind=kind, facts=json.dumps({"vm": "web1"}))
+    text = digest.text_of(outbox.due(ledger, AT, AT + timedelta(hours=1)), "dom0-7")
+    assert not [kind for kind in checks.KINDS if f"\n{kind} (1)\n" in text]
 
 
 def test_a_short_digest_repeats_the_messages_and_a_long_one_says_where_they_are(

@@ -13,7 +13,7 @@ import pytest
 from tests.support.books import add_vm
 from tests.support.clock import HandClock
 from tests.support.console import Console
-from tests.support.guarded import NOW, Host, MethodStandIn
+from tests.support.guarded import END, NOW, Host, MethodStandIn
 from tests.support.mailserver import Mailbox, free_port, serve
 from xenbw import checks
 from xenbw.config import DaemonSection, HostSection, LedgerSection, MailSection, Settings
@@ -21,6 +21,7 @@ from xenbw.errors import UsageError
 from xenbw.ledger import eventlog, outbox
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Action, Cause, Counters, State
+from xenbw.tell.announcement import forecast, forecast_off
 from xenbw.tell.courier import Courier
 
 HOUR = timedelta(hours=1)
@@ -72,8 +73,8 @@ def test_the_tenant_gets_a_mail_of_his_own_and_the_admin_still_gets_his(host: Ho
     assert mailbox.recipients == [["noc@example.com"], [TENANT]]
     assert [mailbox.read(number)["To"] for number in (0, 1)] == ["noc@example.com", TENANT]
     ((subject, text),) = to_tenant(mailbox)
-    assert subject == "web1: traffic warning"
-    assert text.startswith("web1 has used 900 B of 1.00 KB (in and out together)")
+    assert subject == "web1: traffic warning, 80 % used"
+    assert text.startswith("web1 has used 80 % of its 1.00 KB.\n\nIt has used 900 B of 1.00 KB (in and out together)")
     assert "Host:      secret-dom0\n" in mailbox.text(0)
 
 
@@ -89,7 +90,7 @@ def test_no_mail_to_the_tenant_names_the_host_or_a_command_or_another_vm(host: H
     send(host, 60)
     mails = to_tenant(mailbox)
     assert [subject for subject, _ in mails] == [
-        "web1: traffic warning",
+        "web1: traffic warning, 80 % used",
         "web1: blocked",
         "web1: released, and throttled",
         "web1: no longer throttled",
@@ -133,7 +134,7 @@ def test_an_address_that_is_refused_for_good_is_an_event(host: Host, mailbox: Ma
     send(host)
     (_, kind, text) = eventlog.newest(host.ledger, 1)[0]
     assert kind == "mail-failed"
-    assert "web1: traffic warning" in text
+    assert "web1: traffic warning, 80 % used" in text
     assert outbox.waiting(host.ledger) == 0
 
 
@@ -146,6 +147,16 @@ def test_the_tenant_is_told_of_an_admin_s_block(host: Host, mailbox: Mailbox) ->
     ((subject, text),) = to_tenant(mailbox)
     assert subject == "web1: blocked"
     assert "It stays blocked until it is lifted." in text
+
+
+def test_the_tenant_is_told_of_a_forecast_too(host: Host) -> None:
+    host.judge(0)
+    case = host.judging.case(host.roster.entries[host.web1], None, NOW)
+    for told in (forecast(case, END, None), forecast_off(case, END)):
+        assert told.copy is not None
+        assert told.copy.to == TENANT
+        assert told.copy.subject.startswith("web1: ")
+        assert "secret-dom0" not in told.copy.body + told.copy.document
 
 
 @pytest.mark.parametrize(

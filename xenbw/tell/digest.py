@@ -23,11 +23,15 @@ _NAME, _REASON = 120, 300
 _HEADINGS = {
     "unfiltered": "BLOCKS THAT DO NOT HOLD",
     "null-routed": "Null-routed",
+    "trouble": "TROUBLES OF THE HOST",
+    "flood-began": "Floods",
     "throttled": "Throttled",
     "over": "Over the allowance, not blocked",
     "warned": "Traffic warnings",
     "forecast": "Expected to cross the allowance",
     "forecast-off": "No longer expected to cross the allowance",
+    "flood-ended": "Floods that ended",
+    "trouble-over": "Troubles of the host that are over",
     "unthrottled": "No longer throttled",
     "released": "Released",
 }
@@ -73,16 +77,18 @@ def _section(kind: str, messages: Sequence[Message]) -> str:
     if len(reasons) == 1:
         heading += f": {reason}" if (reason := reasons.pop()) else ""
         return f"{heading}\n" + "\n".join(f"  {name}" for name, _ in lines)
-    return f"{heading}\n" + "\n".join(f"  {name}: {reason}" for name, reason in lines)
+    return f"{heading}\n" + "\n".join(f"  {name}: {reason}" if reason else f"  {name}" for name, reason in lines)
 
 
 def _line(message: Message) -> tuple[str, str]:
-    """The VM's name, or the subject of a message that is about no VM; and the reason."""
+    """The VM's name and the reason; of a message that is about no VM its subject, which has the reason, and ""."""
     facts: dict[str, Any] = json.loads(message.facts) if message.facts else {}
+    if not facts.get("vm"):
+        return _clipped(message.subject, _NAME), ""
     reason = _clipped(str(facts.get("reason") or ""), _REASON)
     if message.kind == "null-routed" and not facts.get("addresses"):
         reason += "; NO ADDRESS OF IT IS KNOWN, its traffic still passes"
-    return _clipped(str(facts.get("vm") or message.subject), _NAME), reason
+    return _clipped(str(facts["vm"]), _NAME), reason
 
 
 def _clipped(text: str, most: int) -> str:

@@ -11,16 +11,39 @@ from xenbw.tell.alarm import Trouble
 from xenbw.tell.message import Case
 from xenbw.units import format_time
 
+# Keys that only an announcement of a VM fills.
+_OF_VM = (
+    "until",
+    "period_start",
+    "period_end",
+    "used_bytes",
+    "limit_bytes",
+    "count",
+    "threshold",
+    "crosses_at",
+    "flood",
+)
+
 
 def dropped(queue: str, count: int, host: str, at: datetime, mail: tuple[str, str]) -> str:
     """The JSON of the message that messages of this queue were dropped. It has the keys of every announcement, and
     `dropped`, how many."""
     subject, text = mail
     reason = f"{count} messages that waited for {queue} were dropped"
-    absent = ("vm", "until", "period_start", "period_end", "used_bytes", "limit_bytes", "count", "threshold")
-    told = dict.fromkeys((*absent, "crosses_at")) | {"kind": "messages-dropped", "host": host, "reason": reason}
     return json.dumps(
-        {**told, "at": format_time(at), "addresses": [], "subject": subject, "text": text, "dropped": count}
+        {
+            "kind": "messages-dropped",
+            "host": host,
+            "vm": None,
+            "reason": reason,
+            "at": format_time(at),
+            "addresses": [],
+            **dict.fromkeys(_OF_VM),
+            "trouble": None,
+            "subject": subject,
+            "text": text,
+            "dropped": count,
+        }
     )
 
 
@@ -67,17 +90,6 @@ def document(
 def of_host(kind: str, trouble: Trouble, mail: tuple[str, str]) -> str:
     """One announcement of a trouble of the host, with the same keys; `trouble` has its key."""
     subject, text = mail
-    empty = (
-        "until",
-        "period_start",
-        "period_end",
-        "used_bytes",
-        "limit_bytes",
-        "count",
-        "threshold",
-        "crosses_at",
-        "flood",
-    )
     return json.dumps(
         {
             "kind": kind,
@@ -86,7 +98,7 @@ def of_host(kind: str, trouble: Trouble, mail: tuple[str, str]) -> str:
             "reason": trouble.text,
             "at": format_time(trouble.at),
             "addresses": [],
-            **dict.fromkeys(empty),
+            **dict.fromkeys(_OF_VM),
             "trouble": trouble.key,
             "subject": subject,
             "text": text,
