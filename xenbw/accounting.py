@@ -52,11 +52,14 @@ def delta(last: Counters, now: Counters) -> Counters:
     return Counters(now.in_bytes - last.in_bytes, now.out_bytes - last.out_bytes)
 
 
-def advance(mark: Mark, reading: Reading, *, drops: bool = False, shut: bool = False) -> tuple[Mark, Amounts]:
+def advance(
+    mark: Mark, reading: Reading, *, drops: bool = False, shut: bool = False, dropped: bool = False
+) -> tuple[Mark, Amounts]:
     """The mark of this reading, and the amounts since `mark`.
 
     drops: whether tc drops everything on the interface now; only the kernel's counters see what it drops of a guest's.
-    shut: whether it did so at `mark` as well.
+    shut: whether it did so at `mark` as well. dropped: whether it did so at an earlier reading, after which none was at
+    rest. Until one is, nobody can tell the drop's last bytes from those that passed between the two counters' readings.
 
     Our own counters are the measure: they outlive the vif, and tell usage from other bytes. Where they were lost (the
     ruleset was flushed) or came late, the kernel's counters bridge the gap; all those bytes are usage.
@@ -76,10 +79,12 @@ def advance(mark: Mark, reading: Reading, *, drops: bool = False, shut: bool = F
     began_anew = kernel.in_bytes < mark.kernel.in_bytes or kernel.out_bytes < mark.kernel.out_bytes
     at_rest = kernel == mark.kernel and not any(grown)
     ahead = _minus(kernel, own.everything) if began_anew or at_rest or drops else mark.ahead
+    refused = 0
     if drops:
-        dropped = delta(mark.kernel, kernel).out_bytes - grown.everything.out_bytes
-        grown = grown.plus(NOTHING._replace(refused_out_bytes=max(0, dropped)))
-    return Mark(kernel, own, ahead), grown
+        refused = delta(mark.kernel, kernel).out_bytes - grown.everything.out_bytes
+    elif dropped and at_rest:
+        refused = ahead.out_bytes - mark.ahead.out_bytes
+    return Mark(kernel, own, ahead), grown.plus(NOTHING._replace(refused_out_bytes=refused)) if refused > 0 else grown
 
 
 def _amounts(beyond: Counters, *, shut: bool) -> Amounts:
@@ -150,14 +155,15 @@ def cells(amounts: Amounts, since: datetime, until: datetime) -> Iterator[Cell]:
 
 
 class Tracked:
-    """A binding being counted. mark: where the next reading is counted from; counted: the amounts credited so far."""
+    """A binding being counted. mark: where the next reading is counted from; counted: the amounts credited so far;
+    dropped: see `advance`."""
 
-    __slots__ = ("binding_id", "counted", "interface", "key", "last_at", "mark", "vm_id")
+    __slots__ = ("binding_id", "counted", "dropped", "interface", "key", "last_at", "mark", "vm_id")
 
     def __init__(self, binding: Binding, since: datetime) -> None:
         self.binding_id, self.vm_id, self.interface = binding.id, binding.vm_id, binding.interface
         self.key = binding.key
-        self.counted, self.mark = binding.counted, binding.mark
+        self.counted, self.mark, self.dropped = binding.counted, binding.mark, False
         self.last_at = max(binding.last_at or binding.started_at, since)
 
 
@@ -240,7 +246,8 @@ class Tally:
                 since = self.booted_at
             drops = tracked.key.ifindex in self.shut
             shut = drops and self._was_shut(tracked, since, until)
-            mark, amounts = advance(tracked.mark, reading, drops=drops, shut=shut)
+            mark, amounts = advance(tracked.mark, reading, drops=drops, shut=shut, dropped=tracked.dropped)
+            tracked.dropped = drops or (tracked.dropped and mark[:2] != tracked.mark[:2])
             if mark == tracked.mark:
                 continue
             tracked.mark, tracked.counted = mark, tracked.counted.plus(amounts)

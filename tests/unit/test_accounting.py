@@ -161,6 +161,24 @@ def test_bytes_that_passed_before_the_drop_was_put_are_usage() -> None:
     assert advance(mark, now, drops=True)[1] == Amounts(20, 120, refused_out_bytes=130)
 
 
+def test_bytes_that_a_drop_refused_just_before_its_end_are_refused_once_nothing_passes() -> None:
+    tally = following(binding(mark=Mark(Counters(10, 100), Amounts(10, 100))))
+    steps: list[tuple[dict[int, float], Counters, Amounts, int]] = [
+        # The drop's last frames come between the last reading under it and its end.
+        ({1: 0.0}, Counters(10, 350), Amounts(10, 100), 250),
+        # A frame passes between the readings of our counters and the kernel's.
+        ({}, Counters(10, 450), Amounts(10, 110), 250),
+        ({}, Counters(10, 450), Amounts(10, 120), 250),
+        ({}, Counters(10, 450), Amounts(10, 120), 330),
+        ({}, Counters(10, 450), Amounts(10, 120), 330),
+    ]
+    for number, (shut, kernel, own, refused) in enumerate(steps, 1):
+        tally.shut = shut
+        tally.credit({1: Reading(kernel, own)}, NOON + number * SECOND, for_every_vm)
+        counted = tally.tracked[1].counted
+        assert (number, counted.out_bytes, counted.refused_out_bytes) == (number, own.out_bytes - 100, refused)
+
+
 def test_bytes_before_a_drop_are_no_usage_if_our_counters_are_lost_afterwards() -> None:
     mark, _ = advance(
         Mark(Counters(10, 100), Amounts(10, 100)), Reading(Counters(10, 350), Amounts(10, 100)), drops=True, shut=True
