@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,15 +14,16 @@ import pytest
 from tests.support.books import add_vm, open_ledger, start_vif
 from tests.support.clock import utc
 from tests.support.guarded import IP, IP6, NOW, Host, MethodStandIn
-from xenbw.accounting import Tally
+from xenbw.accounting import Tally, Tracked
 from xenbw.clock import Moment
 from xenbw.config import DaemonSection, Settings
 from xenbw.daemon.rounds import Rounds
 from xenbw.errors import MeterError
 from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger
-from xenbw.meters.counters import Meter
+from xenbw.meters.counters import KernelMeter, Meter
 from xenbw.meters.metering import Metering
+from xenbw.meters.nft import NftMeter
 from xenbw.model import NOTHING, VM, Allowance, Counters, Entry, Period, Reading
 from xenbw.nft.netlink import Quota
 from xenbw.vifs import interfaces
@@ -122,6 +123,33 @@ def test_only_the_vifs_of_these_vms_are_read_and_credited(ledger: Ledger) -> Non
     meter.readings.clear()
     assert glance(ids[:1]) is None
     assert tally.usage[ids[0]] == Counters(10, 20)
+
+
+class Flushed:
+    """A table of counters that another program flushes while they are read by name."""
+
+    def __init__(self, *, flushed: bool) -> None:
+        self.flushed, self.generations = flushed, 0
+
+    def generation(self) -> int:
+        self.generations += self.flushed
+        return self.generations
+
+    def counters(self, names: Sequence[str]) -> dict[str, int]:
+        return dict.fromkeys(names[:1] if self.flushed else names, 50_000)
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_counters_that_are_flushed_while_they_are_read_by_name_are_left_to_the_round(
+    flushed: bool, ledger: Ledger, tmp_path: Path
+) -> None:
+    add_vm(ledger, "web1", NOW)
+    binding = start_vif(ledger, "web1", NOW, domid=1)
+    (tmp_path / "dev").write_text("")
+    chains, table = SimpleNamespace(fresh=set()), Flushed(flushed=flushed)
+    quotas = SimpleNamespace(forget=lambda: None)
+    meter = NftMeter(cast("Any", table), cast("Any", chains), cast("Any", quotas), KernelMeter(tmp_path / "dev"))
+    assert bool(meter.glance([Tracked(binding, NOW)])) is not flushed
 
 
 # the round

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import socket
 import sqlite3
 import subprocess
@@ -62,6 +63,21 @@ def kinds(ledger: Ledger) -> list[str]:
 
 
 # the thread
+
+
+def test_a_courier_that_ends_before_its_message_is_marked_leaves_the_queue_to_the_next(
+    path: Path, ledger: Ledger, clock: HandClock, mailbox: Mailbox
+) -> None:
+    with serve(mailbox) as port:
+        thread = courier(path, clock, port, Pace(lock=0.0))
+        outbox.queue(ledger, AT, "over", "web1 is over\n")
+        with ledger.transaction():
+            thread.start()
+            assert mailbox.arrived.wait(3)
+            assert eventually(lambda: thread.problem is not None)
+            thread.stop()
+        with path.with_name("ledger.db.mail.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_queued_message_is_sent_at_once_when_the_courier_is_woken(

@@ -275,6 +275,25 @@ def test_a_server_that_hangs_up_in_data_is_a_temporary_failure_of_this_message_o
     assert not caught.value.unreachable
 
 
+def test_a_server_that_stops_reading_in_data_is_not_tried_with_the_next_message() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve_one() -> None:
+            stream, _ = listening.accept()
+            taken.append(stream)
+            stream.sendall(ACCEPTS + b"354 go on\r\n")  # and read nothing more
+
+        taken: list[socket.socket] = []
+        thread = threading.Thread(target=serve_one)
+        thread.start()
+        with pytest.raises(DeliveryError) as caught:
+            mail(listening.getsockname()[1], host="127.0.0.1", timeout=0.3).send("s", "b" * 10_000_000, "1", AT)
+        thread.join()
+        taken[0].close()
+    assert caught.value.unreachable
+    assert not caught.value.permanent
+
+
 @pytest.mark.parametrize(("answer", "permanent"), [("451 try later", False), ("554 5.7.1 spam", True)])
 def test_a_refused_message_is_permanent_only_if_the_server_says_so(
     answer: str, permanent: bool, mailbox: Mailbox, port: int

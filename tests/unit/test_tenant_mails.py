@@ -22,7 +22,9 @@ from xenbw.ledger import eventlog, outbox
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Action, Cause, Counters, State
 from xenbw.tell.announcement import forecast, forecast_off
+from xenbw.tell.carrier import DeliveryError
 from xenbw.tell.courier import Courier
+from xenbw.tell.mail import Mail
 
 HOUR = timedelta(hours=1)
 TENANT = "customer@example.com"
@@ -126,6 +128,32 @@ def test_a_server_that_is_away_is_tried_once_for_all_tenants(host: Host, setting
     )
     assert tries[0][0] == 1
     assert not outbox.due(host.ledger, host.at + HOUR / 60, host.at + HOUR)
+
+
+def test_an_address_at_which_the_server_falls_silent_does_not_keep_back_the_other_mails(
+    host: Host, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[str, ...]] = []
+
+    def send(mail: Mail, *_: object) -> dict[str, str]:
+        to = mail._section.to
+        if to == (TENANT,):
+            raise DeliveryError("timed out", unreachable=True)
+        sent.append(to)
+        return {}
+
+    monkeypatch.setattr(Mail, "send", send)
+    vm_id = add_vm(host.ledger, "vm2", NOW, limit_bytes=1000, mail=("b@example.com",))
+    host.usage[vm_id] = Counters(900, 0)
+    outbox.queue(host.ledger, host.at, "s", "b", address=TENANT)
+    host.judge(900)
+    clock = HandClock(host.at)
+    courier = Courier(settings, clock)
+    for _ in range(3):
+        courier.look()
+        clock.go(seconds=3700)
+    assert ("b@example.com",) in sent
+    assert ("noc@example.com",) in sent
 
 
 def test_an_address_that_is_refused_for_good_is_an_event(host: Host, mailbox: Mailbox) -> None:

@@ -54,8 +54,13 @@ class NftMeter(Meter):
     def glance(self, wanted: Collection[Metered]) -> dict[int, Reading]:
         # The first reading of new counters needs the care that `read` takes.
         keys = {one.binding_id: nft.key(*one.key) for one in wanted if nft.key(*one.key) not in self._chains.fresh}
+        generation = self._table.generation()
         counted = self._table.counters([name for key in keys.values() for name in _names(key)])
         kernel = self._kernel.read(wanted)
+        # The counters are read one after the other. If they were lost meanwhile, those that are there still would look
+        # like new ones, with all that they ever counted.
+        if self._table.generation() != generation:
+            return {}
         # The usage that is known now is no longer of the moment of their readings.
         self._quotas.forget()
         found = _readings([one for one in wanted if one.binding_id in keys], counted, kernel)

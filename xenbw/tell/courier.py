@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 from xenbw.clock import Clock
 from xenbw.config import Settings
@@ -53,6 +54,9 @@ class Courier(threading.Thread):
                 self.problem = str(error)
             if not (more or self._ending):
                 self._news.wait(self._delivery.wait or self._pace.look)
+        # The next courier of this process would wait for the locks for ever.
+        with suppress(LedgerError):
+            self._delivery.finish()
 
     def look(self) -> bool:
         """Deliver some of the due messages. Returns whether more may be due. Raises LedgerError."""

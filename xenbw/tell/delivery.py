@@ -75,6 +75,16 @@ class Delivery:
         """Start no further message."""
         self._ending = True
 
+    def finish(self) -> None:
+        """After the last look: mark what was delivered, and release the locks. Raises LedgerError; what could not be
+        marked is delivered again."""
+        try:
+            if self._accepted:
+                with closing(Ledger.open(self._path, patience=self._pace.lock)) as ledger:
+                    self._mark(ledger)
+        finally:
+            self._turns.close()
+
     def is_due(self) -> bool:
         """Whether a message is due now, or waits for more of them. Raises LedgerError."""
         if not self._routes.carriers:
@@ -108,7 +118,7 @@ class Delivery:
             return bool(parcels)
 
     def _due(self, ledger: Ledger) -> list[Parcel]:
-        """Some of the due messages, oldest first. Sets `wait`."""
+        """Some of the due messages, those of each queue oldest first. Sets `wait`."""
         now, self.wait = self._clock.tick().wall, 0.0
         alone = [queue for queue in self._routes.carriers if queue.channel is not Channel.MAIL]
         if self._routes.tenant is not None:
@@ -121,7 +131,10 @@ class Delivery:
             gathered = gather(mails, outbox.sent_lately(ledger, _ADMINS, now - LONGEST, now), now, few)
             parcels += gathered.parcels
             self.wait = gathered.wait
-        return sorted(parcels, key=lambda parcel: parcel[0].id)
+        # All mails wait after one at which their server falls silent. So that the same one does not come first each
+        # time, the queues of messages that failed come last.
+        failed = {parcel[0].queue for parcel in parcels if parcel[0].tries}
+        return sorted(parcels, key=lambda parcel: (parcel[0].queue in failed, parcel[0].id))
 
     def _read(self, ledger: Ledger, queues: Sequence[Queue], now: datetime, most: int = _SOME) -> list[Message]:
         """The due messages of these queues, mails in the admin's words."""

@@ -31,6 +31,11 @@ def _words(answer: tuple[int, bytes]) -> str:
     return f"{answer[0]} {printable(answer[1].decode('utf-8', 'replace'))}"
 
 
+def _is_timeout(error: BaseException | None) -> bool:
+    """Whether a time limit was exceeded. smtplib raises an error of its own then, in the context of the socket's."""
+    return error is not None and (isinstance(error, TimeoutError) or _is_timeout(error.__context__))
+
+
 class Mail:
     """The carrier to the mail server that [mail] names."""
 
@@ -156,8 +161,7 @@ class Mail:
             raise DeliveryError(f"{self._where()}: {_answer_in(error)}") from None
         except OSError as error:
             # A server that hangs up at this message may take the next one; one that is silent would not.
-            silent = "timed out" in str(error)
-            raise DeliveryError(f"{self._where()}: {error}", unreachable=silent) from None
+            raise DeliveryError(f"{self._where()}: {error}", unreachable=_is_timeout(error)) from None
         return {who: _words(answer) for who, answer in refused.items()}
 
     @staticmethod
