@@ -24,6 +24,7 @@ from tests.support.seeded import HOSTILE, NOW
 from tests.support.smalldisk import SmallDisk
 from xenbw.accounting import hour_of
 from xenbw.cli import htmlreport, links
+from xenbw.cli.site import LIST
 from xenbw.ledger import usagelog, vmlog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import State
@@ -250,7 +251,7 @@ def test_a_page_that_somebody_replaced_is_not_removed_with_its_vm(host: Host) ->
 
 
 def test_a_report_that_was_killed_is_completed_by_the_next(host: Host) -> None:
-    listed = host.folder / ".xenbw-report.json"
+    listed = host.folder / LIST
     known = json.loads(listed.read_text())
     # The list is written first, with pages that are still to come.
     known["files"]["vm/mail.html"] = ""
@@ -261,9 +262,26 @@ def test_a_report_that_was_killed_is_completed_by_the_next(host: Host) -> None:
 
 
 def test_everybody_may_read_the_pages(host: Host) -> None:
-    assert {oct(path.stat().st_mode & 0o777) for path in host.folder.rglob("*") if path.is_file()} == {"0o644"}
+    pages = [host.folder / name for name in host.files() if name != LIST]
+    assert {oct(path.stat().st_mode & 0o777) for path in pages} == {"0o644"}
     folders = [host.folder, *(path for path in host.folder.rglob("*") if path.is_dir())]
     assert {oct(path.stat().st_mode & 0o777) for path in folders} == {"0o755"}
+
+
+def test_only_root_can_read_the_list_of_pages_with_the_names_of_all_tenants_pages(host: Host) -> None:
+    listed = host.folder / LIST
+    assert f"t/{host.stem('mail')}.html" in listed.read_text()
+    assert oct(listed.stat().st_mode & 0o777) == "0o600"
+
+
+def test_the_list_of_pages_is_on_the_disk_before_it_replaces_the_old_one(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Some file systems rename a file before they write its text. An empty list after a power failure stops all reports.
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(Path(f"/proc/self/fd/{file}").read_text()))
+    host.write()
+    assert synced[-1] == (host.folder / LIST).read_text()
 
 
 # the tenants
@@ -399,7 +417,7 @@ def test_a_link_in_place_of_a_folder_or_a_page_is_not_followed(host: Host) -> No
 
 
 def test_a_damaged_list_of_pages_is_one_line(host: Host) -> None:
-    (host.folder / ".xenbw-report.json").write_text('{"files": {"../../etc/passwd": ""}}')
+    (host.folder / LIST).write_text('{"files": {"../../etc/passwd": ""}}')
     assert "damaged, so it is unknown which pages xenbw made" in said(host.console, host.folder)
 
 

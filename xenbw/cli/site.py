@@ -130,8 +130,10 @@ class Site:
         raise XenbwError(f"{path}: damaged, so it is unknown which pages xenbw made", f"empty {self.folder}")
 
     def _write_list(self, files: Mapping[str, str]) -> None:
+        text = json.dumps({"made_by": "xenbw", "files": dict(sorted(files.items()))}) + "\n"
         with _explained(self.folder):
-            replace(self.folder / LIST, json.dumps({"made_by": "xenbw", "files": dict(sorted(files.items()))}) + "\n")
+            # It has the names of all tenants' pages, which nobody else is to know.
+            replace(self.folder / LIST, text, mode=0o600, sync=True)
 
 
 def _is_name(name: object) -> bool:

@@ -45,8 +45,9 @@ class Textfile:
             self.problem = None
 
 
-def replace(path: Path, text: str) -> None:
-    """Replace the file by one with this text that every user may read. Raises OSError; the old file then stays.
+def replace(path: Path, text: str, *, mode: int = 0o644, sync: bool = False) -> None:
+    """Replace the file by one with this text, by default one that every user may read. Raises OSError; the old file
+    then stays. sync: also after a power failure there is either the old text or the new one.
 
     The collector reads files whose names end in .prom only, so it does not see the new file before it is complete.
     """
@@ -57,7 +58,10 @@ def replace(path: Path, text: str) -> None:
     try:
         with os.fdopen(os.open(fresh, flags, 0o600), "w", encoding="utf-8", errors="replace") as file:
             file.write(text)
-            os.fchmod(file.fileno(), 0o644)
+            os.fchmod(file.fileno(), mode)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         fresh.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
