@@ -122,6 +122,8 @@ def test_after_an_option_with_a_value_only_values_are_offered(console: Console, 
         expected = {"default", "none"}
     elif option.dest == "mail":
         expected = {"none"}
+    elif option.dest == "json":
+        expected = {"vnstat"}
     elif option.metavar == "RATE":
         expected = {"default"}
     else:

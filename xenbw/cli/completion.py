@@ -18,6 +18,7 @@ from xenbw.cli.terminal import say
 _WORDS = {
     "--allow": ("default", "none"),
     "--hard-limit": ("default", "none"),
+    "--json": ("vnstat",),
     "--limit": ("unlimited",),
     "--mail": ("none",),
     "--rate": ("default",),
@@ -237,6 +238,8 @@ def _offer(option: str, action: argparse.Action) -> str:
     """The command that offers the option's values, or "" if they cannot be told."""
     if action.metavar in _FILES:
         return "compopt -o default"
+    if action.nargs == 0:
+        return ""
     words = _WORDS.get(option) or tuple(action.choices or ())
     offered = " ".join(f'"$2"{shlex.quote(word)}' for word in words)
     return f"_xenbw_offer {offered}" if words else ""

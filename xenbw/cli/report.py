@@ -33,6 +33,7 @@ _ALL = (
     *(Column(title, right=True) for title in ("IN", "OUT", "USED", "%", "95 % IN", "95 % OUT")),
 )
 _SPANS = {Span.FIVE_MINUTES: "five-minute", Span.HOUR: "hourly"}
+_VNSTAT = "vnstat"
 # A spreadsheet takes text that begins so for a formula.
 _FORMULA = ("=", "+", "-", "@")
 
@@ -50,7 +51,13 @@ def arguments(parser: ArgumentParser) -> None:
     )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--csv", action="store_true", help="a line for each VM and day, as CSV")
-    shape.add_argument("--json", action="store_true", help="the same as JSON")
+    shape.add_argument(
+        "--json",
+        metavar=_VNSTAT,
+        nargs="?",
+        const=True,
+        help="the same as JSON; with the word vnstat: all that is kept, in the shape of vnstat --json",
+    )
     shape.add_argument(
         "--html",
         metavar="DIR",
@@ -74,6 +81,13 @@ def run(options: Namespace, context: Context) -> int:
         return _print_link(options, context)
     if options.html is not None:
         return _write_pages(options, context)
+    if options.json == _VNSTAT:
+        return _print_vnstat(options, context)
+    if isinstance(options.json, str):
+        # The name of a VM may come after --json, too.
+        if options.name is not None:
+            raise UsageError(f"--json takes no word but {_VNSTAT}, not {options.json!r}", "xenbw report VM --json")
+        options.name = vm_name(options.json)
     stale = freshen(context)
     zone, now = context.settings.period.timezone, context.clock.tick().wall
     with context.ledger() as ledger:
@@ -95,8 +109,26 @@ def run(options: Namespace, context: Context) -> int:
     return 0
 
 
-def _print_link(options: Namespace, context: Context) -> int:
+def _print_vnstat(options: Namespace, context: Context) -> int:
     # Imported only here, as is all that the other commands do not need.
+    from xenbw.cli import vnstat
+    from xenbw.report.vnstat import text
+
+    if options.period is not None:
+        raise UsageError("--json vnstat takes no period", "it has all that is kept: xenbw report --json vnstat [VM]")
+    stale = freshen(context)
+    zone, now = context.settings.period.timezone, context.clock.tick().wall
+    with context.ledger() as ledger, ledger.snapshot():
+        vms = sorted(ledger.vms().values(), key=lambda vm: vm.name)
+        wanted = [find(ledger, options.name)] if options.name else vms
+        found = vnstat.traffic(ledger, wanted, zone, now)
+    say(text(found, zone))
+    if stale:
+        warn(f"note: {stale}")
+    return 0
+
+
+def _print_link(options: Namespace, context: Context) -> int:
     from xenbw.cli import links
 
     if options.name is None or options.period is not None:
