@@ -19,8 +19,8 @@ from xenbw.judge.roster import Roster
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.meters.counters import KernelMeter
 from xenbw.meters.watch import Look, Watch
+from xenbw.nft.netlink import Table
 from xenbw.nft.nft import TABLE
-from xenbw.nft.tallies import Tallies
 from xenbw.report.frame import View, frame, plain
 from xenbw.report.table import Screen
 from xenbw.report.top import SORTS, Cast, Shot, document, ordered, shot
@@ -108,7 +108,7 @@ class _Gauge:
     def __init__(self, context: Context) -> None:
         self._context, settings = context, context.settings
         own = settings.meter.source in ("auto", "nft")
-        self._watch = Watch(Tallies(TABLE), KernelMeter(), Dropped(str(settings.daemon.run_dir)), own=own)
+        self._watch = Watch(Table(TABLE), KernelMeter(), Dropped(str(settings.daemon.run_dir)), own=own)
         self._books = _Books(context)
         self._last = self._look()
         if self._books.error is not None and not self._last.vifs:

@@ -18,7 +18,7 @@ from xenbw.meters import nft as meter
 from xenbw.meters.counters import KernelMeter
 from xenbw.model import NOTHING, ZERO, Amounts, Counters, Life, Mark, Reading
 from xenbw.nft import nft
-from xenbw.nft.tallies import Tallies
+from xenbw.nft.netlink import Table
 from xenbw.rundir.dropped import Dropped
 from xenbw.vifs.interfaces import shown
 
@@ -56,7 +56,7 @@ class Passed(NamedTuple):
 class Watch:
     """Looks at vifs. own: whether our own counters are the measure; else the kernel's are."""
 
-    def __init__(self, table: Tallies, kernel: KernelMeter, dropped: Dropped, *, own: bool) -> None:
+    def __init__(self, table: Table, kernel: KernelMeter, dropped: Dropped, *, own: bool) -> None:
         self._table, self._kernel, self._dropped, self._own = table, kernel, dropped, own
 
     def look(self, wanted: Iterable[Life]) -> Look:
@@ -79,9 +79,10 @@ class Watch:
     def _tallies(self) -> tuple[Mapping[str, tuple[int, int]], str]:
         """Our own counters, none if they are not the measure or cannot be read; and why they cannot, or ""."""
         try:
-            return (self._table.tallies() if self._own else {}), ""
+            counted = self._table.counters() if self._own else {}
         except MeterError as error:
             return {}, str(error)
+        return {name: (size, self._table.packets[name]) for name, size in counted.items()}, ""
 
 
 def passed(before: Look, after: Look) -> dict[Life, Passed]:
