@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.deb import package
+from tests.support.pace import until
 
 SERVICE = "xenbw-report.service"
 CONFIG = Path("/etc/xenbw/xenbw.toml.d/report.toml")
+TIMER = "xenbw-report.timer"
 PAGES = Path("/srv/pages")
+
+
+def configure(lines: str) -> None:
+    CONFIG.parent.mkdir(exist_ok=True)
+    CONFIG.write_text(lines)
+
+
+@contextmanager
+def every_two_seconds() -> Iterator[None]:
+    """Let the timer run the service so often, and not each five minutes."""
+    folder = Path(f"/run/systemd/system/{TIMER}.d")
+    folder.mkdir(parents=True)
+    (folder / "test.conf").write_text("[Timer]\nOnCalendar=*:*:0/2\nAccuracySec=1s\n")
+    package.run("systemctl", "daemon-reload")
+    package.run("systemctl", "restart", TIMER)
+    yield
+    (folder / "test.conf").unlink()
+    folder.rmdir()
+    package.run("systemctl", "daemon-reload")
 
 
 @pytest.fixture
@@ -20,10 +42,31 @@ def configured(installed: None) -> Iterator[None]:
     """A host with a VM, and with a folder for its pages."""
     package.await_running()
     package.run("xenbw-addvm", "web1", "--limit", "1GB", "--force")
-    CONFIG.parent.mkdir()
-    CONFIG.write_text(f'[report]\ndir = "{PAGES}"\n')
+    configure(f'[report]\ndir = "{PAGES}"\n')
     yield
     shutil.rmtree(PAGES, ignore_errors=True)
+
+
+def test_the_timer_of_a_new_package_writes_the_pages_once_a_folder_is_set(installed: None) -> None:
+    assert package.unit("ActiveState", "UnitFileState", name=TIMER) == ["active", "enabled"]
+    package.await_running()
+    package.run("systemctl", "start", SERVICE)
+    assert package.unit("Result", name=SERVICE) == ["success"]
+    assert not PAGES.exists()
+    try:
+        configure(f'[report]\ndir = "{PAGES}"\n')
+        with every_two_seconds():
+            assert until((PAGES / "index.html").exists, 60)
+    finally:
+        shutil.rmtree(PAGES, ignore_errors=True)
+
+
+def test_the_pages_outlive_a_purge_and_the_timer_does_not(configured: None) -> None:
+    package.run("systemctl", "start", SERVICE)
+    package.run("dpkg", "--purge", "xenbw")
+    assert (PAGES / "vm/web1.html").exists()
+    assert not Path("/var/lib/xenbw").exists()
+    assert package.unit("LoadState", name=TIMER) == ["not-found"]
 
 
 def test_the_service_writes_the_pages(configured: None) -> None:
@@ -37,7 +80,7 @@ def test_the_service_writes_the_pages(configured: None) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_one_line_in_the_journal(configured: None) -> None:
-    CONFIG.write_text('[report]\ndir = "/srv/missing/pages"\n')
+    configure('[report]\ndir = "/srv/missing/pages"\n')
     package.run("systemctl", "start", SERVICE, check=False)
     assert package.unit("Result", name=SERVICE) == ["exit-code"]
     said = package.run("journalctl", "-u", SERVICE, "-o", "cat", "--no-pager").stdout

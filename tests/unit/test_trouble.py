@@ -13,26 +13,21 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from tests.support.books import open_ledger
 from tests.support.clock import HandClock, utc
 from tests.support.host import REPO
-from xenbw.accounting import Tally
+from tests.support.lookout import Lookout
 from xenbw.book.sync import Sync, marks_path
-from xenbw.clock import Timeline, Trust
+from xenbw.clock import Trust
 from xenbw.config import CommandSection, DaemonSection, HostSection, LedgerSection, Settings
-from xenbw.daemon.now import Now
-from xenbw.daemon.troubles import Troubles
 from xenbw.judge import trouble
 from xenbw.judge.trouble import MOST, Known, Present
-from xenbw.judge.verdicts import Judge
-from xenbw.ledger import alarms, eventlog, outbox
+from xenbw.ledger import alarms, outbox
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.rundir import lastrun
-from xenbw.tell.complaints import Complaints
 
 NOW = utc("2026-03-20 12:00")
 
@@ -92,36 +87,6 @@ def test_no_more_than_a_bounded_number_is_told_at_a_time() -> None:
 # the daemon
 
 
-class Host:
-    def __init__(self, ledger: Ledger, settings: Settings) -> None:
-        self.ledger, self.settings = ledger, settings
-        self.clock = HandClock(NOW, 1000.0)
-        self.ended: str | None = None
-        self.sync: Any = None
-        self.metering: Any = SimpleNamespace(reason="", meter=SimpleNamespace(name="kernel"))
-        self.reconciler: Any = SimpleNamespace(unfiltered=set())
-        self.start()
-
-    def start(self) -> None:
-        """The daemon starts."""
-        self.complaints = Complaints()
-        timeline = Timeline(NOW, None, 900.0, self.clock.vouches)
-        self.now = Now(self.clock, timeline, Tally(), 900.0)
-        judge, metering, reconciler = Judge(self.ledger, self.settings), self.metering, self.reconciler
-        self.troubles = Troubles(self.settings, self.ledger, metering, judge, reconciler, self.now, self.complaints)
-        self.troubles.ended, self.troubles.sync = self.ended, lambda: self.sync
-
-    def go(self, seconds: int) -> None:
-        for _ in range(0, seconds, 10):
-            self.clock.go(seconds=10)
-            self.now.look()
-            self.troubles.look()
-
-    def events(self) -> list[tuple[str, str]]:
-        found = [(kind, text) for _, kind, text in reversed(eventlog.newest(self.ledger, 100))]
-        return [(kind, text) for kind, text in found if kind.startswith("trouble")]
-
-
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with closing(open_ledger(tmp_path)) as opened:
@@ -129,8 +94,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def host(ledger: Ledger, tmp_path: Path) -> Host:
-    return Host(
+def host(ledger: Ledger, tmp_path: Path) -> Lookout:
+    return Lookout(
         ledger,
         Settings(
             host=HostSection("dom0-a"),
@@ -138,10 +103,11 @@ def host(ledger: Ledger, tmp_path: Path) -> Host:
             ledger=LedgerSection(path=ledger.path),
             command=CommandSection(run=("/bin/true",)),
         ),
+        HandClock(NOW, 1000.0),
     )
 
 
-def test_a_problem_that_status_lists_is_told_with_its_key_once_and_once_when_it_is_over(host: Host) -> None:
+def test_a_problem_that_status_lists_is_told_with_its_key_once_and_once_when_it_is_over(host: Lookout) -> None:
     host.complaints.of("metrics", "no such folder")
     host.go(300)
     host.complaints.of("metrics", None)
@@ -156,7 +122,7 @@ def test_a_problem_that_status_lists_is_told_with_its_key_once_and_once_when_it_
     assert bodies[0]["subject"] == "[xenbw] dom0-a: trouble: metrics: no such folder"
 
 
-def test_a_restart_tells_no_open_trouble_again_and_its_end_once(host: Host) -> None:
+def test_a_restart_tells_no_open_trouble_again_and_its_end_once(host: Lookout) -> None:
     host.complaints.of("metrics", "no such folder")
     host.go(100)
     for _ in range(3):
@@ -170,7 +136,7 @@ def test_a_restart_tells_no_open_trouble_again_and_its_end_once(host: Host) -> N
     assert alarms.told(host.ledger, alarms.TROUBLES) == {}
 
 
-def test_a_guest_s_name_in_an_obstacle_adds_no_line_to_a_mail(host: Host) -> None:
+def test_a_guest_s_name_in_an_obstacle_adds_no_line_to_a_mail(host: Lookout) -> None:
     host.complaints.obstacles(["web\n1\x1b: THE BLOCK DOES NOT HOLD"], 0.0)
     host.go(100)
     (sent,) = outbox.due(host.ledger, host.clock.wall, host.clock.wall)
@@ -178,20 +144,20 @@ def test_a_guest_s_name_in_an_obstacle_adds_no_line_to_a_mail(host: Host) -> Non
     assert json.loads(sent.body)["reason"] == "web\n1\x1b: THE BLOCK DOES NOT HOLD"
 
 
-def test_a_bridge_that_ignores_null_routes_is_not_told_a_second_time(host: Host) -> None:
+def test_a_bridge_that_ignores_null_routes_is_not_told_a_second_time(host: Lookout) -> None:
     host.complaints.obstacles(["web1: open", "web2: open"], 0.0)
     host.reconciler.unfiltered.add("web1: open")
     host.go(100)
     assert host.events() == [("trouble", "web2: open")]
 
 
-def test_a_meter_that_is_not_the_best_one_is_a_trouble(host: Host) -> None:
+def test_a_meter_that_is_not_the_best_one_is_a_trouble(host: Lookout) -> None:
     host.metering.reason = "nft refuses"
     host.go(100)
     assert host.events() == [("trouble", "meter: kernel, since nft refuses")]
 
 
-def test_a_clock_is_a_trouble_when_it_is_doubted_for_longer_than_it_may_take(host: Host) -> None:
+def test_a_clock_is_a_trouble_when_it_is_doubted_for_longer_than_it_may_take(host: Lookout) -> None:
     host.clock.synced = False
     host.now.look()
     for _ in range(4):
@@ -203,7 +169,7 @@ def test_a_clock_is_a_trouble_when_it_is_doubted_for_longer_than_it_may_take(hos
     assert [kind for kind, _ in host.events()] == ["trouble", "trouble-over"]
 
 
-def test_a_doubted_clock_after_a_boot_is_no_trouble(host: Host) -> None:
+def test_a_doubted_clock_after_a_boot_is_no_trouble(host: Lookout) -> None:
     host.clock.synced, host.clock.elapsed = False, 5.0
     host.start()
     host.go(1500)
@@ -214,7 +180,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def test_a_disk_with_little_room_is_a_trouble_until_it_has_a_tenth_more(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    host: Lookout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = 10**10
     monkeypatch.setattr("shutil.disk_usage", lambda _path: Usage(10**11, 0, free))
@@ -231,7 +197,7 @@ def test_a_disk_with_little_room_is_a_trouble_until_it_has_a_tenth_more(
     assert [kind for kind, _ in host.events()] == ["trouble", "trouble-over"]
 
 
-def test_without_a_least_no_disk_is_short(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_least_no_disk_is_short(host: Lookout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _path: Usage(0, 0, 0))
     host.settings = replace(host.settings, alert=replace(host.settings.alert, disk=0))
     host.start()
@@ -243,7 +209,7 @@ def book(behind: timedelta, faults: list[str]) -> SimpleNamespace:
     return SimpleNamespace(behind=lambda: behind, faults=faults, problem="no server", backlog=7)
 
 
-def test_a_book_is_a_trouble_when_it_is_behind_for_longer_than_an_hour(host: Host) -> None:
+def test_a_book_is_a_trouble_when_it_is_behind_for_longer_than_an_hour(host: Lookout) -> None:
     host.sync = book(timedelta(minutes=59), [])
     host.go(300)
     assert host.events() == []
@@ -259,7 +225,7 @@ def test_a_book_is_a_trouble_when_it_is_behind_for_longer_than_an_hour(host: Hos
 
 
 def test_a_book_that_was_never_reached_is_behind_since_its_last_acknowledgement(
-    host: Host,
+    host: Lookout,
 ) -> None:
     sync = Sync(host.settings, host.clock)
     assert sync.behind() == timedelta()
@@ -272,7 +238,7 @@ def test_a_book_that_was_never_reached_is_behind_since_its_last_acknowledgement(
     assert sync.behind() == timedelta(days=1)
 
 
-def test_a_restart_by_the_watchdog_is_told_at_once_and_over_after_ten_minutes(host: Host) -> None:
+def test_a_restart_by_the_watchdog_is_told_at_once_and_over_after_ten_minutes(host: Lookout) -> None:
     host.ended = "xenbwd hung in work, and its watchdog restarted it"
     for _ in range(3):
         host.start()
@@ -282,7 +248,7 @@ def test_a_restart_by_the_watchdog_is_told_at_once_and_over_after_ten_minutes(ho
     assert [kind for kind, _ in host.events()] == ["trouble", "trouble-over"]
 
 
-def test_what_the_ledger_did_not_take_is_told_later(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_ledger_did_not_take_is_told_later(host: Lookout, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise LedgerError("full")
 
