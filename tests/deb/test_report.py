@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ SERVICE = "xenbw-report.service"
 CONFIG = Path("/etc/xenbw/xenbw.toml.d/report.toml")
 TIMER = "xenbw-report.timer"
 PAGES = Path("/srv/pages")
+PAGE = Path(__file__).parents[2] / "docs/pages.md"
+WWW = Path("/var/www")
 
 
 def configure(lines: str) -> None:
@@ -77,6 +80,20 @@ def test_the_service_writes_the_pages(configured: None) -> None:
         assert "web1" in page.read_text()
         assert oct(page.stat().st_mode & 0o777) == "0o644"
     assert oct(Path("/var/lib/xenbw/report.key").stat().st_mode & 0o777) == "0o600"
+
+
+def test_the_commands_of_the_page_about_the_pages_write_and_name_them(installed: None) -> None:
+    package.await_running()
+    package.run("xenbw-addvm", "web1", "--limit", "1GB", "--force")
+    lines = re.findall(r"^ {4}((?:mkdir|printf|systemctl|xenbw) .*)$", PAGE.read_text(), re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["mkdir", "printf", "systemctl", "xenbw"]
+    WWW.mkdir()
+    try:
+        said = [package.run("sh", "-c", line).stdout for line in lines]
+        assert (WWW / "xenbw/index.html").exists()
+        assert Path(said[-1].strip()).parent == WWW / "xenbw/t"
+    finally:
+        shutil.rmtree(WWW)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line_in_the_journal(configured: None) -> None:
