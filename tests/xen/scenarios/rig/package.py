@@ -103,17 +103,22 @@ def send_over(name: str) -> None:
 
 
 @contextlib.contextmanager
-def allowing(*addresses: str) -> Iterator[None]:
-    """Let blocked VMs reach these networks, by [enforce] allow."""
-    file = Path("/etc/xenbw/xenbw.toml.d/allow.toml")
+def configured(lines: str) -> Iterator[None]:
+    """Have these lines in xenbw's configuration inside this context."""
+    file = Path("/etc/xenbw/xenbw.toml.d/scenario.toml")
     file.parent.mkdir(exist_ok=True)
-    file.write_text(f"[enforce]\nallow = {json.dumps(addresses)}\n")
+    file.write_text(lines)
     shell.run("systemctl", "reload", "xenbwd")
     try:
         yield
     finally:
         file.unlink()
         shell.run("systemctl", "reload", "xenbwd")
+
+
+def allowing(*addresses: str) -> contextlib.AbstractContextManager[None]:
+    """Let blocked VMs reach these networks, by [enforce] allow."""
+    return configured(f"[enforce]\nallow = {json.dumps(addresses)}\n")
 
 
 def release(name: str) -> None:

@@ -1,0 +1,38 @@
+"""Null routes in nft, on a kernel that can reject in the bridge family."""
+
+from __future__ import annotations
+
+from rig import package, shell
+from rig.guest import Guest
+from rig.pace import until
+
+_OUTSIDE = "10.77.0.2"
+
+
+def _null_routed(name: str, *command: str) -> bool:
+    """Whether the output of a command that lists null routes names the VM."""
+    return name in shell.run(*command)
+
+
+def test_a_frame_of_a_bridge_is_rejected_and_null_routes_move_to_nft_and_back(web: Guest) -> None:
+    legacy, sets = ("iptables-legacy", "-S", "XENBW"), ("nft", "list", "table", "bridge", "xenbw-null")
+    package.send_over("web1")
+    assert until(lambda: _null_routed("web1", *legacy))
+    with package.configured('[enforce]\nnull_routes = "nft"\n'):
+        assert until(lambda: shell.status(*sets) == 0 and _null_routed("web1", *sets))
+        assert until(lambda: not _null_routed("web1", *legacy))
+        assert "reject with icmpx port-unreachable" in shell.run(*sets)
+        assert shell.run("nft", "list", "table", "inet", "xenbw-null") != ""
+        with package.daemon_asleep():
+            # Without the seal and the drop by tc, which refuse the frames before.
+            shell.run("nft", "delete", "table", "netdev", "xenbw")
+            package.raise_links()
+            # A connection that is dropped would wait for a minute.
+            answer = web.run(f"wget -T 50 -O /dev/null http://{_OUTSIDE}/1M 2>&1")
+            assert answer.status != 0
+            assert "Connection refused" in answer.output
+            assert web.silent(_OUTSIDE, "fd77::2")
+    assert until(lambda: _null_routed("web1", *legacy))
+    assert until(lambda: shell.status(*sets) != 0)
+    package.release("web1")
+    assert web.pings(_OUTSIDE)
