@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,13 @@ def test_a_method_that_cannot_be_used_is_replaced_by_the_other_and_the_reason_is
         "iptables",
         'null_routes = "nft" cannot be used, and iptables is: no nf_tables',
     )
+
+
+def test_python_iptables_comes_without_setuptools_and_without_a_warning() -> None:
+    code = "import sys, xenbw.blocks.iptables; print('setuptools' in sys.modules)"
+    # The venv has setuptools, whose distutils takes the place of Python's own.
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 def test_a_table_is_there_once_its_module_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from ipaddress import ip_interface, ip_network
 from typing import Any
 
-import iptc
-
+from xenbw.blocks import libiptc
 from xenbw.blocks.block import Outcome, Wanted
 from xenbw.blocks.restore import CHAIN, HOOKED, REJECT_WITH, XTABLES_LOCK, comment, stands, write_chain
 from xenbw.errors import XenbwError
 from xenbw.model import Address
 from xenbw.runner import Runner, run
 
+iptc = libiptc.load()
 _LOCK_PATIENCE = 1.0
 _TRIES = 5
 # Up to this many rules are read and changed one by one: python-iptables reads a rule in 0.1 ms and writes it in 0.2;

@@ -7,7 +7,7 @@ import errno
 import socket
 from contextlib import suppress
 
-from xenbw.blocks import null_text, restore
+from xenbw.blocks import libiptc, null_text, restore
 from xenbw.errors import MeterError
 from xenbw.nft.tables import Tables
 from xenbw.runner import CommandError, Runner
@@ -48,7 +48,7 @@ def _lacks(run: Runner) -> str | None:
                 return f"the kernel has no legacy filter table of IPv{version} (modprobe {module})"
     try:
         # It loads iptables' libraries as well, and fails in its own ways without them.
-        import iptc  # noqa: F401
+        libiptc.load()
     except Exception as error:  # noqa: BLE001
         return f"python3-iptables cannot be used: {error}"
     return None
