@@ -8,6 +8,9 @@ SHELL_FILES = tools/setup tools/soak tools/build-deb $(wildcard tools/check-deb*
 PYTEST = TMPDIR=$(shell [ -w /dev/shm ] && echo /dev/shm || echo /tmp) .venv/bin/pytest -q --durations=20
 TOGETHER = -n $(shell expr 3 \* $$(nproc)) --dist loadgroup -m "not alone"
 
+# The tests start Python programs thousands of times: each starts in half the time if it need not be compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The Debian releases that the package is for; make xen-test SUITES=trixie: one of them.
 SUITES ?= bookworm trixie
 EACH = set -e; for suite in $(SUITES); do
