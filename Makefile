@@ -40,9 +40,9 @@ lint:  ## ruff, mypy, shellcheck, and which module may import which
 	@.venv/bin/lint-imports --no-cache >build/lint-imports.log || { cat build/lint-imports.log; exit 1; }
 	@shellcheck $(SHELL_FILES)
 
-ci:  ## what .ci/run runs: make test, lint, the package, a smoke test of it on Debian 12 and on its Xen, the demo, the pages
+ci:  ## what .ci/run runs: make test, lint, the package, a smoke test of it on both Debians and both Xens, the demo, the pages
 	@tools/setup all
-	@SUITES=bookworm tools/steps lint+deb images test deb-smoke+xen-smoke demo browser
+	@tools/steps lint+deb images test deb-smoke+xen-smoke demo browser
 
 full:  ## everything, with all cases of the long tests, and the benchmarks; docs/last-full-run.md tells how it went
 	@tools/setup all

@@ -6,15 +6,14 @@ Names are printed as text, never as rich's markup.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from xenbw.model import State
-from xenbw.report.table import Column, Screen, cut, width
+from xenbw.report.table import Column, Screen, cut, pad, width
 from xenbw.text import printable
 
 _GAP = 2
@@ -53,13 +52,20 @@ class Place:
 def draw(places: Sequence[Place], rows: Sequence[Sequence[Cell]], screen: Screen) -> str:
     """The table with the columns that fit on the screen. No line is longer than the screen, if it has 30 columns."""
     sizes = _sizes(places, rows, screen.width)
-    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
-    for at, size in sizes.items():
-        column = places[at].column
-        table.add_column(Text(column.title), justify="right" if column.right else "left", width=size, no_wrap=True)
-    for row in rows:
-        table.add_row(*(_text(row[at], size, screen) for at, size in sizes.items()))
-    return _print(table, sum(sizes.values()) + _GAP * len(sizes), screen)
+    titles = {at: (places[at].column.title, "bold") for at in sizes}
+    drawn = [{at: _piece(row[at], size, screen) for at, size in sizes.items()} for row in rows]
+    right = {at for at in sizes if places[at].column.right}
+    return _print([_line(pieces, sizes, right) for pieces in (titles, *drawn)], screen)
+
+
+def _line(pieces: Mapping[int, tuple[str, str]], sizes: Mapping[int, int], right: Set[int]) -> Text:
+    """A line of the table, of pieces with their styles by their place. right: the places that are aligned right."""
+    line = Text()
+    for at, (text, style) in pieces.items():
+        line.append(" " * _GAP if line else "")
+        line.append(pad(text, sizes[at], right=at in right), style)
+    line.rstrip()
+    return line
 
 
 def _sizes(places: Sequence[Place], rows: Sequence[Sequence[Cell]], room: int) -> dict[int, int]:
@@ -88,11 +94,12 @@ def _size(place: Place, cells: Iterable[Cell], *, is_bar: bool) -> int:
     return longest if place.widest is None else place.widest if is_bar else min(longest, place.widest)
 
 
-def _text(cell: Cell, size: int, screen: Screen) -> Text:
+def _piece(cell: Cell, size: int, screen: Screen) -> tuple[str, str]:
+    """What is drawn for a cell, and its style."""
     style = "" if cell.state is None else _STYLES[cell.state]
     if cell.share is not None:
-        return Text(bar(cell.share, size, ascii_only=screen.ascii), style=style)
-    return Text(cut(printable(cell.text), size), style=style)
+        return bar(cell.share, size, ascii_only=screen.ascii), style
+    return cut(printable(cell.text), size), style
 
 
 def bar(share: float, size: int, *, ascii_only: bool) -> str:
@@ -102,18 +109,18 @@ def bar(share: float, size: int, *, ascii_only: bool) -> str:
     return full * filled + empty * (size - filled)
 
 
-def _print(table: Table, needed: int, screen: Screen) -> str:
+def _print(lines: Iterable[Text], screen: Screen) -> str:
     stream = io.StringIO()
     console = Console(
         file=stream,
         force_terminal=True,
         color_system="standard" if screen.colour else None,
         no_color=False,  # the caller has looked at NO_COLOR
-        width=max(screen.width, needed),  # or rich cuts cells its own way
         legacy_windows=False,
         markup=False,
         highlight=False,
         emoji=False,
     )
-    console.print(table)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    return stream.getvalue().rstrip("\n")
