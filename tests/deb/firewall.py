@@ -65,7 +65,14 @@ UFW = Firewall(
     "ufw.service",
     # Not enabled, its start does nothing; systemd does not stop a unit that it has not started.
     "ufw allow 22/tcp; ufw route allow from 192.0.2.0/24; systemctl start ufw",
-    ("ufw --force enable", "ufw reload", "systemctl stop ufw", "systemctl start ufw", "ufw disable"),
+    # ufw gives up at once if another program, here xenbwd for some milliseconds, holds iptables' lock.
+    (
+        "ufw --force enable",
+        "ufw reload || { sleep 1; ufw reload; }",
+        "systemctl stop ufw",
+        "systemctl start ufw",
+        "ufw disable",
+    ),
     reloads=False,
 )
 NETFILTER_PERSISTENT = Firewall(
@@ -85,8 +92,9 @@ NETFILTER_PERSISTENT = Firewall(
         "netfilter-persistent start",
         "netfilter-persistent reload",
         "systemctl stop netfilter-persistent",
-        "systemctl start netfilter-persistent",
-        "systemctl restart netfilter-persistent",
+        # systemd refuses more than five starts in ten seconds.
+        "systemctl reset-failed netfilter-persistent || true; systemctl start netfilter-persistent",
+        "systemctl reset-failed netfilter-persistent || true; systemctl restart netfilter-persistent",
         "netfilter-persistent flush",
     ),
     reloads=False,

@@ -42,10 +42,12 @@ def make_authority(folder: Path, name: str = "localhost") -> Authority:
     """An authority, and a server's certificate for `name` that it signed: (the file to trust, the server's side)."""
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     ca, ca_key, key, request, cert = (str(folder / file) for file in ("ca.pem", "ca.key", "key", "csr", "cert.pem"))
-    _openssl("req", "-x509", *curve, "-days", "2", "-subj", "/CN=test authority", "-keyout", ca_key, "-out", ca)
+    # From 3.13 on Python demands of certificates all that RFC 5280 does (VERIFY_X509_STRICT).
+    authority = ["-subj", "/CN=test authority", "-addext", "keyUsage=critical,keyCertSign"]
+    _openssl("req", "-x509", *curve, "-days", "2", *authority, "-keyout", ca_key, "-out", ca)
     _openssl("req", *curve, "-subj", f"/CN={name}", "-keyout", key, "-out", request)
     names = folder / "names"
-    names.write_text(f"subjectAltName=DNS:{name}\n")
+    names.write_text(f"subjectAltName=DNS:{name}\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
     sign = ["-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2", "-extfile", str(names)]
     _openssl("x509", "-req", "-in", request, *sign, "-out", cert)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
