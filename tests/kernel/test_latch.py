@@ -25,8 +25,9 @@ from tests.support.pace import at_last, until, within
 from tests.support.packets import ip4, udp
 from xenbw.blocks import latch_text
 from xenbw.blocks.latch import domids
-from xenbw.nft.netlink import Table, hand_to_nft
+from xenbw.nft.netlink import Table
 from xenbw.nft.nft import TABLE
+from xenbw.nft.pipe import hand_to_nft
 
 pytestmark = pytest.mark.kernel
 

@@ -15,7 +15,7 @@ from tests.support.host import Host
 from tests.support.pace import until
 from xenbw.model import Amounts, Counters
 from xenbw.nft.chains import Chains
-from xenbw.nft.netlink import hand_to_nft
+from xenbw.nft.pipe import hand_to_nft
 from xenbw.nft.port import Port
 from xenbw.nft.tables import Tables
 
