@@ -22,7 +22,8 @@ from xenbw.meters.counters import KernelMeter
 from xenbw.meters.nft import NftMeter
 from xenbw.model import Life
 from xenbw.nft.chains import Chains
-from xenbw.nft.netlink import RuleWatch, hand_to_nft
+from xenbw.nft.netlink import RuleWatch
+from xenbw.nft.pipe import hand_to_nft
 from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables
 from xenbw.runner import run

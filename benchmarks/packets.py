@@ -21,8 +21,7 @@ from xenbw.blocks.throttle import Throttle
 from xenbw.blocks.tripwire import Tripwire
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains
-from xenbw.nft.netlink import hand_to_nft
-from xenbw.nft.pipe import feed
+from xenbw.nft.pipe import feed, hand_to_nft
 from xenbw.nft.port import Port
 from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables

@@ -29,8 +29,8 @@ from xenbw.ledger.ledger import Ledger
 from xenbw.model import Address
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains
-from xenbw.nft.netlink import RuleWatch, hand_to_nft
-from xenbw.nft.pipe import feed
+from xenbw.nft.netlink import RuleWatch
+from xenbw.nft.pipe import feed, hand_to_nft
 from xenbw.nft.port import Port
 from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables

@@ -13,7 +13,7 @@ from tests.support.traffic import stream
 from xenbw.blocks.block import Wanted
 from xenbw.blocks.throttle import Throttle
 from xenbw.nft.chains import Chains
-from xenbw.nft.netlink import hand_to_nft
+from xenbw.nft.pipe import hand_to_nft
 from xenbw.nft.port import Port
 from xenbw.nft.tables import Tables
 

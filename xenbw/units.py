@@ -53,14 +53,19 @@ def format_percents(percents: Sequence[int]) -> str:
 
 def format_size(size: int) -> str:
     """Bytes as a person reads them, in powers of 1000 with three digits: 0 B, 999 B, 1.50 GB, 412 GB."""
-    value, unit = float(size), "B"
-    for bigger in ("KB", "MB", "GB", "TB", "PB"):
+    return three_digits(size, (" B", " KB", " MB", " GB", " TB", " PB"))
+
+
+def three_digits(number: int, units: Sequence[str]) -> str:
+    """A number with three digits and its unit. units: of 1, of 1000, of a million and so on, each written as is."""
+    value, unit = float(number), units[0]
+    for bigger in units[1:]:
         if value < 999.5:
             break
         value, unit = value / 1000, bigger
-    if unit == "B":
-        return f"{size} B"
-    return f"{value:.2f} {unit}" if value < 9.995 else f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
+    if unit == units[0]:
+        return f"{number}{unit}"
+    return f"{value:.2f}{unit}" if value < 9.995 else f"{value:.1f}{unit}" if value < 99.95 else f"{value:.0f}{unit}"
 
 
 def parse_rate(text: str) -> int:

@@ -20,7 +20,7 @@ from xenbw.meters.counters import KernelMeter
 from xenbw.meters.metering import Metering
 from xenbw.meters.nft import NftMeter
 from xenbw.nft.chains import Chains
-from xenbw.nft.netlink import hand_to_nft
+from xenbw.nft.pipe import hand_to_nft
 from xenbw.nft.port import Port
 from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables

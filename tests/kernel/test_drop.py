@@ -9,6 +9,7 @@ import pytest
 
 from tests.support import story
 from tests.support.capture import Capture
+from tests.support.firewalls import flush
 from tests.support.guest import Guest
 from tests.support.host import HOOK, Host
 from tests.support.pace import until
@@ -18,12 +19,6 @@ pytestmark = pytest.mark.kernel
 
 PASS, OTHER = "bpf da bytecode '1,6 0 0 0'", "1,6 0 0 0"
 WAYS = ("ingress", "egress")
-
-
-def flush(host: Host) -> None:
-    """Flush the rules of all tables."""
-    for argv in (["nft", "flush", "ruleset"], ["iptables-legacy", "-F"], ["ip6tables-legacy", "-F"]):
-        host.run(argv, check=True)
 
 
 def marks(host: Host) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.support import story
 from tests.support.ears import Ear
 from tests.support.guest import Guest, agree
 from tests.support.host import Host
@@ -38,10 +39,7 @@ LIVES: dict[str, Callable[[Host, Guest], None]] = {"a reboot": reboot, "a crash"
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
     """A host whose bridge iptables does not see, with a second guest on the bridge."""
-    with Host() as machine:
-        machine.start_daemon()
-        machine.run(["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"], check=True)
-        machine.start("db1")
+    with story.plain_bridge() as machine:
         yield machine
 
 
@@ -88,7 +86,7 @@ def test_a_blocked_vm_that_restarts_again_and_again_gets_no_traffic_through(me: 
         for _ in range(AGAIN):
             before = rounds()
             LIVES[life](me.host, me.guest)
-            assert until(lambda: rounds() > before + 10)  # noqa: B023
+            assert until(lambda: rounds() > before + 10)  # noqa: B023 (it is called at once)
             me.address()
     assert me.reached() == {}
     assert me.guest.counters().in_bytes == 0

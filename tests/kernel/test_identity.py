@@ -24,13 +24,6 @@ def host() -> Iterator[Host]:
         yield machine
 
 
-@pytest.fixture
-def running(host: Host) -> Host:
-    """A host with its daemon."""
-    host.start_daemon()
-    return host
-
-
 def owe(host: Host, name: str) -> None:
     """Block a VM in the ledger; no daemon applies that to the kernel."""
     host.add(name)

@@ -25,8 +25,9 @@ from tests.support.pace import at_last, until, within
 from tests.support.packets import ip4, udp
 from xenbw.blocks import latch_text
 from xenbw.blocks.latch import domids
-from xenbw.nft.netlink import Table, hand_to_nft
+from xenbw.nft.netlink import Table
 from xenbw.nft.nft import TABLE
+from xenbw.nft.pipe import hand_to_nft
 
 pytestmark = pytest.mark.kernel
 
@@ -36,10 +37,7 @@ KINDS = {0x0800: "IPv4", 0x0806: "ARP", 0x86DD: "IPv6", 0x8100: "VLAN", 0x88B5: 
 @pytest.fixture
 def host() -> Iterator[Host]:
     """A host whose bridge iptables does not see, with db1 on the bridge."""
-    with Host() as machine:
-        machine.start_daemon()
-        machine.run(["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"], check=True)
-        machine.start("db1")
+    with story.plain_bridge() as machine:
         yield machine
 
 

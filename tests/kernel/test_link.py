@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.capture import Capture
+from tests.support.firewalls import flush
 from tests.support.guest import Guest
 from tests.support.host import HOOK, Host
 from tests.support.pace import until
@@ -22,12 +23,6 @@ def over(host: Host) -> Guest:
     host.hinder_drop(guest.interface)
     host.xenbw("block", "web1", "--reason", "abuse")
     return guest
-
-
-def flush(host: Host) -> None:
-    """Flush the rules of all tables."""
-    for argv in (["nft", "flush", "ruleset"], ["iptables-legacy", "-F"], ["ip6tables-legacy", "-F"]):
-        host.run(argv, check=True)
 
 
 def marks(host: Host) -> list[str]:

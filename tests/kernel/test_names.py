@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,14 +12,6 @@ from tests.support.pace import until
 pytestmark = pytest.mark.kernel
 
 ADDRESS = "10.50.0.11"
-
-
-@pytest.fixture
-def running() -> Iterator[Host]:
-    """A host with its daemon."""
-    with Host() as machine:
-        machine.start_daemon()
-        yield machine
 
 
 def test_all_running_domains_except_helper_domains_are_listed_as_vms(running: Host) -> None:

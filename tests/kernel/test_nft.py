@@ -15,7 +15,7 @@ from tests.support.host import Host
 from tests.support.pace import until
 from xenbw.model import Amounts, Counters
 from xenbw.nft.chains import Chains
-from xenbw.nft.netlink import hand_to_nft
+from xenbw.nft.pipe import hand_to_nft
 from xenbw.nft.port import Port
 from xenbw.nft.tables import Tables
 
@@ -172,7 +172,10 @@ def test_a_guest_that_sends_from_another_mac_pays_for_frames_to_it(running: Host
 def lies(mac: str) -> dict[str, bytes]:
     """Frames from the guest's own MAC that tell others of another MAC."""
     me, other = mac_bytes(mac), mac_bytes(STRANGER)
-    advertise = lambda options: neighbour_advertisement(mac, "fd50::77", ROUTER, "fd50::2", options)  # noqa: E731
+
+    def advertise(options: bytes) -> bytes:
+        return neighbour_advertisement(mac, "fd50::77", ROUTER, "fd50::2", options)
+
     return {
         "by ARP": arp_reply(mac, STRANGER, "10.50.0.77", ROUTER, "10.50.0.2"),
         "by a neighbour advertisement": advertise(bytes([2, 1]) + other),

@@ -62,10 +62,11 @@ def _tunnel(protocol: int, wrap: Callable[[bytes], bytes] = bytes) -> Evasion:
 
 def _kind(kind: int, head: bytes = b"") -> Evasion:
     """Frames that IP firewalls ignore."""
-    make: Callable[[Intruder], list[bytes]] = lambda me: [  # noqa: E731
-        me.frame(head + ip4(me.ip, me.addresses["outside"], udp(me.mark)), kind, to=to)
-        for to in ("outside", "neighbour", "dom0", "everybody")
-    ]
+
+    def make(me: Intruder) -> list[bytes]:
+        packet = ip4(me.ip, me.addresses["outside"], udp(me.mark))
+        return [me.frame(head + packet, kind, to=to) for to in ("outside", "neighbour", "dom0", "everybody")]
+
     return Evasion(_frames(make))
 
 
@@ -75,9 +76,10 @@ def _to(mac: str, kind: int = 0x88B5, arrives: str = "anywhere", head: bytes = b
 
 def _claim(whose: str) -> Evasion:
     """ARP replies to everybody that claim somebody else's address."""
-    make: Callable[[Intruder], list[bytes]] = lambda me: [  # noqa: E731
-        arp_reply(me.mac, me.mac, me.addresses[whose], BROADCAST, me.addresses[whose]) + me.mark
-    ]
+
+    def make(me: Intruder) -> list[bytes]:
+        return [arp_reply(me.mac, me.mac, me.addresses[whose], BROADCAST, me.addresses[whose]) + me.mark]
+
     return Evasion(_frames(make))
 
 

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from tests.support.host import Host
+
 COMMANDS = ("iptables-legacy", "ip6tables-legacy", "iptables-nft")
 
 PREPARE = """
@@ -103,3 +105,9 @@ MISLED: dict[str, str] = {
 }
 """Changes of xenbw's table that no program makes by accident: the same number of rules and chains, with another
 meaning; and maps that lead to no counter, or to the wrong one."""
+
+
+def flush(host: Host) -> None:
+    """Flush the rules of all tables."""
+    for argv in (["nft", "flush", "ruleset"], ["iptables-legacy", "-F"], ["ip6tables-legacy", "-F"]):
+        host.run(argv, check=True)

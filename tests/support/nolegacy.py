@@ -49,4 +49,4 @@ def refuse() -> None:
 
 if __name__ == "__main__":
     refuse()
-    os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606
+    os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606 (no shell: a list of arguments)

@@ -1,6 +1,9 @@
-"""The start of many stories: a VM that has used more than its allowance."""
+"""The starts of many stories: a VM over its allowance, and a bridge whose frames iptables does not see."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tests.support.guest import Guest
 from tests.support.host import Host
@@ -19,3 +22,13 @@ def overdrawn(host: Host, name: str = "web1", **start: object) -> Guest:
     guest.send(LIMIT)
     assert until(lambda: host.blocked(guest.address()))
     return guest
+
+
+@contextmanager
+def plain_bridge() -> Iterator[Host]:
+    """A host with its daemon, whose bridge iptables does not see, with db1 on the bridge."""
+    with Host() as machine:
+        machine.start_daemon()
+        machine.run(["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"], check=True)
+        machine.start("db1")
+        yield machine

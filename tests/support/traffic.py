@@ -60,11 +60,7 @@ def _receive(receiver: socket.socket, expected: int) -> int:
 def stream(source: Namespace, target: Namespace, address: str, seconds: float, warm_up: float = 1.5) -> float:
     """Send as much as one TCP connection from `source` to `address` in `target` carries. Returns the bytes per second
     that arrive in so many seconds, after those of the warm-up."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with target.entered():
-        server = socket.create_server((address, 0), family=family)
-    with source.entered():
-        sender = socket.socket(family, socket.SOCK_STREAM)
+    server, sender = _ends(source, target, address)
     with server, sender:
         sender.connect(server.getsockname()[:2])
         receiver, _ = server.accept()
@@ -79,6 +75,15 @@ def stream(source: Namespace, target: Namespace, address: str, seconds: float, w
             sender.shutdown(socket.SHUT_RDWR)
             pump.join()
     return got / taken
+
+
+def _ends(source: Namespace, target: Namespace, address: str) -> tuple[socket.socket, socket.socket]:
+    """A TCP server at `address` in `target`, and a socket in `source` that is not connected yet."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with target.entered():
+        server = socket.create_server((address, 0), family=family)
+    with source.entered():
+        return server, socket.socket(family, socket.SOCK_STREAM)
 
 
 def _receive_for(receiver: socket.socket, seconds: float) -> int:
@@ -98,11 +103,7 @@ def _pump(sender: socket.socket) -> None:
 def push(source: Namespace, target: Namespace, address: str, size: int, timeout: float) -> int:
     """Send so many bytes by one TCP connection from `source` to `address` in `target`. Returns how many arrived before
     none did for `timeout` seconds."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with target.entered():
-        server = socket.create_server((address, 0), family=family)
-    with source.entered():
-        sender = socket.socket(family, socket.SOCK_STREAM)
+    server, sender = _ends(source, target, address)
     with server, sender:
         for end in (server, sender):
             end.settimeout(timeout)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.books import open_ledger, start_vif
+from tests.support.books import start_vif
 from tests.support.clock import utc
 from xenbw.accounting import Tally
 from xenbw.ledger import viflog
@@ -21,12 +21,6 @@ from xenbw.vifs.churn import Churn
 from xenbw.xen.xenstore import Answer, Lookup, StoreError
 
 NOW = utc("2026-03-20 12:00")
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(open_ledger(tmp_path)) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -35,12 +34,6 @@ ODD = "<b>&amp;\r\nBcc: x@y\n--=_xenbw.1\u202e\U0001f600" + "w" * 200
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.db"
-
-
-@pytest.fixture
-def ledger(path: Path) -> Iterator[Ledger]:
-    with closing(Ledger.open(path, create=True, patience=0.0)) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -14,19 +14,6 @@ DATA = Path(__file__).parents[1] / "data/domaincfg"
 BARE = VifConfig(mac=None, ips=(), bridge=None, interface=None, script=None, backend=None)
 
 
-@pytest.fixture
-def write(tmp_path: Path):
-    """Write a file under the test's directory and return its path."""
-
-    def write(name: str, text: str | bytes) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
-        return path
-
-    return write
-
-
 # What a config says
 
 

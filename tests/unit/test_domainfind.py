@@ -5,52 +5,36 @@ from pathlib import Path
 import pytest
 
 from xenbw.xen.domaincfg import DomainConfig, read
-from xenbw.xen.domainfind import find
+from xenbw.xen.domainfind import Found, find
 
 
-@pytest.fixture
-def write(tmp_path: Path):
-    """Write a file under the test's directory and return its path."""
-
-    def write(name: str, text: str | bytes) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
-        return path
-
-    return write
+def path_in(found: Found) -> Path | None:
+    """The path of the config that was found."""
+    return found.config and found.config.path
 
 
 @pytest.mark.parametrize("file", ["web1", "web1.cfg", "web1.conf"])
 def test_a_file_called_as_the_vm_is_its_config(write, tmp_path: Path, file: str) -> None:
     path = write(file, "memory = 5\n")
-    found = find("web1", [tmp_path]).config
-    assert found is not None
-    assert found.path == path
+    assert path_in(find("web1", [tmp_path])) == path
 
 
 def test_another_file_is_found_by_the_name_inside(write, tmp_path: Path) -> None:
     write("a.cfg", "name = 'other'\n")
     path = write("customer-7", "name = 'web1'\n")
-    found = find("web1", [tmp_path]).config
-    assert found is not None
-    assert found.path == path
+    assert path_in(find("web1", [tmp_path])) == path
 
 
 def test_the_file_name_counts_before_the_name_inside(write, tmp_path: Path) -> None:
     write("a-copy", "name = 'web1'\n")
     path = write("web1.cfg", "name = 'web1'\n")
-    found = find("web1", [tmp_path]).config
-    assert found is not None
-    assert found.path == path
+    assert path_in(find("web1", [tmp_path])) == path
 
 
 def test_the_plain_name_counts_before_cfg_and_conf_in_any_directory(write, tmp_path: Path) -> None:
     write("one/web1.cfg", "name = 'web1'\n")
     path = write("two/web1", "name = 'web1'\n")
-    found = find("web1", [tmp_path / "one", tmp_path / "two"]).config
-    assert found is not None
-    assert found.path == path
+    assert path_in(find("web1", [tmp_path / "one", tmp_path / "two"])) == path
 
 
 def test_a_file_called_as_the_vm_that_names_another_vm_does_not_match(write, tmp_path: Path) -> None:
@@ -142,17 +126,13 @@ def test_of_two_files_the_one_that_starts_with_dom0_is_used(write, tmp_path: Pat
     paths = two_copies(write)
     (tmp_path / "auto").mkdir()
     (tmp_path / "auto" / "shop").symlink_to(paths[which])
-    found = find("shop", [tmp_path])
-    assert found.config is not None
-    assert found.config.path == paths[which]
+    assert path_in(find("shop", [tmp_path])) == paths[which]
 
 
 def test_the_running_mac_counts_before_the_file_s_name(write, tmp_path: Path) -> None:
     write("shop.cfg", "name='shop'\nvif=['mac=00:16:3e:00:00:70']\n")
     path = write("customer7.cfg", "name='shop'\nvif=['mac=00:16:3e:00:00:77']\n")
-    found = find("shop", [tmp_path], macs=["00:16:3e:00:00:77"])
-    assert found.config is not None
-    assert found.config.path == path
+    assert path_in(find("shop", [tmp_path], macs=["00:16:3e:00:00:77"])) == path
 
 
 def test_two_files_that_say_the_same_are_as_good_as_one(write, tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.support.books import add_vm, open_ledger, start_vif
+from tests.support.books import add_vm, start_vif
 from tests.support.clock import HandClock, utc
 from xenbw.accounting import Tally
 from xenbw.clock import Timeline
@@ -77,12 +75,6 @@ class Host:
 
     def events(self) -> list[str]:
         return [text for _, kind, text in reversed(eventlog.newest(self.ledger, 100)) if kind.startswith("flood")]
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(open_ledger(tmp_path)) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.support.books import add_vm, open_ledger, vm_of
+from tests.support.books import add_vm, vm_of
 from tests.support.clock import utc
 from tests.support.guarded import Host, MethodStandIn
 from xenbw.accounting import HOUR, Pending, Share, Tally
@@ -64,12 +62,6 @@ class Story:
 
     def told(self) -> list[str]:
         return [kind for _, kind, _ in reversed(eventlog.newest(self.ledger, 100)) if kind.startswith("forecast")]
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(open_ledger(tmp_path)) as opened:
-        yield opened
 
 
 @pytest.fixture

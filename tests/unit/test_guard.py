@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.books import add_vm, open_ledger, start_vif, vm_of
+from tests.support.books import add_vm, start_vif, vm_of
 from tests.support.clock import utc
 from tests.support.guarded import END, IP, IP6, NOW, Host, MethodStandIn
 from xenbw.blocks.block import Outcome, Wanted
@@ -21,12 +21,6 @@ from xenbw.ledger import blocklog, outbox, viflog
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.model import Action, Cause, Counters, State
 from xenbw.vifs import interfaces
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(open_ledger(tmp_path)) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.books import BOOT, add_vm, open_ledger, start_vif
+from tests.support.books import BOOT, add_vm, start_vif
 from tests.support.clock import utc
 from xenbw.accounting import HOUR, Pending, Share, Tally, cells, divide, hour_of
 from xenbw.book import changes
@@ -37,12 +37,6 @@ MARCH = utc("2026-03-01")
 PRAGUE = ZoneInfo("Europe/Prague")
 KEEP = LedgerSection().keep_spans
 SPENT = Amounts(1, 2, 3, 4, 5)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(open_ledger(tmp_path)) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -1,14 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import timedelta
 from ipaddress import ip_address
-from pathlib import Path
 
-import pytest
-
-from tests.support.books import BOOT, add_vm, open_ledger, start_vif, vm_of
+from tests.support.books import BOOT, add_vm, start_vif, vm_of
 from tests.support.clock import utc
 from xenbw.accounting import HOUR, Pending, Share
 from xenbw.ledger import blocklog, eventlog, prune, usagelog, viflog, vmlog
@@ -19,12 +14,6 @@ NOW = utc("2026-03-20 12:00")
 MARCH = utc("2026-03-01")
 ALIVE = Alive(NOW, 1.5, BOOT)
 MARK = Mark(Counters(90, 80), Amounts(9, 8, 7, 6, 5), Counters(74, -4))
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(open_ledger(tmp_path)) as opened:
-        yield opened
 
 
 def test_a_vm_is_read_back_as_it_was_written(ledger: Ledger) -> None:

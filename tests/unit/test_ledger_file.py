@@ -26,12 +26,6 @@ ALIVE = Alive(NOW, 1.5, BOOT)
 NOBODY = 65534
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(open_ledger(tmp_path)) as opened:
-        yield opened
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Another process is in the middle of a write."""

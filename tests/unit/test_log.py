@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.books import BOOT, add_vm, open_ledger, start_vif, vm_of
+from tests.support import lonely
+from tests.support.books import add_vm, open_ledger, start_vif, vm_of
 from tests.support.clock import HandClock, utc
 from tests.support.guarded import IP, IP6, NOW, MethodStandIn
 from tests.support.guarded import Host as Guarded
@@ -23,13 +24,11 @@ from xenbw.daemon.cycle import Work
 from xenbw.ledger import eventlog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Action, Counters
-from xenbw.runner import Result
 from xenbw.tell import journal as native
 from xenbw.tell.complaints import Complaints
 from xenbw.tell.journal import NOTICE
 from xenbw.tell.log import log_to
 from xenbw.vifs import interfaces
-from xenbw.xen.xenstore import Lookup
 
 HOSTILE = 'evil\n<0>web2 null-routed: "forged"\x1b[2J\u202e'
 SHOWN = 'evil\\n<0>web2 null-routed: "forged"\\x1b[2J\\u202e'
@@ -70,12 +69,6 @@ def journal(stderr: Stderr, monkeypatch: pytest.MonkeyPatch) -> Stderr:
     monkeypatch.setattr(native, "SOCKET", "/nonexistent")
     log_to(stderr.stream, "xenbwd")
     return stderr
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(open_ledger(tmp_path)) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -274,11 +267,6 @@ def test_an_address_that_becomes_protected_is_logged_once_as_a_problem(host: Gua
 # the daemon's own lines
 
 
-def no_answer(_argv: Sequence[str], **_options: object) -> Result:
-    """A runner for a host without addresses, routes or guests."""
-    return Result(0, b"", b"")
-
-
 @pytest.fixture
 def clock() -> HandClock:
     return HandClock(NOW, 100_000)
@@ -288,15 +276,7 @@ def clock() -> HandClock:
 def work(
     ledger: Ledger, settings: Settings, clock: HandClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Work]:
-    """The work of a daemon on a host without interfaces and without a kernel of its own."""
-    (tmp_path / "net").mkdir()
-    kernel = iter([MethodStandIn("iptables"), MethodStandIn("ip6tables")])
-    monkeypatch.setattr("xenbw.blocks.iptables.Iptables", lambda _version: next(kernel))
-    monkeypatch.setattr(interfaces, "bridge_filtered", lambda _version: True)
-    with closing(Lookup(str(tmp_path / "no-xenstored"))) as lookup:
-        work = Work(settings, ledger, lookup, clock, clock.vouches, BOOT, no_answer, lambda _: False, tmp_path / "net")
-        work.enforce()
-        work.start()
+    with lonely.started(settings, ledger, clock, tmp_path, monkeypatch) as work:
         yield work
 
 

@@ -9,7 +9,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,11 +16,10 @@ from typing import Any
 
 import pytest
 
-from tests.support import manpage
-from tests.support.books import BOOT, add_vm, open_ledger, start_vif
+from tests.support import lonely, manpage
+from tests.support.books import add_vm, start_vif
 from tests.support.clock import HandClock, utc
 from tests.support.console import Console, StandIn
-from tests.support.guarded import MethodStandIn
 from tests.support.pace import until
 from tests.support.promtool import PROGRAM, promtool
 from xenbw.config import DaemonSection, LedgerSection, MetricsSection, Settings
@@ -32,11 +30,8 @@ from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.unmetered import Unmetered
 from xenbw.model import VM, Allowance, Amounts, Counters, Entry, Kind, Period, State
 from xenbw.report.metrics import Sample, VifSample, text
-from xenbw.runner import Result
 from xenbw.tell import textfile
 from xenbw.tell.textfile import Textfile
-from xenbw.vifs import interfaces
-from xenbw.xen.xenstore import Lookup
 
 REPO = Path(__file__).parents[2]
 EXAMPLES = REPO / "docs" / "examples"
@@ -337,19 +332,9 @@ def test_a_disk_that_hangs_delays_nobody_and_is_a_problem(tmp_path: Path) -> Non
 # the daemon
 
 
-def no_answer(_argv: object, **_options: object) -> Result:
-    return Result(0, b"", b"")
-
-
 @pytest.fixture
 def clock() -> HandClock:
     return HandClock(NOW, 100_000)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(open_ledger(tmp_path)) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -367,15 +352,7 @@ def settings(tmp_path: Path, ledger: Ledger) -> Settings:
 def work(
     ledger: Ledger, settings: Settings, clock: HandClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Work]:
-    """The work of a daemon on a host without interfaces and without a kernel of its own."""
-    (tmp_path / "net").mkdir()
-    kernel = iter([MethodStandIn("iptables"), MethodStandIn("ip6tables")])
-    monkeypatch.setattr("xenbw.blocks.iptables.Iptables", lambda _version: next(kernel))
-    monkeypatch.setattr(interfaces, "bridge_filtered", lambda _version: True)
-    with closing(Lookup(str(tmp_path / "no-xenstored"))) as lookup:
-        work = Work(settings, ledger, lookup, clock, clock.vouches, BOOT, no_answer, lambda _: False, tmp_path / "net")
-        work.enforce()
-        work.start()
+    with lonely.started(settings, ledger, clock, tmp_path, monkeypatch) as work:
         yield work
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
-from tests.support.books import BOOT, add_vm, open_ledger
+from tests.support.books import BOOT, add_vm
 from tests.support.clock import utc
 from xenbw.ledger import unmetered, vmlog
 from xenbw.ledger.ledger import Ledger
@@ -25,13 +23,6 @@ NOW = utc("2026-03-20 12:00")
 LATER = NOW + timedelta(seconds=20)
 NOVIF = Outside(4, "novif", 0, ())
 MARCH = Period(utc("2026-03-01"), utc("2026-04-01"))
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = open_ledger(tmp_path)
-    yield ledger
-    ledger.close()
 
 
 @pytest.fixture

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 
-from tests.support.books import BOOT, open_ledger, start_vif
+from tests.support.books import BOOT, start_vif
 from tests.support.clock import utc
 from xenbw.accounting import Pending
 from xenbw.ledger import portions, prune, usagelog, viflog
@@ -18,13 +16,6 @@ from xenbw.model import NOTHING, UNREAD, Amounts, Binding, Counters
 
 NOW = utc("2026-03-20 12:00")
 MARCH, MID_MARCH, FEBRUARY = utc("2026-03-01"), utc("2026-03-15"), utc("2026-02-01")
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = open_ledger(tmp_path)
-    yield ledger
-    ledger.close()
 
 
 def count(ledger: Ledger, binding: Binding, start: datetime, amount: Counters) -> None:

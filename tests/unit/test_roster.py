@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from tests.support.books import BOOT, add_vm, open_ledger, vm_of
+from tests.support.books import BOOT, add_vm, vm_of
 from tests.support.clock import utc
 from xenbw.accounting import HOUR, Pending, Share
 from xenbw.clock import Moment
@@ -19,12 +17,6 @@ from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.model import Action, Allowance, Count, Counters, Period, Rates
 
 NOW = utc("2026-03-20 12:00")
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(open_ledger(tmp_path)) as opened:
-        yield opened
 
 
 def roster(ledger: Ledger, at: datetime = NOW, *, trusted: bool = True, **period: object) -> Roster:

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from tests.support.books import open_ledger
 from xenbw.ledger import schema, space, upgrade
 from xenbw.ledger.ledger import Ledger
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(open_ledger(tmp_path)) as opened:
-        yield opened
 
 
 def grow_and_shrink(ledger: Ledger) -> tuple[int, int]:

@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 from collections import namedtuple
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +14,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.support.books import open_ledger
 from tests.support.clock import HandClock, utc
 from tests.support.host import REPO
 from tests.support.lookout import Lookout
@@ -85,12 +82,6 @@ def test_no_more_than_a_bounded_number_is_told_at_a_time() -> None:
 
 
 # the daemon
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(open_ledger(tmp_path)) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from xenbw.meters.nft import uncredited
 from xenbw.model import ZERO, Binding, Counters, State
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains
-from xenbw.nft.netlink import hand_to_nft
+from xenbw.nft.pipe import hand_to_nft
 from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables
 from xenbw.rundir import control, overfile

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import logging
 import math
 import os
@@ -22,6 +21,7 @@ from xenbw import __version__, config
 from xenbw.clock import Clock, SystemClock, Timedated, boot_id
 from xenbw.config import Settings
 from xenbw.daemon.cycle import Work
+from xenbw.daemon.lock import only_one
 from xenbw.errors import XenbwError
 from xenbw.ledger import rescue, vmlog
 from xenbw.ledger.ledger import CorruptLedgerError
@@ -72,8 +72,8 @@ class Daemon:
         settings.daemon.run_dir.mkdir(parents=True, exist_ok=True)
         settings.ledger.path.parent.mkdir(parents=True, exist_ok=True)
         # Two daemons on one ledger would count every byte twice; two in one run folder would undo each other's blocks.
-        self._run_lock = _only_one(settings.daemon.run_dir / "xenbwd.lock")
-        self._ledger_lock = _only_one(settings.ledger.path.with_name(f"{settings.ledger.path.name}.lock"))
+        self._run_lock = only_one(settings.daemon.run_dir / "xenbwd.lock")
+        self._ledger_lock = only_one(settings.ledger.path.with_name(f"{settings.ledger.path.name}.lock"))
         ended = lastrun.begin(settings.daemon.run_dir)
         over = overfile.read(str(settings.daemon.run_dir / "over"))
         ledger = rescue.open_or_replace(
@@ -229,7 +229,7 @@ class Daemon:
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
             if not (path.exists() and path.stat().st_ino == os.fstat(self._run_lock).st_ino):
-                lock = _only_one(path)
+                lock = only_one(path)
                 os.close(self._run_lock)
                 self._run_lock = lock
             server = Server(run_dir, self._answer)
@@ -302,21 +302,6 @@ class Daemon:
 def _drain(descriptor: int) -> None:
     with contextlib.suppress(BlockingIOError):
         os.read(descriptor, 4096)
-
-
-def _only_one(path: Path) -> int:
-    """A lock held as long as this process lives. Raises XenbwError if another daemon holds it, or the file cannot be
-    made."""
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise XenbwError(f"{path}: {error.strerror}", "is the disk full or mounted read-only?") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise XenbwError("another xenbwd is running", "systemctl status xenbwd") from None
-    return lock
 
 
 def parser() -> argparse.ArgumentParser:

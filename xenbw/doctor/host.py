@@ -12,7 +12,7 @@ from xenbw.blocks import method
 from xenbw.clock import Clock
 from xenbw.config import Settings
 from xenbw.errors import XenbwError
-from xenbw.nft.netlink import hand_to_nft
+from xenbw.nft.pipe import hand_to_nft
 from xenbw.nft.tables import Tables
 from xenbw.rundir import control
 from xenbw.rundir.control import Answer

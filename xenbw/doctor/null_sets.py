@@ -8,7 +8,7 @@ from contextlib import closing
 from xenbw.blocks import null_text
 from xenbw.doctor.finding import Finding, bad, doubt, good
 from xenbw.doctor.host import Host
-from xenbw.nft.netlink import hand_to_nft
+from xenbw.nft.pipe import hand_to_nft
 from xenbw.nft.tables import Tables
 
 _TOPIC = "firewall"

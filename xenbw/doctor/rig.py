@@ -24,8 +24,9 @@ from xenbw.doctor.namespace import Here, Namespace, Place, has_ipv6
 from xenbw.doctor.wire import CARD, until
 from xenbw.errors import UsageError, XenbwError
 from xenbw.nft.chains import Chains
-from xenbw.nft.netlink import Table, hand_to_nft
+from xenbw.nft.netlink import Table
 from xenbw.nft.nft import TABLE, life_of
+from xenbw.nft.pipe import hand_to_nft
 from xenbw.nft.port import Port
 from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables

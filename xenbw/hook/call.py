@@ -16,7 +16,7 @@ from xenbw.errors import XenbwError
 from xenbw.hook import gate
 from xenbw.ledger import bindings
 from xenbw.nft import nft
-from xenbw.nft.pipe import feed
+from xenbw.nft.pipe import hand_to_nft
 from xenbw.rundir import overfile
 from xenbw.rundir.latched import Marks
 from xenbw.rundir.note import Note
@@ -209,7 +209,7 @@ def _nft(*attempts: str) -> str | None:
     """Hand nft one batch after the other until it accepts one. None, or nft's error at the last batch."""
     error = None
     for attempt in attempts:
-        error = feed(["nft", "-f", "-"], attempt.encode("ascii"), {})
+        error = hand_to_nft(attempt)
         if error is None:
             break
     return error

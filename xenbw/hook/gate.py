@@ -9,7 +9,7 @@ from xenbw.allow import Exceptions
 from xenbw.blocks import restore
 from xenbw.blocks.tripwire_text import quota_of
 from xenbw.ledger import bindings
-from xenbw.nft.pipe import feed
+from xenbw.nft.pipe import hand_to_nft
 from xenbw.rundir import overfile, turn
 from xenbw.rundir.overfile import Over
 
@@ -123,15 +123,11 @@ def _write_sets(over: Over, errors: list[str]) -> list[str]:
     none if the null routes stand."""
     from xenbw.blocks import null_text
 
-    error = null_text.put(over.addresses(), over.allow, _nft)
+    error = null_text.put(over.addresses(), over.allow, hand_to_nft)
     return [] if error is None else [*errors, error]
 
 
 def _remove_sets() -> None:
     from xenbw.blocks import null_text
 
-    _nft(null_text.remove())
-
-
-def _nft(text: str) -> str | None:
-    return feed(["nft", "-f", "-"], text.encode("ascii"), {})
+    hand_to_nft(null_text.remove())

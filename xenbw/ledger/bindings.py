@@ -137,9 +137,11 @@ def unbind(
 
 def known(db: sqlite3.Connection, boot_id: str, domid: int, devid: int, kind: str) -> bool:
     """Whether any binding of that vif of a domain was ever recorded."""
-    vif = (boot_id, domid, devid, kind)
-    where = "boot_id = ? AND domid = ? AND devid = ? AND kind = ?"
-    return db.execute(f"SELECT 1 FROM binding WHERE {where} LIMIT 1", vif).fetchone() is not None  # noqa: S608
+    rows = db.execute(
+        "SELECT 1 FROM binding WHERE boot_id = ? AND domid = ? AND devid = ? AND kind = ? LIMIT 1",
+        (boot_id, domid, devid, kind),
+    )
+    return rows.fetchone() is not None
 
 
 def _end(db: sqlite3.Connection, binding_id: int, at: str, reason: str, rev: int) -> None:

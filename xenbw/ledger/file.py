@@ -53,25 +53,45 @@ def _bring_up_to_date(db: sqlite3.Connection, path: Path, on_progress: Callable[
     schema.migrate(db)
 
 
+@contextmanager
+def _explained(path: Path, hint: str) -> Iterator[None]:
+    """Raise LedgerError or CorruptLedgerError for an error of the file system or SQLite. hint: for an error of the
+    file system other than a lack of permission."""
+    try:
+        yield
+    except PermissionError:
+        raise LedgerError(f"{path}: permission denied", "run it as root") from None
+    except OSError as error:
+        raise LedgerError(f"{path}: {error.strerror}", hint) from None
+    except sqlite3.Error as error:
+        raise explain(path, error) from None
+
+
+def _require(path: Path) -> None:
+    """Raise LedgerError if there is no file, and OSError if that cannot be seen."""
+    if not path.exists():
+        raise LedgerError(f"{path}: there is no ledger yet", "start xenbwd, or add a VM with xenbw-addvm")
+
+
+def _connect(path: Path, mode: str, patience: float) -> sqlite3.Connection:
+    """A connection to the file. mode: SQLite's, "rw" or "ro". patience: seconds. Raises sqlite3.Error."""
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=patience)
+    db.row_factory = sqlite3.Row
+    return db
+
+
 def connect(path: Path, *, create: bool, patience: float, on_progress: Callable[[float], None]) -> sqlite3.Connection:
     """A connection to an up-to-date ledger; the arguments are Ledger.open's. Raises LedgerError, CorruptLedgerError."""
-    try:
+    with _explained(path, "is the file system mounted read-only or full?"):
         if create:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Its rows name customers and their traffic, so the file is for root only.
             # An existing file is not opened here: closing it would drop this process's SQLite locks on it.
             with suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o640))
-        elif not path.exists():
-            raise LedgerError(f"{path}: there is no ledger yet", "start xenbwd, or add a VM with xenbw-addvm")
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=patience)
-    except PermissionError:
-        raise LedgerError(f"{path}: permission denied", "run it as root") from None
-    except OSError as error:
-        raise LedgerError(f"{path}: {error.strerror}", "is the file system mounted read-only or full?") from None
-    except sqlite3.Error as error:
-        raise explain(path, error) from None
-    db.row_factory = sqlite3.Row
+        else:
+            _require(path)
+        db = _connect(path, "rw", patience)
     try:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > schema.VERSION:
@@ -97,17 +117,9 @@ def connect(path: Path, *, create: bool, patience: float, on_progress: Callable[
 
 def connect_to_read(path: Path, *, patience: float) -> sqlite3.Connection:
     """A connection that changes nothing, to a ledger of this version. Raises LedgerError."""
-    try:
-        if not path.exists():
-            raise LedgerError(f"{path}: there is no ledger yet", "start xenbwd, or add a VM with xenbw-addvm")
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=patience)
-    except PermissionError:
-        raise LedgerError(f"{path}: permission denied", "run it as root") from None
-    except OSError as error:
-        raise LedgerError(f"{path}: {error.strerror}", "see the file system and its permissions") from None
-    except sqlite3.Error as error:
-        raise explain(path, error) from None
-    db.row_factory = sqlite3.Row
+    with _explained(path, "see the file system and its permissions"):
+        _require(path)
+        db = _connect(path, "ro", patience)
     try:
         version = db.execute("PRAGMA user_version").fetchone()[0]
     except sqlite3.Error as error:

@@ -141,5 +141,5 @@ def _mend_meta(db: sqlite3.Connection) -> None:
         for table, shape in shapes(db).items()
         if "rev" in shape.columns
     )
-    db.execute(f"INSERT OR IGNORE INTO meta SELECT 'rev', coalesce(max(rev), 0) FROM ({revs})")  # noqa: S608
+    db.execute(f"INSERT OR IGNORE INTO meta SELECT 'rev', coalesce(max(rev), 0) FROM ({revs})")  # noqa: S608 (ours)
     db.execute("INSERT OR IGNORE INTO meta VALUES ('id', lower(hex(randomblob(8))))")

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from xenbw.errors import MeterError
 from xenbw.nft.library import Library
-from xenbw.nft.pipe import feed
 from xenbw.text import decode
 
 _NETLINK_NETFILTER = 12
@@ -298,12 +297,6 @@ def _spent_quota(data: bytes, at: int, end: int) -> Iterator[str]:
         flags = int.from_bytes(_attributes(words.get(_OBJ_DATA, b"")).get(_QUOTA_FLAGS, b""), "big")
         if flags & _DEPLETED:
             yield _text(words.get(_OBJ_NAME, b""))
-
-
-def hand_to_nft(text: str) -> str | None:
-    """Hand nft(8) a batch, which is carried out as a whole or not at all. None if it was, else nft's error. The daemon
-    uses the library instead."""
-    return feed(["nft", "-f", "-"], text.encode("ascii"), {})
 
 
 class RuleWatch:

@@ -1,4 +1,5 @@
-"""Run a command with a text as its input, for the hook: importing subprocess takes longer than most commands run."""
+"""Run a command, mostly nft(8), with a text as its input, for the hook: importing subprocess takes longer than most
+commands run."""
 
 from __future__ import annotations
 
@@ -45,6 +46,12 @@ def feed(argv: list[str], text: bytes, env: Mapping[str, str]) -> str | None:
     printed = os.pread(errors, 4096, 0)
     os.close(errors)
     return None if status == 0 else in_a_line(printed) or f"{argv[0]}: exit status {status}"
+
+
+def hand_to_nft(text: str) -> str | None:
+    """Hand nft(8) a batch, which is carried out as a whole or not at all. None if it was, else nft's error. The daemon
+    uses the library instead."""
+    return feed(["nft", "-f", "-"], text.encode("ascii"), {})
 
 
 def in_a_line(error: bytes) -> str:

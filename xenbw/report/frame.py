@@ -12,7 +12,7 @@ from xenbw.model import State
 from xenbw.report.table import Column, Screen, cut, pad, render, whole, width
 from xenbw.report.top import Rates, Shot, VmRow, ordered, ordered_vifs
 from xenbw.text import printable
-from xenbw.units import format_size
+from xenbw.units import format_size, three_digits
 
 _UNKNOWN = "(VM not known)"
 _NOBODY = "no VM has an interface here"
@@ -199,14 +199,7 @@ def _numbers(rates: Rates) -> tuple[str, ...]:
 
 def _short(number: int) -> str:
     """A rate in powers of 1000 with three digits: 0, 999, 1.50k, 12.3M."""
-    value, unit = float(number), ""
-    for bigger in ("k", "M", "G", "T", "P"):
-        if value < 999.5:
-            break
-        value, unit = value / 1000, bigger
-    if not unit:
-        return str(number)
-    return f"{value:.2f}{unit}" if value < 9.995 else f"{value:.1f}{unit}" if value < 99.95 else f"{value:.0f}{unit}"
+    return three_digits(number, ("", "k", "M", "G", "T", "P"))
 
 
 def _bits(rate: int) -> str:
