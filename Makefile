@@ -46,7 +46,8 @@ ci:  ## what .ci/run runs: make test, lint, the package, a smoke test of it on b
 
 full:  ## everything, with all cases of the long tests, and the benchmarks; docs/last-full-run.md tells how it went
 	@tools/setup all
-	@XENBW_THOROUGH=1 tools/steps --record docs/last-full-run.md lint+deb images test deb-test deb-upgrade deb-forky xen-test demo browser bench soak
+	@XENBW_THOROUGH=1 tools/steps --record docs/last-full-run.md lint+deb images test \
+		deb-test@bookworm deb-test@trixie deb-upgrade deb-forky xen-test@bookworm xen-test@trixie demo browser bench soak
 
 images:  ## build the Debian and Xen machines that the package is tested on, unless they are there
 	@tools/setup xen

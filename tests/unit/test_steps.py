@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -36,3 +37,22 @@ def test_a_step_that_failed_or_was_not_run_keeps_its_row(steps: ModuleType) -> N
     assert "| `make lint` | 2026-11-29 07:30 | def | 9 s |" in page
     assert "| `make deb-test` | 2026-11-28 18:05 | abc | 8 s |" in page
     assert page.count("`make lint`") == 1
+
+
+def test_each_debian_has_a_row_of_its_own(steps: ModuleType) -> None:
+    names = [f"xen-test SUITES={suite}" for suite in ("bookworm", "trixie")]
+    first = steps.record("", [steps.Ended(name, 0, 8) for name in names], NOW, "abc")
+    page = steps.record(first, [steps.Ended(names[1], 0, 9)], LATER, "def")
+    assert f"| `make {names[0]}` | 2026-11-28 18:05 | abc | 8 s |" in page
+    assert f"| `make {names[1]}` | 2026-11-29 07:30 | def | 9 s |" in page
+    assert page.count("xen-test") == 2
+
+
+def test_a_target_can_be_made_for_one_debian(
+    steps: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "Makefile").write_text("SUITES = bookworm trixie\nsay:\n\t@echo suites: $(SUITES)\n")
+    monkeypatch.setattr(steps, "REPO", tmp_path)
+    monkeypatch.setattr(steps, "LOGS", tmp_path)
+    assert steps.run("say@trixie")[:2] == ("say SUITES=trixie", 0)
+    assert (tmp_path / "say@trixie.log").read_text() == "suites: trixie\n"
