@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,10 @@ class Firewall:
         package.run("sh", "-ec", self.prepare)
 
     def do(self, act: str) -> None:
-        package.run("sh", "-ec", act)
+        # Firewalls give up at once while another program, here xenbwd for some milliseconds, holds iptables' lock.
+        if package.run("sh", "-ec", act, check=False).returncode:
+            time.sleep(1)
+            package.run("sh", "-ec", act)
 
     def purge(self) -> None:
         """Purge the package and all that came with it."""
@@ -65,14 +69,7 @@ UFW = Firewall(
     "ufw.service",
     # Not enabled, its start does nothing; systemd does not stop a unit that it has not started.
     "ufw allow 22/tcp; ufw route allow from 192.0.2.0/24; systemctl start ufw",
-    # ufw gives up at once if another program, here xenbwd for some milliseconds, holds iptables' lock.
-    (
-        "ufw --force enable",
-        "ufw reload || { sleep 1; ufw reload; }",
-        "systemctl stop ufw",
-        "systemctl start ufw",
-        "ufw disable",
-    ),
+    ("ufw --force enable", "ufw reload", "systemctl stop ufw", "systemctl start ufw", "ufw disable"),
     reloads=False,
 )
 NETFILTER_PERSISTENT = Firewall(

@@ -34,13 +34,13 @@ def server(tmp_path: Path) -> Iterator[Xenstored]:
 
 @pytest.fixture
 def store(server: Xenstored) -> Iterator[XenStore]:
-    with XenStore(str(server.path), timeout=1) as connected:
+    with XenStore(str(server.path), timeout=3) as connected:
         yield connected
 
 
 @pytest.fixture
 def lookup(server: Xenstored) -> Iterator[Lookup]:
-    asking = Lookup(str(server.path), timeout=1, pause=0.05)
+    asking = Lookup(str(server.path), timeout=3, pause=0.05)
     yield asking
     asking.close()
 
@@ -53,7 +53,7 @@ def capture(name: str) -> dict[str, str | bytes]:
 
 def next_answers(lookup: Lookup, seconds: float = 2) -> list[Answer]:
     """What a daemon's selector would be woken for."""
-    assert select.select([lookup], [], [], seconds)[0], "no answer came"
+    assert select.select([lookup], [], [], busy(seconds))[0], "no answer came"
     return lookup.answers()
 
 
