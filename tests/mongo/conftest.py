@@ -14,7 +14,7 @@ from tests.support.replicaset import ReplicaSet
 from xenbw.book import book
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # an idle mongod takes a twentieth of a processor from the tests that come after
 def stock() -> Iterator[list[Mongod]]:
     """A server to which tests did nothing but write into its databases; one at most."""
     servers: list[Mongod] = []
