@@ -33,9 +33,11 @@ class Firewall:
         package.run("sh", "-ec", self.prepare)
 
     def do(self, act: str) -> None:
-        # Firewalls give up at once while another program, here xenbwd for some milliseconds, holds iptables' lock.
+        # Firewalls give up at once while another program, here xenbwd for some milliseconds, holds iptables' lock; and
+        # systemd refuses more than five starts of a unit in ten seconds.
         if package.run("sh", "-ec", act, check=False).returncode:
             time.sleep(1)
+            package.run("systemctl", "reset-failed", self.unit, check=False)
             package.run("sh", "-ec", act)
 
     def purge(self) -> None:
@@ -89,9 +91,8 @@ NETFILTER_PERSISTENT = Firewall(
         "netfilter-persistent start",
         "netfilter-persistent reload",
         "systemctl stop netfilter-persistent",
-        # systemd refuses more than five starts in ten seconds.
-        "systemctl reset-failed netfilter-persistent || true; systemctl start netfilter-persistent",
-        "systemctl reset-failed netfilter-persistent || true; systemctl restart netfilter-persistent",
+        "systemctl start netfilter-persistent",
+        "systemctl restart netfilter-persistent",
         "netfilter-persistent flush",
     ),
     reloads=False,
