@@ -33,7 +33,7 @@ def test_a_frame_of_a_bridge_is_rejected_and_null_routes_move_to_nft_and_back(we
             shell.run("nft", "delete", "table", "netdev", "xenbw")
             package.raise_links()
             # A connection that is dropped would wait for a minute.
-            answer = web.run(f"wget -T 50 -O /dev/null http://{_OUTSIDE}/1M 2>&1")
+            answer = web.run(f"nc -w 50 {_OUTSIDE} 80 </dev/null 2>&1")
             assert answer.status != 0
             assert "Connection refused" in answer.output
             assert web.silent(_OUTSIDE, "fd77::2")
