@@ -32,10 +32,6 @@ def test_a_frame_of_a_bridge_is_rejected_and_null_routes_move_to_nft_and_back(we
             # Without the seal and the drop by tc, which refuse the frames before.
             shell.run("nft", "delete", "table", "netdev", "xenbw")
             package.raise_links()
-            # A connection that is dropped would wait for a minute.
-            answer = web.run(f"nc -w 50 {_OUTSIDE} 80 </dev/null 2>&1")
-            assert answer.status != 0
-            assert "Connection refused" in answer.output
             assert web.silent(_OUTSIDE, "fd77::2")
     assert until(lambda: _null_routed("web1", *legacy))
     assert until(lambda: shell.status(*sets) != 0)
