@@ -16,7 +16,7 @@ def _null_routed(name: str, *command: str) -> bool:
     return name in shell.run(*command, check=False)
 
 
-def test_a_frame_of_a_bridge_is_rejected_and_null_routes_move_to_nft_and_back(web: Guest) -> None:
+def test_null_routes_move_to_nft_with_a_reject_for_bridges_and_back(web: Guest) -> None:
     legacy, sets = ("iptables-legacy", "-S", "XENBW"), ("nft", "list", "table", "bridge", "xenbw-null")
     package.send_over("web1")
     assert until(lambda: _null_routed("web1", *legacy))
