@@ -114,6 +114,11 @@ class Namespace:
         """Run ip(8) commands in one process."""
         self.run(["ip", "-batch", "-"], text_input="\n".join(commands), check=True)
 
+    def lose_ipv6(self) -> None:
+        """Disable IPv6 on all interfaces: neighbours say of themselves what no test asked for."""
+        with self.entered():
+            Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+
     def pids(self) -> list[int]:
         """The processes in the namespace, other than this one."""
         found = []

@@ -8,7 +8,6 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Self
 
 from tests.support.dom0 import BRIDGE, OUTSIDE_ADDRESSES
@@ -75,8 +74,8 @@ class Hvm:
 
     def __init__(self, host: Host, name: str = "web1", *, vifname: str | None = None) -> None:
         self._host, self.scripts = host, list[ScriptResult]()
-        _silence(host.namespace)
-        _silence(host.outside)
+        host.namespace.lose_ipv6()
+        host.outside.lose_ipv6()
         domid = host.take_domid(None)
         self.tap = self._open(domid)
         self.guest = host.start(name, domid=domid, vifname=vifname)
@@ -130,7 +129,7 @@ class Hvm:
         return Tap(self._host.namespace, f"vif{domid}.0-emu")
 
     def _add(self) -> None:
-        _silence(self.guest.namespace)
+        self.guest.namespace.lose_ipv6()
         self._run_script("add")
         # Let the bridge learn where the host outside is, or it floods frames for that host to every card.
         assert self._host.run(["ping", "-n", "-q", "-c", "1", _OUTSIDE]).returncode == 0
@@ -141,8 +140,3 @@ class Hvm:
 
     def _run_script(self, command: str) -> None:
         self.scripts.append(self._host.run_script(command, self.guest.domid, self.guest.cards[0], "tap"))
-
-
-def _silence(place: Namespace) -> None:
-    with place.entered():
-        Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
