@@ -63,10 +63,10 @@ def _cross(rig: Rig, guest: Guest) -> tuple[int, int, float]:
 
 
 def _await_null_route(rig: Rig, address: str) -> float:
-    """When the null route stood. One look takes some 5 ms."""
+    """When the null route stood. One look takes some 3 ms. `iptables -S` would take the lock that the daemon needs."""
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
-        if f" {address}/32 " in rig.run(["iptables-legacy", "-S"], check=True).stdout:
+        if f" {address}/32 " in rig.run(["iptables-legacy-save", "-t", "filter"], check=True).stdout:
             return time.monotonic()
     raise RuntimeError(f"no null route of {address}")
 

@@ -15,7 +15,7 @@ from xenbw.blocks.drop import Drop
 from xenbw.blocks.latch import Latch
 from xenbw.blocks.link import Link
 from xenbw.blocks.null_routes import NullRoutes
-from xenbw.blocks.seal import Seal
+from xenbw.blocks.seal import Opening, Seal
 from xenbw.blocks.throttle import Throttle
 from xenbw.blocks.tripwire import Tripwire
 from xenbw.nft.chains import Chains
@@ -35,8 +35,8 @@ class Means:
 
 
 class _Entry(NamedTuple):
-    """make: builds the block. undo: shell commands that remove everything the block ever made; the package's removal
-    runs them, when our Python modules are gone."""
+    """make: builds the block. undo: shell commands that remove everything the block ever made, "" if it makes nothing;
+    the package's removal runs them, when our Python modules are gone."""
 
     make: Callable[[Means], Block]
     undo: str
@@ -53,6 +53,7 @@ REGISTRY: Mapping[str, _Entry] = {
     "drop": _Entry(lambda means: Drop(means.run_dir), drop.UNDO),
     "link": _Entry(lambda means: Link(means.run_dir), link.UNDO),
     "latch": _Entry(lambda means: Latch(means.tables, means.run_dir), latch_text.UNDO),
+    "opening": _Entry(lambda means: Opening(means.chains), ""),
 }
 
 
@@ -63,7 +64,7 @@ def blocks(means: Means) -> list[Block]:
 
 def undo() -> str:
     """Shell commands that remove all blocks. `python3 -m xenbw.blocks.registry` prints them."""
-    return "".join(f"# {name}\n{entry.undo}\n" for name, entry in REGISTRY.items())
+    return "".join(f"# {name}\n{entry.undo}\n" for name, entry in REGISTRY.items() if entry.undo)
 
 
 if __name__ == "__main__":

@@ -129,8 +129,8 @@ def judge_seal(sealed: Sealed, where: str) -> Finding:
 
 def _put_seal(rig: Rig, *, sealed: bool) -> None:
     """Put the seal on the guest's interface, or take it away."""
-    with rig.block("seal") as seal:
-        rig.dom0.do(lambda: seal.apply(Wanted(ports=(rig.port._replace(sealed=sealed),))))
+    with rig.block("seal" if sealed else "opening") as block:
+        rig.dom0.do(lambda: block.apply(Wanted(ports=(rig.port._replace(sealed=sealed),))))
 
 
 def exchange(rig: Rig, size: int, seconds: float = wire.SURELY) -> tuple[int, int]:

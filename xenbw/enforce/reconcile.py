@@ -35,7 +35,7 @@ from xenbw.runner import Runner
 from xenbw.tell.announcement import unfiltered
 from xenbw.vifs import interfaces
 
-_WIRES, _NULL_ROUTES, _SEAL = ("tripwire", "throttle"), "null routes", "seal"
+_WIRES, _NULL_ROUTES = ("tripwire", "throttle"), "null routes"
 
 
 class Reconciler:
@@ -92,7 +92,6 @@ class Reconciler:
             holders = desired.holders(roster, blocks, latest, self._arrived(roster, blocks, latest, started))
             plan = desired.plan(holders, self.protect)
             self._holders = holders
-            sealed = {port.key for port in self.ports(roster, present) if port.sealed}
             self._throttled = desired.throttled(roster, blocks, self._judge.throttled)
             allow, lines = desired.exceptions(roster, self.settings), self._lines(roster, usage)
             self._hold = Hold(frozenset(blocks), allow, self._rates(roster, lines))
@@ -102,7 +101,7 @@ class Reconciler:
             self.plan = plan
             wanted = replace(self._wanted(roster, latest, started, present), lines=lines)
             self._tell_hook(roster, blocks, plan, wanted)
-            outcomes = self._apply_all(wanted, sealed)
+            outcomes = self._apply_all(wanted)
         self.problems += [problem for outcome in outcomes for problem in outcome.problems]
         self.unfiltered.clear()
         if not any(outcome.seals for outcome in outcomes):
@@ -170,19 +169,12 @@ class Reconciler:
             method=self.method,
         )
 
-    def _apply_all(self, wanted: Wanted, sealed: Collection[str]) -> list[Outcome]:
-        """sealed: the keys of the ports that were sealed so far. A seal is the first block to come and the last to go:
-        without it, what another block drops would be counted."""
-        ports = wanted.ports
-        wanted = replace(wanted, ports=tuple(port._replace(sealed=port.sealed or port.key in sealed) for port in ports))
+    def _apply_all(self, wanted: Wanted) -> list[Outcome]:
         outcomes = []
         for block in self._blocks:
             outcomes.append(self._apply(block, wanted))
             left = {index: name for index, name in wanted.shut.items() if index not in outcomes[-1].shut}
             wanted = replace(wanted, shut=left)
-        if ports != wanted.ports:
-            opened = replace(wanted, ports=ports)
-            outcomes += [self._apply(block, opened) for block in self._blocks if block.name == _SEAL]
         return outcomes
 
     def _apply(self, block: Blocker, wanted: Wanted) -> Outcome:
