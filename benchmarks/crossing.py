@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import random
 import socket
 import statistics
+import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from benchmarks.figure import Figure
 from benchmarks.rig import Rig
 from tests.support.dom0 import OUTSIDE_ADDRESSES
 from tests.support.guest import Guest
+from tests.support.netns import Namespace
 from tests.support.pace import until
 from xenbw.ledger import usagelog
 
@@ -23,6 +28,7 @@ _LIMIT = 200_000
 _PAYLOAD = 1400
 _FRAME = _PAYLOAD + 8 + 20 + 14  # with its UDP, IPv4 and Ethernet headers
 _PAUSE = 0.002
+_LOOK = 0.001
 _SILENCE = 0.3
 
 
@@ -52,23 +58,50 @@ def _cross(rig: Rig, guest: Guest) -> tuple[int, int, float]:
     if not until(lambda: bool(rig.ask("status")["interfaces"] >= rig.fleet + len(rig.guests))):
         raise RuntimeError(f"xenbwd does not count {guest.name}")
     time.sleep(_INTERVAL * (1 + random.random()))  # at a random point of the daemon's round
-    with ThreadPoolExecutor() as pool:
-        blocked = pool.submit(_await_null_route, rig, guest.address())
+    with closing(_Filter(rig.namespace)) as table, ThreadPoolExecutor() as pool:
+        blocked = pool.submit(_await_more_rules, table, table.rules())
         sent, arrived = _send_until_silence(rig, guest)
         at = blocked.result()
+    if f" {guest.address()}/32 " not in rig.run(["iptables-legacy-save", "-t", "filter"], check=True).stdout:
+        raise RuntimeError(f"the new rules are not the null route of {guest.name}")
     rig.ask("commit")
     vm = rig.ledger.vm_named(guest.name)
     used = sum(usagelog.present(rig.ledger)[vm.id]) if vm else 0
     return max(0, used - _LIMIT), max(0, _LIMIT - used), at - sent[arrived]
 
 
-def _await_null_route(rig: Rig, address: str) -> float:
-    """When the null route stood. One look takes some 3 ms. `iptables -S` would take the lock that the daemon needs."""
+class _Filter:
+    """The legacy table `filter` of IPv4, asked by the process itself: to start iptables takes longer than to block a
+    VM, and `iptables -S` takes the lock that the daemon needs."""
+
+    # linux/netfilter_ipv4/ip_tables.h: IPT_SO_GET_INFO, struct ipt_getinfo.
+    _GET_INFO, _INFO, _NUMBER = 64, struct.Struct("=32s11III"), 12
+
+    def __init__(self, place: Namespace) -> None:
+        with place.entered():
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        self._ask = ctypes.CDLL(None, use_errno=True).getsockopt
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def rules(self) -> int:
+        """How many rules all its chains have."""
+        info = ctypes.create_string_buffer(b"filter", self._INFO.size)
+        size = ctypes.byref(ctypes.c_uint(self._INFO.size))
+        if self._ask(self._socket.fileno(), socket.IPPROTO_IP, self._GET_INFO, info, size):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return int(self._INFO.unpack(info)[self._NUMBER])
+
+
+def _await_more_rules(table: _Filter, rules: int) -> float:
+    """When the table got more rules than so many."""
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
-        if f" {address}/32 " in rig.run(["iptables-legacy-save", "-t", "filter"], check=True).stdout:
+        if table.rules() > rules:
             return time.monotonic()
-    raise RuntimeError(f"no null route of {address}")
+        time.sleep(_LOOK)
+    raise RuntimeError("no null route")
 
 
 def _send_until_silence(rig: Rig, guest: Guest) -> tuple[list[float], int]:
