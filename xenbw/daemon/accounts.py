@@ -12,6 +12,7 @@ from xenbw.daemon.now import Now
 from xenbw.errors import MeterError
 from xenbw.judge.roster import Roster
 from xenbw.ledger import rescue, usagelog
+from xenbw.ledger.file import flush
 from xenbw.ledger.ledger import Alive, CorruptLedgerError, Ledger, LedgerError
 from xenbw.meters.metering import Metering
 from xenbw.model import Count
@@ -199,7 +200,7 @@ class Accounts:
         if not durable:
             return True
         try:
-            self._ledger.sync()
+            flush(self._ledger.path)
         except OSError as error:
             self._complaints.of("ledger", f"{self._ledger.path}: {error.strerror}")
         else:

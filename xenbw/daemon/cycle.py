@@ -183,7 +183,7 @@ class Work:
             # What a clock in doubt held back, rules and first periods among it, is done when the clock is trusted.
             if taken or self._ledger.changed_by_others() or self._stale or moment.trusted != self._trusted:
                 due, hold = self._reload(), hold or taken
-            self._complaints.of("ledger file", self._displaced())
+            self._complaints.of("ledger file", _displaced(self._ledger))
         except LedgerError as error:
             self._accounts.failed(error)
         # A tripwire follows its VM's limit, and its usage on other hosts.
@@ -194,10 +194,6 @@ class Work:
         self._census.ask(self._now.moment.at)
         for look in (self._floods.look, self.troubles.look):
             self._accounts.attempt(look)
-
-    def _displaced(self) -> str | None:
-        displaced = self._ledger.displaced()
-        return displaced and f"{self._ledger.path}: {displaced}: put it back, or systemctl restart xenbwd; blocks stay"
 
     # news
 
@@ -347,3 +343,8 @@ class Work:
             self._reconciler.method,
             self._floods.open,
         )
+
+
+def _displaced(ledger: Ledger) -> str | None:
+    displaced = ledger.displaced()
+    return displaced and f"{ledger.path}: {displaced}: put it back, or systemctl restart xenbwd; blocks stay"

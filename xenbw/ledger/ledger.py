@@ -9,7 +9,6 @@ module of its table or task: viflog, usagelog, blocklog, eventlog, outbox and so
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -134,18 +133,6 @@ class Ledger:
         if now == self._identity:
             return None
         return "another file is in its place" if now else "the file is gone: removed, or its file system unmounted"
-
-    def sync(self) -> None:
-        """Force committed transactions to the disk, without holding a lock."""
-        # Opening and closing the -wal file is safe: SQLite keeps its POSIX locks on the -shm file.
-        try:
-            log = os.open(f"{self.path}-wal", os.O_RDONLY)
-        except FileNotFoundError:
-            return
-        try:
-            os.fdatasync(log)
-        finally:
-            os.close(log)
 
     # facts of the whole ledger
 
