@@ -64,6 +64,8 @@ class Guest:
     `scripts` are the runs of its vif scripts, oldest first; `interfaces` are its vifs' names in dom0 by devid. When it
     is `weighed`, its `scales` capture what passes its first card from its next start on. One that is `received` comes
     from another host: it gets its name when its vifs are there, and runs then.
+
+    It has more than twenty methods: one for each thing that a guest does or that is done to it.
     """
 
     def __init__(self, dom0: Dom0, name: str, uuid: str, cards: list[Card]) -> None:

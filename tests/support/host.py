@@ -27,7 +27,10 @@ HOOK = REPO / "hooks" / "vif-post.d" / "xenbw.hook"
 class Host(Dom0):
     """A Dom0 that meters. `config`: TOML that is added to the settings which move xenbw's files into its own
     directory. `legacy`: whether its kernel has iptables' legacy tables. `libraries`: folders with Python modules, ahead
-    of this tree's and the system's."""
+    of this tree's and the system's.
+
+    It has more than twenty methods: one for each thing that a test does to a host, or asks it.
+    """
 
     def __init__(
         self,

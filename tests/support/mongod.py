@@ -48,6 +48,8 @@ class Mongod:
     `with Mongod() as server` starts it. Its data stay over `kill`, `stop` and `start`, its log is `log`. Start it from
     a thread that lives on: the kernel ends it with that thread. `untouched` is whether it still runs as it was
     started, so that another test can have it after `renew`.
+
+    It has more than twenty methods: one for each thing that is done to a server.
     """
 
     def __init__(self, access: Access = OPEN, *, replica_set: str | None = None, disk: SmallDisk | None = None) -> None:

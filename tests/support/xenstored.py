@@ -143,7 +143,8 @@ class Xenstored(socketserver.ThreadingUnixStreamServer):
 
 
 class _Connection(socketserver.BaseRequestHandler):
-    """One client: its watches and its open transactions."""
+    """One client: its watches and its open transactions. It has a method for each kind of request, so more than
+    twenty."""
 
     server: Xenstored
     request: socket.socket

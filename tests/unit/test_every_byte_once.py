@@ -56,6 +56,8 @@ class Wire:
 
 
 class EveryByteOnce(RuleBasedStateMachine):
+    """A host with three vifs. It has a method for each thing that may happen there, so more than twenty."""
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="xenbw-test-"))

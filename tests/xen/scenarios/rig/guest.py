@@ -47,7 +47,10 @@ class Card:
 
 
 class Guest:
-    """A guest with a config file of its own. For its first 10 seconds it pings the hosts in `shout`."""
+    """A guest with a config file of its own. For its first 10 seconds it pings the hosts in `shout`.
+
+    It has more than twenty methods: one for each thing that a guest does or that is done to it.
+    """
 
     def __init__(
         self, name: str, cards: Sequence[Card], *, gateway: str = _GATEWAY, shout: Sequence[str] = OUTSIDE
