@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bson.int64 import Int64
 
-from tests.support.bookkeeper import MARCH, Books
+from tests.support.bookkeeper import Books, base
 from tests.support.effort import cases
 from tests.support.host import REPO, Host
 from tests.support.mongoaccess import KEEPER, Access
@@ -31,10 +30,6 @@ pytestmark = [pytest.mark.mongo, pytest.mark.usefixtures("impatient")]
 
 MIB = 1024**2
 SECRET = "s3cret"  # must not appear in any output
-
-
-def base(server: Mongod | ReplicaSet) -> Any:
-    return server.client(tz_aware=True)[KEEPER.database]
 
 
 def pushes(books: Books) -> bool:
@@ -319,47 +314,3 @@ def test_guests_boot_and_are_blocked_while_the_book_hangs(server: Mongod, tmp_pa
         assert time.monotonic() - began < busy(5)
         server.resume()
         assert until(lambda: base(server).usage.count_documents({"vm": "web1", "out_bytes": {"$gt": 90_000}}) > 0)
-
-
-# documents that other programs wrote
-
-
-def test_a_date_beyond_the_year_9999_affects_one_vm_only(books: Books, server: Mongod) -> None:
-    books.sync.push()
-    vms = base(server).vms
-    # BSON's dates reach further than Python's; JavaScript's last date is in the year +275760.
-    pipeline = [{"$set": {"lifted_until": {"$toDate": 8_640_000_000_000_000}}}]
-    vms.update_one({"_id": "web1"}, pipeline)
-    vms.update_one({"_id": "web2"}, {"$set": {"limit_bytes": Int64(7)}})
-    books.live(1)
-    books.sync.push()
-    assert books.ledger.vms()[books.vms[2]].limit_bytes == 7
-    assert [fault for fault in books.sync.faults if "web1" in fault]
-    assert books.agrees(base(server))
-
-
-def test_impossible_usage_of_another_host_is_not_counted(books: Books, server: Mongod) -> None:
-    books.sync.push()
-    nonsense = {"host": "dom0-b", "vm": "web1", "span": "period", "start": MARCH, "in_bytes": "many"}
-    base(server).usage.insert_one(nonsense)
-    books.live(1)
-    books.sync.push()
-    base(server).usage.delete_one({"host": "dom0-b"})
-    assert books.agrees(base(server))
-
-
-def test_a_very_long_text_is_reported_shortened(books: Books, server: Mongod) -> None:
-    books.sync.push()
-    base(server).vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": "x" * 10_000, "y" * 10_000: 1}})
-    books.sync.push()
-    assert len(books.sync.faults) == 2
-    assert all(len(fault) < 400 for fault in books.sync.faults)
-
-
-def test_an_edit_made_here_replaces_an_invalid_value_in_the_book(books: Books, server: Mongod) -> None:
-    books.sync.push()
-    base(server).vms.update_one({"_id": "web1"}, {"$set": {"unlimited": False}})
-    books.sync.push()
-    books.ledger.set_vm(books.vms[1], unlimited=True)
-    books.sync.push()
-    assert base(server).vms.find_one({"_id": "web1"})["unlimited"] is True

@@ -9,6 +9,8 @@ from typing import Any
 from tests.support.books import BOOT, add_vm, open_ledger, start_vif
 from tests.support.clock import HandClock, utc
 from tests.support.mongoaccess import KEEPER
+from tests.support.mongod import Mongod
+from tests.support.replicaset import ReplicaSet
 from xenbw.accounting import Pending, Share, cell_start
 from xenbw.book.sync import Sync
 from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings
@@ -93,3 +95,8 @@ class Books:
         bound = {row["vm"]: row["in_bytes"] for row in database.bindings.find()}
         each = dict.fromkeys((f"web{n}" for n in range(len(self.vms))), self.total * 1000)
         return hours == expected and whole == days == bound == each and samples == kept
+
+
+def base(server: Mongod | ReplicaSet) -> Any:
+    """The book's database on a server."""
+    return server.client(tz_aware=True)[KEEPER.database]

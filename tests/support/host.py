@@ -213,3 +213,8 @@ class Host(Dom0):
         name = "v6" if ":" in address else "v4"
         asked = (["nft", "get", "element", family, "xenbw-null", name, element] for family in ("inet", "bridge"))
         return all(self.run(argv).returncode == 0 for argv in asked)
+
+
+def run_xenbwd(host: Host) -> subprocess.CompletedProcess[str]:
+    """Run a daemon that is expected to end at once."""
+    return host.run([sys.executable, "-m", "xenbw.daemon", "--config", str(host.config)], env={"PYTHONPATH": str(REPO)})
