@@ -2,6 +2,8 @@
 
 netback connects as soon as the guest's frontend does (linux drivers/net/xen-netback/xenbus.c), vif-bridge makes the vif
 a port of the bridge, vif-route sets it up, and both call their hooks last.
+
+The file is long: all its tests ask the same host for the same parts of the latch.
 """
 
 from __future__ import annotations

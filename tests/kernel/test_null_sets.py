@@ -1,5 +1,8 @@
 """Null routes in nft's sets, with real packets: on hosts where the admin wants them, and where the kernel has no legacy
-tables. Seals, latches and links, which would stop the same packets, are taken away first."""
+tables. Seals, latches and links, which would stop the same packets, are taken away first.
+
+The file is long: all its tests need hosts without the other blocks, which its fixtures make.
+"""
 
 from __future__ import annotations
 

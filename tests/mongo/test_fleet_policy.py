@@ -1,4 +1,7 @@
-"""Several dom0s and a panel share the book's allowances, and every host's usage counts."""
+"""Several dom0s and a panel share the book's allowances, and every host's usage counts.
+
+The file is long: all its tests play with the same two dom0s on one server.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A daemon starts with any damage to its ledger, keeps the rows that are good, reports the rest, and releases no VM."""
+"""A daemon starts with any damage to its ledger, keeps the rows that are good, reports the rest, and releases no VM.
+
+The file is long: all its tests damage the same ledger, which one fixture fills.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Guests that reboot all day: their older bindings become digests, in a real ledger, and no byte is lost."""
+"""Guests that reboot all day: their older bindings become digests, in a real ledger, and no byte is lost.
+
+The file is long: all its tests fold bindings of the same ledger, which its fixtures and helpers make.
+"""
 
 from __future__ import annotations
 

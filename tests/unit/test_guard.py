@@ -1,3 +1,8 @@
+"""Judging and enforcing with a ledger and without the kernel: who is blocked, who is released, and what is told.
+
+The file is long: all its tests need the same ledger and bridges, which its fixtures make.
+"""
+
 from __future__ import annotations
 
 import sqlite3

@@ -1,4 +1,7 @@
-"""The history: each byte is in one value, of the shortest span that is still kept for its time."""
+"""The history: each byte is in one value, of the shortest span that is still kept for its time.
+
+The file is long: all its tests fill and read one VM's history, by the same helpers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""xenbw report --html and --link: the pages of a host, of its VMs and of their tenants."""
+"""xenbw report --html and --link: the pages of a host, of its VMs and of their tenants.
+
+The file is long: all its tests read the pages of the same host, which takes seconds to fill.
+"""
 
 from __future__ import annotations
 

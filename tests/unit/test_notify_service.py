@@ -1,4 +1,7 @@
-"""The service that delivers messages by programs: real programs, the real entry point, a real ledger."""
+"""The service that delivers messages by programs: real programs, the real entry point, a real ledger.
+
+The file is long: all its tests need the same queue, clock and programs.
+"""
 
 from __future__ import annotations
 

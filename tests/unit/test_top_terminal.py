@@ -1,4 +1,7 @@
-"""xenbw top in a real pseudo-terminal: what it shows, its keys, and the terminal afterwards, however it ends."""
+"""xenbw top in a real pseudo-terminal: what it shows, its keys, and the terminal afterwards, however it ends.
+
+The file is long: all its tests need the same host and pseudo-terminal.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 """A ledger of an earlier version is brought up to date: all it holds stays, a copy of it is made before, and whatever
-happens meanwhile leaves the one schema or the other, whole."""
+happens meanwhile leaves the one schema or the other, whole.
+
+The file is long: all its tests upgrade the same ledgers of earlier versions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Webhooks: real HTTPS servers, the real service, a real ledger."""
+"""Webhooks: real HTTPS servers, the real service, a real ledger.
+
+The file is long: all its tests need the same servers, certificates and queue.
+"""
 
 from __future__ import annotations
 
