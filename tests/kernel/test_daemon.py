@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.support.guest import ScriptError, agree
-from tests.support.host import Host, run_xenbwd
+from tests.support.host import Host, covered, run_xenbwd
 from tests.support.pace import at_last, until
 from tests.support.story import LIMIT
 from xenbw.ledger import viflog
@@ -198,6 +198,8 @@ def test_a_short_life_without_a_hook_call_that_was_never_seen_connected_is_count
     host.start_daemon()
     for number in range(3):
         guest = host.start("brief")
+        # What passes before the daemon has found the vif is lost with it.
+        assert until(lambda guest=guest: covered(host, guest.interface))
         guest.send(30_000)
         guest.stop()
         lives = number + 1

@@ -15,7 +15,7 @@ import pytest
 from tests.support.ears import Ear
 from tests.support.frames import send_frames
 from tests.support.guest import ETH_HLEN
-from tests.support.host import Host
+from tests.support.host import Host, covered
 from tests.support.pace import busy, until
 from tests.support.story import LIMIT
 from tests.support.taps import FRAME, Hvm
@@ -65,12 +65,6 @@ def raise_links(host: Host, vm: Hvm) -> None:
     host.undrop(vm.interface)
     host.namespace.ip(f"link set {vm.interface} up")
     assert until(lambda: host.run(["cat", f"/sys/class/net/{vm.interface}/brport/state"]).stdout == "3\n")
-
-
-def covered(host: Host, interface: str) -> bool:
-    """Whether this tap has our counters, not only an earlier tap of its name."""
-    index = host.run(["cat", f"/sys/class/net/{interface}/ifindex"], check=True).stdout.strip()
-    return f".{index}-in {{" in host.run(["nft", "list", "table", "netdev", "xenbw"]).stdout
 
 
 def newest(host: Host, kind: Kind) -> Binding:

@@ -218,3 +218,9 @@ class Host(Dom0):
 def run_xenbwd(host: Host) -> subprocess.CompletedProcess[str]:
     """Run a daemon that is expected to end at once."""
     return host.run([sys.executable, "-m", "xenbw.daemon", "--config", str(host.config)], env={"PYTHONPATH": str(REPO)})
+
+
+def covered(host: Host, interface: str) -> bool:
+    """Whether this interface has our counters, not only an earlier one of its name."""
+    index = host.run(["cat", f"/sys/class/net/{interface}/ifindex"], check=True).stdout.strip()
+    return f".{index}-in {{" in host.run(["nft", "list", "table", "netdev", "xenbw"]).stdout
