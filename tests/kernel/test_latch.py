@@ -2,8 +2,6 @@
 
 netback connects as soon as the guest's frontend does (linux drivers/net/xen-netback/xenbus.c), vif-bridge makes the vif
 a port of the bridge, vif-route sets it up, and both call their hooks last.
-
-The file is long: all its tests ask the same host for the same parts of the latch.
 """
 
 from __future__ import annotations
@@ -20,20 +18,16 @@ import pytest
 from tests.support import story
 from tests.support.ears import Ear
 from tests.support.frames import BROADCAST, frame, mac_bytes
-from tests.support.guest import Card, Guest
-from tests.support.host import REPO, Host
+from tests.support.guest import Card
+from tests.support.host import Host
 from tests.support.intruder import Intruder
-from tests.support.pace import at_last, until, within
+from tests.support.latch import KINDS, attach, everywhere, hand_in_dom0, latched, overdrawn, talk
+from tests.support.pace import at_last, until
 from tests.support.packets import ip4, udp
 from xenbw.blocks import latch_text
-from xenbw.blocks.latch import domids
-from xenbw.nft.netlink import Table
 from xenbw.nft.nft import TABLE
-from xenbw.nft.pipe import hand_to_nft
 
 pytestmark = pytest.mark.kernel
-
-KINDS = {0x0800: "IPv4", 0x0806: "ARP", 0x86DD: "IPv6", 0x8100: "VLAN", 0x88B5: "of an experiment"}
 
 
 @pytest.fixture
@@ -41,34 +35,6 @@ def host() -> Iterator[Host]:
     """A host whose bridge iptables does not see, with db1 on the bridge."""
     with story.plain_bridge() as machine:
         yield machine
-
-
-def overdrawn(host: Host, **start: object) -> Guest:
-    """A running VM that is blocked, and latched."""
-    guest = story.overdrawn(host, **start)
-    assert until(lambda: guest.domid in latched(host).get("arp", ()))
-    return guest
-
-
-def attach(host: Host, guest: Guest, name: str | None = None) -> Card:
-    """A vif that its vif script has made a bridge port, renamed if a name is given, and that the guest already uses,
-    before the script calls the hook."""
-    card = guest.attach("10.50.0.77")
-    if name is not None:
-        classify(host, guest, card)
-        guest.rename_vif(name, card.devid)
-    interface = guest.interfaces[card.devid]
-    host.namespace.ip(f"link set {interface} master xenbr0 up")
-    assert until(lambda: host.run(["cat", f"/sys/class/net/{interface}/brport/state"]).stdout == "3\n")
-    return card
-
-
-def classify(host: Host, guest: Guest, card: Card) -> None:
-    """Set the vif's group, as udev does by our rule; no udev runs in a miniature dom0."""
-    marks, node = str(host.run_dir / "latched"), f"vif-{guest.domid}-{card.devid}"
-    answer = host.run([str(REPO / "hooks" / "vif-group"), marks, node])
-    if answer.returncode == 0:
-        host.namespace.ip(f"link set {guest.interfaces[card.devid]} group {answer.stdout.strip()}")
 
 
 def group_of(host: Host, interface: str) -> int:
@@ -79,33 +45,6 @@ def marked(host: Host) -> set[str] | None:
     """The domains that have a latch mark; None without the folder of marks."""
     folder = host.run_dir / "latched"
     return {mark.name for mark in folder.iterdir()} if folder.exists() else None
-
-
-def talk(me: Intruder, card: Card) -> None:
-    """The guest sends all kinds of frames through that card, to each other host and to all."""
-    everybody = [("everybody", kind) for kind in KINDS]
-    me.send(
-        [me.frame(me.mark + bytes(60), kind, to=to, sender=card.mac) for to, kind in [("outside", 0x0800), *everybody]],
-        f"eth{card.devid}",
-    )
-
-
-def latched(host: Host) -> dict[str, set[int]]:
-    """The latched domains by family, for families with the latch's chain. A domain that is latched only by its name or
-    only by its group is -2."""
-    found = {}
-    with host.namespace.entered():
-        for family, number in latch_text.FAMILIES.items():
-            table = Table(TABLE, number)
-            if latch_text.CHAINS[family] in table.chains():
-                names, groups = domids(table.elements(latch_text.SET)), domids(table.elements(latch_text.GROUPS))
-                found[family] = set(names) if names == groups else {-2, *(names & groups)}
-            table.close()
-    return found
-
-
-def everywhere(*domids: int) -> dict[str, set[int]]:
-    return {family: set(domids) for family in latch_text.FAMILIES}
 
 
 def test_with_the_daemon_dead_no_frame_passes_an_attached_vif(host: Host) -> None:
@@ -238,12 +177,6 @@ def replies(ear: Ear) -> int:
     return sum(one.frame[12:14] == b"\x08\x06" and one.frame[21] == 2 for one in ear.heard())
 
 
-def hand_in_dom0(host: Host, text: str) -> bool:
-    """Hand dom0's nft a batch; whether nft accepted it."""
-    with host.namespace.entered():
-        return hand_to_nft(text) is None
-
-
 def test_the_emulated_card_of_a_blocked_hvm_guest_is_latched(host: Host) -> None:
     guest = overdrawn(host)
     host.kill_daemon()
@@ -374,109 +307,6 @@ def test_a_domain_whose_start_could_not_be_recorded_stays_latched_after_an_admin
     host.xenbw("block", "db1")
     assert all({guest.domid, host.guests[0].domid} <= held for held in latched(host).values())
     assert latched(host).keys() == latch_text.FAMILIES.keys()
-
-
-def test_frames_pass_a_vif_that_has_a_latched_domains_name_but_belongs_to_another_domain(host: Host) -> None:
-    other = host.start("web2", vifname="vif99.7")
-    guest = overdrawn(host, domid=99, vifname="itsown")
-    assert at_last(lambda: latched(host), everywhere(guest.domid)) == everywhere(guest.domid)
-    with Intruder(host, other, host.guests[0]) as me:
-        talk(me, other.cards[0])
-        assert me.reached().keys() == {"outside", "neighbour", "dom0"}
-
-
-def test_frames_pass_such_a_misnamed_vif_that_starts_while_no_daemon_runs(host: Host) -> None:
-    guest = overdrawn(host, domid=99, vifname="itsown")
-    host.kill_daemon()
-    other = host.start("web2", vifname="vif99.0")
-    with Intruder(host, other, host.guests[0]) as me:
-        talk(me, other.cards[0])
-        assert me.reached().keys() == {"outside", "neighbour", "dom0"}
-    with Intruder(host, guest, host.guests[0]) as me:
-        talk(me, attach(host, guest))
-        assert me.reached() == {}
-
-
-def test_a_hook_that_latches_a_domain_leaves_misnamed_vifs_of_other_domains_open(host: Host) -> None:
-    overdrawn(host, domid=99)
-    host.kill_daemon()
-    host.run(["nft", "flush", "ruleset"], check=True)
-    other = host.start("web2", vifname="vif150.7")
-    give_node(host, other.interface, f"backend/vif/{other.domid}/0")
-    web1 = next(guest for guest in host.guests if guest.name == "web1")
-    web1.stop()
-    web1.start(150)
-    assert latched(host) == everywhere(150)
-    with Intruder(host, other, host.guests[0]) as me:
-        talk(me, other.cards[0])
-        assert me.reached().keys() == {"outside", "neighbour", "dom0"}
-    with Intruder(host, web1, host.guests[0]) as me:
-        talk(me, attach(host, web1))
-        assert me.reached() == {}
-
-
-def give_node(host: Host, interface: str, node: str) -> None:
-    """Give an interface the xenbus node in sysfs that netback's interfaces have and veth's do not."""
-    device = f"/sys/devices/virtual/net/{interface}"
-    copied = "cp -P $1/ifindex $1/flags $1/address $1/master $1/netdev_group $kept"
-    laid = f"mkdir $1/device && echo {node} >$1/device/nodename"
-    script = f"kept=$(mktemp -d); {copied}; mount -t tmpfs tmpfs $1 && cp -P $kept/* $1 && {laid}"
-    host.run(["sh", "-ec", script, "sh", device], check=True)
-
-
-def test_a_misnamed_vif_is_latched_once_its_own_domain_is_latched(host: Host) -> None:
-    other = host.start("web2", vifname="vif99.7")
-    host.namespace.ip(f"link set {other.interface} group {latch_text.group(other.domid)}")
-    overdrawn(host, domid=99, vifname="itsown")
-    with Intruder(host, other, host.guests[0]) as me:
-        host.xenbw("block", "web2")
-        # Remove the seal, which comes ahead of the latch, with no daemon to restore it.
-        host.kill_daemon()
-        host.run(["nft", "delete", "table", "netdev", "xenbw"], check=True)
-        host.raise_links(other)
-        me.await_link()
-        me.reached()
-        talk(me, other.cards[0])
-        assert me.reached() == {}
-
-
-def test_a_misnamed_vif_has_only_the_exceptions_of_its_own_domain(host: Host) -> None:
-    other = host.start("web2", vifname="vif99.7")
-    host.namespace.ip(f"link set {other.interface} group {latch_text.group(other.domid)}")
-    overdrawn(host, domid=99, vifname="itsown")
-    host.xenbw("block", "web2")
-    host.kill_daemon()
-    own = latch_text.foundation([]) + latch_text.allow(99, ["10.50.0.2"]) + latch_text.latch([99, other.domid])
-    assert hand_in_dom0(host, own)
-    host.run(["nft", "delete", "table", "netdev", "xenbw"], check=True)
-    host.run(["iptables-legacy", "-F", "XENBW"], check=True)
-    host.raise_links(other)
-    assert not within(lambda: other.ping("10.50.0.2"), 3)
-
-
-def test_domains_with_domids_of_any_length_are_latched_and_unlatched_in_any_order(host: Host) -> None:
-    # nft 1.0.6 cannot change a set of name patterns once it has patterns of several lengths.
-    numbers = [7, 10, 1, 100, 32751, 11, 99, 2, 1000, 3, 70, 12345, 101]
-    host.kill_daemon()
-    held: set[int] = set()
-    for domid in numbers:
-        assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.latch([domid]))
-        held.add(domid)
-        assert latched(host) == everywhere(*held)
-    for domid in numbers[::2]:
-        assert hand_in_dom0(host, latch_text.unlatch([domid]))
-        assert hand_in_dom0(host, latch_text.unlatch([domid]))
-        held.remove(domid)
-        assert latched(host) == everywhere(*held)
-
-
-def test_frames_pass_a_domain_whose_domid_begins_with_a_latched_domid(host: Host) -> None:
-    host.kill_daemon()
-    guest = host.start("web1", domid=70)
-    assert hand_in_dom0(host, latch_text.foundation([]) + latch_text.latch([7, 700, 0, 71]))
-    with Intruder(host, guest, host.guests[0]) as me:
-        me.send([me.frame(me.mark, 0x88B5, to="everybody")])
-        assert until(lambda: me.reached() != {})
 
 
 def test_frames_for_a_port_of_dom0_are_dropped(host: Host) -> None:

@@ -1,8 +1,5 @@
 """Null routes in nft's sets, with real packets: on hosts where the admin wants them, and where the kernel has no legacy
-tables. Seals, latches and links, which would stop the same packets, are taken away first.
-
-The file is long: all its tests need hosts without the other blocks, which its fixtures make.
-"""
+tables. Seals, latches and links, which would stop the same packets, are taken away first."""
 
 from __future__ import annotations
 
@@ -13,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.flow import Flow
 from tests.support.guest import Guest
 from tests.support.host import Host
-from tests.support.netns import Namespace
+from tests.support.nullroutes import DOM0, IPS, NFT, OUTSIDE
 from tests.support.pace import until
 from tests.support.story import overdrawn
 from xenbw.allow import Exceptions
@@ -24,9 +20,6 @@ from xenbw.blocks import null_text, registry
 
 pytestmark = pytest.mark.kernel
 
-NFT = '[enforce]\nnull_routes = "nft"\n'
-IPS = ("10.50.0.11", "fd50::11")
-OUTSIDE, DOM0 = ("10.50.0.2", "fd50::2"), ("10.50.0.1", "fd50::1")
 _OTHERS = tuple((family, "xenbw") for family in ("netdev", "bridge", "inet", "arp"))
 
 
@@ -237,60 +230,6 @@ def test_an_address_that_a_hook_null_routed_in_nft_is_freed_by_a_hook_that_finds
     heir = host.start("heir", IPS)
     assert reaches(heir, *OUTSIDE)
     assert sets(host) == ""
-
-
-# a change of the method
-
-
-def impostor(host: Host) -> Namespace:
-    """A machine on dom0's bridge, and no VM's, that has a blocked VM's addresses: no seal stops it."""
-    machine = Namespace()
-    host.namespace.ip(f"link add lan0 type veth peer name eth0 netns {machine.path}", "link set lan0 master xenbr0 up")
-    machine.ip("link set eth0 up", *(f"addr add {ip}/{64 if ':' in ip else 24} dev eth0 nodad" for ip in IPS))
-    return machine
-
-
-@pytest.mark.parametrize("bridged", [False, True])
-def test_a_change_of_the_method_lets_no_packet_pass(host: Host, bridged: bool) -> None:
-    host.start_daemon()
-    assert host.daemon is not None
-    machine = impostor(host)
-    host.xenbw("addvm", "web1", "--limit", "1GB", "--force", "--ip", *IPS)
-    target, ends = (host.outside, OUTSIDE) if bridged else (host.namespace, DOM0)
-    with Flow(machine, target, ends[0]) as four, Flow(machine, target, ends[1]) as six:
-        assert until(lambda: four.arrived() > 100 and six.arrived() > 100)
-        host.xenbw("block", "web1")
-        assert all(host.in_chain(address) for address in IPS)
-        before, sent = (four.settled(), six.settled()), (four.sent(), six.sent())
-        for method in ("nft", "iptables", "nft", "iptables"):
-            host.configure(f'[enforce]\nnull_routes = "{method}"\n')
-            host.daemon.send_signal(signal.SIGHUP)
-            stand, fall = (host.in_sets, host.in_chain) if method == "nft" else (host.in_chain, host.in_sets)
-            assert until(lambda: all(map(stand, IPS)) and not any(map(fall, IPS)))  # noqa: B023 (it is called at once)
-        assert (four.settled(), six.settled()) == before
-        assert four.sent() - sent[0] > 300
-        assert six.sent() - sent[1] > 300
-        host.xenbw("lift", "web1")
-        assert until(lambda: four.arrived() > before[0] and six.arrived() > before[1])
-    assert "restored" not in host.log.read_text()
-    machine.close()
-
-
-def test_the_chain_of_another_method_is_removed_at_the_daemons_start(host: Host) -> None:
-    host.start_daemon()
-    overdrawn(host, ips=IPS)
-    assert host.in_chain(IPS[0])
-    host.run(["iptables-legacy", "-A", "FORWARD", "-s", "192.0.2.1", "-j", "DROP"], check=True)
-    host.run(["iptables-legacy", "-A", "OUTPUT", "-j", "XENBW"], check=True)
-    host.stop_daemon()
-    host.configure(NFT)
-    host.start_daemon()
-    assert all(map(host.in_sets, IPS))
-    assert host.rules() == [
-        *(f"-P {chain} ACCEPT" for chain in ("INPUT", "FORWARD", "OUTPUT")),
-        "-A FORWARD -s 192.0.2.1/32 -j DROP",
-    ]
-    assert not any("XENBW" in rule for rule in host.rules(6))
 
 
 # without the legacy tables

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.bookkeeper import Books
+from tests.support.fleet import Dom0
 from tests.support.mongoaccess import KEEPER, Access
 from tests.support.mongod import Mongod
 from tests.support.replicaset import ReplicaSet
@@ -72,3 +74,25 @@ def replicas(three: ReplicaSet) -> ReplicaSet:
     with three.primary.admin() as admin:
         admin.drop_database(KEEPER.database)
     return three
+
+
+@pytest.fixture
+def a(tmp_path: Path, server: Mongod) -> Iterator[Dom0]:
+    """A host whose book is `server`."""
+    host = Dom0("dom0-a", tmp_path / "a", server.uri)
+    yield host
+    host.ledger.close()
+
+
+@pytest.fixture
+def b(tmp_path: Path, server: Mongod) -> Iterator[Dom0]:
+    """Another host with the same book."""
+    host = Dom0("dom0-b", tmp_path / "b", server.uri)
+    yield host
+    host.ledger.close()
+
+
+@pytest.fixture
+def vms(server: Mongod) -> Any:
+    """The VMs in the book, as a panel edits them."""
+    return server.client(tz_aware=True)[KEEPER.database].vms
