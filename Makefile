@@ -1,5 +1,5 @@
 # Runs on Debian 12 or 13 as root: tools/setup installs what each target needs. CONTRIBUTING.md says which target is for what.
-SHELL_FILES = tools/setup tools/soak tools/build-deb $(wildcard tools/check-deb*) .ci/run hooks/vif-post.d/xenbw.hook hooks/vif-group \
+SHELL_FILES = tools/setup tools/soak tools/build-deb tools/fresh-deb $(wildcard tools/check-deb*) .ci/run hooks/vif-post.d/xenbw.hook hooks/vif-group \
 	debian/xenbw.preinst debian/xenbw.postinst debian/xenbw.prerm debian/xenbw.postrm debian/tests/unit debian/tests/smoke tests/deb/run $(wildcard tests/deb/container*) \
 	tests/xen/image tests/xen/guest/init
 
@@ -60,28 +60,33 @@ deb:  ## build dist/xenbw_VERSION_all.deb and its source; lintian, and the same 
 
 deb-smoke:  ## install, block, upgrade, remove and purge the package in dist/ on booted Debian 12 and 13
 	@tools/setup deb
+	@tools/fresh-deb
 	@$(EACH) tests/deb/run $$suite smoke; done
 
 deb-test:  ## build dist/ again in clean Debian 12 and 13; install, upgrade, break, remove, purge it on both, booted
 	@tools/setup deb
+	@tools/fresh-deb
 	@$(EACH) tools/check-deb-clean $$suite; tests/deb/run $$suite; done
 
 deb-upgrade:  ## upgrade a booted Debian 12 with the package in dist/ and blocked VMs to Debian 13
 	@tools/setup deb
+	@tools/fresh-deb
 	@tests/deb/run bookworm+trixie
 
 deb-forky:  ## build, smoke and unit tests of the package in dist/ on Debian testing; a failure is only a warning
 	@tools/setup deb
+	@tools/fresh-deb
 	@{ tools/check-deb-clean forky && tests/deb/run forky smoke && tests/deb/run forky autopkgtest; } || \
 		echo "warning: make $@ failed"
 
 xen-smoke:  ## the package in dist/ on real Xens, in emulation, one boot each: meter, block, restart, release, the last byte
 	@tools/setup xen
+	@tools/fresh-deb
 	@$(EACH) /usr/bin/python3 -m tests.xen --suite $$suite --smoke; done
 
 xen-test:  ## the package in dist/ on a real Xen 4.17 and a real 4.20, in emulation: about 12 and 22 minutes
 	@tools/setup xen
-	@ls dist/xenbw_*_all.deb >/dev/null 2>&1 || tools/build-deb
+	@tools/fresh-deb
 	@$(EACH) /usr/bin/python3 -m tests.xen --suite $$suite; done
 
 browser:  ## the HTML pages in chromium: light, dark, on a phone; legible, without a request or a complaint
