@@ -110,11 +110,21 @@ def quiet(value: Any) -> Quiet | None:
         return None
     hours = re.fullmatch(r"(\d\d:\d\d)-(\d\d:\d\d)", text(value), re.ASCII)
     try:
-        if hours and hours[1] != hours[2]:
+        # From Python 3.14 on 24:00 is a time, the same as 00:00.
+        if hours and hours[1] != hours[2] and "24:00" not in hours.groups():
             return Quiet(time.fromisoformat(hours[1]), time.fromisoformat(hours[2]))
     except ValueError:
         pass
     raise UsageError('a span of the day like "22:00-07:00", or "" for none')
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file. Raises OSError if that cannot be seen; Path.exists says no then, from Python 3.14 on."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def switch(value: Any) -> bool:

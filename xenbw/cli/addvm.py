@@ -102,7 +102,7 @@ def _require_throttle(wishes: Sequence[_Wish], context: Context) -> None:
 
 
 def _known(context: Context) -> tuple[frozenset[Network], dict[str, VM], dict[int, list[Binding]]]:
-    if not context.settings.ledger.path.exists():
+    if not checks.is_there(context.settings.ledger.path):
         return protected(None, context), {}, {}
     with context.ledger() as ledger:
         here, live = boot_id(), dict[int, list[Binding]]()

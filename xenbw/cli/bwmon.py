@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
-from xenbw import quota
+from xenbw import checks, quota
 from xenbw.accounting import hour_of
 from xenbw.cli import host
 from xenbw.cli.command import Command, Context
@@ -86,7 +86,7 @@ def run(options: Namespace, context: Context) -> int:
         return _period(known.get(name), now, context).start
 
     watched = _usable(bwmon.read(options.source, _months(now, context), since))
-    unborn = options.dry_run and not context.settings.ledger.path.exists()
+    unborn = options.dry_run and not checks.is_there(context.settings.ledger.path)
     with nullcontext() if unborn else context.ledger(create=True) as ledger:
         steps = []
         for name, its in watched.items():
@@ -104,7 +104,7 @@ def run(options: Namespace, context: Context) -> int:
 
 def _known(context: Context) -> dict[str, VM]:
     """The VMs in the ledger, by name."""
-    if not context.settings.ledger.path.exists():
+    if not checks.is_there(context.settings.ledger.path):
         return {}
     with context.ledger() as ledger:
         return {vm.name: vm for vm in ledger.vms().values()}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from xenbw.checks import is_there
 from xenbw.ledger import backup, schema
 from xenbw.ledger.trouble import LedgerError, explain
 
@@ -69,7 +70,7 @@ def _explained(path: Path, hint: str) -> Iterator[None]:
 
 def _require(path: Path) -> None:
     """Raise LedgerError if there is no file, and OSError if that cannot be seen."""
-    if not path.exists():
+    if not is_there(path):
         raise LedgerError(f"{path}: there is no ledger yet", "start xenbwd, or add a VM with xenbw-addvm")
 
 
