@@ -90,6 +90,29 @@ def test_null_routes_lost_together_with_a_change_of_nft_are_back_in_the_next_rou
     assert until(lambda: host.blocked(guest.address()), seconds=5)
 
 
+@pytest.mark.parametrize("allow", ["none", "192.0.2.1"], ids=["rule by rule", "the whole chain"])
+def test_null_routes_that_stand_are_checked_without_the_lock_for_which_other_programs_do_not_wait(
+    running: Host, allow: str
+) -> None:
+    guest = running.start("web1")
+    running.xenbw("addvm", "web1", "--limit", "1TB", "--allow", allow)
+    running.xenbw("block", "web1")
+    assert until(lambda: running.blocked(guest.address()))
+
+    def problems() -> list[str]:
+        running.ask("sync")
+        return [one for one in running.ask("status")["problems"] if "xtables.lock" in one]
+
+    holder = running.popen(["flock", "-o", "/run/xtables.lock", "sleep", "3600"], output=running.directory / "flock")
+    try:
+        assert problems() == []
+        running.run(["iptables-legacy", "-F", "XENBW"], env={"XTABLES_LOCKFILE": "/dev/null"}, check=True)
+        assert problems() != []
+    finally:
+        holder.kill()
+    assert until(lambda: running.blocked(guest.address()))
+
+
 def test_concurrent_writers_of_iptables_do_not_lose_a_block(running: Host) -> None:
     running.add("web1", blocked_reason="test")
     guest = running.start("web1")

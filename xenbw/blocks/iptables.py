@@ -65,6 +65,10 @@ def _specs(null_routes: Mapping[Address, str], version: int) -> list[Spec]:
     ]
 
 
+def _routes(wanted: Wanted) -> dict[str, str]:
+    return {str(address): name for address, name in wanted.null_routes.items()}
+
+
 class Iptables:
     """The null routes of one family of addresses. version is 4 or 6."""
 
@@ -85,14 +89,17 @@ class Iptables:
     def apply(self, wanted: Wanted) -> Outcome:
         """Make the chain and its jumps exactly the wanted ones, in one commit. Raises IptablesError.
 
+        Only a change takes the lock: programs that do not wait for it, as ufw, would fail while we look.
         The kernel refuses our commit (EAGAIN) if another program commits after we read the table: then start again.
         """
         specs = _specs(wanted.null_routes, self._version)
         many, self._many = self._many, len(specs) > _FEW or bool(specs and wanted.allow)
+        whole = self._many or bool(many and specs)
         for attempt in range(_TRIES):
             try:
+                if self._stands(wanted) if whole else not self._changes(specs)[1]:
+                    return Outcome()
                 with _locked():
-                    whole = self._many or (many and specs)
                     return Outcome(tuple(self._write_whole(wanted) if whole else self._repair(specs)))
             except (iptc.IPTCError, iptc.XTablesError) as error:
                 failure = error
@@ -104,18 +111,27 @@ class Iptables:
         table.autocommit = False
         return table
 
-    def _write_whole(self, wanted: Wanted) -> list[str]:
-        """Write the whole chain unless it is right: for many rules, and where their order matters."""
-        routes = {str(address): name for address, name in wanted.null_routes.items()}
+    def _stands(self, wanted: Wanted) -> bool:
+        """Whether the whole chain is right."""
         saved = self._run([f"{self.name}-legacy-save", "-t", "filter"], timeout=_LOCK_PATIENCE)
-        if saved.status == 0 and stands(self._version, routes, wanted.allow, saved.stdout.decode(errors="replace")):
-            return []
-        error = write_chain(self._version, routes, wanted.allow)
+        rules = saved.stdout.decode(errors="replace")
+        return saved.status == 0 and stands(self._version, _routes(wanted), wanted.allow, rules)
+
+    def _write_whole(self, wanted: Wanted) -> list[str]:
+        """Write the whole chain: for many rules, and where their order matters."""
+        error = write_chain(self._version, _routes(wanted), wanted.allow)
         if error is not None:
             raise IptablesError(f"{self.name}-legacy-restore fails: {error}", f"see {self.name}-legacy-save -t filter")
         return [f"{self.name}: the whole chain {CHAIN} written"]
 
     def _repair(self, wanted: list[Spec]) -> list[str]:
+        table, changes = self._changes(wanted)
+        if changes:
+            table.commit()
+        return [f"{self.name}: {change}" for change in changes]
+
+    def _changes(self, wanted: list[Spec]) -> tuple[Any, list[str]]:
+        """The table as read and changed, not committed yet, and what was changed."""
         table = self._table()
         table.refresh()
         changes: list[str] = []
@@ -130,9 +146,7 @@ class Iptables:
             table.flush_entries(CHAIN)
             table.delete_chain(CHAIN)
             changes.append(f"chain {CHAIN} removed")
-        if changes:
-            table.commit()
-        return [f"{self.name}: {change}" for change in changes]
+        return table, changes
 
     def _repair_rules(self, chain: Any, wanted: list[Spec]) -> list[str]:
         missing = dict.fromkeys(wanted)
