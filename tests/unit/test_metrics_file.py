@@ -1,4 +1,5 @@
-"""The file with metrics for node_exporter: it is whole at each moment, and a running daemon writes it."""
+"""The file with metrics for node_exporter: it is whole at each moment, and a running daemon writes it. The dashboard
+and the alert rules in docs/examples name only metrics that exist."""
 
 from __future__ import annotations
 
