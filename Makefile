@@ -6,6 +6,7 @@ SHELL_FILES = tools/setup tools/soak tools/build-deb tools/fresh-deb $(wildcard 
 # The tests wait more than they work, so each processor has three of them at a time.
 # What they write is small and soon gone: in memory no disk holds them up.
 PYTEST = TMPDIR=$(shell [ -w /dev/shm ] && echo /dev/shm || echo /tmp) .venv/bin/pytest -q --durations=20
+LAYERS = tests/mongo tests/kernel tests/unit
 TOGETHER = -n $(shell expr 3 \* $$(nproc)) --dist loadgroup -m "not alone"
 
 # The tests start Python programs thousands of times: each starts in half the time if it need not be compiled.
@@ -27,9 +28,9 @@ check: lint  ## ruff, mypy, shellcheck and the unit tests
 
 test:  ## unit tests, kernel tests with real bridges, iptables and nft, and the tests with a genuine mongod
 	@tools/setup mongo
-	@$(PYTEST) $(TOGETHER) tests/mongo tests/kernel tests/unit
+	@$(PYTEST) $(TOGETHER) $(LAYERS)
 	@PYTHONPATH=$(CURDIR)/.venv/pymongo4 $(PYTEST) $(TOGETHER) tests/mongo
-	@$(PYTEST) -m alone tests/mongo tests/kernel tests/unit
+	@$(PYTEST) -m alone $(LAYERS)
 
 lint:  ## ruff, mypy, shellcheck, and which module may import which
 	@tools/setup test
@@ -46,7 +47,7 @@ ci:  ## what .ci/run runs: make test, lint, the package, a smoke test of it on b
 
 full:  ## everything, with all cases of the long tests, and the benchmarks; docs/last-full-run.md tells how it went
 	@tools/setup all
-	@XENBW_THOROUGH=1 tools/steps --record docs/last-full-run.md lint+deb images test \
+	@XENBW_THOROUGH=1 tools/steps --record docs/last-full-run.md --keep-going lint+deb images test \
 		deb-test@bookworm deb-test@trixie deb-upgrade deb-forky xen-test@bookworm xen-test@trixie demo browser bench soak
 
 images:  ## build the Debian and Xen machines that the package is tested on, unless they are there
@@ -102,9 +103,10 @@ bench:  ## measure what xenbw costs, beside what is there anyway
 	@.venv/bin/python -m benchmarks
 
 TIMES = 1
-soak:  ## make test, on a machine that four other programs keep busy; TIMES=3: so many times in a row
+soak: LAYERS = tests/mongo tests/kernel
+soak:  ## the kernel and mongo tests while four other programs keep the machine busy; TIMES=3: so many times in a row
 	@tools/setup soak
-	@tools/soak $(TIMES)
+	@tools/soak $(TIMES) "$(LAYERS)"
 
 clean:  ## remove what the other targets made
 	rm -rf .venv dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

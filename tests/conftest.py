@@ -1,4 +1,5 @@
-"""What all layers share: a test that fails leaves evidence, and the end of the run names where."""
+"""What all layers share: a test that fails shows the ends of its logs and leaves evidence, and the end of the run names
+where."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     for dom0 in list(Dom0.standing):
         evidence.keep(dom0)
     if folder.exists():
-        report.sections.append(("evidence", str(folder)))
+        report.sections += [("evidence", str(folder)), *evidence.log_ends(folder)]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -33,11 +33,13 @@ def sighup(host: Host) -> None:
     host.notified("READY=1")
 
 
-def test_a_vifs_start_and_end_are_a_line_each(running: Host) -> None:
+def test_the_daemons_start_and_end_are_a_line_each(running: Host) -> None:
     assert running.stop_daemon() == 0
-    start, end = lines(running)
-    assert start.startswith(f"xenbwd {__version__} runs: 0 vifs of 0 VMs metered (nft), 0 over")
-    assert end.startswith("xenbwd stops, its blocks stay: ")
+    told = lines(running)
+    assert told[0].startswith(f"xenbwd {__version__} runs: 0 vifs of 0 VMs metered (nft), 0 over")
+    assert told[-1].startswith("xenbwd stops, its blocks stay: ")
+    # The machine itself may have given an event between them.
+    assert len([line for line in told if "xenbwd" in line]) == 2, told
 
 
 def test_going_over_and_the_release_are_one_line_each(running: Host) -> None:

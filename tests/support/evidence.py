@@ -23,6 +23,7 @@ _COMMANDS = {
     "xenstore.txt": ["xenstore-ls", "-f", "/"],
 }
 _MOST_BYTES = 50_000_000
+_MOST_LINES = 20
 
 
 def folder_of(test: str) -> Path:
@@ -44,6 +45,12 @@ def keep(dom0: Dom0) -> None:
             done = dom0.run(argv)
             (folder / name).write_text(done.stdout + done.stderr)
     shutil.copytree(dom0.directory, folder / "files", ignore=_too_special, dirs_exist_ok=True)
+
+
+def log_ends(folder: Path) -> list[tuple[str, str]]:
+    """The last lines of each log in a test's folder, with its name: perhaps nothing but a run's output can be had."""
+    logs = [log for log in sorted(folder.glob("*/files/*.log")) if log.stat().st_size]
+    return [(log.name, "\n".join(log.read_text(errors="replace").splitlines()[-_MOST_LINES:])) for log in logs]
 
 
 def _too_special(directory: str, names: list[str]) -> set[str]:

@@ -56,3 +56,15 @@ def test_a_target_can_be_made_for_one_debian(
     monkeypatch.setattr(steps, "LOGS", tmp_path)
     assert steps.run("say@trixie")[:2] == ("say SUITES=trixie", 0)
     assert (tmp_path / "say@trixie.log").read_text() == "suites: trixie\n"
+
+
+@pytest.mark.parametrize(("options", "ran"), [([], ["good", "bad"]), (["--keep-going"], ["good", "bad", "after"])])
+def test_a_failed_step_ends_the_run_unless_it_keeps_going(
+    steps: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str], ran: list[str]
+) -> None:
+    (tmp_path / "Makefile").write_text("good after:\n\t@echo $@\nbad:\n\t@exit 1\n")
+    monkeypatch.setattr(steps, "REPO", tmp_path)
+    monkeypatch.setattr(steps, "LOGS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["steps", *options, "good", "bad", "after"])
+    assert steps.main() == 1
+    assert sorted(log.stem for log in tmp_path.glob("*.log")) == sorted(ran)
