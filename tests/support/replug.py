@@ -25,7 +25,8 @@ def replug(host: Host, guest: Guest) -> None:
     host.store.remove(backend)
     host.store.write_all({**written, f"{backend}/hotplug-status": ""})
     peer = f"peer name eth{card.devid} address {card.mac} netns {guest.namespace.path}"
-    host.namespace.ip(f"link add {interface} type veth {peer}")
+    # Mute as at its start, see Guest._plug.
+    host.namespace.ip(f"link add {interface} type veth {peer}", f"link set {interface} addrgenmode none")
     guest.scripts.append(host.run_script("online", guest.domid, card))
     device = f"eth{card.devid}"
     guest.namespace.ip(f"link set {device} up", *(f"addr add {ip}/24 dev {device}" for ip in card.ips))
