@@ -20,9 +20,19 @@ pytestmark = pytest.mark.kernel
 _TURNS = cases(3, 60)
 
 
+WAYS = {
+    "by the admin": (("block", "web1"), ("lift", "web1")),
+    "to throttled": (("addvm", "web1", "--action", "block"), ("addvm", "web1", "--action", "throttle")),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("daemon", ["alive", "dead"])
-def test_what_is_counted_at_each_block_and_release_is_what_passes(running: Host, daemon: str) -> None:
+def test_what_is_counted_at_each_block_and_release_is_what_passes(running: Host, daemon: str, way: str) -> None:
+    block, release = WAYS[way]
     guest = running.start("web1")
+    if way == "to throttled":
+        running.xenbw("addvm", "web1", "--limit", "1kB", "--action", "throttle", "--rate", "80Mbit")
     for place in (running.namespace, running.outside, guest.namespace):
         place.lose_ipv6()
     sender = mac_bytes(guest.cards[0].mac)
@@ -38,12 +48,12 @@ def test_what_is_counted_at_each_block_and_release_is_what_passes(running: Host,
             Flow(running.outside, guest.namespace, guest.address()) as back,
         ):
             for _ in range(_TURNS):
-                running.xenbw("block", "web1")
+                running.xenbw(*block)
                 assert until(lambda: running.drops(guest.interface))
                 counts = [flow.settled() for flow in (out, back)]
                 if daemon == "dead":
                     running.kill_daemon()
-                running.xenbw("lift", "web1")
+                running.xenbw(*release)
                 for flow, count in zip((out, back), counts, strict=True):
                     assert until(lambda flow=flow, count=count: flow.arrived() > count + 20)
                 if daemon == "dead":

@@ -52,7 +52,8 @@ class Throttle:
                 return Outcome()
             view = self._chains.look()
             present = view.present(ports)
-            self._chains.keep(present, view)
+            # A vif whose VM was blocked until now stays sealed until the blocks after this one let it pass.
+            self._chains.keep([port._replace(sealed=view.seals(port)) for port in present], view)
             said = self._change(present, view.unclaimed(wanted.ports))
             self._done = (self._tables.generation(), wanted.ports) if said is None else None
         except MeterError as error:
