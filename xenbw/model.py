@@ -94,9 +94,9 @@ class Amounts(NamedTuple):
 
     @property
     def everything(self) -> Counters:
-        """All bytes, passed or refused, as the kernel counts them on the interface."""
-        to_guest = self.in_bytes + self.flood_bytes + self.refused_in_bytes
-        return Counters(to_guest, self.out_bytes + self.refused_out_bytes)
+        """All bytes that the kernel's own counters of the interface have too: what is refused on its way to the guest
+        never reaches the interface (net/core/dev.c, __dev_queue_xmit: netfilter's egress hook comes first)."""
+        return Counters(self.in_bytes + self.flood_bytes, self.out_bytes + self.refused_out_bytes)
 
     def plus(self, other: Amounts) -> Amounts:
         # Each field by name: this runs for every vif each second, and a loop takes twice as long.

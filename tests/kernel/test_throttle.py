@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -75,6 +76,23 @@ def test_its_traffic_keeps_to_the_rate_each_way(running: Host) -> None:
         rate = measure(running, guest)
         assert slow(rate), rate
         assert rate > _BYTES * 0.85, rate
+
+
+def test_every_byte_to_it_is_counted_across_a_flush_of_the_rules(running: Host) -> None:
+    guest = throttled(running)
+    with ThreadPoolExecutor(1) as meanwhile:
+        streamed = meanwhile.submit(into, running, guest)
+        time.sleep(_SECONDS / 2)
+        running.run(["nft", "flush", "ruleset"], check=True)
+        streamed.result()
+    received = running.quiet(guest).in_bytes
+
+    def counted() -> int:
+        running.ask("commit")
+        (life,) = running.show("web1")["bindings"]
+        return int(life["in_bytes"] + life["flood_bytes"])
+
+    assert until(lambda: counted() == received), (counted(), received)
 
 
 def test_another_rate_to_the_guest_is_its_own(running: Host) -> None:

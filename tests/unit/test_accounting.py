@@ -106,6 +106,11 @@ def test_bytes_between_the_last_reading_and_a_flush_are_usage_too() -> None:
     assert wire.read() == Amounts(40, 20)
 
 
+def test_what_was_refused_on_the_way_to_a_guest_is_not_taken_from_the_bytes_that_bridge_a_flush() -> None:
+    mark, _ = advance(Mark(Counters(100, 0), Amounts(100, 0)), Reading(Counters(100, 0), Amounts(100, 0, 0, 50)))
+    assert advance(mark, Reading(Counters(180, 0), None))[1] == Amounts(80, 0)
+
+
 def test_counters_that_started_again_unnoticed_are_recognised_by_smaller_values() -> None:
     wire = Wire()
     wire.cover()
