@@ -149,7 +149,6 @@ def test_vifs_that_only_nfts_rules_seal_are_found_and_so_are_filters_without_a_m
     guest, other = running.start("web1", ("10.51.0.11",), script="vif-route"), running.start("web2")
     for name in ("web1", "web2"):
         running.xenbw("block", name)
-    running.undrop(guest.interface)
     running.hinder_drop(guest.interface)
     for mark in (running.run_dir / "dropped").iterdir():
         mark.unlink()

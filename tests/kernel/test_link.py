@@ -82,7 +82,6 @@ def test_a_link_that_an_admin_took_down_stays_down_after_the_release(running: Ho
 
 def test_a_routed_guest_keeps_its_link_and_has_its_routes_after_the_release(running: Host) -> None:
     guest = overdrawn(running, ips=("10.51.0.11",), script="vif-route")
-    running.undrop(guest.interface)
     running.hinder_drop(guest.interface)
     routes = running.run(["ip", "route"]).stdout
     running.ask("sync")

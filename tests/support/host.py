@@ -14,7 +14,7 @@ from typing import Any, Self
 from tests.support import nolegacy
 from tests.support.dom0 import Dom0
 from tests.support.guest import Guest
-from tests.support.pace import busy
+from tests.support.pace import busy, until
 from xenbw.ledger import usagelog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import Counters
@@ -164,8 +164,15 @@ class Host(Dom0):
         return all("handle 0x7862 direct-action" in one and "bytecode '1,6 0 0 2'" in one for one in shown)
 
     def hinder_drop(self, interface: str) -> None:
-        """Give an interface the qdisc `ingress`, as an admin may for a policer: there is no place for clsact then."""
-        self.run(["tc", "qdisc", "add", "dev", interface, "ingress"], check=True)
+        """Give an interface the qdisc `ingress` in place of clsact, as an admin may for a policer: there is no place
+        for xenbw's filter then."""
+
+        def hindered() -> bool:
+            self.undrop(interface)
+            return self.run(["tc", "qdisc", "add", "dev", interface, "ingress"]).returncode == 0
+
+        # Between the two commands the daemon may put its own back.
+        assert until(hindered)
 
     def undrop(self, interface: str) -> None:
         """Remove clsact from an interface, with all filters, as some other program may."""
