@@ -21,13 +21,18 @@ class Figure:
 
     def row(self) -> tuple[str, str, str, str, str]:
         """The figure, the measurement, the target and whether it is met, the ratio to the peer."""
+        bounds = [
+            (f"{sign} {bound:.4g}", holds)
+            for sign, bound, holds in (
+                (">=", self.least, self.least is None or self.value >= self.least),
+                ("<=", self.limit, self.limit is None or self.value <= self.limit),
+            )
+            if bound is not None
+        ]
         target = met = ""
-        for sign, bound, holds in (
-            ("<=", self.limit, self.limit is None or self.value <= self.limit),
-            (">=", self.least, self.least is None or self.value >= self.least),
-        ):
-            if bound is not None:
-                target, met = f"{sign} {bound:.4g} {self.unit}", "met" if holds else "MISSED"
+        if bounds:
+            target = " ".join([*(bound for bound, _ in bounds), self.unit])
+            met = "met" if all(holds for _, holds in bounds) else "MISSED"
         ratio = ""
         if self.peer is not None:
             name, value = self.peer
@@ -42,4 +47,4 @@ def milliseconds(seconds: Iterable[float]) -> float:
 
 def print_table(figures: Iterable[Figure]) -> None:
     for what, measured, target, met, ratio in (figure.row() for figure in figures):
-        print(f"{what:52} {measured:>12}  {target:14} {met:6} {ratio}".rstrip(), flush=True)
+        print(f"{what:52} {measured:>12}  {target:24} {met:6} {ratio}".rstrip(), flush=True)

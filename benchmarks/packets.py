@@ -13,11 +13,11 @@ from itertools import product
 
 from benchmarks.figure import Figure
 from benchmarks.lane import Lane, addresses
+from benchmarks.throttle import throttle
 from xenbw.blocks import latch_text
 from xenbw.blocks.block import Line, Wanted
 from xenbw.blocks.iptables import Iptables
 from xenbw.blocks.null_sets import NullSets
-from xenbw.blocks.throttle import Throttle
 from xenbw.blocks.tripwire import Tripwire
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains
@@ -156,13 +156,10 @@ def _cover_without_throttles(lane: Lane) -> None:
 def _cover_and_throttle(lane: Lane, throttled: list[Port]) -> None:
     """Add the meter, and throttle these vifs, each of a VM of its own, to a rate that no packet here exceeds."""
     _cover(lane)
-    ports = tuple(port._replace(throttle=(port.domid, FASTEST, FASTEST), vm_id=port.domid) for port in throttled)
-    wanted = Wanted(ports=ports, lines=tuple(Line(port.domid, "slow", "total", None, 0, _EVER) for port in ports))
-    with lane.dom0.entered(), closing(Tables(hand_to_nft)) as tables:
-        chains = Chains(tables)
-        for block in (Tripwire(tables, chains, Quotas(tables)), Throttle(tables, chains)):
-            if problems := block.apply(wanted).problems:
-                raise RuntimeError(f"not throttled: {problems}")
+    throttle(
+        lane.dom0,
+        (port._replace(throttle=(port.domid, FASTEST, FASTEST), vm_id=port.domid) for port in throttled),
+    )
 
 
 def _cover_and_trip(lane: Lane, held: list[Port]) -> None:
