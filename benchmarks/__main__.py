@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`, as root: print one row for each figure."""
+"""`python -m benchmarks [NAME ...]`, as root: print a row for each figure, and then the targets that were missed."""
 
 from __future__ import annotations
 
@@ -30,8 +30,13 @@ def main() -> None:
     for name in chosen:
         if name not in _ALL:
             parser.error(f"{name!r} is none of {', '.join(_ALL)}")
+    missed = []
     for name in chosen:
-        print_table(importlib.import_module(f"benchmarks.{name}").measure())
+        figures = importlib.import_module(f"benchmarks.{name}").measure()
+        print_table(figures)
+        missed += [figure for figure in figures if figure.missed]
+    for figure in missed:
+        print(f"warning: {figure.what.strip()}: {figure.value:.4g} {figure.unit}, target {figure.target}")
 
 
 if __name__ == "__main__":

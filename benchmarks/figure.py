@@ -19,25 +19,28 @@ class Figure:
     peer: tuple[str, float] | None = None
     least: float | None = None
 
+    @property
+    def target(self) -> str:
+        """The target in words, or ""."""
+        bounds = [
+            f"{sign} {bound:.4g}" for sign, bound in ((">=", self.least), ("<=", self.limit)) if bound is not None
+        ]
+        return " ".join([*bounds, self.unit]) if bounds else ""
+
+    @property
+    def missed(self) -> bool:
+        """Whether it is below or above its target."""
+        too_little = self.least is not None and self.value < self.least
+        return too_little or (self.limit is not None and self.value > self.limit)
+
     def row(self) -> tuple[str, str, str, str, str]:
         """The figure, the measurement, the target and whether it is met, the ratio to the peer."""
-        bounds = [
-            (f"{sign} {bound:.4g}", holds)
-            for sign, bound, holds in (
-                (">=", self.least, self.least is None or self.value >= self.least),
-                ("<=", self.limit, self.limit is None or self.value <= self.limit),
-            )
-            if bound is not None
-        ]
-        target = met = ""
-        if bounds:
-            target = " ".join([*(bound for bound, _ in bounds), self.unit])
-            met = "met" if all(holds for _, holds in bounds) else "MISSED"
+        met = ("MISSED" if self.missed else "met") if self.target else ""
         ratio = ""
         if self.peer is not None:
             name, value = self.peer
             ratio = f"{self.value / value:.2f} x {name} ({value:.4g} {self.unit})"
-        return self.what, f"{self.value:.4g} {self.unit}", target, met, ratio
+        return self.what, f"{self.value:.4g} {self.unit}", self.target, met, ratio
 
 
 def milliseconds(seconds: Iterable[float]) -> float:
