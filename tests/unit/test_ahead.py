@@ -18,6 +18,7 @@ from xenbw.accounting import Tally, Tracked
 from xenbw.clock import Moment
 from xenbw.config import DaemonSection, Settings
 from xenbw.daemon.rounds import Rounds
+from xenbw.enforce.reconcile import over_path
 from xenbw.errors import MeterError
 from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger
@@ -55,6 +56,20 @@ def test_a_vm_is_null_routed_ahead_of_the_reconciling_that_announces_it(host: Ho
     host.enforce()
     assert host.reconciler.problems == []
     assert set(host.over_file().blocked) == {"web1"}
+
+
+def test_the_hook_knows_the_vm_as_blocked_if_the_daemon_is_killed_before_the_reconciling(host: Host) -> None:
+    before = host.over_file()
+    assert (set(before.blocked), str(IP) in before.held) == (set(), True)
+    host.reconciler.hasten(host.roster)
+    assert host.over_file().addresses() == {str(IP): "web1", str(IP6): "web1"}
+
+
+def test_a_hooks_file_that_cannot_be_written_does_not_hold_up_the_null_route(host: Host) -> None:
+    over_path(host.reconciler.settings).unlink()
+    host.reconciler.hasten(host.roster)
+    assert host.method.asked[1:] == [{IP: "web1", IP6: "web1"}]
+    assert not over_path(host.reconciler.settings).exists()
 
 
 def test_an_address_that_a_vm_in_good_standing_holds_is_not_null_routed(host: Host, ledger: Ledger) -> None:

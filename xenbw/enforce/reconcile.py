@@ -122,11 +122,13 @@ class Reconciler:
             blocks = self._judge.unrecorded.keys() | self._ledger.active_blocks().keys()
             blocked = {roster.entries[vm_id].vm.name for vm_id in blocks & roster.entries.keys()}
             holders = [replace(one, blocked=one.blocked or one.name in blocked) for one in self._holders]
-            routes = desired.plan(holders, self.protect).null_routes
+            plan = desired.plan(holders, self.protect)
+            names = {roster.entries[vm_id].vm.name for vm_id in self._hold.blocked & roster.entries.keys()}
+            self._warn_hook(blocked - names, plan)
             allow = desired.by_name(desired.exceptions(roster, self.settings), roster)
-            wanted = Wanted(routes, allow=allow, method=self.method)
+            wanted = Wanted(plan.null_routes, allow=allow, method=self.method)
             for block in self._blocks:
-                if block.name == _NULL_ROUTES and routes != self.plan.null_routes:
+                if block.name == _NULL_ROUTES and plan.null_routes != self.plan.null_routes:
                     with suppress(XenbwError):
                         block.apply(wanted)
 
@@ -243,6 +245,18 @@ class Reconciler:
             )
         except OSError as error:
             self.problems.append(f"{over_path(self.settings)}: {error.strerror}: hooks rely on the ledger alone")
+
+    def _warn_hook(self, names: Collection[str], plan: Plan) -> None:
+        """Add VMs to those that the hook knows as blocked. If the daemon is killed before the next reconciling, a guest
+        of theirs that starts is blocked as a whole, not by its tripwire alone."""
+        freed = sorted(map(str, self.plan.held - plan.held))
+        lines = [overfile.free_line(freed)] if freed else []
+        for name in sorted(names):
+            addresses = sorted(str(address) for address, holder in plan.null_routes.items() if holder == name)
+            lines.append(overfile.blocked_line(name, addresses))
+        # The next reconciling writes the whole file, and tells why it cannot.
+        with suppress(OSError):
+            overfile.append(str(over_path(self.settings)), "".join(lines))
 
     @staticmethod
     def _left(roster: Roster, lines: Iterable[Line]) -> dict[str, dict[str, int]]:
