@@ -155,7 +155,7 @@ def test_every_byte_under_way_when_the_block_begins_is_counted_or_refused(me: In
     assert until(lambda: counted(me).everything.in_bytes == card.in_bytes), (counted(me), card)
     # What tc's drop refused is known from the kernel's counters, which are read after our own: frames that pass between
     # the last two readings before the drop are missing from it, more of them the longer the daemon had to wait for a
-    # CPU. Veth counts the headers of all frames in it.
+    # CPU. And veth counts Ethernet headers of frames from the guest, as netback does not.
     passed = sum(len(one.frame) - ETH_HLEN for one in frames)
     assert passed <= counted(me).out_bytes < passed + 3000, (passed, counted(me))  # it also asked who has an address
     beyond = counted(me).everything.out_bytes - card.out_bytes

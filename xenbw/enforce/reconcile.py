@@ -247,8 +247,8 @@ class Reconciler:
             self.problems.append(f"{over_path(self.settings)}: {error.strerror}: hooks rely on the ledger alone")
 
     def _warn_hook(self, names: Collection[str], plan: Plan) -> None:
-        """Add VMs to those that the hook knows as blocked. If the daemon is killed before the next reconciling, a guest
-        of theirs that starts is blocked as a whole, not by its tripwire alone."""
+        """Add VMs to those that the hook knows as blocked. If the daemon is killed before the next reconciling and one
+        of them starts again, the hook puts all blocks on it; else only its tripwire would hold it."""
         freed = sorted(map(str, self.plan.held - plan.held))
         lines = [overfile.free_line(freed)] if freed else []
         for name in sorted(names):
