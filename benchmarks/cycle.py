@@ -119,11 +119,11 @@ def _inside() -> None:
 
 
 def _hear(work: Work, lookup: Lookup, count: int) -> None:
-    """Take in that many answers of xenstore first, or the work of its thread would be measured too."""
+    """Take in that many answers of xenstore, one by one, as they come to a daemon that has nothing else to do."""
     while count > 0:
-        answers = lookup.answers()
-        work.on_answers(answers)
-        count -= len(answers)
+        for answer in lookup.answers():
+            work.on_answers([answer])
+            count -= 1
         time.sleep(0.01)
 
 

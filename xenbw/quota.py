@@ -63,8 +63,8 @@ _COUNTED = {
 
 
 def judge(allowance: Allowance, usage: Counters, *, spent: bool = False) -> Verdict:
-    """Whether the usage is ok, warned, over or unlimited, and why. Over means *more* than the allowance, or that the
-    kernel refused a frame that would have passed it (spent)."""
+    """Whether the usage is ok, warned, over or unlimited, and why. Over means *more* than the allowance, or that its
+    tripwire ran out (spent): nothing is left of it, or the kernel refused a frame that would have passed it."""
     used, limit = used_bytes(allowance.count, usage), allowance.limit_bytes
     if limit is None:
         return Verdict(State.UNLIMITED, used, None, "no allowance is set")

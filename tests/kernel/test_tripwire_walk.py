@@ -93,8 +93,8 @@ class Walk:
             return 0 if quota is None else None
         if quota is None:
             return None
-        left, in_kernel = self.limit - used, quota.limit - quota.consumed - 1
-        if in_kernel < 0 and left < FRAME:
+        left, in_kernel = self.limit - used, quota.limit - quota.consumed
+        if in_kernel == 0 and left < FRAME:
             return 0  # it used up all that it could
         # Past its allowance, as after a lowered limit, the VM has nothing left.
         return max(0, in_kernel) - max(0, left)

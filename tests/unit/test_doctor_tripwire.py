@@ -18,7 +18,7 @@ def test_a_tripwire_that_holds_to_the_frame_is_fine() -> None:
     "found",
     [
         Tripped(LIMIT + 1, LIMIT + 1, 50),
-        Tripped(LIMIT - 64, LIMIT - 64, 50),
+        Tripped(LIMIT - 65, LIMIT - 65, 50),
         Tripped(LIMIT, LIMIT - 50, 50),
         Tripped(LIMIT, LIMIT, 49),
     ],

@@ -12,7 +12,7 @@ from xenbw.nft.netlink import Quota
 MARCH, APRIL = utc("2026-03-01"), utc("2026-04-01")
 LINE = Line(7, "trip", "total", 1_000_000, 400_000, MARCH)
 NAME = "trip-total-7"
-REST = Quota(1_000_001, 400_000)
+REST = Quota(1_000_000, 400_000)
 
 
 def gap(size: int, *, exact: bool = True, doubted: int | None = None) -> Gap:
@@ -46,7 +46,7 @@ def test_a_larger_gap_is_believed_at_once_and_a_smaller_one_when_it_is_measured_
         (None, REST),
         (REST, None),
         (REST, REST._replace(limit=5_000_000)),
-        (REST, REST._replace(consumed=1_000_001)),
+        (REST, REST._replace(consumed=1_000_000)),
     ],
     ids=["not read before", "not read after", "its limit was changed", "it ran out"],
 )
@@ -75,8 +75,8 @@ def test_a_limit_that_is_right_is_left_alone() -> None:
 
 
 def test_a_limit_follows_the_line_and_the_gap_in_place() -> None:
-    assert "trip-total-7 { over 2000001 bytes" in change(LINE._replace(limit=2_000_000), REST, gap(0)).text
-    assert "trip-total-7 { over 990001 bytes" in change(LINE, REST, gap(10_000)).text
+    assert "trip-total-7 { over 2000000 bytes" in change(LINE._replace(limit=2_000_000), REST, gap(0)).text
+    assert "trip-total-7 { over 990000 bytes" in change(LINE, REST, gap(10_000)).text
     assert not change(LINE._replace(limit=2_000_000), REST, gap(0)).gone
 
 
@@ -84,14 +84,14 @@ def test_without_a_measurement_the_object_is_left_alone() -> None:
     assert change(LINE._replace(limit=2_000_000), REST, None).text == ""
 
 
-SPENT = Quota(1_000_001, 1_000_001)
+SPENT = Quota(1_000_000, 1_000_000)
 
 
 def test_a_raise_puts_another_object_in_the_place_of_one_that_ran_out() -> None:
     raised = LINE._replace(limit=2_000_000, used=999_000)
     found = change(raised, SPENT, gap(0))
     assert found.gone == {NAME}
-    assert "trip-total-7 { over 2000001 bytes used 999000 bytes" in found.text
+    assert "trip-total-7 { over 2000000 bytes used 999000 bytes" in found.text
 
 
 def test_one_that_ran_out_at_its_line_stays() -> None:

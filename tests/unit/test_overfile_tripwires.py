@@ -37,4 +37,4 @@ def test_the_hook_makes_quota_objects_only_if_a_vif_cannot_be_led_to_those_that_
         attempts = facts._wired("", LEFT, throttle)
         assert ["add quota" in attempt for attempt in attempts] == [False, False, True]
         assert all("trip-in { 9 :" in attempt for attempt in attempts)
-    assert "over 6 bytes" in attempts[-1]
+    assert "over 5 bytes" in attempts[-1]

@@ -36,16 +36,16 @@ class Kernel:
 
 
 def made(kind: str, used: int) -> str:
-    return f"add quota netdev xenbw {kind}-total-1 {{ over {BIG + 1} bytes used {used} bytes }}\n"
+    return f"add quota netdev xenbw {kind}-total-1 {{ over {BIG} bytes used {used} bytes }}\n"
 
 
 def test_the_limit_is_moved_by_the_gap() -> None:
-    assert "over 999999906 bytes" in Kernel().look("trip-total-1", line(100), Quota(BIG, 5))
+    assert "over 999999905 bytes" in Kernel().look("trip-total-1", line(100), Quota(BIG, 5))
 
 
 def test_the_object_of_a_vm_that_is_past_its_line_has_no_more_used_than_its_limit() -> None:
     change = Kernel().tripwire._change({"trip-total-1": line(BIG + 500)}, {})
-    assert change.text == made("trip", BIG + 1)
+    assert change.text == made("trip", BIG)
 
 
 def test_an_object_that_ran_out_too_early_is_made_anew_when_usage_is_the_same_twice() -> None:

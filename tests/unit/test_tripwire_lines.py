@@ -67,11 +67,11 @@ def sentence(quota: Quota, line: Line) -> str:
 
 def test_explain_shows_what_the_kernel_and_the_ledger_have_left() -> None:
     line = Line(1, "trip", "total", 5000, 1000, MARCH.start)
-    assert sentence(Quota(5001, 1000), line) == (
+    assert sentence(Quota(5000, 1000), line) == (
         "the kernel lets 4,000 more bytes pass (in and out), and what is past them is refused;"
         " by the ledger 4,000 are left"
     )
-    assert sentence(Quota(5001, 1100), line).endswith("by the ledger 4,000 are left (-100 in the kernel)")
+    assert sentence(Quota(5000, 1100), line).endswith("by the ledger 4,000 are left (-100 in the kernel)")
     assert "is throttled; by the ledger 0 are left" in sentence(Quota(1, 1), line._replace(kind="slow", limit=None))
 
 

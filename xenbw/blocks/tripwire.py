@@ -1,9 +1,11 @@
 """The tripwire: the kernel itself holds each VM's allowance, at the frame that would pass it, with no program running.
 
-A line of an allowance is a quota object. The kernel refuses a frame with which the object's consumption would reach its
-limit. Consumption and usage grow by the same frames, so they differ by a constant, the gap = usage - consumption; the
-object's limit is therefore line + 1 - gap. Two readings of the object around a count of usage tell the gap: it is at
-most usage - consumption before the count, and exactly that if no frame came between the two readings (nft/quotas.py).
+A line of an allowance is a quota object. The kernel refuses a frame that would take the object's consumption past its
+limit. (Before Linux 6.16 and the stable kernels of June 2025 it refused also the frame that takes it exactly there, so
+such a kernel stops a VM one frame earlier now and then. net/netfilter/nft_quota.c, nft_overquota.) Consumption and
+usage grow by the same frames, so they differ by a constant, the gap = usage - consumption; the object's limit is
+therefore line - gap. Two readings of the object around a count of usage tell the gap: it is at most usage - consumption
+before the count, and exactly that if no frame came between the two readings (nft/quotas.py).
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ class _Change:
         gap = self.gaps.get(name)
         if gap is not None and gap.since != line.since:
             gap = None
-        limit = now.limit if gap is None else max(1, line.limit + 1 - gap.bytes)
+        limit = now.limit if gap is None else max(1, line.limit - gap.bytes)
         if now.spent:
             left, raised = line.limit - line.used, limit > now.limit
             if left > 0 and (raised or (sure == line.used and (gap is None or left >= FRAME))):
@@ -93,7 +95,7 @@ class _Change:
     def make(self, name: str, line: Line) -> None:
         self.made.add(name)
         self.gaps.pop(name, None)
-        limit = max(0, line.limit or 0) + 1
+        limit = max(1, line.limit or 0)
         # The kernel refuses an object that has more used than its limit (nft_quota.c, nft_quota_do_init), and with it
         # the tripwires of all VMs.
         self.text += text.quota(name, limit, min(max(0, line.used), limit))

@@ -51,7 +51,7 @@ def foundation() -> str:
 
 
 def quota(name: str, limit: int, used: int = 0) -> str:
-    """Text that makes a quota object which refuses from its `limit`th byte on, of which `used` are used. On one that
+    """Text that makes a quota object which lets so many bytes pass, at least 1, of which `used` are used. On one that
     exists it changes the limit alone (net/netfilter/nft_quota.c, nft_quota_obj_update)."""
     return f"add quota netdev {TABLE} {name} {{ over {limit} bytes used {used} bytes }}\n"
 

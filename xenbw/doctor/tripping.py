@@ -49,7 +49,7 @@ def of_tripwire(rig: Rig) -> Iterator[Finding]:
 
 def judge_tripwire(found: Tripped) -> Finding:
     passed = f"{found.passed:,} bytes of a guest with an allowance of {_LIMIT:,} passed"
-    if not _LIMIT - _SIZE < found.passed <= _LIMIT:
+    if not _LIMIT - _SIZE <= found.passed <= _LIMIT:
         return bad(_TOPIC, passed, REPORT)
     if found.counted != found.passed:
         return bad(_TOPIC, f"{passed}; {found.counted:,} were counted as usage", REPORT)

@@ -87,8 +87,9 @@ class Reconciler:
         blocks changed; failures are in `problems`. Raises LedgerError."""
         # The turn is taken first: if a hook changed null routes after the ledger is read here, we would undo that.
         with self._turn():
-            blocks, latest = {**self._judge.unrecorded, **self._ledger.active_blocks()}, viflog.latest(self._ledger)
+            # The notes come first: a hook that withdraws its note has written to the ledger by then.
             started = pending.started(pending.folder(self.settings.daemon.run_dir))
+            blocks, latest = {**self._judge.unrecorded, **self._ledger.active_blocks()}, viflog.latest(self._ledger)
             holders = desired.holders(roster, blocks, latest, self._arrived(roster, blocks, latest, started))
             plan = desired.plan(holders, self.protect)
             self._holders = holders
@@ -116,8 +117,9 @@ class Reconciler:
         """Null-route the VMs that were blocked since the last reconciling. The next one, which looks at all vifs and
         reports problems, has to follow. Raises LedgerError."""
         with self._turn():
-            # The addresses' holders are those of the last reconciling; a hook that wrote since may have changed them.
-            if self._ledger.changed_by_others(look=False):
+            # The addresses' holders are those of the last reconciling; a hook that ran since may have changed them.
+            started = pending.started(pending.folder(self.settings.daemon.run_dir))
+            if started or self._ledger.changed_by_others(look=False):
                 return
             blocks = self._judge.unrecorded.keys() | self._ledger.active_blocks().keys()
             blocked = {roster.entries[vm_id].vm.name for vm_id in blocks & roster.entries.keys()}

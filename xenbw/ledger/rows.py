@@ -57,6 +57,8 @@ def _percents(text: str | None) -> tuple[int, ...] | None:
     return None if text is None else tuple(int(word) for word in text.split())
 
 
+# The same bindings are read again with each hook's message.
+@lru_cache(maxsize=1 << 13)
 def _addresses(text: str) -> tuple[Address, ...]:
     return tuple(ip_address(word) for word in text.split())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 
 from xenbw.meters.counters import KernelMeter, Meter, Metered
 from xenbw.model import ZERO, Amounts, Binding, Counters, Life, Reading
@@ -122,12 +123,13 @@ def _readings(
     return found
 
 
-def _names(key: str) -> list[str]:
-    return [f"{key}-{what}" for what in nft.WHAT]
+@lru_cache(maxsize=1 << 13)
+def _names(key: str) -> tuple[str, ...]:
+    """The names of one vif's counters, in the order of Amounts. They are looked up each second, for each vif."""
+    return tuple(f"{key}-{what}" for what in nft.WHAT)
 
 
 def _amounts(counted: Mapping[str, int], key: str) -> Amounts | None:
     """Our counters of one vif; a missing counter counted nothing."""
-    if f"{key}-in" not in counted:
-        return None
-    return Amounts(*(counted.get(name, 0) for name in _names(key)))
+    names = _names(key)
+    return Amounts(*[counted.get(name, 0) for name in names]) if names[0] in counted else None

@@ -29,7 +29,7 @@ _ERROR, _DONE = 2, 3
 _COUNTER, _QUOTA, _LIMIT = 1, 2, 4  # NFT_OBJECT_COUNTER, NFT_OBJECT_QUOTA, NFT_OBJECT_LIMIT
 _TABLE = 1  # the same number in messages about objects, chains, rules and sets
 _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 2, 3, 4
-_QUOTA_BYTES, _QUOTA_FLAGS, _QUOTA_CONSUMED = 1, 2, 4
+_QUOTA_FLAGS = 2
 _DEPLETED = 2  # NFT_QUOTA_F_DEPLETED
 _CHAIN_NAME, _CHAIN_HOOK, _HOOK_DEVICE = 3, 4, 3
 _RULE_CHAIN, _RULE_EXPRESSIONS = 2, 4
@@ -37,8 +37,8 @@ _SET_NAME, _SET_ELEMENTS, _ELEMENT_KEY, _ELEMENT_OBJECT, _DATA_VALUE = 2, 3, 1, 
 _ELEMENT_USERDATA, _COMMENT = 6, 0  # the second is NFTNL_UDATA_SET_ELEM_COMMENT, libnftnl/udata.h
 _GEN_ID, _GEN_PID = 1, 2
 _TYPE = 0x3FFF  # without the flags "nested" and "network byte order"
-_HEADER, _ATTRIBUTE, _LONG = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct(">Q")
-_BYTES_AND_PACKETS = struct.Struct(">Q4xQ")  # with the second one's header in between
+_HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
+_TWO_LONGS = struct.Struct(">Q4xQ")  # with the second one's header in between
 _INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: the table changed under the dump
 _BUFFER = 1 << 16
 _TRIES = 10
@@ -101,7 +101,12 @@ class Table:
         found: dict[str, int] = {}
         packets: dict[str, int] = {}
         # A counter that is gone by the second attempt has its packets still, and nobody asks for them.
-        self._objects(_COUNTER, names, found.clear, lambda data, at, end: _take_counter(data, at, end, found, packets))
+
+        def take(data: bytes, at: int, end: int) -> None:
+            name, size, number = _pair(data, at, end)
+            found[name], packets[name] = size, number
+
+        self._objects(_COUNTER, names, found.clear, take)
         self.packets = packets
         return found
 
@@ -110,11 +115,8 @@ class Table:
         found: dict[str, Quota] = {}
 
         def take(data: bytes, at: int, end: int) -> None:
-            words = _attributes(data, at, end)
-            state = _attributes(words[_OBJ_DATA])
-            found[_text(words[_OBJ_NAME])] = Quota(
-                *(_LONG.unpack(state[what])[0] for what in (_QUOTA_BYTES, _QUOTA_CONSUMED))
-            )
+            name, limit, consumed = _pair(data, at, end)
+            found[name] = Quota(limit, consumed)
 
         self._objects(_QUOTA, names, found.clear, take)
         return found
@@ -273,10 +275,11 @@ def _comment(userdata: bytes) -> str:
     return ""
 
 
-def _take_counter(data: bytes, at: int, end: int, found: dict[str, int], packets: dict[str, int]) -> None:
-    """Read the message of one counter; fast, since it runs for each counter each second. The name comes before the
-    data, and in the data the bytes before the packets (net/netfilter/nf_tables_api.c, nf_tables_fill_obj_info;
-    nft_counter.c, nft_counter_do_dump)."""
+def _pair(data: bytes, at: int, end: int) -> tuple[str, int, int]:
+    """The name and the two numbers of a counter (bytes, packets) or a quota object (limit, consumption), from its
+    message; fast, since it runs for each of them each second. The name comes before the data, and the numbers in the
+    order given here (net/netfilter/nf_tables_api.c, nf_tables_fill_obj_info; nft_counter.c, nft_counter_do_dump;
+    nft_quota.c, nft_quota_do_dump)."""
     name = ""
     while at < end:
         length, kind = _ATTRIBUTE.unpack_from(data, at)
@@ -284,9 +287,9 @@ def _take_counter(data: bytes, at: int, end: int, found: dict[str, int], packets
         if kind == _OBJ_NAME:
             name = data[at + 4 : at + length - 1].decode("ascii", errors="replace")
         elif kind == _OBJ_DATA:
-            found[name], packets[name] = _BYTES_AND_PACKETS.unpack_from(data, at + 8)
-            return
+            return (name, *_TWO_LONGS.unpack_from(data, at + 8))
         at += (length + 3) & ~3
+    raise NetfilterError(f"nf_tables tells nothing of its object {name!r}", "report it to the xenbw project")
 
 
 def _spent_quota(data: bytes, at: int, end: int) -> Iterator[str]:

@@ -33,8 +33,12 @@ def folder(run_dir: Path) -> Path:
 
 def files(spool: Path) -> list[Path]:
     """The notes, oldest first; none if there is no such folder. Notes of hooks that still run are left out."""
+    return [path for path in _notes(spool) if not _held(path)]
+
+
+def _notes(spool: Path) -> list[Path]:
     try:
-        return sorted(path for path in spool.iterdir() if path.suffix != ".new" and not _held(path))
+        return sorted(path for path in spool.iterdir() if path.suffix != ".new")
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -79,9 +83,10 @@ def set_aside(path: Path) -> Path:
 
 
 def started(spool: Path) -> list[Start]:
-    """The vifs whose start is noted. Notes that cannot be read are skipped; the daemon handles them later."""
+    """The vifs whose start is noted, also by hooks that still run: those have put blocks that would be taken away if
+    nobody knew of the vif. Notes that cannot be read are skipped; the daemon handles them later."""
     found: dict[tuple[str, str, str], Start] = {}
-    for path in files(spool):
+    for path in _notes(spool):
         try:
             call = words(path)
             vif = (call["domid"], call["devid"], call["kind"])

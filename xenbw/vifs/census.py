@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
 
 from xenbw.accounting import Tally
 from xenbw.ledger import viflog
@@ -27,7 +26,6 @@ from xenbw.xen import addresses
 from xenbw.xen.xenstore import Answer, Lookup, Survey, VifFacts
 
 log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 # libxl gives a hotplug script 40 s (libxl_internal.h, LIBXL_HOTPLUG_TIMEOUT); a vif is bound then in any case.
 _SCRIPT_LIMIT = timedelta(seconds=40)
@@ -69,6 +67,7 @@ class Census:
         self.live: dict[int, Binding] = {}
         self._names: dict[int, str] = {}
         self._by_ifindex: dict[int, Binding] = {}
+        self._by_vif: dict[tuple[int, int], list[Binding]] = {}  # of the last load, so some may have ended
         self._waiting: dict[int, _Waiting] = {}
         self._naming = Naming()
         self._floor: datetime | None = None
@@ -108,6 +107,9 @@ class Census:
         self.live = {id_: b for id_, b in self._ledger.live_bindings().items() if b.vm_id in vm_ids}
         self._names = {vm.id: vm.name for vm in self._ledger.vms().values()}
         self._by_ifindex = {b.ifindex: b for b in self._present()}
+        self._by_vif = {}
+        for binding in self._by_ifindex.values():
+            self._by_vif.setdefault((binding.domid, binding.devid), []).append(binding)
         followed = {binding.id for binding in self._by_ifindex.values()}
         for gone in tracked.keys() - followed:
             self._tally.forget(gone)
@@ -249,8 +251,7 @@ class Census:
     def hear(self, answers: Iterable[Answer | Survey], at: datetime) -> bool:
         """Bind the interfaces that xenstore's answers name. Returns whether bindings changed or VMs are new."""
         changed = False
-        waiting = _by_vif((entry.vif.domid, entry.vif.devid, entry) for entry in self._waiting.values())
-        bound = _by_vif((binding.domid, binding.devid, binding) for binding in self._by_ifindex.values())
+        # Answers come one by one, so a walk over all that is bound would make the work of a minute grow by the square.
         for answer in answers:
             if isinstance(answer, Survey):
                 changed = self._outsiders.hear(answer, at) or changed
@@ -259,9 +260,10 @@ class Census:
                 self._refrain.tell(f"xenstore: {answer.error}", at)
             if answer.facts is None or not answer.facts.name:
                 continue
-            for entry in waiting.get((answer.domid, answer.devid), ()):
+            key = answer.domid, answer.devid
+            for entry in [one for one in self._waiting.values() if (one.vif.domid, one.vif.devid) == key]:
                 changed = self._bind(entry, answer.facts, at) or changed
-            for binding in bound.get((answer.domid, answer.devid), ()):
+            for binding in [one for one in self._by_vif.get(key, ()) if one.ifindex in self._by_ifindex]:
                 changed = self._update(binding, answer.facts, at) or changed
         return changed
 
@@ -311,10 +313,3 @@ class Census:
             since=since.isoformat(timespec="microseconds"),
         )
         viflog.bind(self._ledger, at, new)
-
-
-def _by_vif(entries: Iterable[tuple[int, int, _T]]) -> dict[tuple[int, int], list[_T]]:
-    found: dict[tuple[int, int], list[_T]] = {}
-    for domid, devid, entry in entries:
-        found.setdefault((domid, devid), []).append(entry)
-    return found
