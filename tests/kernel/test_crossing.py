@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import struct
 import subprocess
@@ -27,15 +26,6 @@ _NETFILTER, _SO_RCVBUFFORCE = 12, 33  # linux/netlink.h, asm-generic/socket.h
 _NEWSETELEM, _NEWGEN = 12, 15
 OUTSIDE = OUTSIDE_ADDRESSES[4]
 _ROUNDS = cases(5, 200)
-
-
-@contextmanager
-def held_up(host: Host) -> Iterator[None]:
-    """The daemon is stopped meanwhile, and afterwards gets all events at once."""
-    assert host.daemon is not None
-    host.daemon.send_signal(signal.SIGSTOP)
-    yield
-    host.daemon.send_signal(signal.SIGCONT)
 
 
 @contextmanager
@@ -87,7 +77,7 @@ def test_the_blocked_vms_drop_by_tc_stays_and_its_seal_stays(running: Host) -> N
         hearing_rules(running) as rules,
         listening(running, "tc", "monitor") as filters,
     ):
-        with held_up(running):
+        with running.held_up():
             # Its traffic is found only by the kernel's counters, when chains are repaired to seal the first VM.
             for way in ("in", "out"):
                 chain = f"v{second.domid}.0.{index}-{way}"
@@ -116,7 +106,7 @@ def test_flushed_rules_let_no_traffic_past_a_block_in_many_rounds(running: Host)
             running.add(guest.name, limit_bytes=sum(running.usage(guest.name)) + LIMIT)
         running.ask("sync")
         assert until(lambda: all(guest.reaches(OUTSIDE) for guest in guests))
-        with held_up(running):
+        with running.held_up():
             # The daemon finds the second VM over while it seals the first.
             for way in ("in", "out"):
                 chain = f"v{guests[1].domid}.0.{index}-{way}"

@@ -12,7 +12,7 @@ from tests.support.capture import Capture
 from tests.support.firewalls import flush
 from tests.support.guest import Guest
 from tests.support.host import HOOK, Host
-from tests.support.pace import until
+from tests.support.pace import at_last, until
 from xenbw.blocks import drop
 
 pytestmark = pytest.mark.kernel
@@ -138,8 +138,9 @@ def test_a_guest_that_is_given_an_allow_list_is_held_by_its_seal_alone(running: 
 @pytest.mark.parametrize("undo", ["qdisc del dev {} clsact", "filter del dev {} egress prio 1"])
 def test_it_is_put_again_when_another_program_removes_it(running: Host, undo: str) -> None:
     guest = overdrawn(running)
-    tc(running, undo.format(guest.interface))
-    assert not running.drops(guest.interface)
+    with running.held_up():
+        tc(running, undo.format(guest.interface))
+        assert not running.drops(guest.interface)
     assert until(lambda: running.drops(guest.interface))
 
 
@@ -179,7 +180,12 @@ def test_a_clsact_that_xenbw_made_stays_if_another_program_uses_it_by_now(runnin
 def test_a_filter_that_comes_ahead_later_is_overtaken(running: Host) -> None:
     guest = overdrawn(running)
     tc(running, f"filter add dev {guest.interface} ingress prio 1 handle 1 {PASS}")
-    assert until(lambda: filters(running, guest)[0].index("0x7862") < filters(running, guest)[0].index(OTHER))
+
+    def overtaken() -> bool:
+        shown = filters(running, guest)[0]
+        return -1 < shown.find("0x7862") < shown.find(OTHER)
+
+    assert until(overtaken)
     assert running.drops(guest.interface)
 
 
@@ -190,7 +196,7 @@ def test_where_a_filter_of_another_kind_is_first_the_link_goes_down(running: Hos
     theirs = filters(running, guest)
     running.xenbw("block", "web1", "--reason", "abuse")
     assert not running.link_is_up(guest)
-    assert (filters(running, guest), marks(running)) == (theirs, [])
+    assert at_last(lambda: (filters(running, guest), marks(running)), (theirs, [])) == (theirs, [])
     tc(running, f"filter del dev {guest.interface} egress")
     running.ask("sync")
     assert (running.link_is_up(guest), running.drops(guest.interface)) == (True, True)

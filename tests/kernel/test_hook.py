@@ -229,7 +229,7 @@ def test_a_daemon_that_planned_before_another_vm_took_an_address_over_does_not_b
         def start() -> None:
             starts.append(others.submit(host.start, "heir", ("10.50.0.11",)))
             assert until(lambda: any(binding.ips for binding in live(host)))
-            time.sleep(0.1)
+            time.sleep(0.02)
 
         starts: list[Future[Guest]] = []
         enforcer.meanwhile = start

@@ -105,6 +105,7 @@ def test_null_routes_that_stand_are_checked_without_the_lock_for_which_other_pro
 
     holder = running.popen(["flock", "-o", "/run/xtables.lock", "sleep", "3600"], output=running.directory / "flock")
     try:
+        assert until(lambda: running.run(["flock", "-n", "/run/xtables.lock", "true"]).returncode != 0)
         assert problems() == []
         running.run(["iptables-legacy", "-F", "XENBW"], env={"XTABLES_LOCKFILE": "/dev/null"}, check=True)
         assert problems() != []

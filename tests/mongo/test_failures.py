@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.bookkeeper import Books, base
+from tests.support.bookkeeper import Books, base, pushes
 from tests.support.effort import cases
 from tests.support.host import REPO, Host
 from tests.support.mongoaccess import KEEPER, Access
@@ -30,15 +30,6 @@ pytestmark = [pytest.mark.mongo, pytest.mark.usefixtures("impatient")]
 
 MIB = 1024**2
 SECRET = "s3cret"  # must not appear in any output
-
-
-def pushes(books: Books) -> bool:
-    """Whether the next push succeeds."""
-    try:
-        books.sync.push()
-    except XenbwError:
-        return False
-    return True
 
 
 # a server that answers late, with an error, or not at all

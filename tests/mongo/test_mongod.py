@@ -70,7 +70,7 @@ def test_the_port_of_a_dead_server_is_kept_for_it(server: Mongod) -> None:
 
 
 def test_a_hung_server_takes_requests_and_answers_when_resumed(server: Mongod) -> None:
-    impatient, patient = server.client(socketTimeoutMS=200, retryReads=False), server.client()
+    impatient, patient = server.client(socketTimeoutMS=2000, retryReads=False), server.client()
     assert things(impatient).find_one() is things(patient).find_one() is None
     server.hang()
     with pytest.raises(NetworkTimeout):
@@ -173,7 +173,7 @@ def test_tls_is_refused_without_the_clients_certificate(guarded: Access) -> None
     assert guarded.certificates is not None
     with Mongod(guarded) as server:
         things(server.client()).insert_one({})
-        options = {"tls": "true", "tlsCAFile": str(guarded.certificates.authority), "serverSelectionTimeoutMS": "300"}
+        options = {"tls": "true", "tlsCAFile": str(guarded.certificates.authority), "serverSelectionTimeoutMS": "3000"}
         with connect(OPEN.uri([server.host], None, **options)) as stranger, pytest.raises(AutoReconnect):
             things(stranger).find_one()
 
@@ -183,7 +183,7 @@ def test_a_server_of_another_authority_is_not_trusted(guarded: Access, tmp_path:
     others = Certificates.make(tmp_path)
     impostor = Access(certificates=Certificates(others.authority, others.server, others.client))
     with Mongod(impostor) as server:
-        options = {"tls": "true", "tlsCAFile": str(guarded.certificates.authority), "serverSelectionTimeoutMS": "300"}
+        options = {"tls": "true", "tlsCAFile": str(guarded.certificates.authority), "serverSelectionTimeoutMS": "3000"}
         client = str(others.client)
         uri = OPEN.uri([server.host], None, tlsCertificateKeyFile=client, **options)
         with connect(uri) as victim, pytest.raises(AutoReconnect, match="certificate verify failed"):

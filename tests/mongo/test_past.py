@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from bson.int64 import Int64
 
-from tests.support.bookkeeper import Books
+from tests.support.bookkeeper import Books, pushes
 from tests.support.clock import utc
 from tests.support.mongoaccess import KEEPER
 from tests.support.mongod import Mongod
+from tests.support.pace import until
 from xenbw.book.sync import marks_path
 from xenbw.errors import XenbwError
 from xenbw.ledger import history
@@ -78,7 +79,7 @@ def test_a_server_killed_during_pushes_has_every_value_in_the_end(books: Books, 
         with pytest.raises(XenbwError):
             books.sync.push()
         server.start()
-        books.sync.push()
+        assert until(lambda: pushes(books))
     books.clock.go(days=1)
     books.sync.push()
     assert agrees(books, server)

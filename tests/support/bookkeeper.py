@@ -14,6 +14,7 @@ from tests.support.replicaset import ReplicaSet
 from xenbw.accounting import Pending, Share, cell_start
 from xenbw.book.sync import Sync
 from xenbw.config import HostSection, LedgerSection, MongodbSection, Settings
+from xenbw.errors import XenbwError
 from xenbw.ledger import usagelog, viflog
 from xenbw.ledger.ledger import Alive
 from xenbw.model import Amounts, Cell, Counters, Mark, Span
@@ -100,3 +101,12 @@ class Books:
 def base(server: Mongod | ReplicaSet) -> Any:
     """The book's database on a server."""
     return server.client(tz_aware=True)[KEEPER.database]
+
+
+def pushes(books: Books) -> bool:
+    """Whether the next push succeeds."""
+    try:
+        books.sync.push()
+    except XenbwError:
+        return False
+    return True

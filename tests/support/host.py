@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -108,6 +111,15 @@ class Host(Dom0):
         assert self.daemon is not None
         self.daemon.kill()
         self.daemon.wait()
+
+    @contextmanager
+    def held_up(self) -> Iterator[None]:
+        """The daemon is stopped meanwhile, and afterwards gets all events at once."""
+        assert self.daemon is not None
+        self.daemon.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.daemon.pid, os.WSTOPPED)
+        yield
+        self.daemon.send_signal(signal.SIGCONT)
 
     def stop_daemon(self) -> int:
         """Stop the daemon with SIGTERM, as systemctl stop does. Returns its exit status."""

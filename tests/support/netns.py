@@ -42,6 +42,8 @@ class Namespace:
         for which in ("all", "default"):
             Path(f"/proc/sys/net/ipv6/conf/{which}/accept_dad").write_text("0")
             Path(f"/proc/sys/net/ipv6/conf/{which}/mldv2_unsolicited_report_interval").write_text("1")
+            # Linux asks for routers some seconds after a card is up, in the midst of a measurement.
+            Path(f"/proc/sys/net/ipv6/conf/{which}/router_solicitations").write_text("0")
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         if mounts is not None:
             _check(_libc.unshare(_CLONE_NEWNS))

@@ -106,7 +106,8 @@ class ReplicaSet:
             node.await_ready()
         members = [{"_id": number, "host": node.host} for number, node in enumerate(self.nodes)]
         config = {"_id": _NAME, "members": members, "settings": _SETTINGS}
-        with self._probe(self.nodes[0], socketTimeoutMS=10000) as client:
+        patience = {"serverSelectionTimeoutMS": 30_000, "connectTimeoutMS": 10_000, "socketTimeoutMS": 30_000}
+        with self._probe(self.nodes[0], **patience) as client:
             client.admin.command("replSetInitiate", config)
         self._access.create_users(self._await_useful().host, len(self.nodes))
         self.await_whole()
