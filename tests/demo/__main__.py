@@ -154,8 +154,8 @@ def throttled(stage: Stage, host: Host, db1: Guest) -> None:
         ("to", host.outside, db1.namespace, db1.address()),
     ):
         got = stream(source, target, address, seconds=4, warm_up=3) * 8 / MB
-        # A busy machine may have no time for more.
-        stage.claim(f"one TCP stream {way} it gets {got:.1f} of {RATE} Mbit/s", 0.6 * RATE <= got <= 1.15 * RATE)
+        # A busy machine may have no time for more, and what it did not take in a second comes in the next.
+        stage.claim(f"one TCP stream {way} it gets {got:.1f} of {RATE} Mbit/s", 0.6 * RATE <= got <= 1.3 * RATE)
 
 
 def reassigned(stage: Stage, host: Host, web1: Guest) -> None:

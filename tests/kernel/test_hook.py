@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.capture import Capture
 from tests.support.guest import Guest
-from tests.support.hooked import blocked_vm, live, pending, succeeded
+from tests.support.hooked import be_patient, blocked_vm, live, pending, succeeded
 from tests.support.host import Host
 from tests.support.pace import busy, until
 from xenbw import config
@@ -70,6 +70,7 @@ def test_a_vif_without_ip_has_a_binding(host: Host) -> None:
 
 def test_several_vifs_of_one_guest_are_recorded_side_by_side(host: Host) -> None:
     host.ledger()
+    be_patient(host)
     guest = host.start("web1", tuple(f"10.50.0.{n}" for n in range(20, 28)), vifs=8)
     assert [(binding.devid, str(binding.ips[0])) for binding in live(host)] == [
         (n, f"10.50.0.{20 + n}") for n in range(8)
@@ -133,6 +134,7 @@ def test_a_vm_is_blocked_in_ipv4_and_ipv6_by_the_first_rules(host: Host) -> None
 
 def test_every_vif_of_a_blocked_guest_is_blocked_when_they_start_side_by_side(host: Host) -> None:
     blocked_vm(host, "web1")
+    be_patient(host)
     addresses = tuple(f"10.50.0.{n}" for n in range(20, 26))
     host.start("web1", addresses, vifs=6)
     assert [address for address in addresses if not host.blocked(address)] == []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -19,6 +20,7 @@ from xenbw.clock import boot_id
 from xenbw.ledger import usagelog
 from xenbw.ledger.ledger import Alive
 from xenbw.model import Action, State
+from xenbw.quota import period_at
 
 pytestmark = pytest.mark.kernel
 
@@ -44,7 +46,7 @@ def use(host: Host, name: str, size: int) -> None:
     """Charge a VM with traffic from it, without a daemon."""
     now = datetime.now(UTC)
     ledger = host.ledger()
-    vm, start = ledger.meet(name, now), now - timedelta(hours=1)
+    vm, start = ledger.meet(name, now), period_at(now, 1, ZoneInfo("UTC")).start
     ledger.set_vm(vm.id, period_start=start, period_rule="1@UTC")
     share = Share(start, now.replace(minute=0, second=0, microsecond=0), 0, size, 0)
     usagelog.commit(ledger, Pending((), ((vm.id, share),)), Alive(now, time.clock_gettime(7), boot_id()))
@@ -67,15 +69,19 @@ def into(host: Host, guest: Guest) -> float:
 
 
 def slow(rate: float) -> bool:
-    return rate <= _BYTES * 1.25
+    # Beside the rate the kernel grants what a second before saved, and a burst.
+    return rate <= _BYTES * (_SECONDS + 1.2) / _SECONDS
 
 
 def test_its_traffic_keeps_to_the_rate_each_way(running: Host) -> None:
     guest = throttled(running)
     for measure in (out, into):
-        rate = measure(running, guest)
-        assert slow(rate), rate
-        assert rate > _BYTES * 0.85, rate
+        rates = [0.0]
+        # A stream on a busy machine may wait for its turn in one of the measurements.
+        while rates[-1] <= _BYTES * 0.85 and len(rates) <= 3:
+            rates.append(measure(running, guest))
+        assert all(map(slow, rates)), rates
+        assert rates[-1] > _BYTES * 0.85, rates
 
 
 def test_every_byte_to_it_is_counted_across_a_flush_of_the_rules(running: Host) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,36 +26,34 @@ def top(host: Host) -> dict[str, Any]:
     return document
 
 
-def beside(host: Host, flow: Flow) -> tuple[dict[str, Any], float]:
-    """What top shows of its only VM while datagrams flow, and how many were sent a second meanwhile."""
-    with flow:
-        time.sleep(0.2)
-        begin, before = time.monotonic(), flow.sent()
-        found = top(host)
-        pace = (flow.sent() - before) / (time.monotonic() - begin)
-    (vm,) = found["vms"]
-    return vm, pace
+def beside(host: Host, flow: Callable[[], Flow], key: str) -> dict[str, Any]:
+    """What top shows of its only VM while datagrams flow. key: what is near the pace at which they are sent."""
+    for _ in range(5):
+        with flow() as flowing:
+            time.sleep(0.2)
+            begin, before = time.monotonic(), flowing.sent()
+            found = top(host)
+            pace = (flowing.sent() - before) / (time.monotonic() - begin)
+        (vm,) = found["vms"]
+        # On a busy machine the pace in top's second may be another than before and after it.
+        if pace / _FACTOR < vm[key] < pace * _FACTOR:
+            return vm
+    raise AssertionError((vm, pace))
 
 
 def outward(host: Host, guest: Guest) -> Flow:
     return Flow(guest.namespace, host.outside, OUTSIDE_ADDRESSES[4])
 
 
-def near(rate: float, pace: float) -> bool:
-    return pace / _FACTOR < rate < pace * _FACTOR
-
-
 def test_a_vm_s_rates_are_those_of_its_traffic_with_and_without_the_daemon(running: Host) -> None:
     guest = running.start("web1")
     assert guest.reaches(OUTSIDE_ADDRESSES[4])
     for _ in range(2):
-        sent, pace = beside(running, outward(running, guest))
+        sent = beside(running, lambda: outward(running, guest), "out_packets")
         assert (sent["name"], sent["state"]) == ("web1", "unlimited")
-        assert near(sent["out_packets"], pace), (sent, pace)
         assert _HEADERS[0] <= sent["out_bits"] / 8 / sent["out_packets"] <= _HEADERS[1]
         assert sent["in_packets"] < sent["out_packets"] / 4
-        received, pace = beside(running, Flow(running.outside, guest.namespace, guest.address()))
-        assert near(received["in_packets"], pace), (received, pace)
+        received = beside(running, lambda: Flow(running.outside, guest.namespace, guest.address()), "in_packets")
         (vif,) = received["vifs"]
         assert (vif["interface"], vif["in_bits"]) == (guest.interface, received["in_bits"])
         assert received["refused_in_bits"] == received["refused_out_bits"] == 0
@@ -68,15 +67,13 @@ def test_what_a_block_refuses_is_shown_as_refused_and_not_as_passed(running: Hos
     running.xenbw("addvm", "web1", "--limit", "1TB")
     running.xenbw("block", "web1")
     assert running.drops(guest.interface)
-    vm, pace = beside(running, outward(running, guest))
+    vm = beside(running, lambda: outward(running, guest), "refused_out_packets")
     assert vm["state"] == "blocked"
-    assert near(vm["refused_out_packets"], pace), (vm, pace)
     assert vm["out_packets"] == 0
     # Without tc's drop the seal in nft refuses it.
     running.kill_daemon()
     running.raise_links(guest)
-    vm, pace = beside(running, outward(running, guest))
-    assert near(vm["refused_out_packets"], pace), (vm, pace)
+    vm = beside(running, lambda: outward(running, guest), "refused_out_packets")
     assert vm["out_packets"] == 0
     shown = running.xenbw("top", "--once").stdout.splitlines()
     assert shown[1].split()[:2] == ["web1", "blocked"]
@@ -87,8 +84,7 @@ def test_where_the_kernel_s_counters_are_the_meter_top_reads_them_too(host: Host
     host.start_daemon()
     guest = host.start("web1")
     assert guest.reaches(OUTSIDE_ADDRESSES[4])
-    vm, pace = beside(host, outward(host, guest))
-    assert near(vm["out_packets"], pace), (vm, pace)
+    beside(host, lambda: outward(host, guest), "out_packets")
     assert top(host)["meter"] == "kernel"
 
 
@@ -97,9 +93,8 @@ def test_without_a_ledger_the_vifs_have_their_rates_and_a_note_says_why_no_names
     assert guest.reaches(OUTSIDE_ADDRESSES[4])
     running.kill_daemon()
     running.ledger_path.rename(running.state / "away")
-    vm, pace = beside(running, outward(running, guest))
+    vm = beside(running, lambda: outward(running, guest), "out_packets")
     assert (vm["name"], vm["vifs"][0]["interface"]) == (None, guest.interface)
-    assert near(vm["out_packets"], pace), (vm, pace)
     done = running.xenbw("top", "--once")
     assert "there is no ledger yet" in done.stderr
     assert done.stderr.count("\n") == 1

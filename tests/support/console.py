@@ -239,14 +239,14 @@ class Terminal:
         """The exit status, and the rest of the output."""
         while self._read():
             pass
-        status = self._process.wait(10)
+        status = self._process.wait(busy(10))
         os.close(self._mine)
         return status, self._seen
 
     def _read(self) -> bool:
         """Read the program's next output; False once the program has ended. A program that prints nothing more is
         killed."""
-        if not select.select([self._mine], [], [], 10)[0]:
+        if not select.select([self._mine], [], [], busy(10))[0]:
             self._process.kill()
             raise AssertionError(f"nothing more is shown after {self._seen!r}")
         try:

@@ -5,9 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support.guest import Guest
-from tests.support.host import Host
+from tests.support.host import REPO, Host
 from xenbw.ledger import blocklog
 from xenbw.model import Binding, Cause
+
+_PATIENT = """#!/usr/bin/python3 -IS
+import sys
+sys.path.append({lib!r})
+from xenbw.hook import call
+from xenbw.rundir import turn
+turn.PATIENCE = call._LEDGER_PATIENCE = call._STORE_PATIENCE = 20
+call.main()
+"""
+
+
+def be_patient(host: Host) -> None:
+    """Hooks that run side by side wait for each other however busy the machine is. (In use a boot must not wait.)"""
+    program = host.directory / "patient-hook"
+    program.write_text(_PATIENT.format(lib=str(REPO)))
+    program.chmod(0o755)
+    host.hook_env["XENBW_HOOK"] = str(program)
 
 
 def live(host: Host) -> list[Binding]:

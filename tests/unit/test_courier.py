@@ -67,7 +67,7 @@ def test_a_courier_that_ends_before_its_message_is_marked_leaves_the_queue_to_th
         outbox.queue(ledger, AT, "over", "web1 is over\n")
         with ledger.transaction():
             thread.start()
-            assert mailbox.arrived.wait(3)
+            assert mailbox.arrived.wait(busy(3))
             assert eventually(lambda: thread.problem is not None)
             thread.stop()
         with path.with_name("ledger.db.mail.lock").open() as lock:
@@ -82,7 +82,7 @@ def test_a_queued_message_is_sent_at_once_when_the_courier_is_woken(
         thread.start()
         outbox.queue(ledger, AT, "over", "web1 is over\n")
         thread.wake()
-        assert mailbox.arrived.wait(3)
+        assert mailbox.arrived.wait(busy(3))
         assert eventually(lambda: outbox.waiting(ledger) == 0)
         thread.stop()
     assert mailbox.read()["Subject"] == "over"
@@ -110,7 +110,7 @@ def test_a_ledger_that_is_missing_does_not_end_the_thread(path: Path, clock: Han
         assert eventually(lambda: thread.problem is not None)
         with closing(Ledger.open(path, create=True)) as ledger:
             outbox.queue(ledger, AT, "late", "text")
-            assert mailbox.arrived.wait(3)
+            assert mailbox.arrived.wait(busy(3))
         thread.stop()
 
 
