@@ -26,14 +26,27 @@ def arp_reply(sender: str, claimed: str, ip: str, to: str, to_ip: str) -> bytes:
     return frame(to, sender, head + body, 0x0806)
 
 
-def neighbour_advertisement(sender: str, ip: str, to: str, to_ip: str, options: bytes) -> bytes:
-    """A frame from `sender` with an IPv6 neighbour advertisement for `ip` and these options."""
+def neighbour_advertisement(
+    sender: str, ip: str, to: str, to_ip: str, options: bytes, *, padded: bool = False
+) -> bytes:
+    """A frame from `sender` with an IPv6 neighbour advertisement for `ip` and these options; padded: behind a header of
+    options for the destination that has none."""
     body = bytes([136, 0, 0, 0, 0x60, 0, 0, 0]) + socket.inet_pton(socket.AF_INET6, ip) + options
+    return _icmp6(sender, ip, to, to_ip, body, bytes([58, 0, 1, 4, 0, 0, 0, 0]) if padded else b"")
+
+
+def router_solicitation(sender: str, ip: str, to: str, to_ip: str, options: bytes) -> bytes:
+    """A frame from `sender` with an IPv6 router solicitation and these options."""
+    return _icmp6(sender, ip, to, to_ip, bytes([133, 0, 0, 0, 0, 0, 0, 0]) + options)
+
+
+def _icmp6(sender: str, ip: str, to: str, to_ip: str, body: bytes, before: bytes = b"") -> bytes:
+    """before: an IPv6 header for the destination's options, ahead of the ICMP message `body`."""
     addresses = socket.inet_pton(socket.AF_INET6, ip) + socket.inet_pton(socket.AF_INET6, to_ip)
     pseudo = addresses + len(body).to_bytes(4, "big") + bytes([0, 0, 0, 58])
-    body = body[:2] + _checksum(pseudo + body).to_bytes(2, "big") + body[4:]
-    head = bytes([0x60, 0, 0, 0]) + len(body).to_bytes(2, "big") + bytes([58, 255])
-    return frame(to, sender, head + addresses + body, 0x86DD)
+    payload = before + body[:2] + _checksum(pseudo + body).to_bytes(2, "big") + body[4:]
+    head = bytes([0x60, 0, 0, 0]) + len(payload).to_bytes(2, "big") + bytes([60 if before else 58, 255])
+    return frame(to, sender, head + addresses + payload, 0x86DD)
 
 
 def _checksum(data: bytes) -> int:

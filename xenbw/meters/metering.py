@@ -56,7 +56,8 @@ class Metering:
         self._release(self.meter.lives() - known)
 
     def restart(self, ports: Collection[Port], at: datetime, period_of: PeriodOf) -> set[int]:
-        """Delete the counters that traffic did not reach: a chain is gone, or was changed. The next count goes by the
+        """Delete the counters that traffic did not reach, since a chain is gone or was changed, and those that counted
+        while another meter did. The next count goes by the
         kernel's counters; a sealed vif stays sealed. Call it right before a count. Returns the ids of the VMs whose
         usage grew by what these counters still had. Raises MeterError."""
         followed = {nft.key(*one.key): one for one in self._tally.tracked.values()} if self.meter.own else {}
@@ -64,18 +65,28 @@ class Metering:
         if not followed or not self._chains.usable:
             return set()
         view = self._chains.look()
-        uncounted = self._chains.uncounted(view.present(ports), view)
-        if not uncounted:
+        there, strange = view.present(ports), self._strange()
+        foreign = [port for port in there if port.key in strange and view.counts(port)]
+        uncounted = [port for port in self._chains.uncounted(there, view) if port.key not in strange]
+        if not uncounted and not foreign:
             return set()
         # Refused and flood bytes are credited as such: the kernel's counters would make usage of them. The kernel's are
         # not read along with these: two readings at rest would take the traffic in between for a lead of theirs.
         last = self.meter.last([followed[port.key] for port in uncounted])
         grown = self._tally.credit(last, at, period_of)
-        self._chains.restart(uncounted, view)
+        self._chains.restart([*uncounted, *foreign], view)
         if self._chains.stuck:
             # They cannot be counted again, and the vifs are to be sealed all the same.
             self._chains.counted -= {port.key for port in uncounted}
         return grown
+
+    def _strange(self) -> set[str]:
+        """The keys of vifs whose last reading was by another meter. If our counters stand on them, for a seal or a
+        throttle, they have bytes that were credited already, and do not say which."""
+        if not self.meter.own:
+            return set()
+        lately = [one for one in self._tally.tracked.values() if one.mark.own is None and any(one.mark.kernel)]
+        return {nft.key(*one.key) for one in lately} - self._chains.fresh
 
     def begin(self, ports: Collection[Port]) -> bool:
         """See that every vif has our chains as they should be, with its seal if it has one. With another meter than
@@ -100,9 +111,14 @@ class Metering:
 
     def count(self, at: datetime, period_of: PeriodOf) -> set[int]:
         """Read all counters and credit every binding. Returns the ids of VMs whose usage grew. Raises MeterError."""
-        tracked = self._tally.tracked.values()
+        tracked, strange = self._tally.tracked.values(), self._strange()
         stood = sum(one.mark.own is not None for one in tracked)
-        grown = self._tally.credit(self.meter.read(tracked), at, period_of)
+        readings = self.meter.read(tracked)
+        if strange:
+            for one in tracked:
+                if nft.key(*one.key) in strange and one.binding_id in readings:
+                    readings[one.binding_id] = readings[one.binding_id]._replace(own=None)
+        grown = self._tally.credit(readings, at, period_of)
         self.reads += 1
         lost = stood - sum(one.mark.own is not None for one in tracked)
         # Other meters do not read our counters, which a hook may have put on a sealed vif: so none were lost.
@@ -114,8 +130,8 @@ class Metering:
         """Read and credit the live vifs of these VMs alone. Returns the ids of VMs whose usage grew; None, with nothing
         credited, if `count` has to read them since their counters are new or lost. Raises MeterError."""
         wanted = [one for one in self._tally.tracked.values() if one.vm_id in vm_ids]
-        readings = self.meter.glance(wanted)
-        if any(one.binding_id not in readings for one in wanted):
+        readings, strange = self.meter.glance(wanted), self._strange()
+        if any(one.binding_id not in readings or nft.key(*one.key) in strange for one in wanted):
             return None
         return self._tally.credit(readings, at, period_of)
 

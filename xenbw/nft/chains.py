@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from xenbw.nft import nft
@@ -85,9 +85,9 @@ class Chains:
         text = view.text(able)
         # The foundation may have been deleted since the look.
         laid = self._apply(base + text) is None or (not base and self._apply(nft.foundation() + text) is None)
-        # A vif that vanished since the look makes nft refuse the whole batch: so try each vif alone.
-        errors = {} if laid else {port: self._apply(base + view.text([port])) for port in able}
-        able = [port for port in able if errors.get(port) is None]
+        # A vif that vanished since the look makes nft refuse the whole batch.
+        errors = {} if laid else self._lay_apart(sorted(able, key=lambda port: not port.sealed), view)
+        able = [port for port in able if port not in errors]
         if base and (laid or able):
             # The rules just written are the known ones, not what another program makes of them before the next look.
             self._known.clear()
@@ -101,6 +101,20 @@ class Chains:
         }
         # Counters that no traffic reaches would look like a vif without traffic.
         self.release([port.key for port in unable if view.counts(port)])
+
+    def _lay_apart(self, ports: Sequence[Port], view: View) -> dict[Port, str]:
+        """Repair the chains of these vifs in smaller and smaller batches. Returns nft's errors by vif."""
+        error = self._apply(nft.foundation())
+        return dict.fromkeys(ports, error) if error is not None else self._lay_halves(ports, view)
+
+    def _lay_halves(self, ports: Sequence[Port], view: View) -> dict[Port, str]:
+        middle, errors = (len(ports) + 1) // 2, dict[Port, str]()
+        for some in filter(None, (ports[:middle], ports[middle:])):
+            # nft takes a while for each batch, so a thousand vifs are not tried one by one.
+            error = self._apply(view.text(some))
+            if error is not None:
+                errors |= {some[0]: error} if len(some) == 1 else self._lay_halves(some, view)
+        return errors
 
     def problems(self, ports: Iterable[Port]) -> list[str]:
         """Which of these vifs could not be given their chains, and why."""

@@ -29,8 +29,7 @@ _ERROR, _DONE = 2, 3
 _COUNTER, _QUOTA, _LIMIT = 1, 2, 4  # NFT_OBJECT_COUNTER, NFT_OBJECT_QUOTA, NFT_OBJECT_LIMIT
 _TABLE = 1  # the same number in messages about objects, chains, rules and sets
 _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 2, 3, 4
-_QUOTA_FLAGS = 2
-_DEPLETED = 2  # NFT_QUOTA_F_DEPLETED
+_QUOTA_FLAGS, _DEPLETED = 2, 2  # the second is NFT_QUOTA_F_DEPLETED
 _CHAIN_NAME, _CHAIN_HOOK, _HOOK_DEVICE = 3, 4, 3
 _RULE_CHAIN, _RULE_EXPRESSIONS = 2, 4
 _SET_NAME, _SET_ELEMENTS, _ELEMENT_KEY, _ELEMENT_OBJECT, _DATA_VALUE = 2, 3, 1, 9, 1
@@ -40,9 +39,7 @@ _TYPE = 0x3FFF  # without the flags "nested" and "network byte order"
 _HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
 _TWO_LONGS = struct.Struct(">Q4xQ")  # with the second one's header in between
 _INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: the table changed under the dump
-_BUFFER = 1 << 16
-_TRIES = 10
-
+_BUFFER, _TRIES = 1 << 16, 10
 
 _Take = Callable[[bytes, int, int], None]
 """take(data, begin, end): read the attributes of one message."""
@@ -103,8 +100,7 @@ class Table:
         # A counter that is gone by the second attempt has its packets still, and nobody asks for them.
 
         def take(data: bytes, at: int, end: int) -> None:
-            name, size, number = _pair(data, at, end)
-            found[name], packets[name] = size, number
+            name, found[name], packets[name] = _pair(data, at, end)
 
         self._objects(_COUNTER, names, found.clear, take)
         self.packets = packets
@@ -211,6 +207,9 @@ class Table:
             if error.errno == errno.ENOENT:
                 return True
             raise NetfilterError(f"nf_tables: {error.strerror}", "is the kernel built with nf_tables?") from None
+        except NetfilterError:
+            self.close()  # or the rest of this answer would be taken for that to the next question
+            raise
 
     def _answered(self, request: bytes, take: _Take) -> bool:
         """Whether the answer was whole: it is not if the ruleset changed meanwhile."""
@@ -276,10 +275,9 @@ def _comment(userdata: bytes) -> str:
 
 
 def _pair(data: bytes, at: int, end: int) -> tuple[str, int, int]:
-    """The name and the two numbers of a counter (bytes, packets) or a quota object (limit, consumption), from its
-    message; fast, since it runs for each of them each second. The name comes before the data, and the numbers in the
-    order given here (net/netfilter/nf_tables_api.c, nf_tables_fill_obj_info; nft_counter.c, nft_counter_do_dump;
-    nft_quota.c, nft_quota_do_dump)."""
+    """Name and numbers of a counter (bytes, packets) or a quota object (limit, consumption), from its message; fast,
+    since it runs for each of them each second. The name comes first, then the numbers in that order (nf_tables_api.c,
+    nf_tables_fill_obj_info; nft_counter.c, nft_counter_do_dump; nft_quota.c, nft_quota_do_dump)."""
     name = ""
     while at < end:
         length, kind = _ATTRIBUTE.unpack_from(data, at)

@@ -85,14 +85,18 @@ _USAGE = {
 }
 # RFC 4861: a guest tells its MAC to others in an option of type 1 or 2; a nonce (14, RFC 3971) stands alone where the
 # sender has no address yet. The options of a router solicitation (133) begin earlier than those of the other types.
+# Honest guests send one option of 8 bytes, which the rules look at, and no header in between: what is behind another
+# option, or in another fragment, could be anything.
 _NEIGHBOURS = (
+    "ip6 nexthdr != 58 add @foreign { iif }",
     "icmpv6 type 134 add @foreign { iif }",
     "icmpv6 type 137 add @foreign { iif }",
+    "icmpv6 type 133 ip6 length > 16 add @foreign { iif }",
+    "icmpv6 type 135-136 ip6 length > 32 add @foreign { iif }",
     "icmpv6 type 133 @th,64,8 1 iif . @th,80,48 != @own add @foreign { iif }",
     "icmpv6 type 133 @th,64,8 != 1 add @foreign { iif }",
     "icmpv6 type 135-136 @th,192,8 1-2 iif . @th,208,48 != @own add @foreign { iif }",
     "icmpv6 type 135-136 @th,192,8 != 1-2 @th,192,8 != 14 add @foreign { iif }",
-    "icmpv6 type 135-136 @th,192,8 14 @th,256,8 != 0 add @foreign { iif }",
 )
 _SEALED = {
     f"sealed-{way}": (f"{interface} vmap @{where}", f"goto refuse-{way}")
