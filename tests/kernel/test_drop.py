@@ -11,6 +11,7 @@ from tests.support import story
 from tests.support.capture import Capture
 from tests.support.firewalls import flush
 from tests.support.guest import Guest
+from tests.support.hooked import pending
 from tests.support.host import HOOK, Host
 from tests.support.pace import at_last, until
 from xenbw.blocks import drop
@@ -117,6 +118,44 @@ def test_the_hook_alone_holds_a_restarted_guest_from_its_first_frame(tmp_path: P
             assert nothing_passes(host, guest)
             assert guest.address() not in {str(source) for source in wire.sources()}
         assert host.run(["nft", "list", "ruleset"]).stdout == ""
+
+
+def test_a_command_without_a_daemon_keeps_it_on_a_guest_that_only_a_hook_s_note_tells_of(running: Host) -> None:
+    guest = held_by_a_note(running)
+    running.xenbw("addvm", "other", "--limit", "1GB", "--force")
+    assert len(pending(running)) == 1
+    assert running.drops(guest.interface)
+    assert held_by_tc_alone(running, guest)
+
+
+def test_a_daemon_that_starts_leaves_it_on_a_guest_that_only_a_hook_s_note_tells_of(running: Host) -> None:
+    guest = held_by_a_note(running)
+    (mark,) = (running.run_dir / "dropped").iterdir()
+    put_at = mark.stat().st_mtime_ns
+    running.start_daemon()
+    assert until(lambda: pending(running) == [])
+    running.ask("sync")
+    assert running.drops(guest.interface)
+    assert mark.stat().st_mtime_ns == put_at
+
+
+def test_a_command_without_a_daemon_releases_a_guest_that_only_a_hook_s_note_tells_of(running: Host) -> None:
+    guest = held_by_a_note(running)
+    running.xenbw("lift", "web1")
+    assert len(pending(running)) == 1
+    assert not has_clsact(running, guest)
+    assert marks(running) == []
+
+
+def held_by_a_note(host: Host) -> Guest:
+    """A guest that the admin blocked and that started without a daemon, while the ledger was locked."""
+    host.add("web1", blocked_reason="test")
+    host.ask("sync")
+    host.kill_daemon()
+    with host.ledger().transaction():
+        guest = host.start("web1")
+    assert host.drops(guest.interface)
+    return guest
 
 
 def test_a_released_guest_has_its_network_and_no_clsact(running: Host) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import pytest
@@ -100,6 +101,41 @@ def test_with_a_full_disk_the_hook_leaves_a_note_for_the_daemon(host: Host) -> N
     guest = host.start("web1")
     assert succeeded(guest)
     assert len(pending(host)) == 1
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_with_a_full_run_folder_the_hook_frees_the_address_of_a_vm_in_good_standing(host: Host, locked: bool) -> None:
+    host.run(["mkdir", "-p", str(host.run_dir)], check=True)
+    host.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(host.run_dir)], check=True)
+    host.add("debtor", blocked_reason="test")
+    host.start("debtor", ("10.50.0.11",)).stop()
+    # It applies the block, and writes the file for the hook.
+    host.xenbw("addvm", "heir", "--limit", "1GB", "--force")
+    assert host.blocked("10.50.0.11")
+    host.run(["dd", "if=/dev/zero", f"of={host.run_dir}/filler", "bs=4k"])
+    with ExitStack() as stack:
+        if locked:
+            stack.enter_context(host.ledger().transaction())
+        heir = host.start("heir", ("10.50.0.11",))
+    assert succeeded(heir)
+    assert not host.blocked("10.50.0.11")
+    assert heir.reaches("10.50.0.2")
+    assert [binding.ips != () for binding in live(host)] == [True] * (not locked)
+    assert host.run(["ls", f"{host.run_dir}/pending"]).stdout == ""
+
+
+def test_with_a_full_run_folder_a_blocked_vm_is_dropped_by_tc_and_released_later(host: Host) -> None:
+    host.run(["mkdir", "-p", str(host.run_dir)], check=True)
+    host.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(host.run_dir)], check=True)
+    host.add("debtor", blocked_reason="test")
+    host.xenbw("addvm", "other", "--limit", "1GB", "--force")  # which applies the block
+    host.run(["dd", "if=/dev/zero", f"of={host.run_dir}/filler", "bs=4k"])
+    debtor = host.start("debtor")
+    assert succeeded(debtor)
+    assert host.drops(debtor.interface)
+    host.run(["rm", f"{host.run_dir}/filler"], check=True)
+    host.xenbw("lift", "debtor")
+    assert debtor.reaches("10.50.0.2")
 
 
 def test_with_a_read_only_disk_the_hook_leaves_a_note_for_the_daemon(host: Host) -> None:

@@ -47,6 +47,7 @@ def test_what_it_has_put_on_a_blocked_vm_stays(method: str) -> None:
                 for _ in range(3):
                     host.ask("sync")
                     assert null_routed(ADDRESS)
+                    assert host.drops("vif1.0")
                     assert latched(host) == everywhere(1)
             finally:
                 go.touch()
@@ -54,7 +55,29 @@ def test_what_it_has_put_on_a_blocked_vm_stays(method: str) -> None:
         assert guest.address() == ADDRESS
         host.ask("sync")
         assert null_routed(ADDRESS)
+        assert host.drops("vif1.0")
         assert host.ask("status")["problems"] == []
+
+
+def test_what_it_has_put_stays_when_a_command_applies_without_a_daemon() -> None:
+    with Host() as host:
+        host.start_daemon()
+        host.add("web1", blocked_reason="test")
+        host.ask("sync")
+        host.kill_daemon()
+        there, go = _slow_down(host)
+        with ThreadPoolExecutor() as pool:
+            starting = pool.submit(host.start, "web1")
+            try:
+                assert until(there.exists)
+                for name in ("other", "third"):
+                    host.xenbw("addvm", name, "--limit", "1GB", "--force")
+                    assert host.blocked(ADDRESS)
+                    assert host.drops("vif1.0")
+                    assert latched(host) == everywhere(1)
+            finally:
+                go.touch()
+            starting.result()
 
 
 def _slow_down(host: Host) -> tuple[Path, Path]:

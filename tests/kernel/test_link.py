@@ -10,6 +10,7 @@ import pytest
 from tests.support.capture import Capture
 from tests.support.firewalls import flush
 from tests.support.guest import Guest
+from tests.support.hooked import pending
 from tests.support.host import HOOK, Host
 from tests.support.pace import until
 from tests.support.story import overdrawn
@@ -23,6 +24,13 @@ def over(host: Host) -> Guest:
     host.hinder_drop(guest.interface)
     host.xenbw("block", "web1", "--reason", "abuse")
     return guest
+
+
+def shaping(folder: Path) -> Path:
+    """A hook that gives each vif that qdisc, and is called before xenbw's, by its name."""
+    shaper = folder / "shaper.hook"
+    shaper.write_text('[ "$command" != online ] || tc qdisc add dev "$vif" ingress\n')
+    return shaper
 
 
 def marks(host: Host) -> list[str]:
@@ -52,15 +60,26 @@ def test_with_every_rule_flushed_and_the_daemon_dead_no_packet_passes(running: H
 
 
 def test_a_hook_takes_the_link_down_before_the_guest_is_connected(tmp_path: Path) -> None:
-    shaper = tmp_path / "shaper.hook"  # is called before xenbw's, by its name
-    shaper.write_text('[ "$command" != online ] || tc qdisc add dev "$vif" ingress\n')
-    with Host(hooks=(shaper, HOOK)) as host:
+    with Host(hooks=(shaping(tmp_path), HOOK)) as host:
         host.start_daemon()
         guest = host.start("web1")
         host.xenbw("block", "web1", "--reason", "abuse")
         host.kill_daemon()
         guest.destroy()
         guest.start()
+        assert not host.link_is_up(guest)
+
+
+def test_a_command_without_a_daemon_keeps_it_down_of_a_guest_that_only_a_hook_s_note_tells_of(tmp_path: Path) -> None:
+    with Host(hooks=(shaping(tmp_path), HOOK)) as host:
+        host.start_daemon()
+        host.add("web1", blocked_reason="test")
+        host.ask("sync")
+        host.kill_daemon()
+        with host.ledger().transaction():
+            guest = host.start("web1")
+        host.xenbw("addvm", "other", "--limit", "1GB", "--force")
+        assert len(pending(host)) == 1
         assert not host.link_is_up(guest)
 
 

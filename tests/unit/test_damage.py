@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -34,6 +35,7 @@ from xenbw.model import Amounts, Cause, Counters, Span
 from xenbw.rundir import overfile
 from xenbw.runner import CommandError, Result
 from xenbw.vifs import interfaces
+from xenbw.vifs.orphans import Orphans
 from xenbw.xen.xenstore import Lookup
 
 NOW = utc("2026-03-20 12:00")
@@ -276,6 +278,21 @@ def test_a_file_that_no_hook_wrote_is_moved_away_and_does_not_stop_the_daemon(do
     assert len(list((dom0.folder / "run/pending.odd").iterdir())) == 2
     assert check.check(ledger, 10) is None
     assert all(binding.vm_id for binding in viflog.latest(ledger))
+
+
+@pytest.mark.parametrize("age", [0, 1000])
+def test_the_file_of_a_hook_that_was_killed_before_its_note_was_whole_holds_up_no_search_for_uncounted_vifs(
+    dom0: Dom0, monkeypatch: pytest.MonkeyPatch, age: int
+) -> None:
+    searches: list[object] = []
+    monkeypatch.setattr(Orphans, "lost", lambda _orphans, _found, at: searches.append(at))
+    unfinished = dom0.folder / "run/pending/1.new"
+    unfinished.parent.mkdir()
+    unfinished.write_text("starts")
+    os.utime(unfinished, (time.time() - age,) * 2)
+    dom0.start()
+    assert searches
+    assert unfinished.exists() == (age == 0)
 
 
 # who may read what, and hold up whom

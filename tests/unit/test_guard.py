@@ -294,7 +294,8 @@ def test_an_address_that_went_to_another_vm_is_free_at_its_start(host: Host) -> 
 
 def leave(host: Host, number: int, **words: str) -> None:
     """Leave the note of a hook that could not write into the ledger."""
-    call = {"starts": "1", "domid": "2", "devid": "0", "kind": "vif", "name": "heir", "ips": str(IP), **words}
+    call = {"starts": "1", "domid": "2", "devid": "0", "kind": "vif", "name": "heir", "ips": str(IP)}
+    call |= {"ifindex": "22", "interface": "vif2.0", **words}
     folder = host.settings.daemon.run_dir / "pending"
     folder.mkdir(exist_ok=True, parents=True)
     (folder / str(number)).write_text("".join(f"{key}\t{value}\n" for key, value in call.items()))
@@ -381,12 +382,13 @@ class Shutter:
     can: frozenset[int]
     name: str = "shutter"
     asked: dict[int, str] = field(default_factory=dict)
+    spared: frozenset[int] = frozenset()
 
     def probe(self) -> str | None:
         return None
 
     def apply(self, wanted: Wanted) -> Outcome:
-        self.asked = dict(wanted.shut)
+        self.asked, self.spared = dict(wanted.shut), wanted.starting
         return Outcome(shut=self.can)
 
 
@@ -399,6 +401,46 @@ def test_a_block_is_asked_to_shut_only_the_vifs_that_the_blocks_before_it_could_
     host.enforce()
     assert {one.ifindex, other.ifindex} <= first.asked.keys()
     assert second.asked == {index: name for index, name in first.asked.items() if index != one.ifindex}
+
+
+@pytest.fixture
+def shutter(host: Host) -> Shutter:
+    """The one block of the host. The host's web1 is blocked, and a hook that could not write told that it started with
+    vif2.0, ifindex 22."""
+    shutter = Shutter(frozenset())
+    host.reconciler = Reconciler(host.ledger, host.settings, host.judging, [shutter])
+    host.judge(1001)
+    leave(host, 1, name="web1")
+    host.enforce()
+    return shutter
+
+
+def test_a_blocked_vm_s_vif_is_shut_though_only_a_hook_that_could_not_write_knows_of_it(
+    host: Host, shutter: Shutter
+) -> None:
+    assert shutter.asked[22] == "vif2.0"
+    leave(host, 2, name="web1", starts="0", ips="")
+    host.enforce()
+    assert 22 not in shutter.asked
+
+
+def test_the_vif_of_a_vm_in_good_standing_is_not_shut_or_left_shut_by_its_hook_s_note(
+    host: Host, shutter: Shutter
+) -> None:
+    leave(host, 2, domid="3", ifindex="33", interface="vif3.0")
+    host.ledger.set_vm(host.web1, limit_bytes=200_000)
+    host.judge()
+    host.enforce()
+    assert (shutter.asked, shutter.spared) == ({}, frozenset())
+
+
+def test_a_blocked_vm_that_may_reach_some_networks_has_no_vif_shut_by_its_hook_s_note(
+    host: Host, shutter: Shutter
+) -> None:
+    host.ledger.set_vm(host.web1, allow=("192.0.2.53/32",))
+    host.judge()
+    host.enforce()
+    assert (shutter.asked, shutter.spared) == ({}, frozenset())
 
 
 def test_two_running_vms_with_one_address_are_a_problem(host: Host) -> None:

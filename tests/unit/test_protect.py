@@ -136,6 +136,16 @@ def test_a_helper_that_cannot_be_looked_up_keeps_its_addresses_and_is_reported(i
     assert problem.startswith("host mx.invalid: ")
 
 
+@pytest.mark.parametrize("host", ["mail..example.com", f"{64 * 'a'}.example.com"])
+def test_a_helper_whose_name_no_host_can_have_is_reported_and_the_other_sources_are_asked(
+    ip: Path, resolv_conf: Path, host: str
+) -> None:
+    known = Protected(run, nets("198.51.100.25/32"), resolv_conf)
+    known.refresh([host, "198.51.100.9"])
+    assert known.networks == HERE | nets("198.51.100.25/32", "198.51.100.9/32")
+    assert known.problems == (f"host {host}: not a host name; the addresses known before stay protected",)
+
+
 @pytest.mark.parametrize(
     ("uri", "hosts"),
     [

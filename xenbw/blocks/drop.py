@@ -98,11 +98,15 @@ class Drop:
         # Before the drop: one without a mark would never be removed.
         self._marks.put(ifindex)
         try:
-            if kernel.add(ifindex):
-                self._marks.put(ifindex, made=True)
+            made = kernel.add(ifindex)
         except OSError:
             self._marks.clear(ifindex)
             raise
+        if made:
+            try:
+                self._marks.put(ifindex, made=True)
+            except OSError:
+                pass  # /run is full: the mark stays empty, so the clsact stays when the drop is removed
 
     def _remove(self, kernel: Clsact, ifindex: int) -> None:
         kernel.remove(ifindex, made=self._marks.made(ifindex))

@@ -125,8 +125,9 @@ class Housekeeping:
         at = self._now.moment.at
         self._census.churn.look(at)
         # Calls of hooks that are not recorded yet may tell which VM a vif belonged to.
-        folder = pending.folder(self.settings.daemon.run_dir)
-        if not folder.is_dir() or not any(folder.iterdir()):
+        spool = pending.folder(self.settings.daemon.run_dir)
+        pending.tidy(spool)
+        if not pending.notes(spool):
             try:
                 self._changed = self._orphans.claim(at) or self._changed
                 self._orphans.lost(self._metering.sweep(), at)

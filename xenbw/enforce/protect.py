@@ -132,5 +132,8 @@ def _addresses(host: str) -> _Found:
     literal = _network(host)
     if literal is not None:
         return {literal}
-    answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    try:
+        answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except ValueError:  # a label is empty or longer than 63 characters
+        raise XenbwError("not a host name") from None
     return _known(_network(str(answer[4][0])) for answer in answers)

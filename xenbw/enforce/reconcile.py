@@ -160,16 +160,20 @@ class Reconciler:
             for domid, vm_id in desired.running(latest, self._hold.blocked, self._boot_id).items()
         }
         blocked = {names[vm_id] for vm_id in self._hold.blocked & names.keys()}
+        allow = desired.by_name(self._hold.allow, roster)
+        shut = {one.ifindex: one.interface for one in live if not self._hold.allow.of(one.vm_id)}
         # Of these the ledger could not be told yet.
-        domids |= {start.domid: start.name for start in started if start.name in blocked}
+        noted = [start for start in started if start.name in blocked]
+        domids |= {start.domid: start.name for start in noted}
+        shut |= {one.ifindex: one.interface for one in noted if not one.ended and not allow.of(one.name)}
         return Wanted(
             self.plan.null_routes,
             self.ports(roster, present),
-            {one.ifindex: one.interface for one in live if not self._hold.allow.of(one.vm_id)},
+            shut,
             frozenset(present.starting),
             domids,
             {one.ifindex: one.domid for one in latest if one.ended_at is None and one.boot_id == self._boot_id},
-            desired.by_name(self._hold.allow, roster),
+            allow,
             method=self.method,
         )
 

@@ -251,7 +251,10 @@ def _shut(ifindex: int, run_dir: str) -> None:
     except OSError:
         from xenbw.blocks.link import Link
 
-        Link(run_dir).lower(ifindex)
+        try:
+            Link(run_dir).lower(ifindex)
+        except OSError as error:
+            _log(f"interface {ifindex}: its link cannot be taken down, so only rules hold it: {error}")
 
 
 def _mark(change: Callable[[int], None], domid: int) -> None:
@@ -280,14 +283,17 @@ def _record(facts: _Facts, paths: _Paths, note: Note) -> None:
         db.execute("PRAGMA wal_autocheckpoint = 0")
         facts.record(db)
         db.close()
+        recorded = True
     except sqlite3.Error:
-        note.leave(facts.words())
-    else:
+        recorded = False
+    try:
         # A vif whose start was not recorded may have counters, which only the daemon reads.
-        if facts.unannounced:
+        if facts.unannounced or not recorded:
             note.leave(facts.words())
         else:
             note.withdraw()
+    except OSError as error:
+        _log(f"{facts.interface}: the note for xenbwd cannot be written or removed: {error}")
 
 
 def _admit(facts: _Facts, paths: _Paths, read: Callable[[], Over | None]) -> None:

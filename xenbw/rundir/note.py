@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BEGUN, _UNFINISHED = ".begun", ".new"
+BEGUN, UNFINISHED = ".begun", ".new"
 
 
 class Note:
@@ -30,29 +30,45 @@ class Note:
 
     def begin(self, words: Mapping[str, str]) -> None:
         """Write the note, in case the hook is killed before it has recorded the facts. Raises OSError."""
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
-        path = f"{self._path}{_UNFINISHED}"
-        self._lock = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(self._lock, _lines(words))
-        os.replace(path, f"{self._path}{BEGUN}")
+        self._lock = self._write(words, f"{self._path}{BEGUN}")
 
     def leave(self, words: Mapping[str, str]) -> None:
         """Replace the note by one from which the daemon is to record the facts. Raises OSError."""
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
-        path = f"{self._path}{_UNFINISHED}"
-        # The note names a customer, so only root may read it.
-        with open(path, "wb", opener=overfile.for_root) as file:
-            file.write(_lines(words))
-        os.replace(path, self._path)
+        os.close(self._write(words, self._path))
         self.withdraw()
 
     def withdraw(self) -> None:
-        """Remove the note of `begin`. Raises OSError."""
+        """Remove the note of `begin`, if there is one. Raises OSError."""
         if self._lock >= 0:
-            os.unlink(f"{self._path}{BEGUN}")
+            _remove(f"{self._path}{BEGUN}")
             os.close(self._lock)
             self._lock = -1
+
+    def _write(self, words: Mapping[str, str], path: str) -> int:
+        """Write the words to an unfinished file, and give it this path once it is whole. Returns the open file, with
+        the lock that tells the daemon that the hook still runs. Raises OSError; the file is removed then."""
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        unfinished, left = f"{self._path}{UNFINISHED}", _lines(words)
+        # The note names a customer, so only root may read it.
+        file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # When /run is almost full, only some of the bytes are taken, and the next write tells why.
+            while left:
+                left = left[os.write(file, left) :]
+            os.replace(unfinished, path)
+        except OSError:
+            os.close(file)
+            _remove(unfinished)
+            raise
+        return file
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # another program was faster
 
 
 def _lines(words: Mapping[str, str]) -> bytes:

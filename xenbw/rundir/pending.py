@@ -6,22 +6,30 @@ import fcntl
 import itertools
 import os
 import stat
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
 from xenbw.model import Address
 from xenbw.rundir import overfile
-from xenbw.rundir.note import BEGUN
+from xenbw.rundir.note import BEGUN, UNFINISHED
+
+# A hook finishes a note in a moment. Seconds after which nobody will finish it any more.
+_STALE = 60.0
 
 
 @dataclass(frozen=True)
 class Start:
-    """The start of a vif, as a hook noted it. name: its VM's; ended: whether a later call noted the vif's end."""
+    """The start of a vif, as a hook noted it. name: its VM's; ended: whether a later call noted the vif's end.
+    interface: its name when the hook ran."""
 
     name: str
     domid: int
+    ifindex: int
+    interface: str
     ips: frozenset[Address]
     ended: bool = False
 
@@ -33,19 +41,34 @@ def folder(run_dir: Path) -> Path:
 
 def files(spool: Path) -> list[Path]:
     """The notes, oldest first; none if there is no such folder. Notes of hooks that still run are left out."""
-    return [path for path in _notes(spool) if not _held(path)]
+    return [path for path in notes(spool) if not _held(path)]
 
 
-def _notes(spool: Path) -> list[Path]:
+def notes(spool: Path) -> list[Path]:
+    """The notes, oldest first, also of hooks that still run; none if there is no such folder."""
+    return sorted(path for path in _entries(spool) if path.suffix != UNFINISHED)
+
+
+def tidy(spool: Path) -> None:
+    """Remove the files of hooks that were killed before they finished their notes."""
+    for path in _entries(spool):
+        # A file that cannot be removed is no note, and does no harm.
+        with suppress(OSError):
+            # A hook that has just opened its file does not hold the lock yet.
+            if path.suffix == UNFINISHED and time.time() - path.lstat().st_mtime > _STALE and not _held(path):
+                path.unlink()
+
+
+def _entries(spool: Path) -> list[Path]:
     try:
-        return sorted(path for path in spool.iterdir() if path.suffix != ".new")
+        return list(spool.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def _held(path: Path) -> bool:
-    """Whether the hook that wrote a note still runs."""
-    if path.suffix != BEGUN:
+    """Whether the hook that wrote this file still runs."""
+    if path.suffix not in (BEGUN, UNFINISHED):
         return False
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -86,18 +109,26 @@ def started(spool: Path) -> list[Start]:
     """The vifs whose start is noted, also by hooks that still run: those have put blocks that would be taken away if
     nobody knew of the vif. Notes that cannot be read are skipped; the daemon handles them later."""
     found: dict[tuple[str, str, str], Start] = {}
-    for path in _notes(spool):
+    for path in notes(spool):
         try:
-            call = words(path)
+            call = _words_of_either(path)
             vif = (call["domid"], call["devid"], call["kind"])
             if call["starts"] == "1":
                 ips = frozenset(ip_address(word) for word in call["ips"].split())
-                found[vif] = Start(call["name"], int(call["domid"]), ips)
+                found[vif] = Start(call["name"], int(call["domid"]), int(call["ifindex"]), call["interface"], ips)
             elif vif in found:
                 found[vif] = replace(found[vif], ended=True)
         except (OSError, ValueError, KeyError):
             continue
     return list(found.values())
+
+
+def _words_of_either(path: Path) -> dict[str, str]:
+    """The facts in a note, or in the one by which its hook has just replaced it. Raises OSError or ValueError."""
+    try:
+        return words(path)
+    except FileNotFoundError:
+        return words(path.with_name(path.name.removesuffix(BEGUN)))
 
 
 def running(starts: Iterable[Start]) -> dict[str, set[Address]]:
