@@ -309,10 +309,12 @@ def _refuse_contradictions(chosen: DefaultSection, given: Mapping[str, tuple[Pat
 
 def load(path: Path | None = None) -> Settings:
     """Settings from `path`, else $XENBW_CONFIG, else /etc/xenbw/xenbw.toml if it exists, and from *.toml in the folder
-    <file>.d in the order of their names. Raises a UsageError with file, section, key and the allowed values, or a
-    XenbwError if a named file cannot be read."""
+    <file>.d in the order of their names. Raises a UsageError with file, section, key and the allowed values, or if the
+    path can name no file, and a XenbwError if a named file cannot be read."""
     named = path or (Path(os.environ["XENBW_CONFIG"]) if os.environ.get("XENBW_CONFIG") else None)
     main = named or DEFAULT_PATH
+    if not main.name:
+        raise UsageError(f"{main}: not a file", "name one with --config or XENBW_CONFIG")
     folder = main.with_name(main.name + ".d")
     paths = [main] if named or checks.is_there(main) else []
     paths += sorted(folder.glob("*.toml")) if folder.is_dir() else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tests.support.mongoaccess import KEEPER, Access
 from tests.support.mongod import Mongod
 from tests.support.pace import at_last, until
 from tests.support.replicaset import ReplicaSet
+from xenbw.book.book import Book
 from xenbw.book.sync import Marks, Sync, marks_path
 from xenbw.config import MongodbSection, Settings
 from xenbw.errors import XenbwError
@@ -119,6 +120,29 @@ def test_an_emptied_server_is_filled_again_from_the_ledger(books: Books, server:
     marks_path(books.settings).unlink()
     books.sync.push()
     assert books.agrees(base(server))
+
+
+def test_a_resync_during_a_push_is_not_lost(books: Books, server: Mongod, monkeypatch: pytest.MonkeyPatch) -> None:
+    books.live(20)
+    books.sync.push()
+    indexes = base(server).samples.index_information()
+    server.wipe()
+    books.live(1)
+    write = Book.write
+
+    def resync_meanwhile(book: Book, collection: str, documents: Iterable[Any]) -> None:
+        write(book, collection, documents)
+        marks_path(books.settings).unlink(missing_ok=True)
+
+    monkeypatch.setattr(Book, "write", resync_meanwhile)
+    books.sync.push()
+    assert not marks_path(books.settings).exists()
+    assert books.sync.backlog > 20
+    monkeypatch.undo()
+    books.sync.push()
+    assert books.agrees(base(server))
+    assert base(server).samples.index_information() == indexes
+    assert books.sync.backlog == 0
 
 
 def test_a_new_ledger_starts_from_its_own_beginning(books: Books, server: Mongod, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,12 @@ def test_vms_are_imported_with_their_limits_and_this_months_usage(console: Conso
     assert " ".join(said[0].split()) == "VM SCRIPT'S LIMIT LIMIT HERE SCRIPT COUNTED ADDED TO USAGE MEASURED"
     assert " ".join(said[1].split()) == "ren 53.7 GB 53.7 GB - 0 B not this period"
     assert " ".join(said[2].split()) == f"web1 537 GB 537 GB 322 GB 322 GB {script.now:%Y-%m-%d %H:%M} UTC"
+
+
+def test_a_config_file_whose_name_is_not_utf_8_is_shown_as_bytes(console: Console, script: Script) -> None:
+    (console.xen / os.fsdecode(b"caf\xe9.cfg")).write_text('name = "web1"\n')
+    console.done("import-bwmon", script.uri)
+    assert console.vm("web1").config_file == rf"{console.xen}/caf\xe9.cfg"
 
 
 def test_usage_that_was_taken_over_counts_for_the_verdict(console: Console, script: Script) -> None:

@@ -24,6 +24,7 @@ from xenbw.book.servers import servers
 from xenbw.config import MongodbSection
 from xenbw.ledger import digests, usagelog
 from xenbw.model import VM, Amounts
+from xenbw.quota import FRAME
 
 pytestmark = pytest.mark.mongo
 
@@ -112,11 +113,22 @@ def test_the_documented_queries_find_vms_that_are_over_or_blocked_and_hosts_that
     database.vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": Int64(190_000)}})
     over = {"_id": "web1", "limit_bytes": 190_000, "used_bytes": 198_000}
     assert page.run("Over the allowance now", database) == [over]
+    # The dom0 stops a VM when its next frame does not fit.
+    database.vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": Int64(198_000 + FRAME - 1)}})
+    assert [row["used_bytes"] for row in page.run("Over the allowance now", database)] == [198_000]
     for count in ("in", "out", "max"):
         database.vms.update_one({"_id": "web1"}, {"$set": {"count": count}})
         assert page.run("Over the allowance now", database) == []
-    database.vms.update_one({"_id": "web1"}, {"$set": {"limit_bytes": None, "count": None}})
-    assert page.run("Over the allowance now", database) == []
+    for limits in (
+        {"limit_bytes": None, "count": None},
+        {"hard_limit_bytes": Int64(0)},
+        {"limit_bytes": Int64(190_000), "unlimited": True},
+        {"hard_limit_bytes": Int64(198_000 + FRAME)},
+    ):
+        database.vms.update_one({"_id": "web1"}, {"$set": limits})
+        assert page.run("Over the allowance now", database) == []
+    database.vms.update_one({"_id": "web1"}, {"$set": {"hard_limit_bytes": Int64(190_000)}})
+    assert page.run("Over the allowance now", database) == [over]
     blocked = {(row["_id"]["vm"], row["_id"]["host"]) for row in page.run("Blocked now", database)}
     assert blocked == {("web1", "dom0-a"), ("web1", "dom0-b")}
     # The hosts' clocks stand in March, so both seem silent for long.

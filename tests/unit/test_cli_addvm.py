@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -285,6 +286,14 @@ def test_a_change_is_an_event(console: Console) -> None:
     with console.ledger() as ledger:
         ((_, kind, text),) = eventlog.newest(ledger, 1)
     assert (kind, text) == ("changed", "web1: limit 500 GB -> 1.00 TB")
+
+
+@pytest.mark.parametrize("words", [["web1"], ["--all"]])
+def test_a_config_file_whose_name_is_not_utf_8_is_shown_as_bytes(console: Console, words: list[str]) -> None:
+    (console.xen / "web1.cfg").rename(console.xen / os.fsdecode(b"caf\xe9.cfg"))
+    assert console.run("addvm", *words, "--limit", "500GB").returncode == 0
+    assert console.vm("web1").config_file == rf"{console.xen}/caf\xe9.cfg"
+    assert rf"{console.xen}/caf\xe9.cfg" in console.done("show", "web1")
 
 
 def test_config_file_chooses_between_two_files_that_differ(console: Console) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.console import Console
+from tests.support.console import Console, StandIn
 from xenbw import __version__
 
 NOBODY = 65534
@@ -75,6 +75,25 @@ def test_a_missing_config_file_ends_with_1(console: Console, tmp_path: Path) -> 
     result = console.run("--config", str(tmp_path / "none.toml"), "list")
     assert result.returncode == 1
     assert line(result).startswith(f"xenbw: {tmp_path}/none.toml: No such file or directory (name another file")
+
+
+@pytest.mark.parametrize("path", ["", ".", "/", "//"])
+def test_a_path_that_can_name_no_file_is_one_line(console: Console, path: str) -> None:
+    result = console.run("--config", path, "list")
+    assert result.returncode == 2
+    assert line(result) == f"xenbw: {Path(path)}: not a file (name one with --config or XENBW_CONFIG)"
+    if path:
+        assert console.run("list", wrap=("env", f"XENBW_CONFIG={path}")).stderr == result.stderr
+
+
+def test_a_closed_standard_input_is_no_terminal(console: Console, daemon: StandIn) -> None:
+    closed = ("sh", "-c", 'exec "$@" <&-', "sh")
+    assert console.run("addvm", "web1", "--limit", "1TB", "--force", wrap=closed).returncode == 0
+    assert console.vm("web1").limit_bytes == 10**12
+    for words in (["addvm"], ["rmvm", "web1"], ["top"]):
+        result = console.run(*words, wrap=closed)
+        assert result.returncode == 2
+        line(result)
 
 
 def test_the_config_file_can_be_named_before_and_after_the_command(console: Console, tmp_path: Path) -> None:

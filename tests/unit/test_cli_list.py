@@ -10,6 +10,7 @@ from tests.support.console import Console, StandIn
 from xenbw.clock import boot_id
 from xenbw.ledger import unmetered
 from xenbw.ledger.unmetered import Unmetered
+from xenbw.model import State
 from xenbw.quota import period_at
 
 KEYS = [
@@ -249,3 +250,30 @@ def test_a_survey_from_before_the_last_boot_is_not_shown(console: Console, daemo
     not_metered(console, "web1", boot="an earlier one")
     (vm,) = json.loads(console.done("list", "--json"))["vms"]
     assert (vm["state"], vm["running"]) == ("unlimited", False)
+
+
+# who is over
+
+
+def test_a_vm_that_is_blocked_just_below_its_limit_is_over(console: Console, daemon: StandIn) -> None:
+    for name in ("blocked", "nearly", "throttled"):
+        console.run("addvm", name, "--limit", "1GB", "--force")
+        console.uses(name, 10**9 - 1000, 0)
+    with console.ledger() as ledger:
+        for name, state in (("blocked", State.OVER), ("throttled", State.THROTTLED)):
+            vm = ledger.vm_named(name)
+            assert vm is not None
+            ledger.set_vm(vm.id, state=state, state_since=datetime.now(UTC))
+    found = json.loads(console.done("list", "--over", "--json"))["vms"]
+    assert [(vm["name"], vm["reason"][-21:]) for vm in found] == [
+        ("blocked", "used up its allowance"),
+        ("throttled", "used up its allowance"),
+    ]
+
+
+def test_a_vm_past_its_hard_limit_is_over_though_it_has_no_other_limit(console: Console, daemon: StandIn) -> None:
+    for name, in_bytes in (("past", 10**9 + 1), ("below", 10**9 - 1)):
+        console.run("addvm", name, "--limit", "unlimited", "--hard-limit", "1GB", "--force")
+        console.uses(name, in_bytes, 0)
+    (vm,) = json.loads(console.done("list", "--over", "--json"))["vms"]
+    assert (vm["name"], vm["state"]) == ("past", "over")

@@ -129,6 +129,42 @@ def test_days_are_those_of_the_configured_zone(console: Console, march: None) ->
     assert days[1].split()[:4] == ["2026-03-01", "Sun", "5.40", "GB"]  # from 9:00 on
 
 
+def used(console: Console, month: str) -> tuple[int, int, int]:
+    """The usage in that month by JSON: in, out and both, which its days must add up to."""
+    (vm,) = json.loads(console.done("report", "web1", "--period", month, "--json"))["vms"]
+    for way in ("in_bytes", "out_bytes"):
+        assert vm[way] == sum(day[way] for day in vm["days"])
+    return vm["in_bytes"], vm["out_bytes"], vm["used_bytes"]
+
+
+def test_usage_that_was_filed_by_another_reset_day_is_that_of_the_days(console: Console, march: None) -> None:
+    console.run("addvm", "web1", "--reset-day", "15")
+    before, after = 14 * 288, 8000 - 14 * 288
+    assert used(console, "2026-02") == (before * 30 * 10**6, 5 * GB, before * 30 * 10**6 + 5 * GB)
+    assert used(console, "2026-03") == (after * 30 * 10**6, 0, after * 30 * 10**6)
+    facts = console.done("report", "web1", "--period", "2026-02").splitlines()
+    assert facts[2:5] == [
+        "used             126 GB of 500 GB (25.2 %)",
+        "in               121 GB",
+        "out              5.00 GB",
+    ]
+
+
+def test_usage_that_was_filed_by_another_time_zone_is_that_of_the_days(console: Console, march: None) -> None:
+    config = console.config.read_text().replace("[period]\n", '[period]\ntimezone = "Asia/Tokyo"\n')
+    console.config.write_text(config)
+    assert used(console, "2026-03") == (240 * GB, 5 * GB, 245 * GB)
+
+
+def test_a_month_whose_end_was_filed_in_another_period_has_all_its_days(console: Console, march: None) -> None:
+    # The reset day was the 15th for a while, so that the period that began on the 1st has only half of its hours.
+    vm = console.vm("web1")
+    with console.ledger() as ledger:
+        usagelog.refile(ledger, vm.id, utc("2026-03-15"), "15@UTC")
+        ledger.set_vm(vm.id, period_start=vm.period_start, period_rule=vm.period_rule)
+    assert used(console, "2026-03") == (240 * GB, 5 * GB, 245 * GB)
+
+
 def test_without_a_vm_every_vm_has_a_line(console: Console, march: None) -> None:
     console.runs("passing by", "vif8.0")
     lines = console.done("report", "--period", "2026-03").splitlines()

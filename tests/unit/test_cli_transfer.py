@@ -329,3 +329,8 @@ def test_a_command_that_needs_a_book_says_that_there_is_none(fresh: Console, wor
         2,
         "xenbw: there is no book (set [mongodb] uri in the configuration first)\n",
     )
+
+
+def test_the_help_of_export_and_import_promises_the_ledger_alone(fresh: Console) -> None:
+    said = " ".join(fresh.done("--help").split())
+    assert " export write the ledger as JSON lines import fill an empty ledger from an exported file import-" in said

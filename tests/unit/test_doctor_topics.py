@@ -15,7 +15,7 @@ from tests.support.console import Console
 from xenbw import __version__, config
 from xenbw.book.fleet import HostSeen
 from xenbw.clock import SystemClock
-from xenbw.config import CommandSection, MailSection, MongodbSection, Settings
+from xenbw.config import CommandSection, MailSection, MongodbSection, ReportSection, Settings, WebhookSection
 from xenbw.doctor import bridges, last, proof, service, system, throttling
 from xenbw.doctor.finding import Finding, Level, bad, doubt, good, worst
 from xenbw.doctor.host import Host
@@ -50,12 +50,18 @@ def test_a_clock_that_is_not_synchronised_is_a_warning() -> None:
     assert system.judge_clock(synchronised=False).level is Level.WARN
 
 
-def test_the_delivering_unit_must_be_enabled_if_programs_deliver() -> None:
+def test_the_delivering_unit_must_be_enabled_if_programs_or_webhooks_deliver() -> None:
     path = ["xenbwd.service", "xenbw-notify.path"]
     assert system.wanted(Settings()) == ["xenbwd.service"]
     assert system.wanted(Settings(mail=MailSection(to=("root",)))) == ["xenbwd.service"]
     assert system.wanted(Settings(mail=MailSection(to=("root",), sendmail="/usr/sbin/sendmail"))) == path
     assert system.wanted(Settings(command=CommandSection(run=("/bin/page",)))) == path
+    assert system.wanted(Settings(webhook=(WebhookSection(url="https://example.org/", secret="s"),))) == path
+
+
+def test_the_timer_of_the_pages_must_be_enabled_if_they_have_a_folder() -> None:
+    pages = Settings(report=ReportSection(dir=Path("/var/www/xenbw")))
+    assert system.wanted(pages) == ["xenbwd.service", "xenbw-report.timer"]
 
 
 def test_a_unit_that_is_not_enabled_is_a_failure() -> None:

@@ -18,7 +18,7 @@ from tests.support.clock import utc
 from xenbw.accounting import Pending, Share, cell_start, hour_of
 from xenbw.book import past
 from xenbw.book.past import ROUNDS, Past, Piece, Round
-from xenbw.book.sync import Marks, marks_path
+from xenbw.book.sync import Marks, ResyncError, marks_path
 from xenbw.config import HostSection, LedgerSection, MongodbSection, PeriodSection, Settings
 from xenbw.errors import XenbwError
 from xenbw.ledger import history, usagelog, vmlog
@@ -274,6 +274,24 @@ def test_a_removed_vm_keeps_its_history_and_the_next_of_its_name_has_its_own(hos
     host.now += 6 * MINUTE
     host.push()
     assert {piece.vm.found_at for piece in host.book.values() if piece.vm.name == "web0"} == {MARCH}
+
+
+@pytest.mark.parametrize("text", [None, "", "{}"], ids=["marks", "a torn file", "an empty one"])
+def test_marks_that_a_resync_removed_are_not_written_again(tmp_path: Path, text: str | None) -> None:
+    settings = Settings(ledger=LedgerSection(path=tmp_path / "ledger.db"), mongodb=MongodbSection(uri="mongodb://x"))
+    with closing(open_ledger(tmp_path)) as ledger:
+        marks = Marks(settings, ledger)
+        marks.move("usage", 5)  # there was no file before, and now there is one
+        if text is not None:
+            marks_path(settings).write_text(text)
+            marks = Marks(settings, ledger)
+        marks_path(settings).unlink()
+        with pytest.raises(ResyncError):
+            marks.move("event", 6)
+        with pytest.raises(ResyncError):
+            marks.finish("history", Round(ROUNDS["history"].spans, 7, NOON))
+        assert [file.name for file in tmp_path.glob("ledger.db.book*")] == []
+        assert set(Marks(settings, ledger).done.values()) == {0}
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"rounds": 5}', '{"done": {"usage": 5}}'])

@@ -38,6 +38,10 @@ def marks_path(settings: Settings) -> Path:
     return settings.ledger.path.with_name(f"{settings.ledger.path.name}.book")
 
 
+class ResyncError(Exception):
+    """An admin has removed the file with the marks, so that everything is pushed again."""
+
+
 class Marks:
     """Up to which rev the book has each table of the ledger, for one ledger and one book. They are in a file beside the
     ledger: in it, each push would look like a change by another process to the daemon."""
@@ -48,8 +52,11 @@ class Marks:
         self._path, self._of = marks_path(settings), {"ledger": ledger.meta("id"), "book": book}
         self.done = dict.fromkeys(changes.TABLES, 0)
         self.rounds = dict(past.ROUNDS)
+        self._on_disk = False
         try:
-            kept = json.loads(self._path.read_text(encoding="ascii"))
+            text = self._path.read_text(encoding="ascii")
+            self._on_disk = True
+            kept = json.loads(text)
             if kept["of"] == self._of:
                 self.done |= {table: int(kept["done"].get(table, 0)) for table in changes.TABLES}
                 self.rounds |= {name: self._round(name, *kept["rounds"][name]) for name in past.ROUNDS}
@@ -60,12 +67,12 @@ class Marks:
         return Round(past.ROUNDS[name].spans, int(rev), datetime.fromtimestamp(int(seconds), UTC))
 
     def move(self, table: str, upto: int) -> None:
-        """The book has acknowledged a table up to that rev. Raises OSError."""
+        """The book has acknowledged a table up to that rev. Raises OSError, ResyncError."""
         self.done[table] = upto
         self._write()
 
     def finish(self, name: str, this: Round) -> None:
-        """The book has acknowledged a round of the history. Raises OSError."""
+        """The book has acknowledged a round of the history. Raises OSError, ResyncError."""
         self.rounds[name] = this
         self._write()
 
@@ -73,7 +80,12 @@ class Marks:
         rounds = {name: (one.rev, int(one.at.timestamp())) for name, one in self.rounds.items()}
         fresh = self._path.with_name(f"{self._path.name}.new")
         fresh.write_text(json.dumps({"of": self._of, "done": self.done, "rounds": rounds}), encoding="ascii")
+        if self._on_disk and not self._path.exists():
+            # The marks in memory are from before the resync: they would undo it.
+            fresh.unlink()
+            raise ResyncError
         fresh.replace(self._path)
+        self._on_disk = True
 
 
 def _ago(time: timedelta) -> str:
@@ -169,7 +181,8 @@ class Sync(threading.Thread):
         return longest if failures == 0 else random.uniform(longest / 2, longest)  # noqa: S311 (no secret)
 
     def push(self) -> None:
-        """Push everything that the book lacks. Raises BookError, LedgerError; rows acknowledged by then stay so."""
+        """Push everything that the book lacks; a resync meanwhile ends the push. Raises BookError, LedgerError; rows
+        acknowledged by then stay so."""
         ledger = Ledger.open(self._settings.ledger.path, patience=_LOCK_PATIENCE)
         try:
             marks = Marks(self._settings, ledger)
@@ -192,6 +205,9 @@ class Sync(threading.Thread):
             states = [{"vm": name, "state": state.value} for name, state in shared.states(ledger).items()]
             facts = {"version": __version__, "backlog": self.backlog, "states": states}
             book.write("hosts", [book.heartbeat(now, facts)])
+        except ResyncError:
+            # The next push finds no marks, and so begins with the first row and with the indexes.
+            self.backlog = changes.backlog(ledger, dict.fromkeys(changes.TABLES, 0))
         finally:
             ledger.close()
 

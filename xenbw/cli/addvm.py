@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from xenbw.enforce.desired import is_protected
 from xenbw.errors import UsageError, XenbwError
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, Action, Address, Binding, Network
-from xenbw.text import printable
+from xenbw.text import decode, printable
 from xenbw.xen import domaincfg
 
 
@@ -182,7 +183,7 @@ def _found(sighting: Sighting, addresses: tuple[Address, ...], scene: _Scene) ->
     if not ips and not any(binding.ips for binding in scene.bindings(sighting.name)):
         warn(f"note: {sighting.name}: none of its addresses is known, so a block has nothing to null-route (--ip ADDR)")
     _doubt(sighting.name, ips, scene)
-    return {"ips": ips, "config_file": str(config.path)} if config else {"ips": ips}
+    return {"ips": ips, "config_file": decode(os.fsencode(config.path))} if config else {"ips": ips}
 
 
 def _doubt(name: str, ips: tuple[Address, ...], scene: _Scene) -> None:

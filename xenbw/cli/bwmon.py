@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -25,6 +26,7 @@ from xenbw.ledger import usagelog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, Count, Period
 from xenbw.report.table import Column, local_time, render
+from xenbw.text import decode
 from xenbw.units import format_size
 from xenbw.xen import domaincfg
 
@@ -154,7 +156,7 @@ def _terms(its: Watched, before: VM | None, overwrite: bool, look: Callable[[], 
         config, protect = look().config, context.settings.enforce.protect
         found = dict.fromkeys(address for vif in (config.vifs if config else ()) for address in vif.ips)
         terms["ips"] = tuple(address for address in found if host.may_be_given(address, protect))
-        terms["config_file"] = str(config.path) if config else None
+        terms["config_file"] = decode(os.fsencode(config.path)) if config else None
         return terms
     return {key: value for key, value in terms.items() if getattr(before, key) != value}
 

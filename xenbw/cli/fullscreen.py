@@ -16,6 +16,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Self
 
+from xenbw.cli.terminal import attended
 from xenbw.errors import UsageError
 
 # The alternate screen; no cursor; no line goes on in the next one.
@@ -38,7 +39,7 @@ class EndedError(Exception):
 
 def why_not() -> str | None:
     """Why standard input and output are no terminal on which a screen can be drawn, or None."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not attended():
         return "standard input and output are not a terminal"
     kind = os.environ.get("TERM", "")
     return f"the terminal cannot move its cursor (TERM={kind or 'not set'})" if kind in ("", "dumb") else None

@@ -48,7 +48,7 @@ _ORDERS: Mapping[str, Callable[[Account], float]] = {
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--sort", choices=_ORDERS, default="name", help="the order; default: by name")
-    parser.add_argument("--over", action="store_true", help="only VMs that have used more than their allowance")
+    parser.add_argument("--over", action="store_true", help="only VMs that have used up their allowance")
     parser.add_argument("--running", action="store_true", help="only VMs that run")
     color_argument(parser)
     parser.add_argument("--json", action="store_true", help="the same as JSON")

@@ -49,8 +49,8 @@ _ENTRIES = {
     "doctor": _Entry("check this host, and say what to fix", "doctor"),
     "fleet": _Entry("show all hosts of the book, and the usage of VMs across hosts", "fleet"),
     "resync": _Entry("push everything in the ledger to the book again", "resync"),
-    "export": _Entry("write the ledger, or the book, as JSON lines", "transfer", "EXPORT"),
-    "import": _Entry("fill an empty ledger, or the book, from an exported file", "transfer", "IMPORT"),
+    "export": _Entry("write the ledger as JSON lines", "transfer", "EXPORT"),
+    "import": _Entry("fill an empty ledger from an exported file", "transfer", "IMPORT"),
     "import-bwmon": _Entry("take over VMs, limits and this period's usage of the 2014 script", "bwmon"),
 }
 

@@ -21,7 +21,7 @@ from xenbw.ledger import history, usagelog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import ZERO, Amounts, Counters, Entry, Period, Span
 from xenbw.report.document import dump, period_documents
-from xenbw.report.period import Percentile, PeriodReport, Values, percentile
+from xenbw.report.period import Percentile, PeriodReport, Values, percentile, total
 from xenbw.report.table import Column, facts, local_time, render, whole
 from xenbw.text import printable
 from xenbw.units import format_rate, format_size, format_time
@@ -177,12 +177,21 @@ def _report(
     def values(span: Span) -> Values:
         return history.values(ledger, vm_id, span, period.start, until, zone)
 
-    is_present = period == entry.period
-    usage = present.get(vm_id, ZERO) if is_present else usagelog.of_period(ledger, vm_id, period.start)
+    days = values(Span.DAY)
+    usage = present.get(vm_id, ZERO) if period == entry.period else _past_usage(ledger, vm_id, period, days)
     kept = history.finest(ledger, vm_id, period.start, until)
     rates = percentile(values(kept), kept, period.start, until) if kept in _SPANS else None
     hours = values(Span.HOUR) if kept in _SPANS else ()
-    return PeriodReport(entry.vm.name, entry.allowance, period, usage, values(Span.DAY), hours, rates)
+    return PeriodReport(entry.vm.name, entry.allowance, period, usage, days, hours, rates)
+
+
+def _past_usage(ledger: Ledger, vm_id: int, period: Period, days: Values) -> Counters:
+    """The VM's usage in a period before the present one, whose days these are."""
+    starts = [start for start, _, _ in usagelog.periods(ledger, vm_id) if period.start <= start < period.end]
+    if starts == [period.start]:
+        return usagelog.of_period(ledger, vm_id, period.start)
+    # The usage was filed by another reset day or time zone: periods overlap this one or are parts of it.
+    return total(days).usage
 
 
 def _one(report: PeriodReport, zone: ZoneInfo) -> str:

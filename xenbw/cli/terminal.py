@@ -31,7 +31,8 @@ def warn(text: str) -> None:
 
 def attended() -> bool:
     """Whether there is a terminal on which to ask."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    # Standard input that is closed is None.
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def color_argument(parser: ArgumentParser) -> None:

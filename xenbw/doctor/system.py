@@ -91,9 +91,10 @@ def units(host: Host) -> Iterator[Finding]:
 
 def wanted(settings: Settings) -> list[str]:
     """The units that must be enabled with this configuration."""
-    # The path unit starts the service that runs sendmail and commands.
-    by_program = settings.command.run or (settings.mail.to and settings.mail.sendmail)
-    return ["xenbwd.service", *(["xenbw-notify.path"] if by_program else [])]
+    # The path unit starts the service that runs sendmail and commands, and calls webhooks.
+    by_service = settings.command.run or (settings.mail.to and settings.mail.sendmail) or settings.webhook
+    units = {"xenbwd.service": True, "xenbw-notify.path": by_service, "xenbw-report.timer": settings.report.dir}
+    return [unit for unit, is_needed in units.items() if is_needed]
 
 
 def judge_units(enabled: Mapping[str, bool]) -> list[Finding]:

@@ -32,9 +32,8 @@ class Account:
 
     @property
     def over(self) -> bool:
-        """Whether it has used more than its allowance, whatever its state."""
-        limit = self.allowance.limit_bytes
-        return limit is not None and self.used_bytes > limit
+        """Whether it has used up its allowance, or its hard limit if it has no other, whatever its state."""
+        return self.standing.verdict.state is State.OVER
 
     @property
     def percent(self) -> float | None:

@@ -50,10 +50,7 @@ class PeriodReport:
     @property
     def counted(self) -> Amounts:
         """Everything that the history has of the period, with flood and refused bytes."""
-        whole = NOTHING
-        for _, amounts in self.days:
-            whole = whole.plus(amounts)
-        return whole
+        return total(self.days)
 
     def of(self, amounts: Amounts) -> int:
         """The part of amounts that the allowance counts."""
@@ -62,6 +59,14 @@ class PeriodReport:
     def top(self, values: Values) -> Values:
         """The values with the most bytes that the allowance counts, largest first."""
         return sorted(values, key=lambda value: self.of(value[1]), reverse=True)[:TOP]
+
+
+def total(values: Values) -> Amounts:
+    """The sum of the values."""
+    whole = NOTHING
+    for _, amounts in values:
+        whole = whole.plus(amounts)
+    return whole
 
 
 def percentile(values: Values, span: Span, since: datetime, until: datetime) -> Percentile | None:
