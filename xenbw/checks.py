@@ -17,8 +17,9 @@ from xenbw.model import Quiet
 from xenbw.units import parse_rate, parse_size
 
 # RFC 5322's dot-atoms, alone or after a display name. The mail server completes a user without a domain, like "root".
+# The beginning of an encoded word (RFC 2047), which the module email decodes, is in no address.
 MAIL_ADDRESS = re.compile(
-    r"""(?:(?P<display>[^<>"\\]*)<)?(?P<user>[\w!#$%&'*+/=?^`{|}~.-]+)(?:@(?P<domain>[A-Za-z0-9.-]+))?(?(display)>)""",
+    r"""(?!.*=\?)(?:(?P<display>[^<>"\\]*)<)?(?P<user>[\w!#$%&'*+/=?^`{|}~.-]+)(?:@(?P<domain>[A-Za-z0-9.-]+))?(?(display)>)""",
     re.ASCII,
 )
 

@@ -33,6 +33,13 @@ def test_a_list_has_at_most_256_entries(check: Callable[[Any], tuple[object, ...
         check([entry] * MANY)
 
 
+@pytest.mark.parametrize("address", ["=?utf-7?q?+2AA-?=@example.com", "=?utf-8?q?=0d=0aBcc:_x?= <noc@example.com>"])
+def test_an_address_has_no_encoded_word(address: str) -> None:
+    for check, value in ((checks.mail_address, address), (checks.tenant_addresses, [address])):
+        with pytest.raises(UsageError, match="mail address"):
+            check(value)
+
+
 def test_a_text_has_at_most_4096_letters() -> None:
     assert checks.text("x" * 4096)
     with pytest.raises(UsageError, match="at most 4,096 letters, not 4,097"):

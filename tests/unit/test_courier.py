@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -17,10 +19,12 @@ from tests.support.clock import HandClock, utc
 from tests.support.mailserver import Mailbox, free_port, serve
 from tests.support.pace import busy
 from xenbw.config import LedgerSection, MailSection, Settings
+from xenbw.daemon.loop import Daemon
 from xenbw.ledger import eventlog, outbox
 from xenbw.ledger.ledger import Ledger
 from xenbw.tell.courier import Courier
 from xenbw.tell.delivery import Pace
+from xenbw.tell.letter import Letterhead
 
 AT = utc("2026-03-29 12:30")
 
@@ -220,6 +224,33 @@ def test_a_message_that_failed_for_a_week_is_given_up_with_an_event(
     ((_, kind, text),) = eventlog.newest(ledger, 10)
     assert kind == "mail-failed"
     assert text.startswith("mail 'over' was given up: mail server 127.0.0.1")
+
+
+def test_a_message_for_which_the_carrier_has_a_bug_is_given_up_and_the_others_go_out(
+    path: Path, ledger: Ledger, clock: HandClock, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Letterhead.write
+
+    def fail(self: Letterhead, subject: str, *rest: Any) -> bytes:
+        if subject == "bad":
+            raise ValueError("what nobody expected")
+        return write(self, subject, *rest)
+
+    monkeypatch.setattr(Letterhead, "write", fail)
+    for subject in ("bad", "good"):
+        outbox.queue(ledger, AT, subject, "text")
+    with serve(mailbox) as port:
+        courier(path, clock, port).look()
+    assert mailbox.read()["Subject"] == "good"
+    ((_, kind, text),) = eventlog.newest(ledger, 10)
+    assert (kind, text) == ("mail-failed", "mail 'bad' was given up: ValueError: what nobody expected")
+
+
+def test_the_status_tells_of_a_courier_that_ended(path: Path, clock: HandClock) -> None:
+    ended = courier(path, clock, free_port())  # as good as one that never began
+    daemon = cast("Daemon", SimpleNamespace(_courier=ended, _sync=None))
+    (problem,) = Daemon._with_threads(daemon, {"problems": []})["problems"]
+    assert problem.startswith("the mails: its thread has ended")
 
 
 def test_a_message_refused_for_good_is_not_tried_again_and_is_an_event(

@@ -148,7 +148,7 @@ def test_a_short_digest_repeats_the_messages_and_a_long_one_says_where_they_are(
     queue(ledger, 300)
     delivered(path, clock, mailbox)
     assert "\n---" not in mailbox.text()
-    assert "The details of a VM: xenbw explain VM\n" in mailbox.text()
+    assert "The latest events of a VM: xenbw show VM\n" in mailbox.text()
 
 
 def test_a_message_alone_stays_a_mail_of_its_own_and_is_sent_at_once(
@@ -254,6 +254,25 @@ def test_a_digest_that_is_refused_for_good_is_one_event(
     ((_, kind, text),) = eventlog.newest(ledger, 10)
     assert (kind, outbox.waiting(ledger)) == ("mail-failed", 0)
     assert text.startswith("mail '[xenbw] dom0-7: 20 messages: 20 released' was given up: mail server 127.0.0.1")
+
+
+def test_a_digest_is_given_up_when_its_newest_message_has_been_tried_for_a_week(
+    path: Path, ledger: Ledger, clock: HandClock
+) -> None:
+    queue(ledger, 1)
+    courier = Courier(settings(path, free_port()), clock)
+    clock.go(days=6)
+    with ledger.transaction():
+        for number in range(9):
+            outbox.queue(ledger, clock.wall, f"web{number}", "text", kind="released", facts=json.dumps({"vm": "web1"}))
+    while clock.wall < AT + timedelta(days=13):
+        courier.look()
+        clock.go(hours=1)
+        assert outbox.waiting(ledger) == 10
+    courier.look()
+    clock.go(hours=1)
+    courier.look()
+    assert outbox.waiting(ledger) == 0
 
 
 def test_while_the_server_is_away_one_message_is_tried_and_all_arrive_as_one_mail(

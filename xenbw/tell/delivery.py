@@ -188,6 +188,8 @@ class Delivery:
             refused = self._routes.carrier(first.queue).send(subject, body, name, first.created_at)
         except DeliveryError as error:
             return error
+        except Exception as error:  # noqa: BLE001 (a message for which we have a bug must not keep all others waiting)
+            return DeliveryError(f"{type(error).__name__}: {error}", "report it to the xenbw project", permanent=True)
         now = self._clock.tick().wall
         self._accepted.update((message.id, now) for message in parcel)
         self._mark(ledger)
@@ -209,7 +211,7 @@ class Delivery:
         now, first = self._clock.tick().wall, parcel[0]
         until = now + self._pace.pause(first.tries)
         with ledger.transaction():
-            if error.permanent or now - first.created_at >= self._pace.keep:
+            if error.permanent or now - max(message.created_at for message in parcel) >= self._pace.keep:
                 channel, (subject, _, _) = first.channel.value, self._words(parcel)
                 for message in parcel:
                     outbox.drop(ledger, message.id)

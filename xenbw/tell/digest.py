@@ -61,7 +61,7 @@ def text_of(messages: Sequence[Message], host: str) -> str:
     if sum(map(len, texts)) <= _BRIEF:
         parts += texts
     else:
-        parts.append("The details of a VM: xenbw explain VM")
+        parts.append("The latest events of a VM: xenbw show VM")
     return "\n\n".join((*parts, _ids(messages))) + "\n"
 
 

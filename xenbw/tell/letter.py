@@ -62,7 +62,8 @@ class Letterhead:
         letter = EmailMessage(policy.SMTP.clone(cte_type="7bit", linesep=line_end))
         letter["From"] = _header(self._from)
         letter["To"] = [_header(parsed) for parsed in self._to]
-        shown = printable(subject)
+        # The module email decodes encoded words (RFC 2047), even those that come in a name.
+        shown = printable(subject).replace("=?", "= ?")
         letter["Subject"] = shown if len(shown) <= _LONGEST_SUBJECT else shown[: _LONGEST_SUBJECT - 3] + "..."
         letter["Date"] = written_at
         letter["Message-ID"] = f"<xenbw.{message_id}@{self._id_domain}>"

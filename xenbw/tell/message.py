@@ -74,7 +74,7 @@ def dropped(queue: str, count: int, host: str) -> tuple[str, str]:
     return (
         f"[xenbw] {host}: {count} messages were dropped",
         f"{count} messages that waited for {queue} were dropped, because too many waited: the oldest first, and those"
-        f" about blocks last.\n\nThe events of a VM: xenbw explain VM\nTo test the channel: xenbw notify --test\n",
+        f" about blocks last.\n\nThe latest events of a VM: xenbw show VM\nTo test the channel: xenbw notify --test\n",
     )
 
 
