@@ -246,11 +246,40 @@ def test_a_message_for_which_the_carrier_has_a_bug_is_given_up_and_the_others_go
     assert (kind, text) == ("mail-failed", "mail 'bad' was given up: ValueError: what nobody expected")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModuleNotFoundError("No module named 'email'"),
+        MemoryError(),
+        OSError(24, "Too many open files"),
+        RuntimeError("can't start new thread"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_message_that_the_host_cannot_send_for_now_is_kept(
+    error: Exception, path: Path, ledger: Ledger, clock: HandClock, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> bytes:
+        raise error
+
+    outbox.queue(ledger, AT, "over", "text")
+    with serve(mailbox) as port:
+        thread = courier(path, clock, port)
+        with monkeypatch.context() as patch:
+            patch.setattr(Letterhead, "write", fail)
+            thread.look()
+        assert thread.problem == f"{type(error).__name__}: {error}"
+        clock.go(minutes=1)
+        thread.look()
+    assert mailbox.read()["Subject"] == "over"
+    assert kinds(ledger) == []
+
+
 def test_the_status_tells_of_a_courier_that_ended(path: Path, clock: HandClock) -> None:
     ended = courier(path, clock, free_port())  # as good as one that never began
     daemon = cast("Daemon", SimpleNamespace(_courier=ended, _sync=None))
     (problem,) = Daemon._with_threads(daemon, {"problems": []})["problems"]
-    assert problem.startswith("the mails: its thread has ended")
+    assert problem.startswith("messages: their thread has ended")
 
 
 def test_a_message_refused_for_good_is_not_tried_again_and_is_an_event(

@@ -127,4 +127,5 @@ def test_the_mail_about_dropped_messages_arrives(ledger: Ledger) -> None:
         with ledger.transaction() as db:
             db.execute("DELETE FROM outbox WHERE kind = 'warned'")
         Courier(host.settings, HandClock(NOW + timedelta(minutes=1))).look()
-    assert "[xenbw] dom0-7: 100 messages were dropped" in [mailbox.read(0)["Subject"], mailbox.read(1)["Subject"]]
+    texts = {mailbox.read(number)["Subject"]: mailbox.text(number) for number in (0, 1)}
+    assert "The latest events of a VM: xenbw show VM\n" in texts["[xenbw] dom0-7: 100 messages were dropped"]

@@ -166,6 +166,20 @@ def test_an_address_that_is_refused_for_good_is_an_event(host: Host, mailbox: Ma
     assert outbox.waiting(host.ledger) == 0
 
 
+def test_an_address_in_the_ledger_that_no_mail_can_have_is_an_event_and_the_admin_still_gets_his(
+    host: Host, mailbox: Mailbox
+) -> None:
+    host.ledger.set_vm(host.web1, mail=("=?utf-7?q?+2AA-?=@example.com",))
+    host.judge(900)
+    send(host)
+    (_, kind, text) = eventlog.newest(host.ledger, 1)[0]
+    assert kind == "mail-failed"
+    assert text.startswith("mail 'web1: traffic warning, 80 % used' was given up: ")
+    assert text.endswith("'=?utf-7?q?+2AA-?=@example.com': not a mail address")
+    assert mailbox.recipients == [["noc@example.com"]]
+    assert outbox.waiting(host.ledger) == 0
+
+
 def test_the_tenant_is_told_of_an_admin_s_block(host: Host, mailbox: Mailbox) -> None:
     host.ledger.set_vm(host.web1, blocked_reason="unpaid")
     host.judge(0)

@@ -54,7 +54,7 @@ _COPYING = 10_000_000
 # Seconds that systemd grants a start (TimeoutStartSec=), the number of VMs for which that is enough, and seconds for
 # each VM more: ten times what reading, judging and blocking a VM takes (4.5 s for 10,000 on two busy cores).
 _START, _FEW, _EACH = 10, 1000, 0.005
-_ENDED = "its thread has ended (systemctl restart xenbwd; the log says why)"
+_ENDED = "thread has ended (systemctl restart xenbwd; the log says why)"
 
 
 class Daemon:
@@ -274,14 +274,14 @@ class Daemon:
             problems = [*([self._courier.problem] if self._courier.problem else []), *self._courier.faults]
             status["problems"] += [f"messages: {problem}" for problem in problems]
             if not self._courier.is_alive():
-                status["problems"].append(f"the mails: {_ENDED}")
+                status["problems"].append(f"messages: their {_ENDED}")
         if self._sync:
             status["book"] = self._sync.state()
             if self._sync.problem:
                 status["problems"].append(self._sync.problem)
             status["problems"] += self._sync.faults
             if not self._sync.is_alive():
-                status["problems"].append(f"the book: {_ENDED}")
+                status["problems"].append(f"the book: its {_ENDED}")
         return status
 
     def _reconfigure(self) -> None:

@@ -44,6 +44,8 @@ _ADMINS = Queue(Channel.MAIL)
 _AT_ANY_HOUR = (*URGENT, "")
 # Messages that are read at once; of the admin's mails more than fit into one digest.
 _SOME, _MAILS = 20, 2000
+# Unexpected errors that may be over at the next try: no memory, file or thread is left, or Python is being upgraded.
+_OF_THE_HOST = (ImportError, MemoryError, OSError, RuntimeError)
 
 
 class Delivery:
@@ -188,8 +190,10 @@ class Delivery:
             refused = self._routes.carrier(first.queue).send(subject, body, name, first.created_at)
         except DeliveryError as error:
             return error
+        except _OF_THE_HOST as error:
+            return DeliveryError(_named(error))
         except Exception as error:  # noqa: BLE001 (a message for which we have a bug must not keep all others waiting)
-            return DeliveryError(f"{type(error).__name__}: {error}", "report it to the xenbw project", permanent=True)
+            return DeliveryError(_named(error), "report it to the xenbw project", permanent=True)
         now = self._clock.tick().wall
         self._accepted.update((message.id, now) for message in parcel)
         self._mark(ledger)
@@ -222,6 +226,10 @@ class Delivery:
             if tried and error.unreachable:
                 mails = first.channel is Channel.MAIL
                 outbox.defer(ledger, [_ADMINS, *outbox.tenants(ledger)] if mails else [first.queue], until)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _server(queue: Queue) -> tuple[Channel, str]:
