@@ -86,7 +86,7 @@ class Metering:
         if not self.meter.own:
             return set()
         lately = [one for one in self._tally.tracked.values() if one.mark.own is None and any(one.mark.kernel)]
-        return {nft.key(*one.key) for one in lately} - self._chains.fresh
+        return {nft.key(*one.key) for one in lately} - self._chains.fresh if lately else set()
 
     def begin(self, ports: Collection[Port]) -> bool:
         """See that every vif has our chains as they should be, with its seal if it has one. With another meter than
