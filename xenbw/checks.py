@@ -225,7 +225,8 @@ def webhook_url(value: Any) -> str:
         or " " in url
     ):
         raise UsageError('an address like "https://panel.example.org/hooks/xenbw"')
-    return url
+    # The ledger keeps it with each message, and the scheme may be written HTTPS.
+    return parts.scheme + url[len(parts.scheme) :]
 
 
 def secret(value: Any) -> str:

@@ -11,6 +11,7 @@ import pytest
 from tests.support.console import Console
 from xenbw import checks, config
 from xenbw.errors import UsageError
+from xenbw.ledger import sound
 from xenbw.model import Action
 
 MANY = 257
@@ -38,6 +39,12 @@ def test_an_address_has_no_encoded_word(address: str) -> None:
     for check, value in ((checks.mail_address, address), (checks.tenant_addresses, [address])):
         with pytest.raises(UsageError, match="mail address"):
             check(value)
+
+
+def test_a_webhook_s_scheme_is_kept_in_small_letters_as_the_ledger_expects_it() -> None:
+    url = checks.webhook_url("HTTPS://Panel.example.org/A?b=C")
+    assert url == "https://Panel.example.org/A?b=C"
+    assert sound._is_queue(f"webhook {url}")
 
 
 def test_a_text_has_at_most_4096_letters() -> None:

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -414,3 +415,21 @@ def test_an_upgrade_that_fails_says_why_in_one_line(path: Path, tmp_path: Path) 
     assert done.returncode == 1
     assert done.stderr.startswith(f"xenbw: {path}: written by a newer xenbw")
     assert done.stderr.count("\n") == 1
+
+
+class _FullAtCommit:
+    """As SQLite does at a full disk, it has rolled back when COMMIT fails."""
+
+    in_transaction = False
+
+    def execute(self, statement: str) -> SimpleNamespace:
+        if statement == "COMMIT":
+            raise sqlite3.OperationalError("database or disk is full")
+        if statement == "ROLLBACK":
+            raise sqlite3.OperationalError("cannot rollback - no transaction is active")
+        return SimpleNamespace(fetchone=lambda: (schema.VERSION,))
+
+
+def test_a_disk_that_is_full_at_the_commit_is_called_full() -> None:
+    with pytest.raises(sqlite3.OperationalError, match="disk is full"):
+        schema.migrate(cast("sqlite3.Connection", _FullAtCommit()))

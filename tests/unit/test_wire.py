@@ -107,6 +107,14 @@ def test_an_answer_that_never_ends_is_given_up_at_the_deadline(tmp_path: Path) -
     assert time.monotonic() - began < busy(2)
 
 
+def test_request_numbers_begin_anew_after_32_bits(tmp_path: Path) -> None:
+    with Xenstored(tmp_path / "socket") as server:
+        server.write_all({PATH: "web1"})
+        wire = Wire(str(server.path))
+        wire._requests = 2**32 - 2
+        assert [wire.read(PATH, time.monotonic() + busy(5)) for _ in range(3)] == ["web1"] * 3
+
+
 def test_a_late_answer_is_not_taken_for_the_next_request_s(tmp_path: Path) -> None:
     with Xenstored(tmp_path / "socket") as server:
         server.write_all({PATH: "web1", "/local/domain/8/name": "web2"})

@@ -258,5 +258,7 @@ def migrate(db: sqlite3.Connection) -> None:
         db.execute(f"PRAGMA user_version = {max(version, VERSION)}")
         db.execute("COMMIT")
     except BaseException:
-        db.execute("ROLLBACK")
+        # At a full disk SQLite itself may have rolled back, in COMMIT.
+        if db.in_transaction:
+            db.execute("ROLLBACK")
         raise

@@ -106,7 +106,7 @@ class Wire:
     ) -> bytes | None:
         """The payload of xenstored's answer, None when it says that there is no such node (ENOENT). transaction: the
         number of the transaction that the request is part of; 0: none."""
-        self._requests += 1
+        self._requests = (self._requests + 1) % (1 << 32)  # it is sent in 32 bits
         payload = os.fsencode(path) + _NUL + argument
         try:
             self._send(_header(operation, self._requests, transaction, len(payload)) + payload, deadline)
