@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from xenbw.xen.hotplug import HotplugCall
 
 _RUN_DIR = "/run/xenbw"
-_STORE_PATIENCE = 0.5
-_LEDGER_PATIENCE = 0.5
+_STORE_PATIENCE, _LEDGER_PATIENCE = 0.5, 0.5
 # Of the words in `ip=` that are not addresses, the log gets so many, and so many characters of each.
 _WORDS, _SHOWN = 4, 64
 
@@ -243,8 +242,7 @@ def _poke(run_dir: str) -> None:
 
 def _shut(ifindex: int, run_dir: str) -> None:
     """Let nothing pass a vif, whatever becomes of nft's rules: by tc, or if that cannot be had by its link."""
-    # Imported here, since the starts of VMs in good standing do not need it.
-    from xenbw.blocks.drop import Drop
+    from xenbw.blocks.drop import Drop  # VMs in good standing do not need it
 
     try:
         Drop(run_dir).put(ifindex)
@@ -258,7 +256,7 @@ def _shut(ifindex: int, run_dir: str) -> None:
 
 
 def _mark(change: Callable[[int], None], domid: int) -> None:
-    """Add or remove the latch mark that udev's rule reads; a failure is harmless."""
+    """Add or remove the latch mark that udev's rule reads."""
     try:
         change(domid)
     except OSError:
@@ -266,8 +264,7 @@ def _mark(change: Callable[[int], None], domid: int) -> None:
 
 
 def _begin(facts: _Facts, note: Note) -> None:
-    """Write a note of whose vif this is, in case the hook is killed before it records it. The daemon then claims the
-    vif's counters by this note."""
+    """Write a note of whose vif this is, by which the daemon claims its counters if the hook is killed too early."""
     try:
         note.begin({**facts.words(), "begun": "1"})
     except OSError:
@@ -283,12 +280,11 @@ def _record(facts: _Facts, paths: _Paths, note: Note) -> None:
         db.execute("PRAGMA wal_autocheckpoint = 0")
         facts.record(db)
         db.close()
-        recorded = True
+        left = facts.unannounced  # the vif may have counters, which only the daemon reads
     except sqlite3.Error:
-        recorded = False
+        left = True
     try:
-        # A vif whose start was not recorded may have counters, which only the daemon reads.
-        if facts.unannounced or not recorded:
+        if left:
             note.leave(facts.words())
         else:
             note.withdraw()
@@ -328,8 +324,7 @@ def run(env: dict[str, str]) -> None:
     # After the binding is recorded: a daemon that reconciles now comes to the same result.
     if facts.starts and not sealed:
         facts.ignore_name()
-    # A blocked VM's former address is freed after the binding is recorded, or a daemon that reconciles now blocks it
-    # again.
+    # A blocked VM's former address is freed only now, or a daemon that reconciles now would block it again.
     if facts.starts and paths.over is None:
         _admit(facts, paths, lambda: gate.from_ledger(paths.ledger, facts.boot_id))
     elif facts.starts and not sealed:

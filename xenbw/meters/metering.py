@@ -56,33 +56,33 @@ class Metering:
         self._release(self.meter.lives() - known)
 
     def restart(self, ports: Collection[Port], at: datetime, period_of: PeriodOf) -> set[int]:
-        """Delete the counters that traffic did not reach, since a chain is gone or was changed, and those that counted
-        while another meter did. The next count goes by the
-        kernel's counters; a sealed vif stays sealed. Call it right before a count. Returns the ids of the VMs whose
-        usage grew by what these counters still had. Raises MeterError."""
+        """Delete the counters that traffic did not reach, since a chain is gone or was changed, and those that stood
+        while another meter counted. The next count goes by the kernel's counters; a sealed vif stays sealed. Call it
+        right before a count. Returns the ids of the VMs whose usage grew by what the first kind still had. Raises
+        MeterError."""
         followed = {nft.key(*one.key): one for one in self._tally.tracked.values()} if self.meter.own else {}
         self._chains.counted = set(followed)
         if not followed or not self._chains.usable:
             return set()
         view = self._chains.look()
-        there, strange = view.present(ports), self._strange()
-        foreign = [port for port in there if port.key in strange and view.counts(port)]
-        uncounted = [port for port in self._chains.uncounted(there, view) if port.key not in strange]
-        if not uncounted and not foreign:
+        there, others = view.present(ports), self._by_another_meter()
+        idle = [port for port in there if port.key in others and view.counts(port)]
+        uncounted = [port for port in self._chains.uncounted(there, view) if port.key not in others]
+        if not uncounted and not idle:
             return set()
         # Refused and flood bytes are credited as such: the kernel's counters would make usage of them. The kernel's are
         # not read along with these: two readings at rest would take the traffic in between for a lead of theirs.
         last = self.meter.last([followed[port.key] for port in uncounted])
         grown = self._tally.credit(last, at, period_of)
-        self._chains.restart([*uncounted, *foreign], view)
+        self._chains.restart([*uncounted, *idle], view)
         if self._chains.stuck:
             # They cannot be counted again, and the vifs are to be sealed all the same.
             self._chains.counted -= {port.key for port in uncounted}
         return grown
 
-    def _strange(self) -> set[str]:
-        """The keys of vifs whose last reading was by another meter. If our counters stand on them, for a seal or a
-        throttle, they have bytes that were credited already, and do not say which."""
+    def _by_another_meter(self) -> set[str]:
+        """The keys of vifs whose last reading was by another meter. If our counters stand on such a vif, for a seal or
+        a throttle, some of their bytes are credited already, and nobody can say which."""
         if not self.meter.own:
             return set()
         lately = [one for one in self._tally.tracked.values() if one.mark.own is None and any(one.mark.kernel)]
@@ -111,12 +111,12 @@ class Metering:
 
     def count(self, at: datetime, period_of: PeriodOf) -> set[int]:
         """Read all counters and credit every binding. Returns the ids of VMs whose usage grew. Raises MeterError."""
-        tracked, strange = self._tally.tracked.values(), self._strange()
+        tracked, others = self._tally.tracked.values(), self._by_another_meter()
         stood = sum(one.mark.own is not None for one in tracked)
         readings = self.meter.read(tracked)
-        if strange:
+        if others:
             for one in tracked:
-                if nft.key(*one.key) in strange and one.binding_id in readings:
+                if nft.key(*one.key) in others and one.binding_id in readings:
                     readings[one.binding_id] = readings[one.binding_id]._replace(own=None)
         grown = self._tally.credit(readings, at, period_of)
         self.reads += 1
@@ -130,8 +130,8 @@ class Metering:
         """Read and credit the live vifs of these VMs alone. Returns the ids of VMs whose usage grew; None, with nothing
         credited, if `count` has to read them since their counters are new or lost. Raises MeterError."""
         wanted = [one for one in self._tally.tracked.values() if one.vm_id in vm_ids]
-        readings, strange = self.meter.glance(wanted), self._strange()
-        if any(one.binding_id not in readings or nft.key(*one.key) in strange for one in wanted):
+        readings, others = self.meter.glance(wanted), self._by_another_meter()
+        if any(one.binding_id not in readings or nft.key(*one.key) in others for one in wanted):
             return None
         return self._tally.credit(readings, at, period_of)
 
