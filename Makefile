@@ -47,9 +47,9 @@ ci:  ## what .ci/run runs: make test, lint, the package, a smoke test of it on b
 	@tools/setup all
 	@tools/steps lint+deb images test deb-smoke+xen-smoke demo browser
 
-full:  ## everything, with all cases of the long tests, and the benchmarks; docs/last-full-run.md tells how it went
+full:  ## everything, with all cases of the long tests, and the benchmarks; goes on where docs/last-full-run.md says it was
 	@tools/setup all
-	@XENBW_THOROUGH=1 tools/steps --record docs/last-full-run.md --keep-going lint+deb images test \
+	@tools/steps --record docs/last-full-run.md --keep-going lint+deb images test \
 		deb-test@bookworm deb-test@trixie deb-upgrade deb-forky xen-test@bookworm xen-test@trixie demo browser bench soak
 
 images:  ## build the Debian and Xen machines that the package is tested on, unless they are there

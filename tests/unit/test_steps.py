@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -68,3 +69,89 @@ def test_a_failed_step_ends_the_run_unless_it_keeps_going(
     monkeypatch.setattr("sys.argv", ["steps", *options, "good", "bad", "after"])
     assert steps.main() == 1
     assert sorted(log.stem for log in tmp_path.glob("*.log")) == sorted(ran)
+
+
+@pytest.fixture
+def tree(steps: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A repository whose targets write their name, and whether all cases are to be run, into the file "ran"."""
+    monkeypatch.setattr(steps, "REPO", tmp_path)
+    monkeypatch.setattr(steps, "LOGS", tmp_path / "build")
+    monkeypatch.setenv("XENBW_THOROUGH", "")
+    say = "\t@echo $@ $(SUITES) $(XENBW_THOROUGH) >>build/ran\n"
+    write(tmp_path, "Makefile", f"test xen-test soak:\n{say}bad:\n\t@exit 1\n")
+    write(tmp_path, ".gitignore", "build\n")
+    write(tmp_path, "xenbw/daemon.py", "")
+    write(tmp_path, "tests/kernel/test_bridge.py", "")
+    git(tmp_path, "init", "--quiet")
+    commit(tmp_path)
+    return tmp_path
+
+
+def write(tree: Path, path: str, text: str) -> None:
+    (tree / path).parent.mkdir(parents=True, exist_ok=True)
+    (tree / path).write_text(text)
+
+
+def git(tree: Path, *words: str) -> None:
+    subprocess.run(["git", "-C", str(tree), "-c", "user.name=a", "-c", "user.email=a@example.org", *words], check=True)
+
+
+def commit(tree: Path) -> None:
+    git(tree, "add", "--all")
+    git(tree, "commit", "--quiet", "--message", "A change")
+
+
+def go(steps: ModuleType, monkeypatch: pytest.MonkeyPatch, tree: Path, *names: str) -> list[str]:
+    """Run the steps with a record; what they have written into "ran"."""
+    ran = tree / "build/ran"
+    ran.unlink(missing_ok=True)
+    monkeypatch.setattr("sys.argv", ["steps", "--record", str(tree / "last.md"), "--keep-going", *names])
+    steps.main()
+    return ran.read_text().splitlines() if ran.exists() else []
+
+
+def test_a_run_goes_on_where_it_was(steps: ModuleType, monkeypatch: pytest.MonkeyPatch, tree: Path) -> None:
+    names = ("test", "bad", "xen-test@trixie")
+    assert go(steps, monkeypatch, tree, *names) == ["test 1", "xen-test trixie 1"]
+    # The record is not committed yet; then it is, and nothing else is.
+    assert go(steps, monkeypatch, tree, *names, "xen-test@bookworm") == ["xen-test bookworm 1"]
+    commit(tree)
+    assert go(steps, monkeypatch, tree, "test", "xen-test@trixie+soak") == ["soak 1"]
+    assert set(steps.rows((tree / "last.md").read_text())) == {
+        "test",
+        "xen-test SUITES=trixie",
+        "xen-test SUITES=bookworm",
+        "soak",
+    }
+
+
+def test_a_step_is_run_again_if_what_it_reads_has_changed(
+    steps: ModuleType, monkeypatch: pytest.MonkeyPatch, tree: Path
+) -> None:
+    names = ("test", "xen-test@trixie", "soak")
+    go(steps, monkeypatch, tree, *names)
+    write(tree, "tests/kernel/test_bridge.py", "# changed")
+    commit(tree)
+    assert go(steps, monkeypatch, tree, *names) == ["test 1", "soak 1"]
+    write(tree, "xenbw/daemon.py", "# changed")
+    commit(tree)
+    assert go(steps, monkeypatch, tree, *names) == ["test 1", "xen-test trixie 1", "soak 1"]
+
+
+def test_a_tree_that_is_not_as_its_commit_is_tested_each_time(
+    steps: ModuleType, monkeypatch: pytest.MonkeyPatch, tree: Path
+) -> None:
+    for path in ("xenbw/daemon.py", "xenbw/new.py"):
+        assert go(steps, monkeypatch, tree, "test") == ["test 1"]
+        write(tree, path, "# not committed")
+        for _ in range(2):
+            assert go(steps, monkeypatch, tree, "test") == ["test 1"]
+        commit(tree)
+
+
+def test_a_commit_that_is_gone_counts_as_changed(
+    steps: ModuleType, monkeypatch: pytest.MonkeyPatch, tree: Path
+) -> None:
+    write(tree, "last.md", steps.record("", [steps.Ended("test", 0, 8)], NOW, "0123456789ab"))
+    commit(tree)
+    assert go(steps, monkeypatch, tree, "test") == ["test 1"]
