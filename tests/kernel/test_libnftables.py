@@ -12,7 +12,8 @@ import pytest
 from tests.support.netns import Namespace
 from xenbw.errors import MeterError
 from xenbw.nft.library import Library
-from xenbw.nft.netlink import Quota, RuleWatch, Table
+from xenbw.nft.netlink import RuleWatch, Table
+from xenbw.nft.objects import Quota
 from xenbw.nft.pipe import hand_to_nft
 from xenbw.nft.tables import Apply
 

@@ -21,6 +21,7 @@ from tests.support.frames import (
 from tests.support.guest import Guest, agree
 from tests.support.host import Host
 from tests.support.pace import until
+from tests.support.packets import fragments, ip4, udp
 from xenbw.model import Amounts, Counters
 from xenbw.nft.chains import Chains
 from xenbw.nft.pipe import hand_to_nft
@@ -111,7 +112,7 @@ def test_no_chain_or_counter_is_left_of_a_gone_guest(running: Host) -> None:
     guest.destroy()
     assert until(lambda: not running.ledger().live_bindings())
     assert until(lambda: "v1.0" not in running.run(["nft", "list", "ruleset"]).stdout)
-    for one in ("own", "foreign", "sealed"):
+    for one in ("own", "foreign", "groups", "sealed"):
         assert "elements" not in running.run(["nft", "list", "set", "netdev", "xenbw", one]).stdout
 
 
@@ -150,10 +151,10 @@ def guest(running: Host) -> Iterator[Guest]:
     return guest
 
 
-def flood(host: Host, guest: Guest, to: str = STRANGER, kind: int = 0x88B5) -> Amounts:
-    """Send a hundred frames for another MAC to the guest's vif; returns how many bytes of them were counted."""
+def flood(host: Host, guest: Guest, to: str = STRANGER, kind: int = 0x88B5, times: int = 100) -> Amounts:
+    """Send frames for another MAC to the guest's vif; returns how many bytes of them were counted."""
     before = counted(host, guest)
-    send_frames(host.outside, "eth0", [frame(to, ROUTER, LOAD, kind)] * 100)
+    send_frames(host.outside, "eth0", [frame(to, ROUTER, LOAD, kind)] * times)
     time.sleep(0.3)
     after = counted(host, guest).since(before)
     assert after is not None
@@ -171,6 +172,18 @@ def test_group_frames_are_usage_of_each_guest(running: Host, guest: Guest, to: s
     assert flood(running, guest, to).in_bytes >= 100 * 1014
 
 
+def test_group_frames_without_end_are_flood(running: Host, guest: Guest) -> None:
+    amounts = flood(running, guest, BROADCAST, times=5000)
+    assert amounts.in_bytes < 1_200_000
+    assert amounts.in_bytes + amounts.flood_bytes >= 5000 * 1014
+
+
+def test_a_guest_that_uses_another_mac_pays_for_all_group_frames(running: Host, guest: Guest) -> None:
+    send_frames(guest.namespace, "eth0", [frame(BROADCAST, STRANGER, LOAD)])
+    amounts = flood(running, guest, BROADCAST, times=5000)
+    assert (amounts.flood_bytes, amounts.in_bytes >= 5000 * 1014) == (0, True)
+
+
 def test_a_guest_that_sends_from_another_mac_pays_for_frames_to_it(running: Host, guest: Guest) -> None:
     send_frames(guest.namespace, "eth0", [frame(BROADCAST, STRANGER, LOAD)])
     amounts = flood(running, guest)
@@ -183,6 +196,12 @@ def lies(mac: str) -> dict[str, bytes]:
 
     def advertise(options: bytes, *, padded: bool = False) -> bytes:
         return neighbour_advertisement(mac, "fd50::77", ROUTER, "fd50::2", options, padded=padded)
+
+    def discover(chaddr: bytes) -> bytes:
+        return udp(bytes([1, 1, 6, 0]) + bytes(24) + chaddr + bytes(10 + 64 + 128), 68, 67)
+
+    def broadcast(packet: bytes) -> bytes:
+        return frame(BROADCAST, mac, packet, 0x0800)
 
     def solicit(options: bytes) -> bytes:
         return router_solicitation(mac, "fd50::77", ROUTER, "ff02::2", options)
@@ -199,7 +218,10 @@ def lies(mac: str) -> dict[str, bytes]:
         "in a solicitation behind the truth": solicit(bytes([1, 1]) + me + bytes([1, 1]) + other),
         "truth in a solicitation": solicit(bytes([1, 1]) + me),
         "in a VLAN": frame(ROUTER, mac, b"\0\x05\x08\x06" + LOAD, 0x8100),
+        "by DHCP": broadcast(ip4("0.0.0.0", "255.255.255.255", discover(other))),
+        "by DHCP in fragments": broadcast(fragments("0.0.0.0", "255.255.255.255", discover(other), 32)[0]),
         "truth": advertise(bytes([2, 1]) + me),
+        "truth by DHCP": broadcast(ip4("0.0.0.0", "255.255.255.255", discover(me))),
     }
 
 
@@ -208,6 +230,17 @@ def test_a_guest_that_tells_others_of_another_mac_pays_for_frames_to_it(running:
     send_frames(guest.namespace, "eth0", [lies(guest.cards[0].mac)[lie]])
     amounts = flood(running, guest)
     assert (amounts.flood_bytes == 0) is not lie.startswith("truth")
+
+
+def test_a_blocked_guest_that_tells_its_allowed_networks_of_another_mac_pays_after_its_release(
+    running: Host, guest: Guest
+) -> None:
+    running.xenbw("addvm", "web1", "--limit", "1TB", "--allow", "10.50.0.2")
+    running.xenbw("block", "web1")
+    send_frames(guest.namespace, "eth0", [lies(guest.cards[0].mac)["by ARP"]])
+    running.xenbw("lift", "web1")
+    assert guest.reaches("10.50.0.2")
+    assert flood(running, guest).flood_bytes == 0
 
 
 def test_only_traffic_that_passes_is_usage(running: Host) -> None:

@@ -12,8 +12,9 @@ from tests.support.effort import cases
 from tests.support.guest import Guest
 from tests.support.host import Host
 from tests.support.pace import until
-from xenbw.nft.netlink import Quota, Table
+from xenbw.nft.netlink import Table
 from xenbw.nft.nft import TABLE
+from xenbw.nft.objects import Quota
 from xenbw.quota import FRAME, lifted, period_at
 
 pytestmark = pytest.mark.kernel

@@ -26,7 +26,7 @@ from xenbw.meters.counters import KernelMeter, Meter
 from xenbw.meters.metering import Metering
 from xenbw.meters.nft import NftMeter
 from xenbw.model import NOTHING, VM, Allowance, Counters, Entry, Period, Reading
-from xenbw.nft.netlink import Quota
+from xenbw.nft.objects import Quota
 from xenbw.vifs import interfaces
 
 MARCH = Period(utc("2026-03-01"), utc("2026-04-01"))

@@ -12,6 +12,7 @@ _NOTHING = View(
     {},
     frozenset(),
     frozenset(),
+    frozenset(),
     {what: {} for what in ("in", "out", "flood", "refused-in", "refused-out")},
     frozenset(),
     [],

@@ -7,7 +7,7 @@ import pytest
 from tests.support.clock import utc
 from xenbw.blocks.block import Line
 from xenbw.blocks.tripwire import Gap, _Change, measured
-from xenbw.nft.netlink import Quota
+from xenbw.nft.objects import Quota
 
 MARCH, APRIL = utc("2026-03-01"), utc("2026-04-01")
 LINE = Line(7, "trip", "total", 1_000_000, 400_000, MARCH)

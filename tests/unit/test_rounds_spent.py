@@ -10,7 +10,7 @@ import pytest
 from tests.support.clock import utc
 from xenbw.daemon.rounds import Rounds
 from xenbw.model import VM, Action, Allowance, Entry, Period, State
-from xenbw.nft.netlink import Quota
+from xenbw.nft.objects import Quota
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any, cast
 from tests.support.clock import utc
 from xenbw.blocks.block import Line
 from xenbw.blocks.tripwire import Tripwire
-from xenbw.nft.netlink import Quota
+from xenbw.nft.objects import Quota
 
 MARCH = utc("2026-03-01")
 BIG = 10**9

@@ -13,7 +13,7 @@ from xenbw.blocks.block import Line
 from xenbw.cli import explain
 from xenbw.enforce import desired
 from xenbw.model import VM, Action, Allowance, Count, Counters, Entry, Period
-from xenbw.nft.netlink import Quota
+from xenbw.nft.objects import Quota
 
 MARCH = Period(utc("2026-03-01"), utc("2026-04-01"))
 BLOCK = Allowance(limit_bytes=1000, count=Count.TOTAL)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from xenbw.blocks import groups, latch_text
 from xenbw.blocks.block import Outcome, Wanted
 from xenbw.errors import MeterError
-from xenbw.nft.netlink import Chain
 from xenbw.nft.nft import indexes
+from xenbw.nft.objects import Chain
 from xenbw.nft.tables import Tables
 from xenbw.rundir.latched import Marks
 from xenbw.vifs import nodes

@@ -10,7 +10,8 @@ from xenbw.allow import Exceptions
 from xenbw.blocks import null_text
 from xenbw.blocks.block import Outcome, Wanted
 from xenbw.errors import MeterError, XenbwError
-from xenbw.nft.netlink import Chain, Table
+from xenbw.nft.netlink import Table
+from xenbw.nft.objects import Chain
 from xenbw.nft.tables import Tables
 
 _LENGTHS = (4, 16)  # of an address, in bytes

@@ -19,7 +19,7 @@ from xenbw.blocks.block import Line, Outcome, Wanted
 from xenbw.errors import MeterError
 from xenbw.nft import nft
 from xenbw.nft.chains import Chains, View
-from xenbw.nft.netlink import Quota
+from xenbw.nft.objects import Quota
 from xenbw.nft.port import Port
 from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables

@@ -22,7 +22,7 @@ from xenbw.judge.roster import Roster
 from xenbw.ledger import eventlog
 from xenbw.ledger.digests import KEPT
 from xenbw.model import Amounts, Counters, Digest, State
-from xenbw.nft.netlink import Quota
+from xenbw.nft.objects import Quota
 from xenbw.nft.pipe import hand_to_nft
 from xenbw.nft.quotas import Quotas
 from xenbw.nft.tables import Tables

@@ -18,7 +18,7 @@ from xenbw.judge.verdicts import Judge
 from xenbw.ledger.ledger import LedgerError
 from xenbw.meters.metering import Metering
 from xenbw.model import Action, Entry, State
-from xenbw.nft.netlink import Quota
+from xenbw.nft.objects import Quota
 from xenbw.nft.port import Port
 from xenbw.nft.quotas import Quotas
 from xenbw.tell.complaints import Complaints
@@ -68,7 +68,7 @@ class Rounds:
             self._tally.shut = self._reconciler.shut()
             self._accounts.count(self._ports() if look or self._metering.bridged else None)
             spent = self._spent(self._quotas.after)
-            hold = self._roll() or hold
+            hold = self._roll() or hold or self._metering.aliases.take_news()
             due = ((due | self._crossed() | spent.keys()) & self._roster.entries.keys()) - judged
             moved = bool(due) and self._pass_judgement(due, spent)
             judged |= due

@@ -219,11 +219,13 @@ def _lines(entry: Entry, kind: str, limit: int, here: Counters) -> list[Line]:
 @dataclass(frozen=True)
 class Hold:
     """What holds VMs, by their ids. blocked: those that are blocked. allow: what they may reach all the same.
-    rates: to what those are held that are throttled past their allowance."""
+    rates: to what those are held that are throttled past their allowance. aliased: for how many seconds others may
+    still send to another MAC of a VM."""
 
     blocked: frozenset[int]
     allow: Exceptions
     rates: Mapping[int, Rates]
+    aliased: Mapping[int, int]
 
 
 def ports(present: Present, hold: Hold, ids: Mapping[str, int]) -> tuple[Port, ...]:
@@ -246,6 +248,7 @@ def _held(port: Port, vm_id: int | None, hold: Hold) -> Port:
         sealed=vm_id in hold.blocked,
         allow=hold.allow.of(vm_id),
         throttle=None if rates is None else (vm_id, *rates),
+        aliased=hold.aliased.get(vm_id, 0),
     )
 
 

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from xenbw.allow import Exceptions
@@ -24,7 +25,7 @@ from xenbw.enforce.desired import Hold, Plan, Present
 from xenbw.errors import XenbwError
 from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
-from xenbw.ledger import viflog
+from xenbw.ledger import aliases, viflog
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.model import Address, Binding, Block, Counters, Network, Rates
 from xenbw.nft.port import Port
@@ -57,8 +58,9 @@ class Reconciler:
         self.problems: list[str] = []
         self.unfiltered: set[str] = set()
         self._holders: list[desired.Holder] = []
-        self._hold = Hold(frozenset(), Exceptions(settings.enforce.exceptions), {})
+        self._hold = Hold(frozenset(), Exceptions(settings.enforce.exceptions), {}, {})
         self._throttled: frozenset[int] = frozenset()
+        self._aliased: Mapping[int, datetime] = {}
         # Null routes and their method, by the block's name.
         self._applied: dict[str, tuple[Mapping[Address, str], Exceptions, str]] = {}
         self._told: Mapping[str, Sequence[str]] = {}  # what the ledger's meta tells hooks
@@ -95,7 +97,9 @@ class Reconciler:
             self._holders = holders
             self._throttled = desired.throttled(roster, blocks, self._judge.throttled)
             allow, lines = desired.exceptions(roster, self.settings), self._lines(roster, usage)
-            self._hold = Hold(frozenset(blocks), allow, self._rates(roster, lines))
+            self._aliased = aliases.known(self._ledger, moment.at)
+            aliased = {id_: 1 + int((until - moment.at).total_seconds()) for id_, until in self._aliased.items()}
+            self._hold = Hold(frozenset(blocks), allow, self._rates(roster, lines), aliased)
             self.problems = desired.obstacles(plan) + ([self.method_problem] if self.method_problem else [])
             before = self.plan if self._applied else plan
             self._judge.news.moved(desired.added(before, plan), desired.added(plan, before))
@@ -248,6 +252,11 @@ class Reconciler:
                 {roster.entries[vm_id].vm.name: (vm_id, *rates) for vm_id, rates in self._hold.rates.items()},
                 self._left(roster, wanted.lines),
                 self.method,
+                {
+                    roster.entries[vm_id].vm.name: int(until.timestamp())
+                    for vm_id, until in self._aliased.items()
+                    if vm_id in roster.entries
+                },
             )
         except OSError as error:
             self.problems.append(f"{over_path(self.settings)}: {error.strerror}: hooks rely on the ledger alone")

@@ -103,9 +103,9 @@ class _Facts:
             renamed = self.interface.removesuffix("-emu") != f"vif{call.domid}.{call.devid}"
             text = nft.unchain(key) if renamed else ""
             text += nft.cover(call.domid, call.devid, self.ifindex, self.interface, self.mac)
+            text += gate.alias(self.name, self.ifindex, over)
             # Only the first vif after a boot or a flush finds no foundation, and with it the text is twice as long.
             attempts = [text, nft.foundation() + text]
-            wires = over.tripwires.get(self.name, {})
             if sealed:
                 allow = over.allow
                 allowed = allow.of(self.name)
@@ -114,7 +114,7 @@ class _Facts:
                 latched, founded = text + own + self._latch(), nft.foundation()
                 founded += latch_text.foundation(allow.common)
                 attempts = [latched, founded + latched, nft.foundation() + text]
-            elif wires:
+            elif wires := over.tripwires.get(self.name):
                 attempts = [*self._wired(text, wires, over.throttled.get(self.name)), *attempts]
             error = _nft(*attempts)
             self.covered = error is None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 
 from xenbw.allow import Exceptions
 from xenbw.blocks import restore
 from xenbw.blocks.tripwire_text import quota_of
 from xenbw.ledger import bindings
+from xenbw.nft import nft
 from xenbw.nft.pipe import hand_to_nft
 from xenbw.rundir import overfile, turn
 from xenbw.rundir.overfile import Over
@@ -34,6 +36,7 @@ def from_ledger(path: str, boot_id: str) -> Over | None:
             over.tripwires = {
                 name: {quota_of(vm_id, "slow", "total"): 0} for name, (vm_id, *_) in over.throttled.items()
             }
+            over.aliased = bindings.aliased(db)
             over.method = "".join(bindings.networks(db, "null_routes")[:1])
             over.blocked = {name: blockable(ips, over) for name, ips in bindings.blocked(db).items()}
             db.close()
@@ -41,6 +44,12 @@ def from_ledger(path: str, boot_id: str) -> Over | None:
             continue
         return over
     return None
+
+
+def alias(name: str, ifindex: int, over: Over) -> str:
+    """Text by which all that is sent to the vif is usage, if its VM used another MAC in an earlier life."""
+    left = over.aliased.get(name, 0) - int(time.time())
+    return nft.alias(ifindex, left) if left > 0 else ""
 
 
 def admit(name: str, ips: list[str], run_dir: str, read: Callable[[], Over | None]) -> list[str]:

@@ -10,6 +10,9 @@ import time
 
 # The own_last of a binding whose counters, ours and the kernel's, stand at zero.
 COUNTED = "0 0 0 0 0 0 0"
+# The key in meta of the VMs that used another MAC: pairs of a VM's id and until when others may remember it, in seconds
+# since 1970.
+ALIASED = "aliased"
 _OWN_SINCE, _ALLOWED_SINCE, _THROTTLED_SINCE = 2, 3, 4  # schemas that brought binding.own_last, vm.allow, vm.rate
 
 TYPE_CHECKING = False
@@ -209,6 +212,22 @@ def held(db: sqlite3.Connection, boot_id: str) -> set[str]:
         (boot_id,),
     )
     return {address for (ips,) in rows for address in ips.split()}
+
+
+def pairs(value: object) -> dict[int, int]:
+    """The numbers in a value of meta, as pairs; none if it is damaged or missing."""
+    words = str(value or "").split()
+    if len(words) % 2 or not all(word.isdecimal() and len(word) < 12 for word in words):
+        return {}
+    return dict(zip(map(int, words[::2]), map(int, words[1::2]), strict=True))
+
+
+def aliased(db: sqlite3.Connection) -> dict[str, int]:
+    """The VMs that used another MAC, by name: until when others may remember it, in seconds since 1970."""
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (ALIASED,)).fetchone()
+    until = pairs(row[0]) if row else {}
+    names = db.execute("SELECT id, name FROM vm WHERE retired_at IS NULL").fetchall() if until else []
+    return {name: until[vm_id] for vm_id, name in names if vm_id in until}
 
 
 def networks(db: sqlite3.Connection, kind: str) -> list[str]:

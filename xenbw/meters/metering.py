@@ -14,6 +14,7 @@ from xenbw.accounting import PeriodOf, Tally
 from xenbw.errors import MeterError
 from xenbw.ledger import viflog
 from xenbw.ledger.ledger import Ledger
+from xenbw.meters.aliases import Aliases
 from xenbw.meters.counters import KernelMeter, Meter
 from xenbw.model import Amounts, Counters, Life
 from xenbw.nft import nft
@@ -31,6 +32,7 @@ class Metering:
 
     def __init__(self, ledger: Ledger, tally: Tally, boot_id: str, chains: Chains) -> None:
         self._ledger, self._tally, self._boot_id, self._chains = ledger, tally, boot_id, chains
+        self.aliases = Aliases(ledger, chains)
         self._ended: set[Life] = set()
         self._unclaimed: set[Life] = set()  # at the last sweep
         self._failed: list[str] = []
@@ -113,6 +115,8 @@ class Metering:
         """Read all counters and credit every binding. Returns the ids of VMs whose usage grew. Raises MeterError."""
         tracked, others = self._tally.tracked.values(), self._by_another_meter()
         stood = sum(one.mark.own is not None for one in tracked)
+        if self.meter.own:
+            self.aliases.note(tracked, at)
         readings = self.meter.read(tracked)
         if others:
             for one in tracked:
@@ -141,6 +145,8 @@ class Metering:
         self._adopt(vm_ids)
         live = self._ledger.live_bindings()
         ended = {id_: one for id_, one in self._tally.tracked.items() if id_ not in live and one.vm_id in vm_ids}
+        if ended and self.meter.own:
+            self.aliases.note(ended.values(), at)
         ended_at = viflog.ends(self._ledger, ended)
         for id_, reading in self.meter.last(ended.values()).items():
             # Hooks write the clock's time, and the clock may have been wrong.

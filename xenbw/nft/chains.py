@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from xenbw.nft import nft
-from xenbw.nft.netlink import Chain
+from xenbw.nft.objects import Chain
 from xenbw.nft.port import Port
 from xenbw.nft.tables import Tables
 
@@ -50,12 +51,18 @@ class Chains:
     def _look(self) -> View:
         # A hook may add a vif between these reads, in one commit: so maps and chains are read after the counters that
         # need them.
-        counters, sealed = frozenset(self._table.counters()), nft.indexes(self._table.elements("sealed"))
+        counters = frozenset(self._table.counters())
+        sealed, aliased = (nft.indexes(self._table.elements(name)) for name in ("sealed", "aliased"))
         maps = {what: nft.mapped(self._table.objects(what)) for what in nft.WHAT}
         chains = self._table.chains()
         self._known = {name: self._known.get(name, chain.rules) for name, chain in chains.items()}
         changed = frozenset(name for name, chain in chains.items() if self._known[name] != chain.rules)
-        return View(chains, counters, sealed, maps, changed, self._tables.links.now())
+        return View(chains, counters, sealed, aliased, maps, changed, self._tables.links.now())
+
+    def aliased(self) -> dict[int, float]:
+        """The vifs whose guests used another MAC: ifindex -> for how many seconds it may be remembered. Raises
+        MeterError."""
+        return {int.from_bytes(key, sys.byteorder): seconds for key, seconds in self._table.left("aliased").items()}
 
     def broken(self, ports: Iterable[Port], view: View) -> list[Port]:
         """The vifs that have counters but whose traffic does not reach them: a chain is gone, was changed, leads to no
@@ -148,7 +155,7 @@ class Chains:
 
     def _right(self, port: Port, view: View) -> bool:
         """Whether a vif's chains are on it, and seal and allow what they should."""
-        if not view.bound(port) or view.seals(port) is not port.sealed:
+        if not view.bound(port) or view.seals(port) is not port.sealed or not view.knows_alias(port):
             return False
         if port.sealed and port.allow:
             return view.allows(port) and self._allowed.get(port.key) == port.allow
@@ -157,13 +164,15 @@ class Chains:
 
 @dataclass(frozen=True)
 class View:
-    """The table as it was at one look. counters: their names. sealed: ifindexes of sealed vifs. maps: map -> ifindex ->
-    counter. changed: the chains whose rules differ from when they were first seen. interfaces: (ifindex, name) of each
-    interface that existed after all this was read."""
+    """The table as it was at one look. counters: their names. sealed: ifindexes of sealed vifs. aliased: of vifs whose
+    guests used other MACs, as far as that was known when the rules last changed. maps: map -> ifindex -> counter.
+    changed: the chains whose rules differ from when they were first seen. interfaces: (ifindex, name) of each interface
+    that existed after all this was read."""
 
     chains: Mapping[str, Chain]
     counters: frozenset[str]
     sealed: frozenset[int]
+    aliased: frozenset[int]
     maps: Mapping[str, Mapping[int, str]]
     changed: frozenset[str]
     interfaces: list[tuple[int, str]]
@@ -212,6 +221,10 @@ class View:
         """Whether the vif has chains that let allowed networks through its seal."""
         return f"{port.key}-allowed-in" in self.chains
 
+    def knows_alias(self, port: Port) -> bool:
+        """Whether all that is sent to the vif is usage, if it is to be."""
+        return not port.aliased or port.ifindex in self.aliased
+
     def strays(self, ports: Iterable[Port]) -> str:
         """Text that deletes map elements which lead from these vifs to other vifs' counters: nft does not replace an
         element by adding another."""
@@ -231,6 +244,8 @@ class View:
                 parts.append(nft.unchain(port.key))
             if not (self.bound(port) and self.counts(port)):
                 parts.append(nft.cover(*port[:5]))
+            if not self.knows_alias(port):
+                parts.append(nft.alias(port.ifindex, port.aliased))
             if port.sealed and port.allow:
                 parts.append(nft.allow(port.key, port.ifindex, port.allow))
             elif self.allows(port):

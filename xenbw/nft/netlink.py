@@ -12,10 +12,11 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import TypeVar
 
 from xenbw.errors import MeterError
 from xenbw.nft.library import Library
+from xenbw.nft.objects import Chain, Quota
 from xenbw.text import decode
 
 _NETLINK_NETFILTER = 12
@@ -33,6 +34,7 @@ _QUOTA_FLAGS, _DEPLETED = 2, 2  # the second is NFT_QUOTA_F_DEPLETED
 _CHAIN_NAME, _CHAIN_HOOK, _HOOK_DEVICE = 3, 4, 3
 _RULE_CHAIN, _RULE_EXPRESSIONS = 2, 4
 _SET_NAME, _SET_ELEMENTS, _ELEMENT_KEY, _ELEMENT_OBJECT, _DATA_VALUE = 2, 3, 1, 9, 1
+_ELEMENT_EXPIRATION = 5  # milliseconds
 _ELEMENT_USERDATA, _COMMENT = 6, 0  # the second is NFTNL_UDATA_SET_ELEM_COMMENT, libnftnl/udata.h
 _GEN_ID, _GEN_PID = 1, 2
 _TYPE = 0x3FFF  # without the flags "nested" and "network byte order"
@@ -41,28 +43,9 @@ _TWO_LONGS = struct.Struct(">Q4xQ")  # with the second one's header in between
 _INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: the table changed under the dump
 _BUFFER, _TRIES = 1 << 16, 10
 
+_Value = TypeVar("_Value")
 _Take = Callable[[bytes, int, int], None]
 """take(data, begin, end): read the attributes of one message."""
-
-
-class Chain(NamedTuple):
-    """A chain in the kernel. device: the interface it is bound to, "" for none. rules: a hash of each rule; equal rules
-    have equal hashes, except rules with an unnamed set, whose number in the rule changes."""
-
-    device: str
-    rules: tuple[int, ...] = ()
-
-
-class Quota(NamedTuple):
-    """A quota object. Bytes: it runs out when `consumed` reaches `limit`. The kernel goes on counting then, but tells
-    no more than the limit (net/netfilter/nft_quota.c, nft_quota_do_dump)."""
-
-    limit: int
-    consumed: int
-
-    @property
-    def spent(self) -> bool:
-        return self.consumed >= self.limit
 
 
 class NetfilterError(MeterError):
@@ -150,6 +133,10 @@ class Table:
         """The keys of a set's elements; empty without the set. Raises NetfilterError."""
         return frozenset(self.objects(name))
 
+    def left(self, name: str) -> dict[bytes, float]:
+        """A set's elements: key -> after how many seconds the kernel removes it, 0 for never. Raises NetfilterError."""
+        return self._elements(name, lambda words: int.from_bytes(words.get(_ELEMENT_EXPIRATION, b""), "big") / 1000)
+
     def objects(self, name: str) -> dict[bytes, str]:
         """A map's elements: key -> name of the object it leads to; empty without the map. Raises NetfilterError."""
         return self._elements(name, lambda words: _text(words.get(_ELEMENT_OBJECT, b"")))
@@ -158,9 +145,9 @@ class Table:
         """A set's elements: key -> comment, "" for none; empty without the set. Raises NetfilterError."""
         return self._elements(name, lambda words: _comment(words.get(_ELEMENT_USERDATA, b"")))
 
-    def _elements(self, name: str, value: Callable[[dict[int, bytes]], str]) -> dict[bytes, str]:
+    def _elements(self, name: str, value: Callable[[dict[int, bytes]], _Value]) -> dict[bytes, _Value]:
         """The elements of a set or map, by their keys; value: what is read of an element's attributes."""
-        found: dict[bytes, str] = {}
+        found: dict[bytes, _Value] = {}
 
         def take(data: bytes, at: int, end: int) -> None:
             for element in _each(_attributes(data, at, end).get(_SET_ELEMENTS, b"")):

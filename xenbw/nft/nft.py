@@ -36,7 +36,7 @@ FINDING = {
 }
 # Fields of an Ethernet frame: offset and length in bits. `ether daddr` would check the type of the incoming interface
 # first, which a packet that leaves does not have; `arp saddr` is of another type than the set's.
-_DESTINATION, _SOURCE, _ARP_SENDER = "@ll,0,48", "@ll,48,48", "@ll,176,48"
+_DESTINATION, _SOURCE, _ARP_SENDER, _CHADDR = "@ll,0,48", "@ll,48,48", "@ll,176,48", "@th,288,48"
 
 
 def key(domid: int, devid: int, ifindex: int) -> str:
@@ -57,25 +57,37 @@ def can_name(interface: str) -> bool:
     return interface.isascii() and interface.isprintable() and not set(interface) & set('"*\\')
 
 
+# What a VM on a quiet bridge gets of broadcasts and multicasts is far less. Beyond this, one guest could use up the
+# allowances of all its neighbours by them.
+_GROUP_RATE = "limit rate over 4 kbytes/second burst 1 mbytes"
 # A sealed vif passes only what its guest is allowed. On other vifs, all that the guest sends is usage. What is sent to
-# the guest is usage if it is for one of the guest's MACs or for a group (the lowest bit of the first byte, IEEE 802),
-# else flood. A guest that sends from other MACs may be reached by them: then all counts as usage.
+# the guest is usage if it is for one of the guest's MACs or, within that rate, for a group (the lowest bit of the first
+# byte, IEEE 802), else flood. A guest that used another MAC may be reached by it as long as others remember it: all of
+# that counts as usage.
+_DAY = 86_400  # seconds; some routers keep an ARP entry for hours
 _TO_GUEST = (
     "oif @sealed jump sealed-in",
     f"oif . {_DESTINATION} @own goto usage-in",
+    "oif @aliased goto usage-in",
+    f"@ll,7,1 1 add @groups {{ oif {_GROUP_RATE} }} goto flooded",
     "@ll,7,1 1 goto usage-in",
-    "oif @foreign goto usage-in",
-    "counter name oif map @flood",
+    "goto flooded",
 )
-_FROM_GUEST = (
-    "iif @sealed jump sealed-out",
-    "iif @foreign goto usage-out",
-    f"iif . {_SOURCE} != @own add @foreign {{ iif }}",
-    f"meta protocol arp iif . {_ARP_SENDER} != @own add @foreign {{ iif }}",
-    "meta protocol 8021q add @foreign { iif }",
-    "meta protocol 8021ad add @foreign { iif }",
+# The guest of a sealed vif may reach its allowed networks, and so it may tell them another MAC.
+_FROM_GUEST = ("jump told", "iif @sealed jump sealed-out", "goto usage-out")
+_TOLD = (
+    f"iif . {_SOURCE} != @own update @aliased {{ iif }}",
+    f"meta protocol arp iif . {_ARP_SENDER} != @own update @aliased {{ iif }}",
+    "meta protocol 8021q update @aliased { iif }",
+    "meta protocol 8021ad update @aliased { iif }",
+    "udp dport 67 jump leases",
     "icmpv6 type 133-137 jump neighbours",
-    "goto usage-out",
+)
+# RFC 2131: a DHCP client tells its MAC in chaddr, 28 bytes behind the UDP header, and a server may put it into its ARP
+# table, as dnsmasq does. In a fragment the field may be cut off.
+_LEASES = (
+    f"iif . {_CHADDR} != @own update @aliased {{ iif }}",
+    "ip frag-off & 0x2000 != 0 update @aliased { iif }",
 )
 # Usage passes the chains of throttles and tripwires first, whose rules come with the first throttle and the first
 # tripwire (blocks/throttle_text.py, blocks/tripwire_text.py).
@@ -88,15 +100,15 @@ _USAGE = {
 # Honest guests send one option of 8 bytes, which the rules look at, and no header in between: what is behind another
 # option, or in another fragment, could be anything.
 _NEIGHBOURS = (
-    "ip6 nexthdr != 58 add @foreign { iif }",
-    "icmpv6 type 134 add @foreign { iif }",
-    "icmpv6 type 137 add @foreign { iif }",
-    "icmpv6 type 133 ip6 length > 16 add @foreign { iif }",
-    "icmpv6 type 135-136 ip6 length > 32 add @foreign { iif }",
-    "icmpv6 type 133 @th,64,8 1 iif . @th,80,48 != @own add @foreign { iif }",
-    "icmpv6 type 133 @th,64,8 != 1 add @foreign { iif }",
-    "icmpv6 type 135-136 @th,192,8 1-2 iif . @th,208,48 != @own add @foreign { iif }",
-    "icmpv6 type 135-136 @th,192,8 != 1-2 @th,192,8 != 14 add @foreign { iif }",
+    "ip6 nexthdr != 58 update @aliased { iif }",
+    "icmpv6 type 134 update @aliased { iif }",
+    "icmpv6 type 137 update @aliased { iif }",
+    "icmpv6 type 133 ip6 length > 16 update @aliased { iif }",
+    "icmpv6 type 135-136 ip6 length > 32 update @aliased { iif }",
+    "icmpv6 type 133 @th,64,8 1 iif . @th,80,48 != @own update @aliased { iif }",
+    "icmpv6 type 133 @th,64,8 != 1 update @aliased { iif }",
+    "icmpv6 type 135-136 @th,192,8 1-2 iif . @th,208,48 != @own update @aliased { iif }",
+    "icmpv6 type 135-136 @th,192,8 != 1-2 @th,192,8 != 14 update @aliased { iif }",
 )
 _SEALED = {
     f"sealed-{way}": (f"{interface} vmap @{where}", f"goto refuse-{way}")
@@ -107,8 +119,20 @@ _REFUSED = {
     f"refuse-{way}": (f"counter name {interface} map @refused-{way}", "drop")
     for way, (_, interface, _) in _ALLOWED.items()
 }
+# The sets to which packets add vifs.
+_NOTICED = ("aliased", "groups")
 # No rule here uses an unnamed set, so a rule looks the same in the kernel each time it is written.
-SHARED = {"to-guest": _TO_GUEST, "from-guest": _FROM_GUEST, "neighbours": _NEIGHBOURS, **_SEALED, **_REFUSED, **_USAGE}
+SHARED = {
+    "to-guest": _TO_GUEST,
+    "from-guest": _FROM_GUEST,
+    "told": _TOLD,
+    "leases": _LEASES,
+    "neighbours": _NEIGHBOURS,
+    "flooded": ("counter name oif map @flood",),
+    **_SEALED,
+    **_REFUSED,
+    **_USAGE,
+}
 """The rules of the chains that all vifs share."""
 
 
@@ -118,7 +142,8 @@ def foundation() -> str:
         f"add table netdev {TABLE}",
         f"add set netdev {TABLE} sealed {{ type iface_index; }}",
         f"add set netdev {TABLE} own {{ typeof oif . {_DESTINATION}; }}",
-        f"add set netdev {TABLE} foreign {{ type iface_index; flags dynamic; size 65535; }}",
+        f"add set netdev {TABLE} aliased {{ type iface_index; flags dynamic,timeout; timeout {_DAY}s; size 65535; }}",
+        f"add set netdev {TABLE} groups {{ type iface_index; flags dynamic; size 65535; }}",
         *(f"add map netdev {TABLE} {what} {{ type iface_index : counter; }}" for what in WHAT),
         *(f"add map netdev {TABLE} {where} {{ type iface_index : verdict; }}" for where, _, _ in _ALLOWED.values()),
     ]
@@ -135,7 +160,7 @@ def cover(domid: int, devid: int, ifindex: int, interface: str, mac: str | None)
     without it all traffic to the vif counts, since none of it is known to be for others."""
     name, own = key(domid, devid, ifindex), _number(mac)
     lines = _counters([(name, ifindex)])
-    lines.append(_element(*(("own", f"{ifindex} . {own}") if own else ("foreign", str(ifindex)))))
+    lines.append(_element(*(("own", f"{ifindex} . {own}") if own else ("aliased", str(ifindex)))))
     for way, hook, at, shared in (("in", "egress", "oif", "to-guest"), ("out", "ingress", "iif", "from-guest")):
         chain = f"netdev {TABLE} {name}-{way}"
         where = f'type filter hook {hook} device "{interface}" priority {_PRIORITY};'
@@ -143,6 +168,12 @@ def cover(domid: int, devid: int, ifindex: int, interface: str, mac: str | None)
         # The ifindex is checked: a chain that outlives its vif would also see the next vif of that name.
         lines.append(f"add rule {chain} {at} {ifindex} jump {shared}")
     return "\n".join([*lines, ""])
+
+
+def alias(ifindex: int, seconds: int) -> str:
+    """Text for a vif whose guest used another MAC in an earlier life or on another vif: all that is sent to it is usage
+    for so many seconds, a day at most. If it is known as such already, nothing changes."""
+    return _element("aliased", f"{ifindex} timeout {_DAY}s expires {min(seconds, _DAY)}s") + "\n"
 
 
 def seal(indexes: Collection[int]) -> str:
@@ -249,7 +280,7 @@ def uncover(name: str) -> str:
         return ""
     index = life[2]
     lines = [unchain(name) + disallow(name, index) + uncount(name, index).rstrip("\n")]
-    for flag in ("sealed", "foreign"):
+    for flag in ("sealed", *_NOTICED):
         element = _element(flag, str(index))
         lines += [element, _undone(element)]
     return "\n".join([*lines, ""])

@@ -12,6 +12,7 @@ class Port(NamedTuple):
 
     allow: addresses and networks that its seal, if it has one, lets through. throttle: its VM's id, and the bits per
     second to the guest and from it, if the VM is throttled past its allowance. vm_id: None while its VM is not known.
+    aliased: for how many seconds others may still send to another MAC of the VM.
     """
 
     domid: int
@@ -23,6 +24,7 @@ class Port(NamedTuple):
     allow: tuple[str, ...] = ()
     throttle: tuple[int, int, int] | None = None
     vm_id: int | None = None
+    aliased: int = 0
 
     @property
     def held(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from xenbw.errors import MeterError
-from xenbw.nft.netlink import Quota
+from xenbw.nft.objects import Quota
 from xenbw.nft.tables import Tables
 
 T = TypeVar("T")

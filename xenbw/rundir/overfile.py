@@ -9,6 +9,7 @@ Each line is a list of words separated by tabs; names are backslash-escaped:
 `allow NETWORK...`: blocked VMs may reach these networks; `allow-vm NAME NETWORK...`: this VM may reach these instead
 `throttle NAME ID IN OUT`: a VM that is throttled past its allowance, its row's id, and its rates in bits per second
 `tripwire NAME QUOTA LEFT...`: the quota objects that hold a VM's allowance, and how many bytes each had left
+`aliased NAME UNTIL`: a VM that used another MAC, which others may remember until then, in seconds since 1970
 `null-routes METHOD`: by what addresses are null-routed, `iptables` or `nft`
 The daemon writes the whole file. While no daemon runs, hooks append lines, which add to or correct the lines before.
 """
@@ -27,10 +28,22 @@ if TYPE_CHECKING:
 class Over:
     """What the file says. blocked: VM name -> its null-routed addresses; protected: addresses or networks; nft: whether
     vifs get nft counters; allow: the networks that blocked VMs may reach; throttled: VM name -> its id, and its rates
-    to the guest and from it in bits per second; tripwires: VM name -> quota object -> bytes left; method: by
-    what addresses are null-routed, "" if that is not known."""
+    to the guest and from it in bits per second; tripwires: VM name -> quota object -> bytes left; aliased: VM name ->
+    until when others may remember another MAC of it, in seconds since 1970; method: by what addresses are null-routed,
+    "" if that is not known."""
 
-    __slots__ = ("allow", "blocked", "held", "ledger", "method", "nft", "protected", "throttled", "tripwires")
+    __slots__ = (
+        "aliased",
+        "allow",
+        "blocked",
+        "held",
+        "ledger",
+        "method",
+        "nft",
+        "protected",
+        "throttled",
+        "tripwires",
+    )
 
     def __init__(self) -> None:
         self.ledger = ""
@@ -41,6 +54,7 @@ class Over:
         self.blocked: dict[str, list[str]] = {}
         self.throttled: dict[str, tuple[int, int, int]] = {}
         self.tripwires: dict[str, dict[str, int]] = {}
+        self.aliased: dict[str, int] = {}
 
     def addresses(self) -> dict[str, str]:
         """Every address that must be null-routed, with its VM's name."""
@@ -55,6 +69,7 @@ class Over:
 _NONE = Exceptions()
 _NOT_THROTTLED: Mapping[str, tuple[int, int, int]] = {}
 _NO_TRIPWIRES: Mapping[str, Mapping[str, int]] = {}
+_NOT_ALIASED: Mapping[str, int] = {}
 
 
 def escape(name: str) -> str:
@@ -107,6 +122,8 @@ def _take(over: Over, kind: str, *words: str) -> None:
         over.throttled[unescape(words[0])] = (vm_id, in_bits, out_bits)
     elif kind == "tripwire" and len(words) % 2:
         over.tripwires[unescape(words[0])] = dict(zip(words[1::2], map(int, words[2::2]), strict=True))
+    elif kind == "aliased" and len(words) == 2:
+        over.aliased[unescape(words[0])] = int(words[1])
     elif kind == "vm" and words:
         over.blocked.setdefault(unescape(words[0]), []).extend(words[1:])
 
@@ -122,6 +139,7 @@ def write(
     throttled: Mapping[str, tuple[int, int, int]] = _NOT_THROTTLED,
     tripwires: Mapping[str, Mapping[str, int]] = _NO_TRIPWIRES,
     method: str = "iptables",
+    aliased: Mapping[str, int] = _NOT_ALIASED,
 ) -> None:
     """Replace the file in one step. Raises OSError."""
     text = _line("ledger", escape(ledger)) + _line("meter", meter) + _line("null-routes", method)
@@ -131,6 +149,7 @@ def write(
     text += "".join(_line("throttle", escape(name), *map(str, limit)) for name, limit in sorted(throttled.items()))
     for name, quotas in sorted(tripwires.items()):
         text += _line("tripwire", escape(name), *(f"{quota}\t{left}" for quota, left in quotas.items()))
+    text += "".join(_line("aliased", escape(name), str(until)) for name, until in sorted(aliased.items()))
     fresh = f"{path}.{os.getpid()}"
     # The file names customers, so only root may read it.
     with open(fresh, "w", encoding="ascii", opener=for_root) as file:
