@@ -131,3 +131,12 @@ def test_until_others_have_forgotten_it(host: Host, guest: Guest) -> None:
     guest.start()
     guest.ping("10.50.0.2")
     assert flooded(host) >= 100 * 1014
+
+
+def test_on_a_vif_that_the_kernel_forgot_before_its_vm(host: Host, guest: Guest) -> None:
+    tell(guest)
+    assert until(lambda: remembered(host))
+    aliased = ["nft", "delete", "element", "netdev", "xenbw", "aliased"]
+    ifindex = host.run(["cat", f"/sys/class/net/{guest.interface}/ifindex"]).stdout
+    host.run([*aliased, "{", ifindex.strip(), "}"], check=True)
+    assert until(lambda: flooded(host) == 0)

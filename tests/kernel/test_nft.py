@@ -221,6 +221,10 @@ def lies(mac: str) -> dict[str, bytes]:
         "by DHCP": broadcast(ip4("0.0.0.0", "255.255.255.255", discover(other))),
         "by DHCP in fragments": broadcast(fragments("0.0.0.0", "255.255.255.255", discover(other), 32)[0]),
         "truth": advertise(bytes([2, 1]) + me),
+        "truth of a server that is asked from port 67": broadcast(
+            ip4("10.50.0.77", "10.50.0.2", udp(bytes(500), 53, 67))
+        ),
+        "truth of it in fragments": broadcast(fragments("10.50.0.77", "10.50.0.2", udp(bytes(500), 53, 67), 32)[0]),
         "truth by DHCP": broadcast(ip4("0.0.0.0", "255.255.255.255", discover(me))),
     }
 

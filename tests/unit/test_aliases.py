@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -36,47 +36,59 @@ def followed(vm_id: int, ifindex: int) -> Any:
     return SimpleNamespace(vm_id=vm_id, key=SimpleNamespace(ifindex=ifindex))
 
 
-def noticing(ledger: Ledger, kernel: _Kernel) -> Aliases:
-    return Aliases(ledger, cast("Any", kernel))
+def notice(ledger: Ledger, at: datetime, **left: float) -> Aliases:
+    """A daemon's first look. left: vifN, of the VM N, -> seconds left."""
+    aliases = Aliases(ledger, cast("Any", _Kernel(**left)))
+    aliases.note([followed(int(vif.removeprefix("vif")), int(vif.removeprefix("vif"))) for vif in left], at)
+    aliases.keep(at)
+    return aliases
 
 
 def test_it_is_kept_by_vm_until_the_kernel_would_forget_it(ledger: Ledger) -> None:
-    noticing(ledger, _Kernel(vif7=86_400)).note([followed(1, 7), followed(2, 8)], NOW)
+    aliases = Aliases(ledger, cast("Any", _Kernel(vif7=86_400)))
+    aliases.note([followed(1, 7), followed(2, 8)], NOW)
+    aliases.keep(NOW)
     assert kept.known(ledger, NOW) == {1: NOW + DAY}
     assert kept.known(ledger, NOW + DAY - timedelta(seconds=1)) == {1: NOW + DAY}
     assert kept.known(ledger, NOW + DAY) == {}
 
 
 def test_what_an_earlier_daemon_kept_stays_until_its_time(ledger: Ledger) -> None:
-    noticing(ledger, _Kernel(vif7=86_400)).note([followed(1, 7)], NOW)
-    noticing(ledger, _Kernel(vif8=86_400)).note([followed(2, 8)], NOW + DAY / 2)
+    notice(ledger, NOW, vif1=86_400)
+    notice(ledger, NOW + DAY / 2, vif2=86_400)
     assert kept.known(ledger, NOW + DAY / 2) == {1: NOW + DAY, 2: NOW + DAY * 1.5}
-    noticing(ledger, _Kernel(vif9=86_400)).note([followed(3, 9)], NOW + DAY)
+    notice(ledger, NOW + DAY, vif3=86_400)
     assert kept.known(ledger, NOW + DAY) == {2: NOW + DAY * 1.5, 3: NOW + 2 * DAY}
 
 
-def test_a_guest_that_sends_so_all_the_time_is_news_now_and_then(ledger: Ledger) -> None:
-    aliases, told = noticing(ledger, _Kernel(vif7=86_400)), 0
+def test_a_vif_that_is_nearly_forgotten_shortens_nothing(ledger: Ledger) -> None:
+    notice(ledger, NOW, vif1=86_400)
+    notice(ledger, NOW, vif1=3600)
+    assert kept.known(ledger, NOW) == {1: NOW + DAY}
+
+
+def test_a_guest_that_sends_so_all_the_time_is_news_once(ledger: Ledger) -> None:
+    aliases, told = Aliases(ledger, cast("Any", _Kernel(vif7=86_400))), 0
     for minute in range(60):
         aliases.note([followed(1, 7)], NOW + timedelta(minutes=minute))
+        aliases.keep(NOW)
         told += aliases.take_news()
-    assert 4 <= told <= 7
+    assert told == 1
     assert kept.known(ledger, NOW)[1] >= NOW + DAY + timedelta(minutes=45)
 
 
 def test_it_is_kept_once_the_ledger_can_be_written(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    aliases = noticing(ledger, _Kernel(vif7=86_400))
+    aliases = Aliases(ledger, cast("Any", _Kernel(vif7=86_400)))
+    aliases.note([followed(1, 7)], NOW)
 
     def locked(*_: object) -> None:
         raise LedgerError("the ledger is locked", "try again")
 
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "set_meta", locked)
-        aliases.note([followed(1, 7)], NOW)
-        assert not aliases.take_news()
-    aliases.note([followed(1, 7)], NOW)
-    assert aliases.take_news()
-    assert not aliases.take_news()
+        with pytest.raises(LedgerError):
+            aliases.keep(NOW)
+    aliases.keep(NOW)
     assert kept.known(ledger, NOW) == {1: NOW + DAY}
 
 

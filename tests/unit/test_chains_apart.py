@@ -12,7 +12,6 @@ _NOTHING = View(
     {},
     frozenset(),
     frozenset(),
-    frozenset(),
     {what: {} for what in ("in", "out", "flood", "refused-in", "refused-out")},
     frozenset(),
     [],

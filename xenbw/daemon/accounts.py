@@ -191,6 +191,7 @@ class Accounts:
         not, they are kept and written the next time."""
         alive = Alive(self._now.moment.at, self._now.tick.elapsed, self._boot_id)
         try:
+            self._metering.aliases.keep(alive.at)
             usagelog.commit(self._ledger, self._tally.pending(), alive)
         except LedgerError as error:
             self.failed(error)

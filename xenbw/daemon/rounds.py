@@ -68,7 +68,11 @@ class Rounds:
             self._tally.shut = self._reconciler.shut()
             self._accounts.count(self._ports() if look or self._metering.bridged else None)
             spent = self._spent(self._quotas.after)
-            hold = self._roll() or hold or self._metering.aliases.take_news()
+            hold = self._roll() or hold
+            if met := self._metering.aliases.take_news():
+                # The reconciler reads them from the ledger, and the next look reminds the kernel of all their vifs.
+                self._accounts.commit(durable=False)
+                hold = True
             due = ((due | self._crossed() | spent.keys()) & self._roster.entries.keys()) - judged
             moved = bool(due) and self._pass_judgement(due, spent)
             judged |= due
@@ -81,7 +85,7 @@ class Rounds:
             elif look or self._quotas.unsettled:
                 self._reconciler.wire(self._roster, self._tally.usage, self._present())
             # What passed while a tripwire was made is counted at once, or so much more could pass its line.
-            if not moved and not (self._quotas.made and not settled):
+            if not moved and not met and not (self._quotas.made and not settled):
                 return changes
             if moved:
                 self._accounts.commit()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import datetime, timedelta
 
 from xenbw.accounting import Tracked
 from xenbw.ledger import aliases
-from xenbw.ledger.ledger import Ledger, LedgerError
+from xenbw.ledger.ledger import Ledger
 from xenbw.nft.chains import Chains
 
 # A guest that sends from another MAC all the time renews its entry with each frame; the ledger learns of it so often.
@@ -16,7 +15,7 @@ _STEP = timedelta(minutes=10)
 
 
 class Aliases:
-    """Takes over from the kernel which vifs' guests used another MAC, and keeps it in the ledger by VM."""
+    """Takes over from the kernel which vifs' guests used another MAC."""
 
     def __init__(self, ledger: Ledger, chains: Chains) -> None:
         self._ledger, self._chains = ledger, chains
@@ -31,17 +30,18 @@ class Aliases:
             if one.key.ifindex in left:
                 until, before = at + timedelta(seconds=left[one.key.ifindex]), self._until.get(one.vm_id)
                 if before is None or until > before + _STEP:
-                    self._until[one.vm_id], self._kept, self._news = until, False, True
-        if not self._kept:
-            # If the ledger cannot be written now, the next look tries again.
-            with suppress(LedgerError):
-                self._until = {**aliases.known(self._ledger, at), **self._until}
-                self._until = {vm_id: until for vm_id, until in self._until.items() if until > at}
-                aliases.keep(self._ledger, self._until)
-                self._kept = True
+                    self._until[one.vm_id], self._kept = until, False
+                    self._news = self._news or before is None or before <= at
 
     def take_news(self) -> bool:
-        """Whether the ledger knows more such VMs since the last call."""
-        news = self._news and self._kept
-        self._news = self._news and not news
+        """Whether there are VMs among them, since the last call, that were not."""
+        news, self._news = self._news, False
         return news
+
+    def keep(self, at: datetime) -> None:
+        """Write to the ledger what is not there yet. Raises LedgerError."""
+        if not self._kept:
+            known = aliases.known(self._ledger, at)
+            found = {vm_id: max(until, known.get(vm_id, until)) for vm_id, until in self._until.items() if until > at}
+            aliases.keep(self._ledger, {**known, **found})
+            self._until, self._kept = found, True

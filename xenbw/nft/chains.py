@@ -11,6 +11,9 @@ from xenbw.nft.objects import Chain
 from xenbw.nft.port import Port
 from xenbw.nft.tables import Tables
 
+# Seconds: a vif may be known so much shorter than its VM, or the kernel would be told at each look.
+_LATE = 900
+
 
 class Chains:
     """The chains on vifs. They hold our counters and the seal.
@@ -52,12 +55,12 @@ class Chains:
         # A hook may add a vif between these reads, in one commit: so maps and chains are read after the counters that
         # need them.
         counters = frozenset(self._table.counters())
-        sealed, aliased = (nft.indexes(self._table.elements(name)) for name in ("sealed", "aliased"))
+        sealed = nft.indexes(self._table.elements("sealed"))
         maps = {what: nft.mapped(self._table.objects(what)) for what in nft.WHAT}
         chains = self._table.chains()
         self._known = {name: self._known.get(name, chain.rules) for name, chain in chains.items()}
         changed = frozenset(name for name, chain in chains.items() if self._known[name] != chain.rules)
-        return View(chains, counters, sealed, aliased, maps, changed, self._tables.links.now())
+        return View(chains, counters, sealed, maps, changed, self._tables.links.now())
 
     def aliased(self) -> dict[int, float]:
         """The vifs whose guests used another MAC: ifindex -> for how many seconds it may be remembered. Raises
@@ -76,7 +79,22 @@ class Chains:
         return [port for port in self.broken(ports, view) if port.key in self.counted]
 
     def keep(self, ports: Collection[Port], view: View) -> None:
-        """Repair the chains of these vifs, but for those that are uncounted."""
+        """Repair the chains of these vifs, but for those that are uncounted. Raises MeterError."""
+        self._repair(ports, view)
+        self._remind(ports)
+
+    def _remind(self, ports: Iterable[Port]) -> None:
+        """Have the kernel know for as long as it should which VMs used another MAC. Of a vif without a known MAC nobody
+        can say what is for it."""
+        wanted = {port.ifindex: nft.DAY if port.mac is None else port.aliased for port in ports}
+        wanted = {ifindex: seconds for ifindex, seconds in wanted.items() if seconds}
+        left = self.aliased() if wanted else {}
+        text = "".join(nft.alias(i, seconds) for i, seconds in wanted.items() if left.get(i, 0) + _LATE < seconds)
+        if text:
+            # It fails where the foundation could not be laid, which is a problem of each vif already.
+            self._apply(text)
+
+    def _repair(self, ports: Collection[Port], view: View) -> None:
         if not view.founded and view.count_any(self.counted):
             return
         uncounted = {port.key for port in self.uncounted(ports, view)}
@@ -155,7 +173,7 @@ class Chains:
 
     def _right(self, port: Port, view: View) -> bool:
         """Whether a vif's chains are on it, and seal and allow what they should."""
-        if not view.bound(port) or view.seals(port) is not port.sealed or not view.knows_alias(port):
+        if not view.bound(port) or view.seals(port) is not port.sealed:
             return False
         if port.sealed and port.allow:
             return view.allows(port) and self._allowed.get(port.key) == port.allow
@@ -164,15 +182,13 @@ class Chains:
 
 @dataclass(frozen=True)
 class View:
-    """The table as it was at one look. counters: their names. sealed: ifindexes of sealed vifs. aliased: of vifs whose
-    guests used other MACs, as far as that was known when the rules last changed. maps: map -> ifindex -> counter.
-    changed: the chains whose rules differ from when they were first seen. interfaces: (ifindex, name) of each interface
-    that existed after all this was read."""
+    """The table as it was at one look. counters: their names. sealed: ifindexes of sealed vifs. maps: map -> ifindex ->
+    counter. changed: the chains whose rules differ from when they were first seen. interfaces: (ifindex, name) of each
+    interface that existed after all this was read."""
 
     chains: Mapping[str, Chain]
     counters: frozenset[str]
     sealed: frozenset[int]
-    aliased: frozenset[int]
     maps: Mapping[str, Mapping[int, str]]
     changed: frozenset[str]
     interfaces: list[tuple[int, str]]
@@ -221,10 +237,6 @@ class View:
         """Whether the vif has chains that let allowed networks through its seal."""
         return f"{port.key}-allowed-in" in self.chains
 
-    def knows_alias(self, port: Port) -> bool:
-        """Whether all that is sent to the vif is usage, if it is to be."""
-        return not port.aliased or port.ifindex in self.aliased
-
     def strays(self, ports: Iterable[Port]) -> str:
         """Text that deletes map elements which lead from these vifs to other vifs' counters: nft does not replace an
         element by adding another."""
@@ -244,8 +256,6 @@ class View:
                 parts.append(nft.unchain(port.key))
             if not (self.bound(port) and self.counts(port)):
                 parts.append(nft.cover(*port[:5]))
-            if not self.knows_alias(port):
-                parts.append(nft.alias(port.ifindex, port.aliased))
             if port.sealed and port.allow:
                 parts.append(nft.allow(port.key, port.ifindex, port.allow))
             elif self.allows(port):

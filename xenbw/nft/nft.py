@@ -64,7 +64,7 @@ _GROUP_RATE = "limit rate over 4 kbytes/second burst 1 mbytes"
 # the guest is usage if it is for one of the guest's MACs or, within that rate, for a group (the lowest bit of the first
 # byte, IEEE 802), else flood. A guest that used another MAC may be reached by it as long as others remember it: all of
 # that counts as usage.
-_DAY = 86_400  # seconds; some routers keep an ARP entry for hours
+DAY = 86_400  # seconds; some routers keep an ARP entry for hours
 _TO_GUEST = (
     "oif @sealed jump sealed-in",
     f"oif . {_DESTINATION} @own goto usage-in",
@@ -84,8 +84,11 @@ _TOLD = (
     "icmpv6 type 133-137 jump neighbours",
 )
 # RFC 2131: a DHCP client tells its MAC in chaddr, 28 bytes behind the UDP header, and a server may put it into its ARP
-# table, as dnsmasq does. In a fragment the field may be cut off.
+# table, as dnsmasq does. In a fragment the field may be cut off. Others may ask any server on a guest from port 67: its
+# answer is no request (op 1) of an Ethernet card (htype 1) with an address of up to 16 bytes.
 _LEASES = (
+    "@th,64,16 != 0x0101 return",
+    "@th,80,8 > 16 return",
     f"iif . {_CHADDR} != @own update @aliased {{ iif }}",
     "ip frag-off & 0x2000 != 0 update @aliased { iif }",
 )
@@ -142,7 +145,7 @@ def foundation() -> str:
         f"add table netdev {TABLE}",
         f"add set netdev {TABLE} sealed {{ type iface_index; }}",
         f"add set netdev {TABLE} own {{ typeof oif . {_DESTINATION}; }}",
-        f"add set netdev {TABLE} aliased {{ type iface_index; flags dynamic,timeout; timeout {_DAY}s; size 65535; }}",
+        f"add set netdev {TABLE} aliased {{ type iface_index; flags dynamic,timeout; timeout {DAY}s; size 65535; }}",
         f"add set netdev {TABLE} groups {{ type iface_index; flags dynamic; size 65535; }}",
         *(f"add map netdev {TABLE} {what} {{ type iface_index : counter; }}" for what in WHAT),
         *(f"add map netdev {TABLE} {where} {{ type iface_index : verdict; }}" for where, _, _ in _ALLOWED.values()),
@@ -172,8 +175,11 @@ def cover(domid: int, devid: int, ifindex: int, interface: str, mac: str | None)
 
 def alias(ifindex: int, seconds: int) -> str:
     """Text for a vif whose guest used another MAC in an earlier life or on another vif: all that is sent to it is usage
-    for so many seconds, a day at most. If it is known as such already, nothing changes."""
-    return _element("aliased", f"{ifindex} timeout {_DAY}s expires {min(seconds, _DAY)}s") + "\n"
+    for so many seconds, a day at most."""
+    # To add an element that is there changes its time only from Linux 6.12 on.
+    there, wanted = str(ifindex), f"{ifindex} timeout {DAY}s expires {min(seconds, DAY)}s"
+    added = _element("aliased", there)
+    return "\n".join([added, _undone(added), _element("aliased", wanted), ""])
 
 
 def seal(indexes: Collection[int]) -> str:
