@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -74,6 +75,8 @@ def test_a_failed_step_ends_the_run_unless_it_keeps_going(
 @pytest.fixture
 def tree(steps: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A repository whose targets write their name, and whether all cases are to be run, into the file "ran"."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
     monkeypatch.setattr(steps, "REPO", tmp_path)
     monkeypatch.setattr(steps, "LOGS", tmp_path / "build")
     monkeypatch.setenv("XENBW_THOROUGH", "")

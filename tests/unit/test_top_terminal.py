@@ -85,6 +85,12 @@ class Top:
     def resize(self, columns: int, lines: int) -> None:
         fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
+    def hang_up(self) -> None:
+        """Close the terminal, once: its number may belong to another file by then."""
+        if self.terminal >= 0:
+            os.close(self.terminal)
+            self.terminal = -1
+
     def type(self, keys: bytes) -> None:
         os.write(self.terminal, keys)
 
@@ -136,8 +142,7 @@ def run(host: Console) -> Iterator[Callable[..., Top]]:
             def finish() -> None:
                 top.process.kill()
                 top.process.wait()
-                with contextlib.suppress(OSError):
-                    os.close(top.terminal)
+                top.hang_up()
 
             stack.callback(finish)
             return top
@@ -232,14 +237,14 @@ def test_however_it_ends_the_terminal_is_as_before(
 def test_a_closed_terminal_ends_it(run: Callable[..., Top]) -> None:
     top = run()
     top.ready()
-    os.close(top.terminal)
+    top.hang_up()
     assert top.process.wait(busy(10)) == 129
 
 
 def test_a_closed_terminal_ends_it_under_nohup_too(run: Callable[..., Top]) -> None:
     top = run(wrap=("env", "--ignore-signal=HUP"))
     top.ready()
-    os.close(top.terminal)
+    top.hang_up()
     assert top.process.wait(busy(10)) == 129
 
 
