@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.pace import until
+from tests.support.pace import patient, until
 
 UNIT = "xenbwd.service"
 CONFIG = Path("/etc/xenbw/xenbw.toml")
@@ -24,7 +24,7 @@ def built() -> Path:
 
 def run(*argv: str | Path, check: bool = True, given: str = "") -> subprocess.CompletedProcess[str]:
     """Run a command with this input; if it fails, show its output."""
-    done = subprocess.run(argv, input=given, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(patient(argv), input=given, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 or not check, f"{argv}: status {done.returncode}\n{done.stdout}{done.stderr}"
     return done
 

@@ -20,7 +20,7 @@ from typing import ClassVar, Self
 
 from tests.support.guest import Card, Guest, ScriptResult
 from tests.support.netns import Namespace
-from tests.support.pace import busy
+from tests.support.pace import busy, patient
 from tests.support.xenstored import Xenstored
 
 BRIDGE = "xenbr0"
@@ -206,7 +206,8 @@ class Dom0:
         check: bool = False,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in dom0, with `xl` and the xenstore tools at hand; `env` comes on top of the caller's own."""
-        return self.namespace.run(argv, text_input=text_input, env=self._environment(env), timeout=timeout, check=check)
+        env = self._environment(env)
+        return self.namespace.run(patient(argv), text_input=text_input, env=env, timeout=timeout, check=check)
 
     def popen(
         self, argv: Sequence[str], *, output: Path, env: Mapping[str, str] | None = None

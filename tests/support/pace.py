@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -39,3 +39,9 @@ def at_last(read: Callable[[], _T], expected: _T, seconds: float = 10) -> _T:
     while (found := read()) != expected and time.monotonic() < limit:
         time.sleep(_POLL)
     return found
+
+
+def patient(argv: Sequence[_T]) -> Sequence[_T | str]:
+    """The command, with the option to wait if it is one of iptables' legacy tools: while xenbwd holds iptables' lock,
+    for some milliseconds now and then, they fail at once without it."""
+    return (argv[0], "-w", *argv[1:]) if argv[0] in ("iptables-legacy", "ip6tables-legacy") else argv
