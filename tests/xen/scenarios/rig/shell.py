@@ -10,7 +10,9 @@ _LIMIT = 900
 
 def run(*argv: str, check: bool = True) -> str:
     """Standard output of a command. AssertionError with all its output if it fails, unless `check` is false."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=_LIMIT, check=False)
+    # While xenbwd holds iptables' lock, for some milliseconds now and then, the legacy tools fail at once without -w.
+    given = (argv[0], "-w", *argv[1:]) if argv[0] in ("iptables-legacy", "ip6tables-legacy") else argv
+    done = subprocess.run(given, capture_output=True, text=True, timeout=_LIMIT, check=False)
     if check and done.returncode:
         raise AssertionError(f"{' '.join(argv)}: status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
