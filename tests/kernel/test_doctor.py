@@ -179,6 +179,6 @@ def test_a_host_that_cannot_throttle_is_told(running: Host) -> None:
 
 
 def test_a_throttle_that_lets_everything_pass_is_found(running: Host) -> None:
-    replace_nft(running, "text=$(printf '%s\n' \"$text\" | sed 's/rate over [0-9]*/rate over 900000000/')")
+    replace_nft(running, "text=$(printf '%s\n' \"$text\" | sed 's/rate over [0-9]* bytes/rate over 900000000 bytes/')")
     (finding,) = told(running)["throttle"]
     assert (finding["level"], "its rate lets" in finding["text"]) == ("FAIL", True)
