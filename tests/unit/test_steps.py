@@ -33,6 +33,17 @@ def test_each_step_that_passed_has_a_row(steps: ModuleType) -> None:
     assert "deb-test" not in page
 
 
+def test_a_step_that_passed_with_warnings_says_so(
+    steps: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "Makefile").write_text("bench:\n\t@echo fine; echo warning: slow; echo no warning: here\n")
+    monkeypatch.setattr(steps, "REPO", tmp_path)
+    monkeypatch.setattr(steps, "LOGS", tmp_path)
+    page = steps.record("", [steps.run("bench")], NOW, "abc")
+    assert "| abc | 0 s, warnings: 1 |" in page
+    assert steps.rows(page)["bench"].took == "0 s, warnings: 1"
+
+
 def test_a_step_that_failed_or_was_not_run_keeps_its_row(steps: ModuleType) -> None:
     first = steps.record("", [steps.Ended(name, 0, 8) for name in ("lint", "deb-test")], NOW, "abc")
     page = steps.record(first, [steps.Ended("lint", 0, 9), steps.Ended("deb-test", 1, 5)], LATER, "def")

@@ -60,11 +60,12 @@ def can_name(interface: str) -> bool:
 # What a VM on a quiet bridge gets of broadcasts and multicasts is far less. Beyond this, one guest could use up the
 # allowances of all its neighbours by them.
 _GROUP_RATE = "limit rate over 4 kbytes/second burst 1 mbytes"
+# Seconds for which others may remember a MAC: some routers keep an ARP entry for hours.
+DAY = 86_400
 # A sealed vif passes only what its guest is allowed. On other vifs, all that the guest sends is usage. What is sent to
 # the guest is usage if it is for one of the guest's MACs or, within that rate, for a group (the lowest bit of the first
 # byte, IEEE 802), else flood. A guest that used another MAC may be reached by it as long as others remember it: all of
 # that counts as usage.
-DAY = 86_400  # seconds; some routers keep an ARP entry for hours
 _TO_GUEST = (
     "oif @sealed jump sealed-in",
     f"oif . {_DESTINATION} @own goto usage-in",

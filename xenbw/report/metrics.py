@@ -198,7 +198,7 @@ def _of_vifs(sample: Sample) -> list[_Family]:
     receive = _Family("xenbw_vif_receive_bytes_total", "counter", "Bytes that the guest received on this vif.")
     transmit = _Family("xenbw_vif_transmit_bytes_total", "counter", "Bytes that the guest sent on this vif.")
     refused = _Family("xenbw_vif_refused_bytes_total", "counter", "Bytes to the guest (in) and from it (out) refused.")
-    flood = _Family("xenbw_vif_flood_bytes_total", "counter", "Bytes for others that a bridge flooded to this vif.")
+    flood = _Family("xenbw_vif_flood_bytes_total", "counter", "Bytes that a bridge flooded to this vif.")
     # While a VM restarts or migrates on this host, it has two domains.
     for vif in sorted(sample.vifs, key=lambda vif: vif.domid):
         if vif.vm_id not in sample.entries:

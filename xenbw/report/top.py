@@ -29,7 +29,7 @@ class Cast:
 
 class Rates(NamedTuple):
     """Per second: bits and packets that passed to the guest (in) and from it (out), that a block refused, and that a
-    bridge flooded to the vif although they were for others."""
+    bridge flooded to the vif."""
 
     in_bits: int
     out_bits: int
