@@ -27,18 +27,22 @@ def steps() -> ModuleType:
     return module
 
 
+@pytest.fixture
+def folder(steps: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of the Makefile and of the logs."""
+    monkeypatch.setattr(steps, "REPO", tmp_path)
+    monkeypatch.setattr(steps, "LOGS", tmp_path)
+    return tmp_path
+
+
 def test_each_step_that_passed_has_a_row(steps: ModuleType) -> None:
     page = steps.record("", [steps.Ended("lint", 0, 8.2), steps.Ended("deb-test", 2, 30.0)], NOW, "abc")
     assert "| `make lint` | 2026-11-28 18:05 | abc | 8 s |" in page
     assert "deb-test" not in page
 
 
-def test_a_step_that_passed_with_warnings_says_so(
-    steps: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "Makefile").write_text("bench:\n\t@echo fine; echo warning: slow; echo no warning: here\n")
-    monkeypatch.setattr(steps, "REPO", tmp_path)
-    monkeypatch.setattr(steps, "LOGS", tmp_path)
+def test_a_step_that_passed_with_warnings_says_so(steps: ModuleType, folder: Path) -> None:
+    (folder / "Makefile").write_text("bench:\n\t@echo fine; echo warning: slow; echo no warning: here\n")
     page = steps.record("", [steps.run("bench")], NOW, "abc")
     assert "| abc | 0 s, warnings: 1 |" in page
     assert steps.rows(page)["bench"].took == "0 s, warnings: 1"
@@ -61,26 +65,20 @@ def test_each_debian_has_a_row_of_its_own(steps: ModuleType) -> None:
     assert page.count("xen-test") == 2
 
 
-def test_a_target_can_be_made_for_one_debian(
-    steps: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "Makefile").write_text("SUITES = bookworm trixie\nsay:\n\t@echo suites: $(SUITES)\n")
-    monkeypatch.setattr(steps, "REPO", tmp_path)
-    monkeypatch.setattr(steps, "LOGS", tmp_path)
+def test_a_target_can_be_made_for_one_debian(steps: ModuleType, folder: Path) -> None:
+    (folder / "Makefile").write_text("SUITES = bookworm trixie\nsay:\n\t@echo suites: $(SUITES)\n")
     assert steps.run("say@trixie")[:2] == ("say SUITES=trixie", 0)
-    assert (tmp_path / "say@trixie.log").read_text() == "suites: trixie\n"
+    assert (folder / "say@trixie.log").read_text() == "suites: trixie\n"
 
 
 @pytest.mark.parametrize(("options", "ran"), [([], ["good", "bad"]), (["--keep-going"], ["good", "bad", "after"])])
 def test_a_failed_step_ends_the_run_unless_it_keeps_going(
-    steps: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str], ran: list[str]
+    steps: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path, options: list[str], ran: list[str]
 ) -> None:
-    (tmp_path / "Makefile").write_text("good after:\n\t@echo $@\nbad:\n\t@exit 1\n")
-    monkeypatch.setattr(steps, "REPO", tmp_path)
-    monkeypatch.setattr(steps, "LOGS", tmp_path)
+    (folder / "Makefile").write_text("good after:\n\t@echo $@\nbad:\n\t@exit 1\n")
     monkeypatch.setattr("sys.argv", ["steps", *options, "good", "bad", "after"])
     assert steps.main() == 1
-    assert sorted(log.stem for log in tmp_path.glob("*.log")) == sorted(ran)
+    assert sorted(log.stem for log in folder.glob("*.log")) == sorted(ran)
 
 
 @pytest.fixture
