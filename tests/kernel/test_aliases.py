@@ -60,6 +60,7 @@ def test_after_a_reboot(host: Host, guest: Guest) -> None:
     tell(guest)
     guest.reboot()
     assert until(lambda: remembered(host))
+    assert "it used another MAC than Xen gave it" in host.xenbw("explain", "web1").stdout
     assert flooded(host) == 0
     assert flooded(host, "db1") >= 100 * 1014
 

@@ -130,7 +130,7 @@ class Contest:
         return [one.at for one in self._door.heard()] + through
 
     def seals(self) -> list[str]:
-        """xenbw's table in nft without the values of its counters, each object as one word."""
+        """xenbw's table in nft, each object as one word; without counts and the vifs that packets add to sets."""
         listed = self._host.run(["nft", "-j", "-s", "list", "table", "netdev", nft.TABLE]).stdout
         places: dict[str, int] = {}
         return sorted(_word(thing, places) for thing in (json.loads(listed)["nftables"] if listed else []))
@@ -154,7 +154,9 @@ def _word(thing: dict[str, Any], places: dict[str, int]) -> str:
         what.pop(passing, None)
     if kind == "rule":
         places[what["chain"]] = what["place"] = places.get(what["chain"], 0) + 1
-    if "elem" in what:
+    if what.get("name") in nft.NOTICED:
+        what.pop("elem", None)
+    elif "elem" in what:
         what["elem"] = sorted(what["elem"], key=json.dumps)
     return json.dumps(thing, sort_keys=True)
 

@@ -6,6 +6,7 @@ import json
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -14,9 +15,11 @@ from xenbw import config
 from xenbw.accounting import Pending, Share, hour_of
 from xenbw.clock import Moment, boot_id
 from xenbw.judge.roster import Roster
-from xenbw.ledger import digests, shared, usagelog, viflog
+from xenbw.ledger import aliases, digests, shared, usagelog, viflog
 from xenbw.ledger.ledger import Alive
 from xenbw.model import Amounts, Counters, Mark
+from xenbw.report.table import local_time
+from xenbw.units import format_time
 
 LO = Path("/sys/class/net/lo/ifindex")
 
@@ -198,3 +201,18 @@ def test_a_vm_that_is_down_has_nothing_to_audit(console: Console, daemon: StandI
     with console.ledger() as ledger:
         ledger.meet("web1", datetime.now(UTC))
     assert console.done("explain", "web1", "--audit").endswith("audit: the VM has no interface to look at\n")
+
+
+def test_a_vm_that_used_another_mac_is_told_until_when_it_has_no_flood(console: Console, lives: list[int]) -> None:
+    sentence = "all that reaches its interfaces is usage: it used another MAC than Xen gave it"
+    assert sentence not in console.done("explain", "web1")
+    assert json.loads(console.done("explain", "web1", "--json"))["other_mac_until"] is None
+    until = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=24)
+    with console.ledger() as ledger:
+        aliases.keep(ledger, dict.fromkeys(ledger.vms(), until))
+    told = local_time(until, ZoneInfo("UTC"))
+    assert f"until {told} {sentence}" in console.done("explain", "web1")
+    assert json.loads(console.done("explain", "web1", "--json"))["other_mac_until"] == format_time(until)
+    with console.ledger() as ledger:
+        aliases.keep(ledger, dict.fromkeys(ledger.vms(), datetime.now(UTC) - timedelta(seconds=1)))
+    assert sentence not in console.done("explain", "web1")

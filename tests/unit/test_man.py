@@ -179,7 +179,7 @@ def test_the_json_has_the_keys_that_list_show_and_explain_print() -> None:
     shown = detail(account, [block], [ended], [(AT, used, 0)], [earlier], [(AT, "released", "web1")])
     counters = Counters(1, 2)
     audit = Audit((Audited(ended, counters, counters, counters, None),), 0.5, None, None)
-    explained = explanation(account, [Line(used, ended)], [(AT, "a gap")], audit, [Held("trip", "total", 5, 7)])
+    explained = explanation(account, [Line(used, ended)], [(AT, "a gap")], audit, [Held("trip", "total", 5, 7)], None)
     examples = manpage.examples(section("xenbw.1", "JSON OUTPUT"))
     listed, added, parts = (json.loads(example) for example in examples)
     assert shape(listed) == shape(listing("dom0-a", AT, [account]))

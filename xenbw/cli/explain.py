@@ -19,7 +19,7 @@ from xenbw.cli.terminal import say, warn
 from xenbw.enforce import desired
 from xenbw.errors import MeterError
 from xenbw.judge.roster import Roster
-from xenbw.ledger import eventlog
+from xenbw.ledger import aliases, eventlog
 from xenbw.ledger.digests import KEPT
 from xenbw.model import Amounts, Counters, Digest, State
 from xenbw.nft.objects import Quota
@@ -49,12 +49,13 @@ _GAP = "-"
 @dataclass(frozen=True)
 class _Explained:
     """The explanation to print. gaps: (time, text) of each loss of counters while an interface of the VM was there.
-    tripwires: what the kernel holds of the allowance."""
+    tripwires: what the kernel holds of the allowance. other_mac_until: None if the VM used only its own MAC."""
 
     account: Account
     lines: Sequence[Line]
     gaps: Sequence[tuple[datetime, str]]
     tripwires: Sequence[Held]
+    other_mac_until: datetime | None
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -74,10 +75,12 @@ def run(options: Namespace, context: Context) -> int:
             lines = explain(vms.lives(vm.id), usage[vm.id], elsewhere, vms.earlier(vm.id))
             gaps = eventlog.of_kind(ledger, "meter-gap", account.period.start)
             tripwires = _tripwires(vms, usage, vm.id)
-            found = _Explained(account, lines, [gap for gap in gaps if _concerns(gap[0], lines)], tripwires)
+            other = aliases.known(ledger, context.moment(ledger).at).get(vm.id)
+            found = _Explained(account, lines, [gap for gap in gaps if _concerns(gap[0], lines)], tripwires, other)
         audit = look(ledger, vm, context) if options.audit else None
     if options.json:
-        say(dump(explanation(found.account, found.lines, found.gaps, audit, found.tripwires)))
+        document = explanation(found.account, found.lines, found.gaps, audit, found.tripwires, found.other_mac_until)
+        say(dump(document))
     else:
         say("\n\n".join(_text(found, audit, context.settings.period.timezone)))
     if stale:
@@ -131,6 +134,9 @@ def _text(found: _Explained, audit: Audit | None, zone: ZoneInfo) -> Iterator[st
     rows.append(("TOTAL", *[""] * 5, *map(_bytes, total(lines)), "", ""))
     yield render(_PARTS, rows)
     notes = list(_notes(account, lines))
+    if found.other_mac_until:
+        until = local_time(found.other_mac_until, zone)
+        notes.append(f"until {until} all that reaches its interfaces is usage: it used another MAC than Xen gave it")
     if notes:
         yield "\n".join(notes)
     if found.gaps:

@@ -123,8 +123,8 @@ _REFUSED = {
     f"refuse-{way}": (f"counter name {interface} map @refused-{way}", "drop")
     for way, (_, interface, _) in _ALLOWED.items()
 }
-# The sets to which packets add vifs.
-_NOTICED = ("aliased", "groups")
+NOTICED = ("aliased", "groups")
+"""The sets to which packets add vifs."""
 # No rule here uses an unnamed set, so a rule looks the same in the kernel each time it is written.
 SHARED = {
     "to-guest": _TO_GUEST,
@@ -287,7 +287,7 @@ def uncover(name: str) -> str:
         return ""
     index = life[2]
     lines = [unchain(name) + disallow(name, index) + uncount(name, index).rstrip("\n")]
-    for flag in ("sealed", *_NOTICED):
+    for flag in ("sealed", *NOTICED):
         element = _element(flag, str(index))
         lines += [element, _undone(element)]
     return "\n".join([*lines, ""])

@@ -86,15 +86,17 @@ def explanation(
     gaps: Iterable[tuple[datetime, str]],
     audit: Audit | None,
     tripwires: Iterable[Held],
+    other_mac_until: datetime | None,
 ) -> Document:
-    """One VM with the parts of its usage, which add up to the total, the gaps in xenbw's counters, and what the kernel
-    has left of its allowance."""
+    """One VM with the parts of its usage, which add up to the total, the gaps in xenbw's counters, what the kernel has
+    left of its allowance, and until when nothing that reaches it is flood, as it used another MAC."""
     return {
         **account_document(account),
         "parts": [_part(line) for line in lines],
         "gaps": [{"at": format_time(at), "text": text} for at, text in gaps],
         "audit": None if audit is None else _audit(audit),
         "tripwires": [{**one._asdict(), "apart_bytes": one.apart_bytes} for one in tripwires],
+        "other_mac_until": None if other_mac_until is None else format_time(other_mac_until),
     }
 
 
