@@ -222,11 +222,17 @@ def lies(mac: str) -> dict[str, bytes]:
         "in a VLAN": frame(ROUTER, mac, b"\0\x05\x08\x06" + LOAD, 0x8100),
         "by DHCP": broadcast(ip4("0.0.0.0", "255.255.255.255", discover(other))),
         "by DHCP in fragments": broadcast(fragments("0.0.0.0", "255.255.255.255", discover(other), 32)[0]),
+        "by DHCP in a padded fragment": broadcast(
+            fragments("0.0.0.0", "255.255.255.255", discover(other), 8)[0] + b"\xff" * 60
+        ),
         "truth": advertise(bytes([2, 1]) + me),
         "truth of a server that is asked from port 67": broadcast(
             ip4("10.50.0.77", "10.50.0.2", udp(bytes(500), 53, 67))
         ),
-        "truth of it in fragments": broadcast(fragments("10.50.0.77", "10.50.0.2", udp(bytes(500), 53, 67), 32)[0]),
+        "truth of a STUN server that is asked from port 67": broadcast(
+            ip4("10.50.0.77", "10.50.0.2", udp(b"\x01\x01\x00\x2c" + bytes(60), 3478, 67))
+        ),
+        "truth of it in fragments": broadcast(fragments("10.50.0.77", "10.50.0.2", udp(bytes(2000), 53, 67), 1480)[0]),
         "truth by DHCP": broadcast(ip4("0.0.0.0", "255.255.255.255", discover(me))),
     }
 

@@ -85,9 +85,13 @@ _TOLD = (
     "icmpv6 type 133-137 jump neighbours",
 )
 # RFC 2131: a DHCP client tells its MAC in chaddr, 28 bytes behind the UDP header, and a server may put it into its ARP
-# table, as dnsmasq does. In a fragment the field may be cut off. Others may ask any server on a guest from port 67: its
-# answer is no request (op 1) of an Ethernet card (htype 1) with an address of up to 16 bytes.
+# table, as dnsmasq does. In a first fragment the field may be cut off or overlapped, and any bytes may follow a short
+# one, of which the receiver takes no notice. Others may ask any server on a guest from port 67: its answer is no
+# request (op 1) of an Ethernet card (htype 1) with an address of up to 16 bytes, or is shorter than any request (RFC
+# 951: 236 bytes behind the UDP header), as an answer of STUN is.
 _LEASES = (
+    "ip frag-off & 0x2000 != 0 ip length < 256 update @aliased { iif }",
+    "udp length < 244 return",
     "@th,64,16 != 0x0101 return",
     "@th,80,8 > 16 return",
     f"iif . {_CHADDR} != @own update @aliased {{ iif }}",
