@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.support.books import add_vm
 from tests.support.clock import utc
 from xenbw.hook import gate
 from xenbw.ledger import aliases as kept
@@ -90,6 +91,16 @@ def test_it_is_kept_once_the_ledger_can_be_written(ledger: Ledger, monkeypatch: 
             aliases.keep(NOW)
     aliases.keep(NOW)
     assert kept.known(ledger, NOW) == {1: NOW + DAY}
+
+
+def test_no_vm_is_remembered_for_more_than_a_day_when_the_clock_was_set_back(ledger: Ledger) -> None:
+    vm_id = add_vm(ledger, "web1", NOW)
+    kept.keep(ledger, {vm_id: NOW + 2000 * DAY, vm_id + 1: NOW + DAY / 2})
+    kept.settle(ledger, NOW)
+    assert kept.known(ledger, NOW) == {vm_id: NOW + DAY}
+    kept.settle(ledger, NOW + DAY / 2)
+    assert kept.known(ledger, NOW) == {vm_id: NOW + DAY}
+    assert timedelta(seconds=nft.DAY) == kept.LONGEST
 
 
 @pytest.mark.parametrize("damaged", ["1", "1 x", "x 1", "-1 5", "1 99999999999999999999", "\0"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from datetime import UTC
+from datetime import UTC, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,8 @@ from tests.support.books import BOOT, add_vm, start_vif
 from tests.support.clock import utc
 from tests.support.damage import spoil
 from xenbw.accounting import Pending, Share
-from xenbw.ledger import blocklog, eventlog, history, portions, rescue, schema, usagelog
+from xenbw.book import changes
+from xenbw.ledger import aliases, blocklog, eventlog, history, kept, portions, rescue, schema, usagelog
 from xenbw.ledger.ledger import Alive, Ledger, LedgerError, to_text
 from xenbw.model import ZERO, Action, Amounts, Cause, Counters, Span, State
 from xenbw.report.explanation import UNKNOWN, explain
@@ -60,6 +61,105 @@ def test_a_throttled_vm_keeps_its_rates_and_hard_limit_when_the_ledger_is_replac
         vm = ledger.vms()[vm_id]
         assert {name: getattr(vm, name) for name in terms} == terms
         assert (vm.action, vm_id in ledger.active_blocks()) == (Action.THROTTLE, False)
+
+
+def test_which_vms_used_another_mac_is_known_after_the_ledger_is_replaced(path: Path) -> None:
+    tomorrow = NOW + timedelta(days=1)
+    with closing(Ledger.open(path)) as ledger:
+        vm_id = add_vm(ledger, "web2", NOW)
+        aliases.keep(ledger, {vm_id: tomorrow})
+    rescue.mark(path)
+    with closing(rescue.open_or_replace(path, None, NOW)) as ledger:
+        assert aliases.known(ledger, NOW) == {vm_id: tomorrow}
+
+
+def test_a_vm_that_gets_the_id_of_a_lost_one_is_not_taken_to_have_used_another_mac(path: Path) -> None:
+    with closing(Ledger.open(path)) as ledger:
+        aliases.keep(ledger, {7: NOW + timedelta(days=1)})
+    rescue.mark(path)
+    with closing(rescue.open_or_replace(path, None, NOW)) as ledger:
+        assert aliases.known(ledger, NOW) == {}
+
+
+class Killed(BaseException):
+    """Ends the work as a kill of the process does: nothing is tidied up."""
+
+
+# The renames of a replacement: it is whole; the damaged ledger's two logs and itself go; it takes the place.
+RENAMES = 5
+
+
+@pytest.mark.parametrize("at", range(RENAMES))
+def test_a_rescue_that_is_killed_at_any_rename_loses_no_vm(
+    path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    held = Ledger.open(path)  # keeps the files of the log
+    rescue.mark(path)
+    made, rename = list[Path](), Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        made.append(self)
+        if len(made) > at:
+            raise Killed
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "rename", killed)
+        rescue.open_or_replace(path, None, NOW)
+    held.close()
+    with closing(rescue.open_or_replace(path, None, NOW + timedelta(seconds=9))) as ledger:
+        vm = ledger.vm_named("web1")
+        assert vm is not None
+        assert (vm.limit_bytes, vm.id in ledger.active_blocks()) == (1000, True)
+        assert "set aside as" in (ledger.damage or "")
+    with closing(rescue.open_or_replace(path, None, NOW + timedelta(seconds=18))) as ledger:
+        assert ledger.damage is None
+    assert not [*path.parent.glob("*repla*")]
+
+
+def test_a_rescue_that_is_killed_before_its_commit_begins_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise Killed
+
+    rescue.mark(path)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(kept, "keep", killed)
+        rescue.open_or_replace(path, None, NOW)
+    with closing(rescue.open_or_replace(path, None, NOW)) as ledger:
+        vm = ledger.vm_named("web1")
+        assert vm is not None
+        assert (vm.limit_bytes, vm.id in ledger.active_blocks()) == (1000, True)
+
+
+def test_a_rescue_gives_signs_of_life(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Ledger.open(path)) as ledger, ledger.transaction() as db:
+        rows = ((1, f"e{number}", "x" * 50) for number in range(20_000))
+        db.executemany("INSERT INTO event (at, kind, text, rev) VALUES ('2026-03-01', ?2, ?3, ?1)", rows)
+    monkeypatch.setattr(rescue, "_BEAT", 0.0)
+    rescue.mark(path)
+    told: list[float] = []
+    with closing(rescue.open_or_replace(path, None, NOW, told.append)):
+        assert len(told) > 3
+
+
+def test_the_book_gets_the_usage_of_a_replaced_ledger_vm_by_vm(path: Path) -> None:
+    with closing(Ledger.open(path)) as ledger, ledger.transaction() as db:
+        for vm_id in range(2, 12):
+            add_vm(ledger, f"vm{vm_id}", NOW)
+            hours = ((vm_id, f"2026-03-{day:02}T{hour:02}:00:00.000000+00:00") for day in (1, 2) for hour in range(24))
+            db.executemany(
+                "INSERT INTO usage (vm_id, period_start, hour, in_bytes, out_bytes, rev)"
+                " VALUES (?, '2026-03-01T00:00:00.000000+00:00', ?, 5, 5, 1)",
+                hours,
+            )
+    rescue.mark(path)
+    with closing(rescue.open_or_replace(path, None, NOW)) as ledger:
+        mark, sizes = 0, list[int]()
+        while (chunk := changes.after(ledger, "usage", mark, 40)).rows:
+            sizes.append(len(chunk.rows))
+            mark = chunk.upto
+        assert (max(sizes), sum(sizes)) == (48, 480)
+        assert mark <= ledger.meta("rev")
 
 
 def test_usage_that_was_carried_over_is_explained_as_of_an_unknown_interface(path: Path) -> None:

@@ -15,7 +15,7 @@ from xenbw.daemon.tenants import Tenants
 from xenbw.enforce.protect import Protected
 from xenbw.errors import MeterError
 from xenbw.judge.forecasts import CALL, Forecasts
-from xenbw.ledger import digests, prune, space, usagelog
+from xenbw.ledger import aliases, digests, prune, space, usagelog
 from xenbw.ledger.ageing import Ageing
 from xenbw.ledger.ledger import Ledger, LedgerError
 from xenbw.meters.metering import Metering
@@ -150,11 +150,12 @@ class Housekeeping:
             self._asking.start()
 
     def _prune(self) -> None:
-        """Drop old readings and history, and fold earlier lives of VMs that come and go into digests, once all their
-        bytes are in the ledger."""
+        """Drop old readings, history and other MACs, and fold earlier lives of VMs that come and go into digests, once
+        all their bytes are in the ledger."""
         if not self._now.moment.trusted:
             return
         at, keep = self._now.moment.at, self.settings.ledger
+        aliases.settle(self._ledger, at)
         prune.prune(self._ledger, at - timedelta(days=keep.keep_readings), at - timedelta(days=keep.keep_history))
         try:
             if self._accounts.commit():

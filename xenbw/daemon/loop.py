@@ -94,8 +94,9 @@ class Daemon:
         self._server = Server(settings.daemon.run_dir, self._answer)
 
     def _ask_for_time(self, _done: float) -> None:
-        """Copying a large ledger before its upgrade may take longer than TimeoutStartSec=."""
-        self._notifier.notify(f"EXTEND_TIMEOUT_USEC={_COPYING}\nSTATUS=copying the ledger before its upgrade")
+        """Copying a large ledger before its upgrade, or replacing a damaged one, may take longer than
+        TimeoutStartSec=."""
+        self._notifier.notify(f"EXTEND_TIMEOUT_USEC={_COPYING}\nSTATUS=copying, checking or repairing the ledger")
 
     def _ask_for_more_time(self, vms: int) -> None:
         """READY means that all blocks hold; with many thousand VMs that takes longer than TimeoutStartSec=."""
@@ -291,6 +292,8 @@ class Daemon:
             self._stop_threads()
             self._start_threads()
             log.info("configuration read again")
+        except CorruptLedgerError:
+            raise
         except XenbwError as error:
             log.error("configuration not taken over: %s", error)
         self._notifier.notify("READY=1")

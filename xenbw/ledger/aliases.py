@@ -4,10 +4,13 @@ hook reads too (bindings.aliased)."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from xenbw.ledger import bindings
 from xenbw.ledger.ledger import Ledger
+
+LONGEST = timedelta(days=1)
+"""For so long after the last time others may remember another MAC, as the kernel's set has it (nft.DAY)."""
 
 
 def known(ledger: Ledger, at: datetime) -> dict[int, datetime]:
@@ -21,3 +24,13 @@ def keep(ledger: Ledger, until: Mapping[int, datetime]) -> None:
     """These are the VMs now. Raises LedgerError."""
     words = " ".join(f"{vm_id} {int(end.timestamp())}" for vm_id, end in sorted(until.items()))
     ledger.set_meta(bindings.ALIASED, words)
+
+
+def settle(ledger: Ledger, at: datetime) -> None:
+    """Forget VMs that are gone, before others get their ids; and have none last longer than it may from this time on:
+    the clock may have been set back since. Raises LedgerError."""
+    if found := known(ledger, at):
+        vms = ledger.vms()
+        right = {vm_id: min(until, at + LONGEST) for vm_id, until in found.items() if vm_id in vms}
+        if right != found:
+            keep(ledger, right)

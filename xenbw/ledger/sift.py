@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 
 from xenbw.ledger.bindings import next_rev
 from xenbw.ledger.sieve import Sieve, reading_anything, shapes
@@ -32,11 +33,11 @@ _NEEDED = frozenset({b"rev", b"id"})  # rows of meta that every transaction need
 _NO_ROWID = ("meta", "usage", "binding_usage", "reading", "history")
 
 
-def sift(db: sqlite3.Connection, sieve: Sieve, seconds: float) -> None:
-    """Repair or set aside the rows with impossible values that are found within so many seconds. Raises
-    sqlite3.Error."""
+def sift(db: sqlite3.Connection, sieve: Sieve, seconds: float, on_beat: Callable[[], None] = lambda: None) -> None:
+    """Repair or set aside the rows with impossible values that are found within so many seconds. on_beat: called often
+    while they are looked for. Raises sqlite3.Error."""
     found, lost = (
-        _unsound(db, seconds),
+        _unsound(db, seconds, on_beat),
         _NEEDED.difference(key for (key,) in db.execute("SELECT CAST(key AS BLOB) FROM meta")),
     )
     if not found and not lost:
@@ -81,11 +82,18 @@ def _settle(db: sqlite3.Connection, sieve: Sieve, shape: Shape, row: dict[str, o
     db.execute(f"DELETE FROM {shape.table} WHERE {where}", values)  # noqa: S608 (as above)
 
 
-def _unsound(db: sqlite3.Connection, seconds: float) -> list[tuple[Shape, dict[str, object]]]:
+def _unsound(
+    db: sqlite3.Connection, seconds: float, on_beat: Callable[[], None]
+) -> list[tuple[Shape, dict[str, object]]]:
     known, found = shapes(db), []
     limit = time.monotonic() + seconds
+
+    def is_over() -> bool:
+        on_beat()
+        return time.monotonic() > limit
+
     factory, db.row_factory = db.row_factory, sqlite3.Row
-    db.set_progress_handler(lambda: time.monotonic() > limit, 10_000)
+    db.set_progress_handler(is_over, 10_000)
     try:
         with reading_anything(db):
             for table, order in _ORDER:
