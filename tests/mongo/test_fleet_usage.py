@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -119,6 +120,35 @@ def test_impossible_usage_is_named_and_left_out_and_all_other_usage_counts(
     usage.delete_one({"_id": USAGE["_id"]})
     a.sync.push()
     assert a.sync.faults == []
+
+
+def test_usage_that_can_no_longer_be_believed_releases_nobody(a: Dom0, b: Dom0, usage: Any) -> None:
+    for dom0, used in ((b, 6 * GB), (a, 5 * GB)):
+        dom0.add("web1", limit_bytes=10 * GB)
+        dom0.uses("web1", used)
+        dom0.sync.push()
+    (_id,) = (one["_id"] for one in usage.find({"host": "dom0-b", "span": "period"}))
+    for value in (-1, "60", Int64(2**63 - 1)):
+        usage.update_one({"_id": _id}, {"$set": {"in_bytes": value}})
+        a.sync.push()
+        assert len(a.sync.faults) == 1
+        assert shared.elsewhere(a.ledger)[a.vm("web1").id][1] == Counters(6 * GB, 0)
+        assert a.judged("web1") is State.OVER
+    usage.update_one({"_id": _id}, {"$set": {"in_bytes": Int64(2 * GB)}})
+    a.sync.push()
+    assert a.judged("web1") is State.OK
+
+
+def test_a_clock_that_is_behind_releases_nobody(a: Dom0, b: Dom0) -> None:
+    for dom0, used in ((b, 60), (a, 50)):
+        dom0.add("web1", limit_bytes=100)
+        dom0.uses("web1", used)
+        dom0.sync.push()
+    assert a.judged("web1") is State.OVER
+    a.clock.wall -= timedelta(days=4000)
+    a.sync.push()
+    assert a.sync.faults == []
+    assert shared.elsewhere(a.ledger)[a.vm("web1").id][1] == Counters(60, 0)
 
 
 def test_usage_of_a_vm_with_a_very_long_name_counts_on_every_host(a: Dom0, b: Dom0) -> None:

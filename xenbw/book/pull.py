@@ -182,8 +182,11 @@ def _count_elsewhere(ledger: Ledger, shelf: Shelf, now: datetime) -> list[str]:
     periods = {vm.name: vm.period_start for vm in vms.values() if vm.period_start is not None}
     found, faults = shelf.elsewhere(periods, now)
     for vm in vms.values():
-        used = found.get(vm.name, ZERO)
+        used, (start, before) = found.get(vm.name, ZERO), known.get(vm.id, (vm.period_start, ZERO))
+        if faults and start == vm.period_start:
+            # What is left out may be the usage by which the VM is blocked.
+            used = Counters(*map(max, used, before))
         # A zero gets a row only if there was a row before.
-        if vm.period_start and known.get(vm.id, (vm.period_start, ZERO)) != (vm.period_start, used):
+        if vm.period_start and (start, before) != (vm.period_start, used):
             shared.set_elsewhere(ledger, vm.id, vm.period_start, used)
     return faults

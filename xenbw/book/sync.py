@@ -200,7 +200,7 @@ class Sync(threading.Thread):
             self.backlog = changes.backlog(ledger, marks.done)
             if self.backlog == 0:
                 self.current_at = now
-            self.faults = pull(ledger, book, self._settings.default_allowance, now)
+            self.faults = pull(ledger, book, self._settings.default_allowance, self._latest(ledger, now))
             # Names of VMs may have dots, which names of fields should not.
             states = [{"vm": name, "state": state.value} for name, state in shared.states(ledger).items()]
             facts = {"version": __version__, "backlog": self.backlog, "states": states}
@@ -210,6 +210,13 @@ class Sync(threading.Thread):
             self.backlog = changes.backlog(ledger, dict.fromkeys(changes.TABLES, 0))
         finally:
             ledger.close()
+
+    @staticmethod
+    def _latest(ledger: Ledger, now: datetime) -> datetime:
+        """The present time, or the daemon's last commit if that is later: by a clock that is behind, as after a boot
+        with a dead battery, the usage of other hosts would lie in the future and count for nothing."""
+        alive = ledger.alive()
+        return now if alive is None else max(now, alive.at)
 
     def _push_chunk(self, ledger: Ledger, book: Book, table: str, marks: Marks) -> bool:
         """Push the next rows of a table. Returns whether there may be more."""
