@@ -326,7 +326,7 @@ def test_one_recipient_refused_for_now_keeps_the_message_for_all(mailbox: Mailbo
 def test_a_recipient_that_is_refused_while_others_are_accepted_is_named(mailbox: Mailbox, port: int) -> None:
     mailbox.at_recipient["gone@example.com"] = "550 no such user"
     refused = mail(port, to=("gone@example.com", *TO)).send("s", "b", "1", AT)
-    assert refused == {"gone@example.com": "550 no such user"}
+    assert refused == {"gone@example.com": ("550 no such user", True)}
     assert mailbox.recipients == [list(TO)]
 
 

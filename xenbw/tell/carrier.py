@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from xenbw.errors import XenbwError
 
@@ -20,12 +20,18 @@ class DeliveryError(XenbwError):
         self.permanent, self.unreachable = permanent, unreachable
 
 
+class Refusal(NamedTuple):
+    """The server's answer for one recipient of a message that it took for others. for_good: asking again is useless."""
+
+    answer: str
+    for_good: bool
+
+
 class Carrier(Protocol):
     """A way to deliver one message."""
 
-    def send(self, subject: str, body: str, message_id: str, written_at: datetime) -> Mapping[str, str]:
-        """Deliver the message. Returns the recipients for which it was refused while others accepted it, with the
-        server's answers.
+    def send(self, subject: str, body: str, message_id: str, written_at: datetime) -> Mapping[str, Refusal]:
+        """Deliver the message. Returns the recipients for which it was refused while others accepted it.
 
         message_id: letters, digits and dots, the same whenever the message is repeated. Raises DeliveryError.
         """

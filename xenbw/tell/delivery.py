@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from xenbw.clock import Clock
 from xenbw.ledger import outbox
@@ -48,6 +49,15 @@ _SOME, _MAILS = 20, 2000
 _OF_THE_HOST = (ImportError, MemoryError, OSError, RuntimeError)
 
 
+class _Copy(NamedTuple):
+    """A mail for some of its recipients. message: (when it was written, subject, body). to: their addresses, with
+    spaces between them. kind: of its announcement."""
+
+    message: tuple[datetime, str, str]
+    to: str
+    kind: str
+
+
 class Delivery:
     """Delivers due messages of some queues, oldest first, each until it is accepted, refused for good, or too old. Many
     mails that are due together go as one (gather.py).
@@ -64,7 +74,9 @@ class Delivery:
         self._path, self._clock, self._routes, self._pace = ledger, clock, routes, pace
         self._ending = False
         self._turns = ExitStack()  # the locks that this process holds
-        self._accepted: dict[int, datetime] = {}  # accepted by the carrier, not yet marked in the ledger
+        # Not yet in the ledger: what the carrier accepted, and copies for recipients that refused it for now.
+        self._accepted: dict[int, datetime] = {}
+        self._copies: list[_Copy] = []
         self.problem: str | None = None
         self.wait = 0.0
 
@@ -171,8 +183,12 @@ class Delivery:
 
     def _mark(self, ledger: Ledger) -> None:
         if self._accepted:
-            outbox.sent(ledger, self._accepted.items())
+            with ledger.transaction():
+                outbox.sent(ledger, self._accepted.items())
+                for copy in self._copies:
+                    outbox.queue(ledger, *copy.message, Channel.MAIL, copy.to, kind=copy.kind)
             self._accepted.clear()
+            self._copies.clear()
 
     def _pack(self, ledger: Ledger, parcel: Parcel) -> Parcel:
         """The messages of this parcel that go as one mail, which is written down; the others wait for the next look."""
@@ -196,9 +212,13 @@ class Delivery:
             return DeliveryError(_named(error), "report it to the xenbw project", permanent=True)
         now = self._clock.tick().wall
         self._accepted.update((message.id, now) for message in parcel)
+        # A server that does greylisting refuses each first mail to a recipient; the others do not get it again.
+        if later := [recipient for recipient, refusal in refused.items() if not refusal.for_good]:
+            self._copies.append(_Copy((first.created_at, subject, body), " ".join(later), first.kind))
         self._mark(ledger)
-        for recipient, words in refused.items():
-            ledger.record(now, "mail-refused", f"mail '{subject}' to {recipient} was refused: {words}")
+        for recipient, refusal in refused.items():
+            if refusal.for_good:
+                ledger.record(now, "mail-refused", f"mail '{subject}' to {recipient} was refused: {refusal.answer}")
         return None
 
     def _words(self, parcel: Parcel) -> tuple[str, str, str]:

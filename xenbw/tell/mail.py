@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from xenbw.config import MailSection
-from xenbw.tell.carrier import DeliveryError
+from xenbw.tell.carrier import DeliveryError, Refusal
 from xenbw.tell.letter import Letterhead
 from xenbw.text import printable
 
@@ -53,7 +53,7 @@ class Mail:
         self._section, self._timeout, self._limit = section, timeout, limit
         self._letterhead = Letterhead(section, host_name, to_tenant=to_tenant)
 
-    def send(self, subject: str, body: str, message_id: str, written_at: datetime) -> Mapping[str, str]:
+    def send(self, subject: str, body: str, message_id: str, written_at: datetime) -> Mapping[str, Refusal]:
         """See Carrier.send."""
         import smtplib
 
@@ -140,7 +140,7 @@ class Mail:
         except OSError as error:
             raise DeliveryError(f"{self._where()}: {error}", unreachable=True) from None
 
-    def _hand_over(self, server: smtplib.SMTP, letter: bytes) -> Mapping[str, str]:
+    def _hand_over(self, server: smtplib.SMTP, letter: bytes) -> Mapping[str, Refusal]:
         import smtplib
 
         try:
@@ -162,7 +162,7 @@ class Mail:
         except OSError as error:
             # A server that hangs up at this message may take the next one; one that is silent would not.
             raise DeliveryError(f"{self._where()}: {error}", unreachable=_is_timeout(error)) from None
-        return {who: _words(answer) for who, answer in refused.items()}
+        return {who: Refusal(_words(answer), for_good=answer[0] >= 500) for who, answer in refused.items()}
 
     @staticmethod
     def _leave(server: smtplib.SMTP) -> None:

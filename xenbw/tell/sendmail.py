@@ -7,6 +7,7 @@ from datetime import datetime
 
 from xenbw.config import MailSection
 from xenbw.tell import executable
+from xenbw.tell.carrier import Refusal
 from xenbw.tell.letter import Letterhead
 
 
@@ -17,7 +18,7 @@ class Sendmail:
         self._program, self._timeout = section.sendmail, timeout
         self._letterhead = Letterhead(section, host_name, to_tenant=to_tenant)
 
-    def send(self, subject: str, body: str, message_id: str, written_at: datetime) -> Mapping[str, str]:
+    def send(self, subject: str, body: str, message_id: str, written_at: datetime) -> Mapping[str, Refusal]:
         """See Carrier.send."""
         head = self._letterhead
         letter = head.write(subject, body, message_id, written_at, "\n")

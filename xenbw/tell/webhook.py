@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from xenbw import __version__
 from xenbw.config import WebhookSection
-from xenbw.tell.carrier import DeliveryError
+from xenbw.tell.carrier import DeliveryError, Refusal
 from xenbw.text import printable
 
 _REASON = 100  # how many letters of the server's reason are shown
@@ -40,7 +40,7 @@ class Webhook:
         self._section, self._limit, self._now = section, limit, now
         self._url = urlsplit(section.url)
 
-    def send(self, _subject: str, body: str, message_id: str, _written_at: datetime) -> Mapping[str, str]:
+    def send(self, _subject: str, body: str, message_id: str, _written_at: datetime) -> Mapping[str, Refusal]:
         """See Carrier.send. body: a JSON object; the server gets it with message_id added as "id". Only an answer 2xx
         counts as accepted; redirects are not followed. The rest of the answer is not read."""
         document = json.dumps({"id": message_id, **json.loads(body)}).encode("ascii")
