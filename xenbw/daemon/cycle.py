@@ -307,7 +307,12 @@ class Work:
         except LedgerError as error:
             self._accounts.failed(error)
         self._take_over(replace(settings, ledger=ledger, daemon=before.daemon))
-        self._rounds.play(self._reload(), look=True, hold=True)
+        due = list(self._roster.entries)
+        try:
+            due = self._reload()
+        except LedgerError as error:
+            self._accounts.failed(error)  # the next cycle tries it again
+        self._rounds.play(due, look=True, hold=True)
 
     def catch_up(self) -> bool:
         """Count to this moment and commit. Whether that worked."""
