@@ -7,7 +7,7 @@ from tests.support.books import BOOT, add_vm, start_vif, vm_of
 from tests.support.clock import utc
 from xenbw.accounting import HOUR, Pending, Share
 from xenbw.ledger import blocklog, eventlog, prune, usagelog, viflog, vmlog
-from xenbw.ledger.ledger import Alive, Ledger
+from xenbw.ledger.ledger import Alive, Ledger, to_text
 from xenbw.model import NOTHING, Action, Amounts, Block, Cause, Count, Counters, Mark, State
 
 NOW = utc("2026-03-20 12:00")
@@ -116,6 +116,15 @@ def test_the_addresses_of_a_vm_are_those_of_its_newest_bindings(ledger: Ledger) 
     for binding in second:
         viflog.end(ledger, binding.id, NOW + 2 * HOUR, "vanished")
     assert {binding.id for binding in viflog.latest(ledger)} == {binding.id for binding in second}
+
+
+def test_pruning_keeps_up_with_the_readings_of_many_thousand_vifs(ledger: Ledger) -> None:
+    vif = start_vif(ledger, "web1", NOW, domid=1)
+    with ledger.transaction() as db:
+        times = ((str(to_text(NOW + timedelta(seconds=second))), vif.id) for second in range(12_000))
+        db.executemany("INSERT INTO reading VALUES (?2, ?1, 1, 1, 1, 1, 1)", times)
+    prune.prune(ledger, NOW + timedelta(days=1), NOW)
+    assert ledger.rows("SELECT count(*) FROM reading")[0][0] == 0
 
 
 def test_pruning_deletes_history_but_keeps_usage_blocks_in_force_and_each_vms_last_binding(ledger: Ledger) -> None:

@@ -7,8 +7,10 @@ from datetime import datetime
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import to_text
 
-# Rows deleted in one transaction: some 20 ms. A minute brings one reading for each vif.
+# Rows deleted in one transaction: some 20 ms.
 _AT_ONCE = 5000
+# Transactions for readings at once: a minute brings one for each vif, and a host may have some thousand.
+_TURNS = 5
 
 
 def prune(ledger: Ledger, readings_before: datetime, history_before: datetime) -> None:
@@ -29,9 +31,12 @@ def prune(ledger: Ledger, readings_before: datetime, history_before: datetime) -
     ):
         key = "(at, binding_id)" if table == "reading" else "id"
         columns = key.strip("()")
-        with ledger.transaction() as db:
-            db.execute(
-                f"DELETE FROM {table} WHERE {key} IN"  # noqa: S608 (names of this function)
-                f" (SELECT {columns} FROM {table} WHERE {condition} LIMIT {_AT_ONCE})",
-                (before,),
-            )
+        for _ in range(_TURNS if table == "reading" else 1):
+            with ledger.transaction() as db:
+                done = db.execute(
+                    f"DELETE FROM {table} WHERE {key} IN"  # noqa: S608 (names of this function)
+                    f" (SELECT {columns} FROM {table} WHERE {condition} LIMIT {_AT_ONCE})",
+                    (before,),
+                )
+            if done.rowcount < _AT_ONCE:
+                break
