@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import pytest
 
-from tests.support.books import add_vm
 from tests.support.clock import utc
 from xenbw.hook import gate
 from xenbw.ledger import aliases as kept
@@ -94,12 +93,11 @@ def test_it_is_kept_once_the_ledger_can_be_written(ledger: Ledger, monkeypatch: 
 
 
 def test_no_vm_is_remembered_for_more_than_a_day_when_the_clock_was_set_back(ledger: Ledger) -> None:
-    vm_id = add_vm(ledger, "web1", NOW)
-    kept.keep(ledger, {vm_id: NOW + 2000 * DAY, vm_id + 1: NOW + DAY / 2})
-    kept.settle(ledger, NOW)
-    assert kept.known(ledger, NOW) == {vm_id: NOW + DAY}
-    kept.settle(ledger, NOW + DAY / 2)
-    assert kept.known(ledger, NOW) == {vm_id: NOW + DAY}
+    kept.keep(ledger, {1: NOW + 2000 * DAY, 2: NOW + DAY / 2})
+    kept.shorten(ledger, NOW)
+    assert kept.known(ledger, NOW) == {1: NOW + DAY, 2: NOW + DAY / 2}
+    kept.shorten(ledger, NOW + DAY / 4)
+    assert kept.known(ledger, NOW) == {1: NOW + DAY, 2: NOW + DAY / 2}
     assert timedelta(seconds=nft.DAY) == kept.LONGEST
 
 

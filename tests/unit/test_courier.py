@@ -335,6 +335,22 @@ def test_a_recipient_that_is_refused_for_now_gets_a_copy_of_its_own_later(
     assert kinds(ledger) == []
 
 
+def test_a_recipient_that_is_refused_for_days_has_a_hundred_copies_waiting_at_most(
+    path: Path, ledger: Ledger, clock: HandClock, mailbox: Mailbox
+) -> None:
+    mailbox.at_recipient["full@example.com"] = "452 mailbox full"
+    with serve(mailbox) as port:
+        mail = MailSection(to=("full@example.com", "noc@example.com"), host="127.0.0.1", port=port)
+        sender = Courier(Settings(mail=mail, ledger=LedgerSection(path=path)), clock)
+        for number in range(110):
+            clock.go(minutes=1)
+            outbox.queue(ledger, clock.wall, f"over {number}", "text")
+            sender.look()
+    assert len([each for each in mailbox.recipients if each == ["noc@example.com"]]) == 110
+    assert outbox.waiting(ledger) <= 100
+    assert "messages-dropped" in kinds(ledger)
+
+
 def test_a_copy_for_a_recipient_that_is_refused_for_now_outlives_a_locked_ledger(
     path: Path, ledger: Ledger, clock: HandClock, mailbox: Mailbox
 ) -> None:

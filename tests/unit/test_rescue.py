@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,36 +87,77 @@ class Killed(BaseException):
     """Ends the work as a kill of the process does: nothing is tidied up."""
 
 
-# The renames of a replacement: it is whole; the damaged ledger's two logs and itself go; it takes the place.
-RENAMES = 5
+# The new ledger is whole; the damaged one's two logs are moved, it gets another name, and the new one takes its place.
+STEPS = ("rename", "rename", "rename", "hardlink_to", "replace")
 
 
-@pytest.mark.parametrize("at", range(RENAMES))
-def test_a_rescue_that_is_killed_at_any_rename_loses_no_vm(
-    path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+@pytest.mark.parametrize("at", range(len(STEPS)))
+@pytest.mark.parametrize("used_meanwhile", [False, True])
+def test_a_rescue_that_is_killed_between_any_of_its_steps_loses_no_vm(
+    path: Path, monkeypatch: pytest.MonkeyPatch, at: int, used_meanwhile: bool
 ) -> None:
     held = Ledger.open(path)  # keeps the files of the log
     rescue.mark(path)
-    made, rename = list[Path](), Path.rename
+    made: list[str] = []
 
-    def killed(self: Path, target: Path) -> Path:
-        made.append(self)
-        if len(made) > at:
-            raise Killed
-        return rename(self, target)
+    def dies(name: str) -> Callable[..., object]:
+        real = getattr(Path, name)
+
+        def step(*paths: Path) -> object:
+            if len(made) == at:
+                raise Killed
+            made.append(name)
+            return real(*paths)
+
+        return step
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Path, "rename", killed)
+        for name in set(STEPS):
+            patch.setattr(Path, name, dies(name))
         rescue.open_or_replace(path, None, NOW)
+    assert tuple(made) == STEPS[:at]
     held.close()
+    if used_meanwhile:
+        with closing(Ledger.open(path, create=True)) as ledger:
+            add_vm(ledger, "web9", NOW)
     with closing(rescue.open_or_replace(path, None, NOW + timedelta(seconds=9))) as ledger:
         vm = ledger.vm_named("web1")
         assert vm is not None
         assert (vm.limit_bytes, vm.id in ledger.active_blocks()) == (1000, True)
         assert "set aside as" in (ledger.damage or "")
+        assert ledger.kept == {vm.id: "web1"}
+    aside = next(path.parent.glob("*.damaged-*[Z]"))
+    with closing(sqlite3.connect(aside)) as db:
+        assert ("web1",) in db.execute("SELECT name FROM vm").fetchall()
     with closing(rescue.open_or_replace(path, None, NOW + timedelta(seconds=18))) as ledger:
         assert ledger.damage is None
     assert not [*path.parent.glob("*repla*")]
+
+
+def test_nobody_writes_into_a_ledger_that_is_being_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep, refused = kept.keep, list[LedgerError]()
+
+    def interrupted(*arguments: Any) -> dict[int, str]:
+        with closing(Ledger.open(path, patience=0)) as other, pytest.raises(LedgerError) as told:
+            add_vm(other, "web9", NOW)
+        refused.append(told.value)
+        return keep(*arguments)
+
+    monkeypatch.setattr(kept, "keep", interrupted)
+    rescue.mark(path)
+    with closing(rescue.open_or_replace(path, None, NOW)) as ledger:
+        assert (ledger.vm_named("web9"), len(refused)) == (None, 1)
+
+
+@pytest.mark.parametrize("lost", [2**60, 2**63 - 1])
+def test_an_impossible_id_of_a_vm_leaves_the_revs_in_order(path: Path, lost: int) -> None:
+    with closing(Ledger.open(path)) as ledger, ledger.transaction() as db:
+        add_vm(ledger, "web2", NOW)
+        db.execute("UPDATE vm SET id = ? WHERE name = 'web2'", (lost,))
+    rescue.mark(path)
+    with closing(rescue.open_or_replace(path, None, NOW)) as ledger:
+        assert ledger.meta("rev") < 100
+        add_vm(ledger, "web3", NOW)
 
 
 def test_a_rescue_that_is_killed_before_its_commit_begins_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

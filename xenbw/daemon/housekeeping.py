@@ -155,7 +155,7 @@ class Housekeeping:
         if not self._now.moment.trusted:
             return
         at, keep = self._now.moment.at, self.settings.ledger
-        aliases.settle(self._ledger, at)
+        aliases.shorten(self._ledger, at)
         prune.prune(self._ledger, at - timedelta(days=keep.keep_readings), at - timedelta(days=keep.keep_history))
         try:
             if self._accounts.commit():

@@ -22,15 +22,23 @@ def known(ledger: Ledger, at: datetime) -> dict[int, datetime]:
 
 def keep(ledger: Ledger, until: Mapping[int, datetime]) -> None:
     """These are the VMs now. Raises LedgerError."""
-    words = " ".join(f"{vm_id} {int(end.timestamp())}" for vm_id, end in sorted(until.items()))
-    ledger.set_meta(bindings.ALIASED, words)
+    _write(ledger, {vm_id: int(end.timestamp()) for vm_id, end in until.items()})
 
 
-def settle(ledger: Ledger, at: datetime) -> None:
-    """Forget VMs that are gone, before others get their ids; and have none last longer than it may from this time on:
-    the clock may have been set back since. Raises LedgerError."""
-    if found := known(ledger, at):
-        vms = ledger.vms()
-        right = {vm_id: min(until, at + LONGEST) for vm_id, until in found.items() if vm_id in vms}
-        if right != found:
-            keep(ledger, right)
+def forget_gone(ledger: Ledger) -> None:
+    """Forget VMs that are gone, before others get their ids. Raises LedgerError."""
+    found, vms = bindings.pairs(ledger.meta(bindings.ALIASED)), ledger.vms()
+    if found.keys() - vms.keys():
+        _write(ledger, {vm_id: until for vm_id, until in found.items() if vm_id in vms})
+
+
+def shorten(ledger: Ledger, at: datetime) -> None:
+    """Have no VM be remembered for longer than LONGEST from now on: the clock may have been set back. at: a time that
+    can be trusted. Raises LedgerError."""
+    found = known(ledger, at)
+    if any(until > at + LONGEST for until in found.values()):
+        keep(ledger, {vm_id: min(until, at + LONGEST) for vm_id, until in found.items()})
+
+
+def _write(ledger: Ledger, until: Mapping[int, int]) -> None:
+    ledger.set_meta(bindings.ALIASED, " ".join(f"{vm_id} {end}" for vm_id, end in sorted(until.items())))

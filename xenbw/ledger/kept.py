@@ -36,6 +36,11 @@ def keep(ledger: Ledger, sieve: Sieve, listed: Mapping[str, Iterable[str]], now:
     return found
 
 
+def held(ledger: Ledger) -> dict[int, str]:
+    """The VMs that an earlier damage keeps blocked, by id."""
+    return {id_: vm.name for id_, vm in ledger.vms().items() if vm.blocked_reason == REASON}
+
+
 def _block(ledger: Ledger, vm_id: int, now: datetime) -> None:
     if ledger.vms()[vm_id].blocked_reason is None:
         ledger.set_vm(vm_id, blocked_reason=REASON)

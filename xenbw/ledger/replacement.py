@@ -34,16 +34,31 @@ _ALIASED = f"SELECT key, value FROM meta WHERE key = '{bindings.ALIASED}'"  # no
 # Steps of SQLite between two calls of on_beat.
 _STEPS = 10_000
 
-_FILES = ("-wal", "-shm", "")
+_LOGS = ("-wal", "-shm")
 _MAKING, _READY, _ASIDE = "replacing", "replaced-", "damaged-"
 
 _T = TypeVar("_T")
 
 
-def make(path: Path, now: datetime, complete: Callable[[Ledger, Sieve, str], _T], on_beat: Callable[[], None]) -> _T:
-    """Make the replacement of the damaged ledger at this path; take_place ends the work. complete: called inside the
-    only transaction, with a sentence on what was carried over; returns what it returns. on_beat: called often. Raises
-    LedgerError."""
+def replace(path: Path, now: datetime, complete: Callable[[Ledger, Sieve, str], _T], on_beat: Callable[[], None]) -> _T:
+    """Replace the damaged ledger at this path. complete: called inside the new ledger's only transaction, with a
+    sentence on what was carried over; returns what it returns. on_beat: called often. Raises LedgerError."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as old:
+        # Hooks and commands wait with their writes, which would be lost.
+        with contextlib.suppress(sqlite3.Error):
+            old.execute("BEGIN IMMEDIATE")
+        completed = _make(path, old, now, complete, on_beat)
+        take_place(path)
+    return completed
+
+
+def _make(
+    path: Path,
+    old: sqlite3.Connection,
+    now: datetime,
+    complete: Callable[[Ledger, Sieve, str], _T],
+    on_beat: Callable[[], None],
+) -> _T:
     making, stamp = _beside(path, _MAKING), f"{now:%Y%m%dT%H%M%SZ}"
     aside = _beside(path, _ASIDE + stamp)
     _remove(making)
@@ -51,7 +66,7 @@ def make(path: Path, now: datetime, complete: Callable[[Ledger, Sieve, str], _T]
         sieve = Sieve(str(to_text(now)))
         # Nobody knows which rows are missing, so the rows that are left release no VM.
         sieve.everyone, sieve.rev = True, ledger.rev
-        carried = _carry_over(path, db, sieve, on_beat)
+        carried = _carry_over(old, db, sieve, on_beat)
         db.execute(schema.HISTORY_OF_USAGE)
         _renumber(db, ledger.rev)
         completed = complete(ledger, sieve, f"the ledger was damaged and set aside as {aside}; {carried}")
@@ -70,11 +85,22 @@ def take_place(path: Path) -> Path | None:
         return None
     aside = path.with_name(ready.name.replace(f".{_READY}", f".{_ASIDE}"))
     # The log first: SQLite would write the damaged ledger's log into another file at its path.
-    for suffix in _FILES:
+    for suffix in _LOGS:
         with contextlib.suppress(FileNotFoundError):
-            Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
-    ready.rename(path)
+            Path(f"{path}{suffix}").rename(_free(Path(f"{aside}{suffix}")))
+    # There is a ledger at the path at every moment: addvm would make one where there is none.
+    if path.exists() and not (aside.exists() and aside.samefile(path)):
+        _free(aside).hardlink_to(path)
+    ready.replace(path)
     return aside
+
+
+def _free(path: Path) -> Path:
+    """The path, or one like it where no file is yet."""
+    free, number = path, 0
+    while free.exists():
+        free, number = path.with_name(f"{path.name}.{number}"), number + 1
+    return free
 
 
 def _beside(path: Path, suffix: str) -> Path:
@@ -82,23 +108,24 @@ def _beside(path: Path, suffix: str) -> Path:
 
 
 def _remove(path: Path) -> None:
-    for suffix in _FILES:
+    for suffix in (*_LOGS, ""):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
 def _renumber(db: sqlite3.Connection, rev: int) -> None:
-    """Give each VM's rows a rev of their own: the book, which takes rows of the same rev together, would need a
-    gigabyte for all at once. With the damaged ledger's revs it would miss changes until this ledger's revs reach them.
-    """
-    for table, vm_id in (("vm", "id"), ("block", "vm_id"), ("usage", "vm_id")):
-        db.execute(f"UPDATE {table} SET rev = ? + {vm_id}", (rev,))  # noqa: S608 (names of this function)
-    db.execute("UPDATE meta SET value = ? + (SELECT coalesce(max(id), 0) FROM vm) WHERE key = 'rev'", (rev,))
+    """Give the rows new revs: with the damaged ledger's, the book would miss changes until this ledger's revs reach
+    them. Each VM's usage gets one of its own, as the book takes rows of the same rev together, and would need a
+    gigabyte for all at once."""
+    for table in ("vm", "block"):
+        db.execute(f"UPDATE {table} SET rev = ?", (rev,))  # noqa: S608 (names of this function)
+    for (vm_id,) in db.execute("SELECT id FROM vm").fetchall():
+        db.execute("UPDATE usage SET rev = ? WHERE vm_id = ?", (bindings.next_rev(db), vm_id))
 
 
-def _carry_over(path: Path, db: sqlite3.Connection, sieve: Sieve, on_beat: Callable[[], None]) -> str:
+def _carry_over(old: sqlite3.Connection, db: sqlite3.Connection, sieve: Sieve, on_beat: Callable[[], None]) -> str:
     """Copy the rows that can be read, table by table, from both ends up to the damage. Rows of VMs that could not be
     read are dropped, since other VMs get their ids. Returns a sentence on it."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as old, reading_anything(old):
+    with reading_anything(old):
         for each in (old, db):
             each.set_progress_handler(on_beat, _STEPS)
         old.row_factory = sqlite3.Row

@@ -41,25 +41,29 @@ def open_or_replace(
     ledger is looked over or replaced. Raises LedgerError for everything else that is wrong with the ledger.
     """
     beat, sieve = _Beat(on_progress), Sieve(str(to_text(now)))
-    # A daemon was killed when it had made a replacement.
-    aside = _take_place(path)
+    # A daemon was killed when it had made a replacement, which recorded what was wrong.
+    aside = replacement.take_place(path)
+    if aside is not None:
+        _suspect(path).unlink(missing_ok=True)
     missing = listed is not None and not _has_content(path)
     try:
         ledger = _open(path, sieve, on_progress, beat)
     except CorruptLedgerError as error:
-        found = replacement.make(path, now, lambda new, doubt, told: _keep(new, doubt, told, listed, now), beat)
-        log.error("%s; set aside as %s", error.message, _take_place(path))
+        log.error("%s; it is set aside, and replaced", error.message)
+        damage, held = replacement.replace(
+            path, now, lambda new, doubt, told: _keep(new, doubt, told, listed, now), beat
+        )
         ledger = Ledger.open(path, patience=0.5)
     else:
         told = ""
-        if aside is not None:
-            told = f"the ledger was damaged and set aside as {aside}"
-        elif sieve.aside:
+        if sieve.aside:
             told = f"{len(sieve.aside)} rows with impossible values are set aside in {_write_aside(path, sieve, now)}"
         elif missing:
             told = f"{path}: the ledger was gone or empty, so a new one was made (is its file system mounted?)"
-        found = _keep(ledger, sieve, told, listed, now)
-    ledger.damage, ledger.kept = found
+        damage, held = _keep(ledger, sieve, told, listed, now)
+        if aside is not None:
+            damage, held = f"the ledger was damaged and set aside as {aside}", {**kept.held(ledger), **held}
+    ledger.damage, ledger.kept = damage, held
     _suspect(path).unlink(missing_ok=True)
     return ledger
 
@@ -74,13 +78,6 @@ class _Beat:
         if time.monotonic() > self._told_at + _BEAT:
             self._told_at = time.monotonic()
             self._tell(0.0)
-
-
-def _take_place(path: Path) -> Path | None:
-    aside = replacement.take_place(path)
-    if aside is not None:
-        _suspect(path).unlink(missing_ok=True)
-    return aside
 
 
 def _has_content(path: Path) -> bool:
@@ -123,8 +120,7 @@ def _keep(
     """Keep VMs blocked that were blocked before the damage, and record what was wrong. Returns what was wrong, and the
     names of these VMs by id."""
     with ledger.transaction():
-        # Before another VM gets the id of one that is lost.
-        aliases.settle(ledger, now)
+        aliases.forget_gone(ledger)
         found = kept.keep(ledger, sieve, listed or {}, now)
         if found and not told:
             told = "the ledger shows some blocked VMs neither as blocked nor as released"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from xenbw.clock import Clock
 from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger, LedgerError
-from xenbw.ledger.outbox import Channel, Message, Queue
+from xenbw.ledger.outbox import DROPPED, Channel, Message, Queue
 from xenbw.tell import digest
 from xenbw.tell.carrier import DeliveryError
 from xenbw.tell.carriers import Routes
@@ -45,6 +45,8 @@ _ADMINS = Queue(Channel.MAIL)
 _AT_ANY_HOUR = (*URGENT, "")
 # Messages that are read at once; of the admin's mails more than fit into one digest.
 _SOME, _MAILS = 20, 2000
+# Copies that wait for a recipient who is refused for now: each is a mail of its own, tried again and again.
+_COPIES = 100
 # Unexpected errors that may be over at the next try: no memory, file or thread is left, or Python is being upgraded.
 _OF_THE_HOST = (ImportError, MemoryError, OSError, RuntimeError)
 
@@ -186,9 +188,17 @@ class Delivery:
             with ledger.transaction():
                 outbox.sent(ledger, self._accepted.items())
                 for copy in self._copies:
-                    outbox.queue(ledger, *copy.message, Channel.MAIL, copy.to, kind=copy.kind)
+                    self._queue(ledger, copy)
             self._accepted.clear()
             self._copies.clear()
+
+    def _queue(self, ledger: Ledger, copy: _Copy) -> None:
+        queue = Queue(Channel.MAIL, copy.to)
+        outbox.queue(ledger, *copy.message, *queue, kind=copy.kind)
+        lost, _ = outbox.keep_bound(ledger, queue, URGENT, _COPIES)
+        if lost:
+            text = f"{lost} messages that waited for {queue.shown} were dropped, because too many waited"
+            ledger.record(self._clock.tick().wall, DROPPED, text)
 
     def _pack(self, ledger: Ledger, parcel: Parcel) -> Parcel:
         """The messages of this parcel that go as one mail, which is written down; the others wait for the next look."""
