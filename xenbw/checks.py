@@ -136,7 +136,7 @@ def switch(value: Any) -> bool:
 
 def path(value: Any) -> Path:
     path = Path(text(value))
-    if not path.is_absolute():
+    if not path.is_absolute() or "\0" in value:
         raise UsageError("an absolute path")
     return path
 

@@ -34,6 +34,14 @@ def test_a_list_has_at_most_256_entries(check: Callable[[Any], tuple[object, ...
         check([entry] * MANY)
 
 
+@pytest.mark.parametrize("line", ['[ledger]\npath = "/a\\u0000b"', '[toolstack]\nconfig_dirs = ["/a\\u0000b"]'])
+def test_a_path_with_a_nul_is_refused(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "xenbw.toml"
+    file.write_text(f"{line}\n")
+    with pytest.raises(UsageError, match="allowed: an absolute path"):
+        config.load(file)
+
+
 @pytest.mark.parametrize("address", ["=?utf-7?q?+2AA-?=@example.com", "=?utf-8?q?=0d=0aBcc:_x?= <noc@example.com>"])
 def test_an_address_has_no_encoded_word(address: str) -> None:
     for check, value in ((checks.mail_address, address), (checks.tenant_addresses, [address])):
