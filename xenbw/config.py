@@ -300,7 +300,7 @@ def _refuse_contradictions(chosen: DefaultSection, given: Mapping[str, tuple[Pat
     for is_wrong, key, why, hint in (
         (unrated and chosen.action == Action.THROTTLE, "action", "there is no rate to throttle to", add_rate),
         (unrated and chosen.rate_in is not None, "rate_in", "there is no rate for the other direction", add_rate),
-        (below, "hard_limit", "below the limit", "write a hard_limit that is not below limit, or none"),
+        (below, "hard_limit", "below the limit", 'write a hard_limit that is not below limit, or "unlimited"'),
     ):
         if is_wrong:
             path, value = given[key]

@@ -105,7 +105,10 @@ def test_a_later_file_can_take_the_rate_and_the_hard_limit_away(tmp_path: Path) 
             "action = 'throttle': there is no rate to throttle to (write a rate into [default], like",
         ),
         ('rate_in = "1Mbit"', "rate_in = '1Mbit': there is no rate for the other direction (write a rate"),
-        ('limit = "2GB"\nhard_limit = "1GB"', "hard_limit = '1GB': below the limit (write a hard_limit that is not"),
+        (
+            'limit = "2GB"\nhard_limit = "1GB"',
+            "hard_limit = '1GB': below the limit (write a hard_limit that is not below limit, or \"unlimited\")",
+        ),
     ],
 )
 def test_a_wrong_or_contradictory_throttle_is_an_error_that_says_what_to_write(
