@@ -66,7 +66,9 @@ def synopsis(name: str, command: ArgumentParser) -> str:
         for argument in commandline.positionals(command)
     )
     options = (
-        f"[{tag(option)}]" for option in commandline.options(command) if commandline.long_name(option) not in common
+        tag(option) if option.required else f"[{tag(option)}]"
+        for option in commandline.options(command)
+        if commandline.long_name(option) not in common
     )
     return " ".join((name, *arguments, *options))
 
