@@ -284,12 +284,23 @@ def _merge(documents: Documents) -> dict[str, dict[str, tuple[Path, Any]]]:
     for path, document in documents:
         for name, table in document.items():
             if name not in sections:
-                raise UsageError(f"{path}: [{name}]: unknown section", "known: " + ", ".join(sections))
+                raise _unknown(path, name, table)
             if name in _LISTED:
                 continue
             _section(_kind(sections[name]), table, f"{path}: [{name}]")
             merged.setdefault(name, {}).update({key: (path, value) for key, value in table.items()})
     return merged
+
+
+def _unknown(path: Path, name: str, table: Any) -> UsageError:
+    """The error for a name that is no section: TOML reads a key above the first [section] as such a name."""
+    kinds = {item.name: _kind(item) for item in fields(Settings) if item.name not in _LISTED}
+    tables = table if isinstance(table, list) else [table]
+    if tables and all(isinstance(item, Mapping) for item in tables):
+        return UsageError(f"{path}: [{name}]: unknown section", "known: " + ", ".join((*kinds, *_LISTED)))
+    heads = [f"[{section}]" for section, kind in kinds.items() if name in (item.name for item in fields(kind))]
+    hint = f"write a key below the head of its section, {' or '.join(heads) or 'like [default]'}"
+    return UsageError(f"{path}: {name}: above the first section", hint)
 
 
 def _refuse_contradictions(chosen: DefaultSection, given: Mapping[str, tuple[Path, Any]]) -> None:

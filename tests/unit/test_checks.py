@@ -123,6 +123,25 @@ def test_a_wrong_or_contradictory_throttle_is_an_error_that_says_what_to_write(
 
 
 @pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('limit = "1TB"', "limit: above the first section (write a key below the head of its section, [default])"),
+        ("interval = 5", "interval: above the first section (write a key below the head of its section, [meter] or ["),
+        ("protect = []", "protect: above the first section (write a key below the head of its section, [enforce])"),
+        ("limits = 5", "limits: above the first section (write a key below the head of its section, like [default])"),
+        ("[limit]", "[limit]: unknown section (known: host, "),
+        ("[[limit]]", "[limit]: unknown section (known: host, "),
+    ],
+)
+def test_a_key_above_the_first_section_is_told_from_an_unknown_section(tmp_path: Path, line: str, said: str) -> None:
+    file = tmp_path / "xenbw.toml"
+    file.write_text(f"{line}\n[default]\nenforce = true\n")
+    with pytest.raises(UsageError) as failure:
+        config.load(file)
+    assert str(failure.value).startswith(f"{file}: {said}")
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (("block", "web1", "--reason", "x" * 501), "a reason of 501 letters"),
