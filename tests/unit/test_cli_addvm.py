@@ -271,6 +271,16 @@ def test_addvm_prints_the_problems_of_the_config_file(console: Console) -> None:
     assert result.stderr == f"note: {console.xen}/web1.cfg: vif 0: 'host7' in ip= is not an IP address\n"
 
 
+def test_a_folder_of_config_files_that_xen_does_not_make_is_not_missed_unless_it_is_configured(
+    console: Console,
+) -> None:
+    text, stock = console.config.read_text(), '"/etc/xen", "/etc/xen/auto"'
+    console.config.write_text(text.replace(f'"{console.xen}"', stock))
+    assert "No such file" not in console.run("addvm", "ren", "--limit", "1").stderr
+    console.config.write_text(text.replace(str(console.xen), f"{console.root}/missing"))
+    assert f"{console.root}/missing: No such file" in console.run("addvm", "web1", "--limit", "1").stderr
+
+
 def test_a_hostile_name_cannot_move_the_cursor(console: Console) -> None:
     (console.xen / "evil").write_bytes(b'name = "a\x1b[2Jb"\n')
     result = console.run("addvm", "a\x1b[2Jb", "--limit", "1")

@@ -54,6 +54,24 @@ def test_xends_own_files_are_not_read(write, tmp_path: Path) -> None:
     assert find("web1", [tmp_path]).problems == ()
 
 
+def test_files_of_xen_s_own_are_not_read(write, tmp_path: Path) -> None:
+    write("xl.conf", "autoballoon='off'\n")
+    write("oxenstored.conf", "# oxenstored's options\nquota-maxentity = 1000\n")
+    write("cpupool", "name = 'Example-Cpupool'\n")
+    write("xend-pci-quirks.sxp", "(new)\n")
+    found = find("xl", [tmp_path])
+    assert (found.config, found.problems) == (None, ())
+    assert find("Example-Cpupool", [tmp_path]).config is None
+
+
+def test_a_missing_folder_is_no_problem_if_the_caller_says_so(write, tmp_path: Path) -> None:
+    write("web1.cfg", "memory = 5\n")
+    found = find("web1", [tmp_path, tmp_path / "auto"], missing_ok=True)
+    assert found.problems == ()
+    assert found.config is not None
+    assert find("web1", [tmp_path, tmp_path / "web1.cfg"], missing_ok=True).problems != ()
+
+
 def test_a_symlink_as_in_etc_xen_auto_is_followed_and_its_file_read_once(write, tmp_path: Path) -> None:
     write("xen/customer-7", "name = 'web1'\n")
     (tmp_path / "auto").mkdir()

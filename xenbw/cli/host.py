@@ -9,6 +9,7 @@ from pathlib import Path
 
 from xenbw.cli.command import Context
 from xenbw.cli.names import near
+from xenbw.config import ToolstackSection
 from xenbw.enforce.desired import is_protected
 from xenbw.errors import UsageError, XenbwError
 from xenbw.model import Address, Binding, Network
@@ -64,7 +65,10 @@ def look(
     if file is not None:
         config = read(file.absolute())
         return Sighting(name, name in listed.names, config, config.problems)
-    found = domainfind.find(name, context.settings.toolstack.config_dirs, macs=macs, read=read)
+    folders = context.settings.toolstack.config_dirs
+    # A stock Xen makes no /etc/xen/auto; a folder that the admin configured is missed.
+    stock = folders == ToolstackSection().config_dirs
+    found = domainfind.find(name, folders, macs=macs, missing_ok=stock, read=read)
     notes = found.problems if found.config is None else found.config.problems
     return Sighting(name, name in listed.names, found.config, notes, found.rivals)
 

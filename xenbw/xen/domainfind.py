@@ -11,8 +11,8 @@ from xenbw.errors import XenbwError
 from xenbw.xen.domaincfg import DomainConfig, read
 
 _SUFFIXES = ("", ".cfg", ".conf")
-# xend's files about managed domains are S-expressions, not config files that an admin writes.
-_FOREIGN_SUFFIX = ".sxp"
+# Files of Xen's own in /etc/xen. xend's, as xend-config.sxp and those about managed domains, are S-expressions.
+_FOREIGN_NAMES, _FOREIGN_SUFFIX = ("xl.conf", "oxenstored.conf", "cpupool"), ".sxp"
 # In this folder xendomains finds the domains that it starts with dom0 (XENDOMAINS_AUTO in /etc/default/xendomains).
 _AUTO = "auto"
 
@@ -30,18 +30,24 @@ class Found:
 
 
 def find(
-    name: str, dirs: Iterable[Path], *, macs: Collection[str] = (), read: Callable[[Path], DomainConfig] = read
+    name: str,
+    dirs: Iterable[Path],
+    *,
+    macs: Collection[str] = (),
+    missing_ok: bool = False,
+    read: Callable[[Path], DomainConfig] = read,
 ) -> Found:
     """The config of the VM `name`: the file called NAME, NAME.cfg or NAME.conf, or one with `name = NAME` inside.
 
     Looks at regular files directly in `dirs` (symlinks followed, each real file read once); never at a path built from
-    `name`. A file called NAME that names another VM inside does not match. A file that cannot be read is a problem.
+    `name`, nor at Xen's own files. A file called NAME that names another VM inside does not match. A file that cannot
+    be read is a problem; a missing folder is one unless missing_ok.
 
     macs: the MACs with which the VM runs now. If several files name the VM, the file with these MACs is chosen; else
     the file that is in the folder `auto`; else the file that is called NAME; else none, unless all files say the same.
     """
     folders = list(dirs)
-    files, problems = _files(folders)
+    files, problems = _files(folders, missing_ok)
     titles = [name + suffix for suffix in _SUFFIXES]
     named = sorted((path for path in files if path.name in titles), key=lambda path: titles.index(path.name))
     seen: set[str] = set()
@@ -92,18 +98,19 @@ def _started_at_boot(dirs: Iterable[Path]) -> set[str]:
     return started
 
 
-def _files(dirs: Iterable[Path]) -> tuple[list[Path], list[str]]:
+def _files(dirs: Iterable[Path], missing_ok: bool) -> tuple[list[Path], list[str]]:
     files: list[Path] = []
     problems: list[str] = []
     for directory in dirs:
         try:
             files += _regular_files(directory)
         except OSError as error:
-            problems.append(f"{directory}: {error.strerror}")
+            if not (missing_ok and isinstance(error, FileNotFoundError)):
+                problems.append(f"{directory}: {error.strerror}")
     return files, problems
 
 
 def _regular_files(directory: Path) -> Iterator[Path]:
     for path in sorted(directory.iterdir()):
-        if path.suffix != _FOREIGN_SUFFIX and path.is_file():
+        if path.suffix != _FOREIGN_SUFFIX and path.name not in _FOREIGN_NAMES and path.is_file():
             yield path
