@@ -51,6 +51,11 @@ def line(result: subprocess.CompletedProcess[str]) -> str:
         (["lst"], "xenbw: argument COMMAND: invalid choice: 'lst'"),
         ([], "xenbw: the following arguments are required: COMMAND (see xenbw --help)"),
         (["show"], "xenbw: the following arguments are required: VM (see xenbw show --help)"),
+        (["show", "shop", "2"], "xenbw: unrecognized arguments: 2 (quote a name or size with spaces; see xenbw show"),
+        (["addvm", "web1", "--limit", "1", "GB"], "xenbw: unrecognized arguments: GB (quote a name or size with"),
+        (["show", "web1", "--jsn"], "xenbw: unrecognized arguments: --jsn (see xenbw show --help)"),
+        (["--versoin"], "xenbw: unrecognized arguments: --versoin (see xenbw --help)"),
+        (["--versoin", "list"], "xenbw: unrecognized arguments: --versoin (see xenbw --help)"),
         (["list", "--colour\x1b[2J"], "xenbw: unrecognized arguments: --colour\\x1b[2J"),
     ],
 )

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TextIO
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 from xenbw import __version__, config
 from xenbw.cli.command import Command, Context
@@ -61,6 +61,14 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, f"see {self.prog} --help")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """argparse would hand the words that a command does not know to the parser above it, which knows no command."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            quotes = "" if all(word.startswith("-") for word in unknown) else "quote a name or size with spaces; "
+            raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", f"{quotes}see {self.prog} --help")
+        return options, unknown
+
 
 def _program(prog: str, description: str) -> _Parser:
     program = _Parser(prog=prog, description=description, allow_abbrev=False)
@@ -81,7 +89,8 @@ def parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
     words: the words that were typed, if known. Only commands among them get their options then.
     """
     program = _program("xenbw", "Meter the traffic of this host's VMs and hold it to their allowances.")
-    commands = program.add_subparsers(metavar="COMMAND", required=True)
+    # Not required here, or argparse would complain of a missing COMMAND before it names a mistyped option.
+    commands = program.add_subparsers(metavar="COMMAND")
     for name, entry in _ENTRIES.items():
         own = commands.add_parser(name, help=entry.summary, description=entry.summary, allow_abbrev=False)
         if words is None or name in words:
@@ -112,7 +121,7 @@ def _do(make_parser: Callable[[Sequence[str]], argparse.ArgumentParser], argv: S
             raise XenbwError("standard output is closed", "nothing was done")
         _accept_any_text(sys.stdin, sys.stdout, sys.stderr)
         words = sys.argv[1:] if argv is None else argv
-        options = make_parser(words).parse_args(words)
+        options = _understood(make_parser(words), words)
         settings = config.load(options.config)
         done: int = options.run(options, Context(settings, run, SystemClock()))
         sys.stdout.flush()
@@ -130,6 +139,13 @@ def _do(make_parser: Callable[[Sequence[str]], argparse.ArgumentParser], argv: S
         warn("")
         return 128 + signal.SIGINT
     return done
+
+
+def _understood(program: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    options = program.parse_args(words)
+    if "run" not in options:
+        program.error("the following arguments are required: COMMAND")
+    return options
 
 
 def _accept_any_text(*streams: TextIO) -> None:
