@@ -72,6 +72,17 @@ def test_every_option_ends_up_in_the_vm_s_row(console: Console) -> None:
     )
 
 
+def test_a_list_that_is_given_in_parts_is_one_list(console: Console) -> None:
+    console.config.write_text(console.config.read_text() + '[mail]\nto = ["root"]\n')
+    parts = "--mail a@example.com --allow 192.0.2.53 --mail b@example.com c@example.com --allow 2001:db8:5::/64"
+    console.done("addvm", "web1", "--limit", "500GB", *parts.split())
+    vm = console.vm("web1")
+    assert vm.mail == ("a@example.com", "b@example.com", "c@example.com")
+    assert vm.allow == (ip_network("192.0.2.53/32"), ip_network("2001:db8:5::/64"))
+    assert console.run("addvm", "web1", "--allow", "none", "--allow", "192.0.2.53").returncode == 2
+    assert console.vm("web1").allow == vm.allow
+
+
 def test_an_update_changes_only_what_was_given_and_says_what_changed(console: Console) -> None:
     console.done("addvm", "web1", "--limit", "500GB", "--reset-day", "15")
     before = console.vm("web1")

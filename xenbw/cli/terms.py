@@ -32,10 +32,15 @@ def arguments(parser: ArgumentParser) -> None:
         "--allow",
         metavar="ADDR",
         nargs="+",
+        action="extend",
         help="addresses and networks that the VM may reach while blocked; or none; or default, for [enforce] allow",
     )
     parser.add_argument(
-        "--mail", metavar="MAILADDR", nargs="+", help="who gets the mails about this VM beside the admin; or none"
+        "--mail",
+        metavar="MAILADDR",
+        nargs="+",
+        action="extend",
+        help="who gets the mails about this VM beside the admin; or none",
     )
     parser.add_argument("--action", choices=[str(action) for action in Action], help="what happens past the limit")
     parser.add_argument(
