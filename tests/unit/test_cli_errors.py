@@ -47,6 +47,11 @@ def line(result: subprocess.CompletedProcess[str]) -> str:
         (["addvm", "Domain-0", "--limit", "1", "--force"], "xenbw: Domain-0 is not a VM"),
         (["addvm", "", "--limit", "1"], "xenbw: the name of a VM is empty"),
         (["addvm", "--limit", "1"], "xenbw: no VM was named (xenbw addvm VM --limit 500GB, or --all)"),
+        (["addvm", "--limit", "1", "--mail", "a@x.de", "web1"], "xenbw: no VM was named (write the VM before --mail)"),
+        (
+            ["addvm", "--allow", "none", "--ip", "192.0.2.9", "web1"],
+            "xenbw: no VM was named (write the VM before --ip and --allow)",
+        ),
         (["addvm", "web1", "--all"], "xenbw: --all takes no VM, --ip or --config-file"),
         (["lst"], "xenbw: argument COMMAND: invalid choice: 'lst'"),
         ([], "xenbw: the following arguments are required: COMMAND (see xenbw --help)"),

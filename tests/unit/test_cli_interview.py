@@ -129,3 +129,17 @@ def test_rmvm_asks_and_enter_means_no(console: Console) -> None:
         assert terminal.end()[0] == status
     with console.ledger() as ledger:
         assert ledger.vm_named("web1") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--ip", "192.0.2.9", "web1"], "not an address: 'web1' (write the VM before --ip)"),
+        (["--mail", "a@example.com", "web1"], "--mail 'a@example.com web1': not allowed (write the VM before --mail)"),
+    ],
+)
+def test_a_vm_after_an_option_that_takes_every_word_is_pointed_out(
+    console: Console, words: list[str], says: str
+) -> None:
+    terminal = Terminal(console, "addvm", *words)
+    assert terminal.end() == (2, f"xenbw: {says}\n")

@@ -125,7 +125,7 @@ def test_the_synopsis_has_every_option_that_does_something(page: str, program: A
 
 def test_the_commands_are_those_of_the_parser_with_their_arguments_and_options() -> None:
     expected = {synopsis(name, command) for name, command in commandline.commands().items() if name != "addvm"}
-    assert set(manpage.entries(section("xenbw.1", "COMMANDS"))) == {*expected, "addvm [OPTION ...] [VM]"}
+    assert set(manpage.entries(section("xenbw.1", "COMMANDS"))) == {*expected, "addvm [VM] [OPTION ...]"}
 
 
 @pytest.mark.parametrize("name", sorted(commandline.commands().keys() - {"addvm"}))
@@ -134,6 +134,12 @@ def test_a_command_s_options_are_explained(name: str) -> None:
     explained = manpage.entries(section("xenbw.1", "COMMANDS"))[synopsis(name, command)]
     own = commandline.long_names(command) - commandline.long_names(parser()) - {"--json"}
     assert own <= set(_OPTION.findall(explained))
+
+
+@pytest.mark.parametrize("program", [addvm_parser(), commandline.commands()["addvm"]], ids=lambda program: program.prog)
+def test_addvm_shows_the_vm_before_the_options_that_would_take_it(program: ArgumentParser) -> None:
+    assert program.format_usage().startswith(f"usage: {program.prog} [VM] [OPTION ...]\n")
+    assert "xenbw-addvm [VM] [--config" in manpage.text(section("xenbw-addvm.1", "SYNOPSIS"))
 
 
 @pytest.mark.parametrize("page", PROGRAMS)

@@ -63,7 +63,13 @@ class _Wish:
     columns: Terms
 
 
+# These options take every word after them, and so also a VM.
+_GREEDY = ("ip", "mail", "allow")
+
+
 def arguments(parser: ArgumentParser) -> None:
+    # argparse would show the VM last, where these options take it.
+    parser.usage = "%(prog)s [VM] [OPTION ...]\n       %(prog)s --all [OPTION ...]"
     parser.add_argument("name", metavar="VM", nargs="?", type=vm_name, help="the VM's name, as xl list prints it")
     terms.arguments(parser)
     parser.add_argument(
@@ -77,13 +83,9 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace, context: Context) -> int:
     if options.all and (options.name or options.ip or options.config_file):
         raise UsageError("--all takes no VM, --ip or --config-file", "they belong to one VM")
-    if len(options.ip) > checks.LONGEST_LIST:
-        raise UsageError(f"--ip: {len(options.ip):,} addresses", f"at most {checks.LONGEST_LIST}")
-    addresses = tuple(host.given_address(text, context.settings.enforce.protect) for text in options.ip)
-    if not (options.all or options.name or attended()):
-        raise UsageError("no VM was named", "xenbw addvm VM --limit 500GB, or --all")
+    addresses, given = _understood(options, context)
     scene = _Scene(context, host.guests(context), *_known(context))
-    wishes = _wish_for_all(options, scene) if options.all else _wish_for_one(options, addresses, scene)
+    wishes = _wish_for_all(given, scene) if options.all else _wish_for_one(options, addresses, given, scene)
     for wish in wishes:
         terms.check_change(scene.vm(wish.name), wish.columns, context.settings.default_allowance)
     _require_throttle(wishes, context)
@@ -92,6 +94,25 @@ def run(options: Namespace, context: Context) -> int:
     if wishes:
         _write(wishes, context)
     return 0
+
+
+def _understood(options: Namespace, context: Context) -> tuple[tuple[Address, ...], Terms]:
+    """The addresses of --ip, and the columns of the allowance. Raises UsageError, also if nothing says which VM."""
+    named = options.all or options.name
+    greedy = [] if named else [f"--{name}" for name in _GREEDY if getattr(options, name)]
+    hint = f"write the VM before {' and '.join(greedy)}"
+    if not (named or attended()):
+        raise UsageError("no VM was named", hint if greedy else "xenbw addvm VM --limit 500GB, or --all")
+    try:
+        return _addresses(options.ip, context.settings.enforce.protect), terms.given(options)
+    except UsageError as error:
+        raise UsageError(error.message, hint if greedy else error.hint) from None
+
+
+def _addresses(words: Sequence[str], protect: Sequence[Network]) -> tuple[Address, ...]:
+    if len(words) > checks.LONGEST_LIST:
+        raise UsageError(f"--ip: {len(words):,} addresses", f"at most {checks.LONGEST_LIST}")
+    return tuple(host.given_address(text, protect) for text in words)
 
 
 def _require_throttle(wishes: Sequence[_Wish], context: Context) -> None:
@@ -113,10 +134,9 @@ def _known(context: Context) -> tuple[frozenset[Network], dict[str, VM], dict[in
         return protected(ledger, context), {vm.name: vm for vm in ledger.vms().values()}, live
 
 
-def _wish_for_all(options: Namespace, scene: _Scene) -> list[_Wish]:
+def _wish_for_all(given: Terms, scene: _Scene) -> list[_Wish]:
     if scene.guests.problem:
         raise scene.guests.problem
-    given = terms.given(options)
     _require_limit("--all", given, scene.context.settings)
     read = cache(domaincfg.read)  # a VM without a file of its own name has all files read
     names = [name for name in scene.guests.names if not scene.added(name)]
@@ -128,7 +148,7 @@ def _wish_for_all(options: Namespace, scene: _Scene) -> list[_Wish]:
     return [_Wish(sighting.name, {**given, **_found(sighting, (), scene)}) for sighting in sightings]
 
 
-def _wish_for_one(options: Namespace, addresses: tuple[Address, ...], scene: _Scene) -> list[_Wish]:
+def _wish_for_one(options: Namespace, addresses: tuple[Address, ...], given: Terms, scene: _Scene) -> list[_Wish]:
     def look(typed: str) -> Sighting:
         name = meant(typed, {*scene.guests.names, *scene.vms})
         sighting = host.look(name, scene.guests, scene.context, options.config_file, macs=scene.macs(name))
@@ -137,7 +157,7 @@ def _wish_for_one(options: Namespace, addresses: tuple[Address, ...], scene: _Sc
         return sighting
 
     sighting = look(options.name) if options.name else ask_name(scene.guests, scene.added, look)
-    name, given, settings = sighting.name, terms.given(options), scene.context.settings
+    name, settings = sighting.name, scene.context.settings
     added = scene.added(name)
     _tell(sighting, scene)
     if attended() and not (options.name and (added or options.limit)):
