@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, Action, Address, Binding, Network
 from xenbw.text import decode, printable
 from xenbw.xen import domaincfg
+from xenbw.xen.domaincfg import DomainConfig
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class _Scene:
     def vm(self, name: str) -> VM:
         """The VM in the ledger, or one without settings."""
         return self.vms.get(name) or VM(0, name, self.context.clock.tick().wall)
+
+    def file(self, name: str) -> Path | None:
+        """The config file of an added VM, if the file is still there."""
+        stored = self.vm(name).config_file if self.added(name) else None
+        return Path(stored) if stored and os.path.lexists(stored) else None
 
     def macs(self, name: str) -> set[str]:
         """The MACs of the VM's live vifs in the ledger."""
@@ -151,7 +158,7 @@ def _wish_for_all(given: Terms, scene: _Scene) -> list[_Wish]:
 def _wish_for_one(options: Namespace, addresses: tuple[Address, ...], given: Terms, scene: _Scene) -> list[_Wish]:
     def look(typed: str) -> Sighting:
         name = meant(typed, {*scene.guests.names, *scene.vms})
-        sighting = host.look(name, scene.guests, scene.context, options.config_file, macs=scene.macs(name))
+        sighting = _look(name, options.config_file, scene)
         if not options.force and (options.config_file or not scene.added(name)):
             host.check(sighting, scene.guests, scene.vms, scene.context)
         return sighting
@@ -170,6 +177,18 @@ def _wish_for_one(options: Namespace, addresses: tuple[Address, ...], given: Ter
         say(f"{printable(name)}: added already, and nothing was given to change")
         return []
     return [_Wish(name, given)]
+
+
+def _look(name: str, file: Path | None, scene: _Scene) -> Sighting:
+    """Look for the VM in --config-file; else in the config file that an added VM has, for another may name it too."""
+    stored, problem = scene.file(name), ""
+    if file is None and stored is not None:
+        try:
+            return host.look(name, scene.guests, scene.context, stored)
+        except XenbwError as error:
+            problem = str(error)
+    sighting = host.look(name, scene.guests, scene.context, file, macs=scene.macs(name))
+    return replace(sighting, notes=tuple(dict.fromkeys(filter(None, (problem, *sighting.notes)))))
 
 
 def _require_limit(whom: str, given: Terms, settings: Settings) -> None:
@@ -191,19 +210,37 @@ def _tell(sighting: Sighting, scene: _Scene) -> None:
 
 
 def _found(sighting: Sighting, addresses: tuple[Address, ...], scene: _Scene) -> Terms:
-    """The columns for addresses and config file: the given addresses, and those in the config file."""
+    """The columns for addresses and config file: the given addresses, now or before, and those in the config file."""
     config = sighting.config
-    from_file = dict.fromkeys(address for vif in (config.vifs if config else ()) for address in vif.ips)
+    from_file = dict.fromkeys(_addresses_in(config))
     protect = scene.context.settings.enforce.protect
     usable = [address for address in from_file if host.may_be_given(address, protect)]
     for address in from_file:
         if address not in usable:
             warn(f"note: {sighting.name}: {address} in its config file cannot be a VM's address and was ignored")
-    ips = tuple(dict.fromkeys((*addresses, *usable)))
+    ips = tuple(dict.fromkeys((*(addresses or _kept(sighting, scene)), *usable)))
     if not ips and not any(binding.ips for binding in scene.bindings(sighting.name)):
         warn(f"note: {sighting.name}: none of its addresses is known, so a block has nothing to null-route (--ip ADDR)")
     _doubt(sighting.name, ips, scene)
     return {"ips": ips, "config_file": decode(os.fsencode(config.path))} if config else {"ips": ips}
+
+
+def _kept(sighting: Sighting, scene: _Scene) -> tuple[Address, ...]:
+    """The addresses of an added VM that come neither from the config file it had nor from its new one."""
+    old, name = scene.file(sighting.name), sighting.name
+    in_files = set(_addresses_in(sighting.config))
+    if old is not None:
+        with suppress(XenbwError):
+            in_files.update(_addresses_in(domaincfg.read(old)))
+    kept = tuple(address for address in scene.vm(name).ips if scene.added(name) and address not in in_files)
+    if kept:
+        shown = " ".join(map(str, kept))
+        warn(f"note: {name}: addresses kept that are not in its config file: {shown} (--ip ADDR replaces them)")
+    return kept
+
+
+def _addresses_in(config: DomainConfig | None) -> Iterator[Address]:
+    return (address for vif in (config.vifs if config else ()) for address in vif.ips)
 
 
 def _doubt(name: str, ips: tuple[Address, ...], scene: _Scene) -> None:
