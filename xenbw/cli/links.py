@@ -9,7 +9,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from xenbw.errors import XenbwError
+from xenbw.errors import XenbwError, refused
 from xenbw.model import VM
 from xenbw.units import format_time
 
@@ -30,7 +30,7 @@ def key_of(path: Path) -> bytes:
             _make(path)
         text = path.read_text(encoding="ascii", errors="replace")
     except OSError as error:
-        raise XenbwError(f"{path}: {error.strerror}", "are you root?") from None
+        raise refused(path, error) from None
     if not _KEY.fullmatch(text):
         raise XenbwError(f"{path}: not a key", "remove it: a new one is made, and every tenant's page gets a new name")
     return bytes.fromhex(text)

@@ -16,7 +16,7 @@ from xenbw import __version__, config
 from xenbw.cli.command import Command, Context
 from xenbw.cli.terminal import warn
 from xenbw.clock import SystemClock
-from xenbw.errors import UsageError, XenbwError
+from xenbw.errors import UsageError, XenbwError, refused
 from xenbw.runner import run
 
 
@@ -133,7 +133,7 @@ def _do(make_parser: Callable[[Sequence[str]], argparse.ArgumentParser], argv: S
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        warn(f"xenbw: {error.filename or 'system error'}: {error.strerror} (are you root?)")
+        warn(f"xenbw: {refused(error.filename or 'system error', error)}")
         return 1
     except KeyboardInterrupt:
         warn("")

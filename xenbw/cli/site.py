@@ -16,13 +16,13 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from xenbw.errors import XenbwError
+from xenbw.errors import XenbwError, refused
 from xenbw.tell.textfile import replace
 
 LIST = ".xenbw-report.json"
 _HEAD = 1000  # bytes at the beginning of a file in which one of the marks must be
+# What to do about the folder of the report, where it is not the same as about any other file.
 _HINTS = {
-    errno.ENOENT: "create the folder above it first",
     errno.ENOSPC: "make room there; pages that were not replaced stay as they were",
     errno.EDQUOT: "make room there; pages that were not replaced stay as they were",
     errno.EROFS: "choose another folder; for some xenbw-report.service needs ReadWritePaths= in a drop-in",
@@ -159,4 +159,4 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise XenbwError(f"{path}: {error.strerror}", _HINTS.get(error.errno or 0)) from None
+        raise refused(path, error, _HINTS) from None

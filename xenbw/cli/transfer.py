@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from xenbw.cli.accounts import freshen
 from xenbw.cli.command import Command, Context
 from xenbw.cli.terminal import Progress, say, warn
-from xenbw.errors import XenbwError
+from xenbw.errors import XenbwError, refused
 from xenbw.rundir import control
 from xenbw.rundir.control import NoDaemonError
 from xenbw.text import printable
@@ -54,8 +54,12 @@ def _write(path: Path | None, facts: Mapping[str, Any], records: Iterable[str], 
     if path is None:
         archive.write(sys.stdout, about, records)
         return 0
-    with _replacing(path) as stream:
-        count = archive.write(stream, about, records)
+    try:
+        with _replacing(path) as stream:
+            count = archive.write(stream, about, records)
+    except OSError as error:
+        # The error itself would name the file that was to take the path's place, or none.
+        raise refused(path, error) from None
     say(printable(f"{path}: the ledger, {count:,} records"))
     return 0
 

@@ -39,7 +39,7 @@ def explain(path: Path, error: sqlite3.Error) -> LedgerError:
     hint = {
         "SQLITE_BUSY": "another process holds it; try again",
         "SQLITE_READONLY": "is the file system mounted read-only? are you root?",
-        "SQLITE_CANTOPEN": "is xenbwd running? are you root?",
+        "SQLITE_CANTOPEN": "is xenbwd running? is the file system mounted read-only? are you root?",
         "SQLITE_FULL": "the disk is full; free some space",
         "SQLITE_IOERR": "the disk is full or answers with errors; see df and dmesg",
     }
