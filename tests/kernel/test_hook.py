@@ -19,7 +19,7 @@ from tests.support.pace import busy, until
 from xenbw import config
 from xenbw.blocks.block import Outcome, Wanted
 from xenbw.blocks.iptables import Iptables
-from xenbw.clock import Moment
+from xenbw.clock import Moment, boot_id
 from xenbw.enforce.desired import Present
 from xenbw.enforce.reconcile import Reconciler
 from xenbw.judge.roster import Roster
@@ -169,6 +169,31 @@ def test_without_a_daemon_an_address_that_a_vm_in_good_standing_took_over_is_fre
     assert running.blocked(other.address())
 
 
+@pytest.mark.parametrize("booted", [False, True])
+def test_without_a_daemon_a_given_address_that_a_vm_in_good_standing_has_now_is_free(
+    running: Host, booted: bool
+) -> None:
+    running.add("debtor", blocked_reason="test")
+    debtor = running.start("debtor", ("10.50.0.11", "10.50.0.13"))
+    running.xenbw("addvm", "heir", "--limit", "1TB", "--ip", "10.50.0.11", "--force")
+    running.ask("sync")
+    assert running.blocked("10.50.0.11")
+    running.kill_daemon()
+    debtor.stop()
+    if booted:
+        (running.run_dir / "over").unlink()
+        running.run(["iptables-legacy", "-F"], check=True)
+    heir = running.start("heir", ("10.50.0.11",), config_ips=())
+    assert heir.reaches("10.50.0.2")
+    running.start("debtor", ("10.50.0.13",))
+    assert heir.reaches("10.50.0.2")
+    assert running.blocked("10.50.0.13")
+    running.guests[-1].stop()
+    heir.stop()
+    running.start("debtor", ("10.50.0.11",))
+    assert running.blocked("10.50.0.11")
+
+
 class Enforcer:
     """Applies null routes as the daemon does, when the test calls it. meanwhile: called after the plan is made."""
 
@@ -178,7 +203,7 @@ class Enforcer:
         settings, self._moment = config.load(host.config), Moment(datetime.now(UTC), True)
         self._host, self._iptables = host, Iptables(4)
         ledger = host.ledger()
-        self._reconciler = Reconciler(ledger, settings, Judge(ledger, settings), [self])
+        self._reconciler = Reconciler(ledger, settings, Judge(ledger, settings), [self], boot_id())
         self._roster = Roster(host.ledger(), settings, record=False)
         self._roster.load(self._moment)
         self.meanwhile: Callable[[], object] = lambda: None

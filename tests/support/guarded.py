@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 
-from tests.support.books import add_vm, start_vif
+from tests.support.books import BOOT, add_vm, start_vif
 from tests.support.clock import utc
 from xenbw.blocks.block import Outcome, Wanted
 from xenbw.clock import Moment
@@ -68,7 +68,7 @@ class Host:
     def restart(self) -> None:
         self.roster = Roster(self.ledger, self.settings)
         self.judging = Judge(self.ledger, self.settings)
-        self.reconciler = Reconciler(self.ledger, self.settings, self.judging, [self.method])
+        self.reconciler = Reconciler(self.ledger, self.settings, self.judging, [self.method], BOOT)
         self.roster.load(self.moment)
 
     @property

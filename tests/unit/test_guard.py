@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.books import add_vm, start_vif, vm_of
+from tests.support.books import BOOT, add_vm, start_vif, vm_of
 from tests.support.clock import utc
 from tests.support.guarded import END, IP, IP6, NOW, Host, MethodStandIn
 from xenbw.blocks.block import Outcome, Wanted
@@ -339,7 +339,7 @@ def test_a_protected_address_is_not_blocked_and_is_shown_as_a_problem(host: Host
 def test_a_method_that_fails_is_a_problem_and_the_others_still_do_their_work(host: Host) -> None:
     other = MethodStandIn()
     host.method.fails = "iptables: it is locked"
-    host.reconciler = Reconciler(host.ledger, host.settings, host.judging, [host.method, other])
+    host.reconciler = Reconciler(host.ledger, host.settings, host.judging, [host.method, other], BOOT)
     host.judge(1001)
     host.enforce()
     assert host.reconciler.problems == ["iptables: it is locked"]
@@ -367,7 +367,7 @@ def test_a_bridge_port_that_is_set_down_needs_no_iptables(host: Host, bridges: C
     mark.parent.mkdir(parents=True)
     mark.touch()
     host.reconciler = Reconciler(
-        host.ledger, host.settings, host.judging, [host.method, Link(str(host.settings.daemon.run_dir))]
+        host.ledger, host.settings, host.judging, [host.method, Link(str(host.settings.daemon.run_dir))], BOOT
     )
     bridges(False)
     host.judge(1001)
@@ -396,7 +396,7 @@ def test_a_block_is_asked_to_shut_only_the_vifs_that_the_blocks_before_it_could_
     one = start_vif(host.ledger, "web1", NOW, domid=1, devid=1)
     other = start_vif(host.ledger, "web1", NOW, domid=1, devid=2)
     first, second = Shutter(frozenset({one.ifindex})), Shutter(frozenset())
-    host.reconciler = Reconciler(host.ledger, host.settings, host.judging, [first, second])
+    host.reconciler = Reconciler(host.ledger, host.settings, host.judging, [first, second], BOOT)
     host.judge(1001)
     host.enforce()
     assert {one.ifindex, other.ifindex} <= first.asked.keys()
@@ -408,7 +408,7 @@ def shutter(host: Host) -> Shutter:
     """The one block of the host. The host's web1 is blocked, and a hook that could not write told that it started with
     vif2.0, ifindex 22."""
     shutter = Shutter(frozenset())
-    host.reconciler = Reconciler(host.ledger, host.settings, host.judging, [shutter])
+    host.reconciler = Reconciler(host.ledger, host.settings, host.judging, [shutter], BOOT)
     host.judge(1001)
     leave(host, 1, name="web1")
     host.enforce()
@@ -456,3 +456,12 @@ def test_a_run_folder_that_cannot_be_written_is_a_problem_and_the_blocks_stay(ho
     host.enforce()
     assert set(host.method.asked[-1]) == {IP, IP6}
     assert "hooks rely on the ledger alone" in host.reconciler.problems[0]
+
+
+def test_a_vif_of_an_earlier_boot_is_not_shut_though_its_end_was_never_recorded(host: Host) -> None:
+    host.judge(1001)
+    for boot, shut in ((BOOT, True), ("the next boot", False)):
+        shutter = Shutter(frozenset())
+        host.reconciler = Reconciler(host.ledger, host.settings, host.judging, [shutter], boot)
+        host.enforce()
+        assert bool(shutter.asked) is shut

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xenbw.cli.command import Context
+from xenbw.clock import boot_id
 from xenbw.enforce import desired
 from xenbw.enforce.protect import Protected, last_known
 from xenbw.judge.roster import Roster
@@ -21,6 +22,6 @@ def protected(ledger: Ledger | None, context: Context) -> frozenset[Network]:
 
 def null_routes(ledger: Ledger, vms: Roster, context: Context) -> dict[Address, str]:
     """The null routes that the ledger asks for, address -> name of the VM, in the order of addresses."""
-    plan = desired.plan(desired.holders(vms, ledger.active_blocks(), viflog.latest(ledger)), protected(ledger, context))
-    routes = plan.null_routes
+    latest = desired.present(viflog.latest(ledger), boot_id())
+    routes = desired.plan(desired.holders(vms, ledger.active_blocks(), latest), protected(ledger, context)).null_routes
     return {address: routes[address] for address in sorted(routes, key=lambda known: (known.version, int(known)))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 
@@ -136,6 +136,13 @@ def exceptions(roster: Roster, settings: Settings) -> Exceptions:
 def by_name(allow: Exceptions, roster: Roster) -> Exceptions:
     """These exceptions by VM name."""
     return Exceptions(allow.common, {roster.entries[vm_id].vm.name: networks for vm_id, networks in allow.own.items()})
+
+
+def present(bindings: Iterable[Binding], boot_id: str) -> list[Binding]:
+    """The bindings as they stand in this boot: one of another boot has ended, although only the daemon records that."""
+    return [
+        one if one.boot_id == boot_id else replace(one, ended_at=one.ended_at or one.started_at) for one in bindings
+    ]
 
 
 def holders(

@@ -48,7 +48,7 @@ class Reconciler:
     """
 
     def __init__(
-        self, ledger: Ledger, settings: Settings, judge: Judge, blocks: Sequence[Blocker], boot_id: str = ""
+        self, ledger: Ledger, settings: Settings, judge: Judge, blocks: Sequence[Blocker], boot_id: str
     ) -> None:
         self._ledger, self.settings, self._judge, self._blocks = ledger, settings, judge, blocks
         self._boot_id = boot_id
@@ -91,7 +91,8 @@ class Reconciler:
         with self._turn():
             # The notes come first: a hook that withdraws its note has written to the ledger by then.
             started = pending.started(pending.folder(self.settings.daemon.run_dir))
-            blocks, latest = {**self._judge.unrecorded, **self._ledger.active_blocks()}, viflog.latest(self._ledger)
+            blocks = {**self._judge.unrecorded, **self._ledger.active_blocks()}
+            latest = desired.present(viflog.latest(self._ledger), self._boot_id)
             holders = desired.holders(roster, blocks, latest, self._arrived(roster, blocks, latest, started))
             plan = desired.plan(holders, self.protect)
             self._holders = holders
@@ -176,7 +177,7 @@ class Reconciler:
             shut,
             frozenset(present.starting),
             domids,
-            {one.ifindex: one.domid for one in latest if one.ended_at is None and one.boot_id == self._boot_id},
+            {one.ifindex: one.domid for one in latest if one.ended_at is None},
             allow,
             method=self.method,
         )

@@ -90,6 +90,7 @@ class _Facts:
         self.boot_id = _first_line("/proc/sys/kernel/random/boot_id")
         self.covered = False
         self.unannounced = False  # the vif ends, and its start was never recorded
+        self.given: list[str] = []  # the addresses that the admin gave the VM, if they come or go with this vif
         self.inherits = False  # the domid belonged to a blocked VM before, and may still be latched
         self.ifindex = int(_first_line(f"/sys/class/net/{call.interface}/ifindex")) if self.starts else 0
 
@@ -176,6 +177,8 @@ class _Facts:
             )
             known = bindings.known(db, self.boot_id, call.domid, call.devid, call.kind)
             self.unannounced = bool(self.name) and not known and not self.failed
+        if self.starts or not bindings.runs(db, self.boot_id, self.name):
+            self.given = bindings.given(db, self.boot_id, self.name)
         self.inherits = self.starts and bindings.had_by_blocked(db, self.boot_id, call.domid, self.name)
         db.execute("COMMIT")
 
@@ -293,7 +296,7 @@ def _record(facts: _Facts, paths: _Paths, note: Note) -> None:
 
 
 def _admit(facts: _Facts, paths: _Paths, read: Callable[[], Over | None]) -> None:
-    for error in gate.admit(facts.name, facts.ips, paths.run_dir, read):
+    for error in gate.admit(facts.name, [*facts.ips, *facts.given], paths.run_dir, read):
         _log(f"{facts.interface}: null routes are refused: {error}")
 
 
@@ -331,7 +334,7 @@ def run(env: dict[str, str]) -> None:
         _admit(facts, paths, paths.read_over)
     _poke(paths.run_dir)
     if not facts.starts and paths.over is not None:
-        gate.leave(facts.ips, paths.run_dir, paths.over)
+        gate.leave([*facts.ips, *facts.given], paths.run_dir, paths.over)
     if facts.starts and facts.not_ips:
         tell_of_addresses(facts)
 

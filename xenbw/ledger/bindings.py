@@ -205,13 +205,41 @@ def had_by_blocked(db: sqlite3.Connection, boot_id: str, domid: int, name: str) 
 
 
 def held(db: sqlite3.Connection, boot_id: str) -> set[str]:
-    """The addresses of running VMs that are not blocked."""
+    """The addresses of running VMs that are not blocked: those that they run with, and those that the admin gave them
+    unless a blocked VM runs with them (desired.plan)."""
     rows = db.execute(
-        "SELECT binding.ips FROM binding WHERE ended_at IS NULL AND boot_id = ?"
-        " AND NOT EXISTS (SELECT 1 FROM block WHERE block.vm_id = binding.vm_id AND lifted_at IS NULL)",
+        "SELECT binding.ips, vm.ips,"
+        " EXISTS (SELECT 1 FROM block WHERE block.vm_id = binding.vm_id AND lifted_at IS NULL)"
+        " FROM binding JOIN vm ON vm.id = binding.vm_id WHERE ended_at IS NULL AND boot_id = ?",
+        (boot_id,),
+    ).fetchall()
+    blocked = {address for ips, _, is_blocked in rows if is_blocked for address in ips.split()}
+    live = {address for ips, _, is_blocked in rows if not is_blocked for address in ips.split()}
+    return live | {address for _, ips, is_blocked in rows if not is_blocked for address in ips.split()} - blocked
+
+
+def given(db: sqlite3.Connection, boot_id: str, name: str) -> list[str]:
+    """The addresses that the admin gave a VM, without those that a blocked VM runs with."""
+    row = db.execute("SELECT ips FROM vm WHERE name = ? AND retired_at IS NULL", (name,)).fetchone()
+    if row is None or not row[0]:
+        return []  # nearly always, at each boot of a VM
+    rows = db.execute(
+        "SELECT ips FROM binding WHERE ended_at IS NULL AND boot_id = ?"
+        " AND EXISTS (SELECT 1 FROM block WHERE block.vm_id = binding.vm_id AND lifted_at IS NULL)",
         (boot_id,),
     )
-    return {address for (ips,) in rows for address in ips.split()}
+    taken = {address for (ips,) in rows for address in ips.split()}
+    return [address for address in row[0].split() if address not in taken]
+
+
+def runs(db: sqlite3.Connection, boot_id: str, name: str) -> bool:
+    """Whether a VM has a vif that has not ended."""
+    rows = db.execute(
+        "SELECT 1 FROM vm JOIN binding ON binding.vm_id = vm.id AND ended_at IS NULL AND boot_id = ?"
+        " WHERE name = ? AND retired_at IS NULL LIMIT 1",
+        (boot_id, name),
+    )
+    return rows.fetchone() is not None
 
 
 def pairs(value: object) -> dict[int, int]:

@@ -13,6 +13,7 @@ _SHORTEST = {_socket.AF_INET: 24, _socket.AF_INET6: 48}
 # With these prefix lengths both addresses of a network belong to hosts (RFC 3021, RFC 6164).
 _POINT_TO_POINT = {_socket.AF_INET: 31, _socket.AF_INET6: 127}
 _LONGEST = {_socket.AF_INET: 32, _socket.AF_INET6: 128}
+_MAPPED = (b"\0\0", b"\xff\xff")
 # inet_pton takes no longer address (INET6_ADDRSTRLEN), and a config file may hold a megabyte here.
 _MAX_LENGTH = 64
 # More than any vif has; each address becomes a rule in the kernel.
@@ -52,7 +53,8 @@ def _read(word: str) -> tuple[str, str]:
         packed = _socket.inet_pton(family, bare) if len(bare) <= _MAX_LENGTH and bare.isascii() else b""
     except OSError:
         packed = b""
-    if not packed:
+    # No guest has an IPv4 address in an IPv6 address (::/96, ::ffff:0:0/96), and libraries spell it in two ways.
+    if not packed or (family == _socket.AF_INET6 and packed[:10] == bytes(10) and packed[10:12] in _MAPPED):
         return "", "is not an IP address"
     if not slash:
         return _socket.inet_ntop(family, packed), ""
