@@ -38,11 +38,3 @@ def test_the_hook_makes_quota_objects_only_if_a_vif_cannot_be_led_to_those_that_
         assert ["add quota" in attempt for attempt in attempts] == [False, False, True]
         assert all("trip-in { 9 :" in attempt for attempt in attempts)
     assert "over 5 bytes" in attempts[-1]
-
-
-def test_the_quota_object_that_the_hook_makes_for_a_vm_with_nothing_left_is_used_up() -> None:
-    facts = _Facts.__new__(_Facts)
-    facts.ifindex = 9
-    *_, made = facts._wired("", {NAME: 0, "trip-in-1": 5}, None)
-    assert f"{NAME} {{ over 1 bytes used 1 bytes }}" in made
-    assert "trip-in-1 { over 5 bytes used 0 bytes }" in made

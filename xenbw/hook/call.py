@@ -130,7 +130,7 @@ class _Facts:
         if throttle is not None:
             led += throttle_text.fasten(self.ifindex, *throttle)
             founded += throttle_text.foundation()
-        made = "".join(tripwire_text.quota(name, max(1, left), 0 if left else 1) for name, left in wires.items())
+        made = "".join(tripwire_text.quota(name, max(1, left)) for name, left in wires.items())
         return [led, founded + led, founded + made + led]
 
     def _latch(self) -> str:
