@@ -42,6 +42,24 @@ def test_of_a_blocked_vm(running: Host) -> None:
     running.xenbw("lift", "web1")
 
 
+def test_of_a_vm_that_ends_before_its_own_counters_are_read_again(host: Host) -> None:
+    host.configure('[meter]\nsource = "kernel"\n')
+    host.start_daemon()
+    guest = host.start("web1")
+    host.add("web1", limit_bytes=1000, action=Action.THROTTLE, rate=80_000_000)
+    host.ask("sync")
+    assert guest.reaches(OUTSIDE)
+    assert until(lambda: guest.send(50_000) > 0 and host.ask("status")["throttled"] == 1)
+    assert guest.send(300_000) == 300_000
+    before = used(host, guest)
+    assert host.stop_daemon() == 0
+    host.configure('[meter]\nsource = "nft"\n')
+    guest.stop()
+    host.start_daemon()
+    host.ask("commit")
+    assert host.usage("web1") == before
+
+
 @pytest.mark.parametrize("restart", [False, True])
 def test_of_a_throttled_vm(host: Host, restart: bool) -> None:
     host.configure('[meter]\nsource = "kernel"\n')

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.pace import until
 from xenbw.errors import MeterError, XenbwError
-from xenbw.meters.counters import KernelMeter, XentopMeter
+from xenbw.meters.counters import KernelMeter, XentopMeter, look
 from xenbw.model import Counters, Life, Reading
 from xenbw.runner import CommandError, Result
 from xenbw.text import decode
@@ -47,6 +47,15 @@ def test_the_kernel_meter_reads_the_wanted_interfaces_in_the_guests_directions()
 def test_the_kernel_meter_can_read_all_interfaces() -> None:
     everything = KernelMeter(CAPTURE / "proc-net-dev.txt").read_all()
     assert list(everything) == ["lo", "xenbr0", "out0", "vif1.0", "vif6.0", "vif6.1", "web0", "vif8.0"]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x1c"])
+def test_a_name_in_which_a_line_seems_to_end_is_no_other_interface(tmp_path: Path, separator: str) -> None:
+    odd = f"x{separator}web"
+    lines = [f" {name}: {count} 1 0 0 0 0 0 0 {count} 1 0 0 0 0 0 0\n" for name, count in (("web", 5), (odd, 7))]
+    (tmp_path / "dev").write_text("".join(["Inter-|   Receive\n face |bytes\n", *lines]))
+    meter = KernelMeter(tmp_path / "dev")
+    assert meter.read_all() == {"web": Counters(5, 5), odd: Counters(7, 7)}
 
 
 def test_the_kernel_meter_reads_bytes_and_packets_at_once() -> None:
@@ -149,6 +158,23 @@ def test_an_interface_recreated_since_the_sample_gets_no_bytes_of_its_earlier_li
     machine.meter.close()
     machine.indexes["web0"] += 100
     assert machine.meter.read(vifs("web0", "vif1.0")).keys() == {"vif1.0"}
+
+
+def test_what_xentop_read_before_a_moment_is_not_given_out_after_it(machine: Machine) -> None:
+    assert until(lambda: bool(machine.meter.read(vifs("web0"))))
+    before = machine.meter._sample
+    machine.meter.forget()
+    read = machine.meter.read(vifs("web0"))
+    assert (machine.meter._sample is not before) or read == {}
+    assert until(lambda: bool(machine.meter.read(vifs("web0"))))
+    assert machine.meter._sample is not before
+
+
+def test_an_interface_whose_name_is_not_utf8_is_in_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.if_nameindex", lambda: [(1, "w\udcffb")])
+    monkeypatch.setattr(KernelMeter, "read_all", lambda _: {"w\\xffb": Counters(1, 1)})
+    output = (CAPTURE / "xentop-b-f-n-i1.txt").read_bytes()
+    assert look(lambda *_, **__: Result(0, output, b"")).interfaces == (("w\\xffb", 1),)
 
 
 def test_a_failing_xentop_is_reported_until_it_works_again(machine: Machine) -> None:

@@ -163,6 +163,8 @@ class Work:
         if alive is None:
             self._metering.forget()
         self._census.rescan(moment.at, since, KernelMeter().read_all if alive is None else dict)
+        if alive is None:
+            self._metering.meter.forget()  # a sample from before would look as if the counters had begun again
         self._census.load(self._roster.entries)
         self._accounts.open_periods(refiled)
         settle_kept(self._ledger, self._roster, self._tally.usage)

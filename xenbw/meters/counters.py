@@ -14,6 +14,7 @@ from typing import Protocol
 from xenbw.errors import MeterError, XenbwError
 from xenbw.model import Amounts, Counters, Life, Reading
 from xenbw.runner import Runner
+from xenbw.vifs.interfaces import shown
 from xenbw.xen import xentop
 
 # Seconds. xentop takes a third of a second on a slow host.
@@ -67,6 +68,10 @@ class Meter(Protocol):
         """The lives of all vifs, gone or not, that have our own counters. Raises MeterError."""
         return set()
 
+    def forget(self) -> None:
+        """Give out nothing that was read before this moment."""
+        return
+
     def close(self) -> None:
         """Release threads and files."""
         return
@@ -104,8 +109,9 @@ class KernelMeter(Meter):
         except OSError as error:
             raise MeterError(f"{self._path}: {error.strerror}", "is /proc mounted?") from None
         # No interface's name has a colon (net/core/dev.c, dev_valid_name), nor have the two lines of heading.
-        parts = (line.partition(":") for line in text.splitlines())
-        return {name.strip(): fields for name, colon, fields in parts if colon}
+        # A name may have any other character, also those that only Python takes for the end of a line.
+        parts = (line.partition(":") for line in text.split("\n"))
+        return {name.strip(" "): fields for name, colon, fields in parts if colon}
 
 
 def _counters(fields: str) -> tuple[Counters, Counters]:
@@ -129,6 +135,7 @@ class XentopMeter(Meter):
     def __init__(self, run: Runner, owner_of: Callable[[str], tuple[str, int] | None], interval: float) -> None:
         self._run, self._owner_of, self._interval = run, owner_of, interval
         self._sample: Sample | None = None
+        self._since = 0.0
         self._problem: XenbwError | None = None
         self._closed = threading.Event()
         threading.Thread(target=self._serve, name="xentop", daemon=True).start()
@@ -138,7 +145,7 @@ class XentopMeter(Meter):
         sample, problem = self._sample, self._problem
         if problem is not None:
             raise MeterError(problem.message, problem.hint)
-        if sample is None:
+        if sample is None or sample.at < self._since:
             return {}
         if time.monotonic() - sample.at > _STALE:
             raise MeterError("xentop has printed nothing for a while", "is it hung? the kernel meter does without it")
@@ -148,6 +155,10 @@ class XentopMeter(Meter):
             for interface, counters in sample.assign(self._owner_of).items()
             if interface in by_interface
         }
+
+    def forget(self) -> None:
+        """Give out no sample that was begun before this moment."""
+        self._since = time.monotonic()
 
     def close(self) -> None:
         """End the thread after the present run of xentop."""
@@ -205,7 +216,7 @@ def look(run: Runner) -> Sample:
     result = run(["xentop", "-b", "-f", "-n", "-i", "1"], timeout=_STALE)
     if result.status != 0:
         raise MeterError(f"xentop: exit status {result.status}", "may the unit use /dev/xen? see examples/xentop.conf")
-    indexes = {interface: ifindex for ifindex, interface in before}
+    indexes = {shown(interface): ifindex for ifindex, interface in before}
     # xentop numbers interfaces in the order of /proc/net/dev.
     kernel = KernelMeter().read_all()
     order = [interface for interface in kernel if interface in indexes]

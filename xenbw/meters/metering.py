@@ -147,8 +147,9 @@ class Metering:
         ended = {id_: one for id_, one in self._tally.tracked.items() if id_ not in live and one.vm_id in vm_ids}
         if ended and self.meter.own:
             self.aliases.note(ended.values(), at)
-        ended_at = viflog.ends(self._ledger, ended)
-        for id_, reading in self.meter.last(ended.values()).items():
+        ended_at, others = viflog.ends(self._ledger, ended), self._by_another_meter()
+        last = self.meter.last([one for one in ended.values() if nft.key(*one.key) not in others])
+        for id_, reading in last.items():
             # Hooks write the clock's time, and the clock may have been wrong.
             until = min(max(ended_at.get(id_, at), ended[id_].last_at), at)
             self._tally.credit({id_: reading}, until, period_of)
