@@ -109,6 +109,15 @@ def unanswered(count: int, why: str = "no answer") -> list[Answer]:
     return [Answer(domid, 0, None, StoreError(why)) for domid in range(1, count + 1)]
 
 
+def test_a_vif_that_began_by_a_clock_that_was_ahead_is_not_asked_about_each_second(
+    census: Census, ledger: Ledger
+) -> None:
+    for domid, began in enumerate((NOW, NOW + timedelta(hours=2)), 1):
+        start_vif(ledger, f"web{domid}", began, domid=domid, boot_id="boot")
+    census.load(ledger.vms())
+    assert [binding.domid for binding in census.unsettled(NOW + timedelta(seconds=1))] == [1]
+
+
 def test_a_slow_xenstored_is_one_line_in_ten_minutes_however_many_vifs_are_asked_about(
     census: Census, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pace import busy
+from tests.support.pace import busy, until
 from tests.support.xenstored import Xenstored
 from xenbw.xen.wire import socket_path
 from xenbw.xen.xenstore import Answer, Lookup, StoreError, VifFacts, XenStore
@@ -201,6 +201,22 @@ def test_a_hung_xenstored_fails_all_waiting_lookups_and_stalls_no_caller(server:
         failed += next_answers(lookup)
     assert [answer.domid for answer in failed] == list(range(100))
     assert all(answer.error for answer in failed)
+
+
+def test_a_question_that_waits_is_not_asked_again(server: Xenstored, lookup: Lookup) -> None:
+    server.hang()
+    lookup.ask(1, 0)
+    assert until(lambda: lookup._asked.qsize() == 0)  # the thread has taken it up
+    for _ in range(1000):
+        lookup.ask(7, 0)
+        lookup.ask(8, 0)
+    assert lookup._asked.qsize() == 2
+    failed: list[Answer] = []
+    while len(failed) < 3:
+        failed += next_answers(lookup)
+    server.resume()
+    lookup.ask(7, 0)
+    assert next_answers(lookup)[0].facts
 
 
 def test_lookups_work_again_once_xenstored_does(server: Xenstored, lookup: Lookup) -> None:

@@ -83,7 +83,9 @@ class Census:
         return [
             binding
             for ifindex, binding in self._by_ifindex.items()
-            if at - binding.started_at < _NEW or self._naming.may_change(ifindex, self._names.get(binding.vm_id, ""))
+            # Of a binding that began by a clock that was ahead nobody knows how new it is.
+            if timedelta() <= at - binding.started_at < _NEW
+            or self._naming.may_change(ifindex, self._names.get(binding.vm_id, ""))
         ]
 
     @property
@@ -227,7 +229,7 @@ class Census:
         for ifindex in self._waiting.keys() - present.keys():
             changed = self._go(ifindex, at) or changed
         for ifindex, interface in present.items():
-            changed = self._appear(ifindex, interface, at, since, raw.get(interface, ZERO)) or changed
+            changed = self._appear(ifindex, interface, at, since, raw.get(interfaces.shown(interface), ZERO)) or changed
         return changed
 
     # what xenstore tells

@@ -168,6 +168,7 @@ class Lookup:
         self._timeout = timeout
         self._pause = pause
         self._asked: queue.SimpleQueue[_Question] = queue.SimpleQueue()
+        self._open: set[_Question] = set()  # what is asked and not yet taken up
         self._answered: deque[Answer | Survey] = deque()
         self._surveying = threading.Event()
         self._closed = threading.Event()
@@ -182,8 +183,12 @@ class Lookup:
         return self._readable.fileno()
 
     def ask(self, domid: int, devid: int) -> None:
-        """Ask for the facts about a vif. Returns at once; `answers` returns the answer later."""
-        self._asked.put((domid, devid))
+        """Ask for the facts about a vif, unless that question waits already. Returns at once; `answers` returns the
+        answer later."""
+        question = (domid, devid)
+        if question not in self._open:
+            self._open.add(question)
+            self._asked.put(question)
 
     def survey(self) -> None:
         """Ask for a survey, unless one is under way. Returns at once; `answers` returns the result later."""
@@ -209,7 +214,7 @@ class Lookup:
     def _serve(self) -> None:
         store: XenStore | None = None
         while True:
-            question = self._asked.get()
+            question = self._take()
             if self._closed.is_set():
                 break
             try:
@@ -228,8 +233,14 @@ class Lookup:
         if store:
             store.close()
 
+    def _take(self) -> _Question:
+        question = self._asked.get()
+        # Before it is looked at: who asks from now on wants a newer answer.
+        self._open.discard(question)
+        return question
+
     def _waiting(self) -> list[_Question]:
-        return [self._asked.get() for _ in range(self._asked.qsize())]
+        return [self._take() for _ in range(self._asked.qsize())]
 
     def _answer(self, answer: Answer | Survey) -> None:
         if isinstance(answer, Survey):
