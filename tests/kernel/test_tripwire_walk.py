@@ -94,11 +94,11 @@ class Walk:
             return 0 if quota is None else None
         if quota is None:
             return None
-        left, in_kernel = self.limit - used, quota.limit - quota.consumed
-        if in_kernel == 0 and left < FRAME:
-            return 0  # it used up all that it could
         # Past its allowance, as after a lowered limit, the VM has nothing left.
-        return max(0, in_kernel) - max(0, left)
+        left = max(0, self.limit - used)
+        if quota.left == 0 and left < FRAME:
+            return 0  # it used up all that it could
+        return quota.left - left
 
     def _quota(self) -> Quota | None:
         table = Table(TABLE)

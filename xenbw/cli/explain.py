@@ -105,7 +105,7 @@ def _held(lines: Iterable[Limit], quotas: Mapping[str, Quota]) -> list[Held]:
     found = []
     for line in lines:
         quota, limit = quotas.get(quota_of(*line[:3])), line.limit if line.limit is not None else line.used
-        left = None if quota is None else max(0, quota.limit - quota.consumed)
+        left = None if quota is None else quota.left
         found.append(Held(line.kind, line.counted, left, max(0, limit - line.used)))
     return found
 

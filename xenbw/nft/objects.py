@@ -23,3 +23,9 @@ class Quota(NamedTuple):
     @property
     def spent(self) -> bool:
         return self.consumed >= self.limit
+
+    @property
+    def left(self) -> int:
+        """How many bytes may still pass. A limit of 1 byte stands for 0, which the kernel does not take: no frame is so
+        short."""
+        return 0 if self.limit == 1 else max(0, self.limit - self.consumed)
