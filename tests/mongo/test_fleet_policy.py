@@ -227,6 +227,19 @@ def test_an_emptied_book_releases_no_vm_and_is_filled_again(a: Dom0, vms: Any) -
     assert vms.find_one({"_id": "web1"})["limit_bytes"] == 5 * GB
 
 
+def test_an_empty_reason_blocks_until_it_is_taken_away(a: Dom0, vms: Any) -> None:
+    a.add("web1", limit_bytes=5 * GB)
+    a.sync.push()
+    vms.update_one({"_id": "web1"}, {"$set": {"blocked_reason": ""}})
+    for _ in range(3):
+        a.sync.push()
+        assert a.judged("web1") is State.BLOCKED
+        assert vms.find_one({"_id": "web1"})["blocked_reason"] == ""
+    vms.update_one({"_id": "web1"}, {"$set": {"blocked_reason": None}})
+    a.sync.push()
+    assert a.judged("web1") is State.OK
+
+
 def test_a_block_by_hand_and_its_lifting_reach_the_other_host(a: Dom0, b: Dom0) -> None:
     a.add("web1", limit_bytes=5 * GB)
     a.sync.push()

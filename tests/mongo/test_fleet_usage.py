@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,6 +140,24 @@ def test_usage_that_can_no_longer_be_believed_releases_nobody(a: Dom0, b: Dom0, 
     usage.update_one({"_id": _id}, {"$set": {"in_bytes": Int64(2 * GB)}})
     a.sync.push()
     assert a.judged("web1") is State.OK
+
+
+def test_a_ledger_that_was_put_back_from_a_copy_brings_its_changes_into_the_book(
+    a: Dom0, usage: Any, tmp_path: Path
+) -> None:
+    a.add("web1", limit_bytes=100 * GB)
+    a.uses("web1", GB)
+    with closing(sqlite3.connect(tmp_path / "copy")) as copy, closing(sqlite3.connect(a.ledger.path)) as db:
+        db.backup(copy)
+    for _ in range(20):
+        a.uses("web1", GB)
+    a.sync.push()
+    with closing(sqlite3.connect(tmp_path / "copy")) as copy, closing(sqlite3.connect(a.ledger.path)) as db:
+        copy.backup(db)
+    a.uses("web1", 3 * GB)
+    for _ in range(2):
+        a.sync.push()
+        assert [one["in_bytes"] for one in usage.find({"vm": "web1", "span": "period"})] == [4 * GB]
 
 
 def test_a_clock_that_is_behind_releases_nobody(a: Dom0, b: Dom0) -> None:

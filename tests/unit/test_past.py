@@ -228,6 +228,17 @@ def test_a_clock_that_was_a_year_ahead_for_a_while_hides_nothing(host: Host) -> 
     assert host.agrees()
 
 
+def test_a_clock_that_was_years_behind_for_a_while_empties_no_document(host: Host) -> None:
+    host.count(0, SENT)
+    host.push()
+    host.now = NOON - 4000 * DAY
+    host.count(0, SENT, NOON + 10 * MINUTE)
+    host.push()
+    host.now = NOON + 2 * DAY
+    host.push()
+    assert host.agrees()
+
+
 def test_a_write_that_fails_is_repeated(host: Host) -> None:
     host.count(0, SENT)
     host.refuses = True

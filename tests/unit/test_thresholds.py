@@ -18,7 +18,7 @@ from tests.support.guarded import END, Host, MethodStandIn
 from xenbw import config, quota
 from xenbw.config import CommandSection, DaemonSection, MailSection, Settings
 from xenbw.errors import UsageError
-from xenbw.ledger import outbox, rescue, schema
+from xenbw.ledger import outbox, rescue, schema, vmlog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, Action, State
 
@@ -53,6 +53,17 @@ def judge(host: Host, *usages: int) -> list[str]:
 
 
 # telling
+
+
+def test_a_vm_that_passed_thresholds_before_it_was_added_is_told_of_when_it_is(host: Host) -> None:
+    change(host, added_at=None, action=Action.WARN)
+    assert judge(host, 950, 1001) == []
+    before = vm_of(host.ledger, host.web1)
+    change(host, **vmlog.added(host.ledger, before, host.at))
+    assert judge(host, 1001, 1001) == ["over its allowance, not blocked"]
+    assert vm_of(host.ledger, host.web1).state_reason.startswith("used 1.00 KB of 1.00 KB")
+    change(host, **vmlog.added(host.ledger, vm_of(host.ledger, host.web1), host.at))
+    assert judge(host, 1001) == ["over its allowance, not blocked"]
 
 
 def test_each_threshold_is_told_once_and_the_last_by_the_block(host: Host) -> None:

@@ -107,7 +107,7 @@ def pieces(
     began = min(last.at, this.at) - _LATE if last.rev else changes.first_of_history(ledger, vm.id)
     if began is None:
         return
-    since, until = min([began, *hours]), this.at + timedelta(days=1)
+    since, until = min([began, *hours]), max([this.at, *hours]) + timedelta(days=1)
     for span in this.spans:
         found: dict[datetime, list[tuple[datetime, Amounts]]] = {_begin(span, hour, zone): [] for hour in hours}
         for start, amounts in history.values(ledger, vm.id, span, _begin(span, since, zone), until, zone):

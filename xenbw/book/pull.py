@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from xenbw import checks
 from xenbw.book import policy
 from xenbw.errors import UsageError
-from xenbw.ledger import shared
+from xenbw.ledger import shared, vmlog
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import to_column
 from xenbw.model import VM, ZERO, Allowance, Counters
@@ -77,8 +77,8 @@ def _column(field: str) -> str:
 def _local(vm: VM) -> dict[str, Any]:
     # False stands for the default here, as in the book: `unlimited` is True or None.
     values = {field: getattr(vm, _column(field)) for field in policy.FIELDS}
-    # An empty list of allowed networks is a value of its own.
-    return {field: value if value or value == () else None for field, value in values.items()}
+    # An empty list of allowed networks is a value of its own. An empty reason blocks without words.
+    return {field: value if value or value in ((), "") else None for field, value in values.items()}
 
 
 def _text(values: Values) -> str:
@@ -143,7 +143,7 @@ def _merge(
         if "unlimited" in taken:
             taken["unlimited"] = bool(taken["unlimited"])
         with ledger.transaction():
-            ledger.set_vm(vm.id, **taken, added_at=vm.added_at or now, book_base=_text(agreed))
+            ledger.set_vm(vm.id, **taken, **vmlog.added(ledger, vm, now), book_base=_text(agreed))
             if found.lost:
                 ledger.record(now, "conflict", f"{vm.name}: {_told(found)}", vm.id)
     return [f"the book: {vm.name}: {text}; the last good value holds" for text in found.faults]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import random
+import secrets
 import threading
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -65,6 +66,10 @@ class Marks:
 
     def _round(self, name: str, rev: int, seconds: int) -> Round:
         return Round(past.ROUNDS[name].spans, int(rev), datetime.fromtimestamp(int(seconds), UTC))
+
+    def are_beyond(self, rev: int) -> bool:
+        """Whether the book has had later changes of this ledger than there are."""
+        return max(*self.done.values(), *(one.rev for one in self.rounds.values())) > rev
 
     def move(self, table: str, upto: int) -> None:
         """The book has acknowledged a table up to that rev. Raises OSError, ResyncError."""
@@ -186,6 +191,10 @@ class Sync(threading.Thread):
         ledger = Ledger.open(self._settings.ledger.path, patience=_LOCK_PATIENCE)
         try:
             marks = Marks(self._settings, ledger)
+            if marks.are_beyond(ledger.meta("rev")):
+                # An earlier copy was put in the ledger's place. As another ledger, it may bring rows back in the book.
+                ledger.set_meta("id", secrets.token_hex(8))
+                marks = Marks(self._settings, ledger)
             self.backlog = changes.backlog(ledger, marks.done)
             book = self._open_book()
             if not any(marks.done.values()):
@@ -193,18 +202,18 @@ class Sync(threading.Thread):
             for table in changes.TABLES:
                 while self._push_chunk(ledger, book, table, marks) and not self._ending.is_set():
                     pass
-            now = self._clock.tick().wall
+            now = self._latest(ledger, self._clock.tick().wall)
             for name, last in marks.rounds.items():
                 if this := self._past.push(ledger, name, last, now, partial(book.write_past, ledger)):
                     marks.finish(name, this)
             self.backlog = changes.backlog(ledger, marks.done)
             if self.backlog == 0:
-                self.current_at = now
-            self.faults = pull(ledger, book, self._settings.default_allowance, self._latest(ledger, now))
+                self.current_at = self._clock.tick().wall
+            self.faults = pull(ledger, book, self._settings.default_allowance, now)
             # Names of VMs may have dots, which names of fields should not.
             states = [{"vm": name, "state": state.value} for name, state in shared.states(ledger).items()]
             facts = {"version": __version__, "backlog": self.backlog, "states": states}
-            book.write("hosts", [book.heartbeat(now, facts)])
+            book.write("hosts", [book.heartbeat(self._clock.tick().wall, facts)])
         except ResyncError:
             # The next push finds no marks, and so begins with the first row and with the indexes.
             self.backlog = changes.backlog(ledger, dict.fromkeys(changes.TABLES, 0))
@@ -214,7 +223,7 @@ class Sync(threading.Thread):
     @staticmethod
     def _latest(ledger: Ledger, now: datetime) -> datetime:
         """The present time, or the daemon's last commit if that is later: by a clock that is behind, as after a boot
-        with a dead battery, the usage of other hosts would lie in the future and count for nothing."""
+        with a dead battery, the usage of other hosts and our own history would lie in the future."""
         alive = ledger.alive()
         return now if alive is None else max(now, alive.at)
 

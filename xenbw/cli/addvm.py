@@ -24,6 +24,7 @@ from xenbw.clock import boot_id
 from xenbw.config import Settings
 from xenbw.enforce.desired import is_protected
 from xenbw.errors import UsageError, XenbwError
+from xenbw.ledger import vmlog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, Action, Address, Binding, Network
 from xenbw.text import decode, printable
@@ -266,8 +267,7 @@ def _write(wishes: Sequence[_Wish], context: Context) -> None:
 def _write_one(ledger: Ledger, wish: _Wish, context: Context) -> str:
     at, default = context.moment(ledger).at, context.settings.default_allowance
     before = ledger.meet(wish.name, at)
-    added_at = before.added_at or at
-    ledger.set_vm(before.id, added_at=added_at, **wish.columns)
+    ledger.set_vm(before.id, **vmlog.added(ledger, before, at), **wish.columns)
     after = ledger.meet(wish.name, at)
     if before.added_at is None:
         kind, line = "added", f"{wish.name}: added, {terms.summary(before, after, default)}"

@@ -22,7 +22,7 @@ from xenbw.cli.terms import Terms
 from xenbw.cli.transfer import refuse_beside_daemon
 from xenbw.errors import UsageError
 from xenbw.judge.roster import allowance_of
-from xenbw.ledger import usagelog
+from xenbw.ledger import usagelog, vmlog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM, Count, Period
 from xenbw.report.table import Column, local_time, render
@@ -174,7 +174,7 @@ def _do(step: _Step, ledger: Ledger, context: Context) -> None:
     at = context.moment(ledger).at
     vm = ledger.meet(step.name, at)
     if step.terms:
-        ledger.set_vm(vm.id, added_at=vm.added_at or at, **step.terms)
+        ledger.set_vm(vm.id, **vmlog.added(ledger, vm, at), **step.terms)
     if step.missing:
         usagelog.credit(ledger, vm.id, step.since, step.hour, step.missing)
     limit, missing = format_size(step.watched.limit_bytes or 0), format_size(step.missing)

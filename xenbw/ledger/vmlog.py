@@ -1,4 +1,4 @@
-"""How many VMs there are, and the removal of a VM."""
+"""How many VMs there are, and how a VM is added and removed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ from xenbw.ledger import blocklog, viflog
 from xenbw.ledger.bindings import NewBinding
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import binding_of, to_text
+from xenbw.model import VM, State
 
 
 def count(ledger: Ledger) -> int:
     """How many VMs the ledger has, removed ones too. Raises LedgerError."""
     return int(ledger.rows("SELECT count(*) FROM vm")[0][0])
+
+
+def added(ledger: Ledger, vm: VM, at: datetime) -> dict[str, object]:
+    """The columns of a VM that is added, or was before, beside its settings: it is judged as if it were new. While
+    nobody had added it, nobody was told of the thresholds that it passed."""
+    if vm.added_at is not None or vm.id in ledger.active_blocks():
+        return {"added_at": vm.added_at or at}
+    passed = {"state": State.OK} if vm.state in (State.WARNED, State.OVER) else {}
+    return {"added_at": at, "threshold": None, **passed}
 
 
 def retire(ledger: Ledger, vm_id: int, at: datetime) -> None:
