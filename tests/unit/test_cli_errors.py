@@ -106,6 +106,17 @@ def test_a_closed_standard_input_is_no_terminal(console: Console, daemon: StandI
         line(result)
 
 
+@pytest.mark.parametrize("words", [["list", "--json"], ["report", "--json"], ["metrics"], ["export"]])
+def test_without_standard_error_the_note_is_not_among_the_numbers(console: Console, words: list[str]) -> None:
+    with console.ledger() as ledger:
+        ledger.meet("web1", NOW)
+    noted, closed = console.run(*words), console.run(*words, wrap=("sh", "-c", 'exec "$@" 2>&-', "sh"))
+    assert "these numbers are as of its last commit" in noted.stderr
+    assert closed.returncode == 0
+    assert "last commit" not in closed.stdout
+    assert len(closed.stdout.splitlines()) == len(noted.stdout.splitlines())
+
+
 def test_the_config_file_can_be_named_before_and_after_the_command(console: Console, tmp_path: Path) -> None:
     bad = tmp_path / "bad.toml"
     bad.write_text("[period]\nreset_day = 32\n")

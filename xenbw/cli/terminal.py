@@ -25,8 +25,10 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Print one line on standard error."""
-    print(printable(text), file=sys.stderr)  # noqa: T201
+    """Print one line on standard error, if it is open."""
+    # Standard error that is closed is None, for which print() would take standard output, among JSON and records.
+    if sys.stderr is not None:
+        print(printable(text), file=sys.stderr)  # noqa: T201
 
 
 def attended() -> bool:
