@@ -175,6 +175,15 @@ def test_without_a_file_it_goes_to_standard_output_as_ascii_lines(console: Conso
     assert {name: vm[name] for name in RATES} == RATES
 
 
+def test_a_reader_that_has_enough_ends_the_export_quietly(console: Console) -> None:
+    shell = '{ "$@"; echo $? >&2; } | head -n 1'
+    result = console.run("export", wrap=("sh", "-c", shell, "sh"))
+    assert json.loads(result.stdout)["xenbw"] == "ledger"
+    *notes, status = result.stderr.splitlines()
+    assert [note for note in notes if not note.startswith("note: xenbwd")] == []
+    assert status == "141"
+
+
 def test_the_file_is_not_world_readable_and_replaces_an_older_one_only_when_whole(
     console: Console, exported: Path
 ) -> None:

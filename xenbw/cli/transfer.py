@@ -7,7 +7,7 @@ import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,10 +41,14 @@ def _export_arguments(parser: ArgumentParser) -> None:
 def _export(options: Namespace, context: Context) -> int:
     if stale := freshen(context):
         warn(f"note: {stale}")
-    with context.ledger() as ledger, Progress("writing the ledger") as progress:
+    with (
+        context.ledger() as ledger,
+        # A reader that has enough, or a full disk, ends the export between two records.
+        closing(transfer.records(ledger)) as records,
+        Progress("writing the ledger") as progress,
+    ):
         # On the terminal that gets the records, a bar would be among them.
         shown = progress.shown and (options.file is not None or not sys.stdout.isatty())
-        records = transfer.records(ledger)
         told = progress.over(records, transfer.count(ledger)) if shown else records
         return _write(options.file, transfer.facts(), told, context)
 

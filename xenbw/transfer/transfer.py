@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any
@@ -35,9 +35,9 @@ def facts() -> Record:
     return {"schema": schema.VERSION}
 
 
-def records(ledger: Ledger) -> Iterator[str]:
+def records(ledger: Ledger) -> Generator[str, None, None]:
     """Every row as {"table": …, its columns} in JSON, all as of one moment. A row comes after the rows that it refers
-    to. Raises LedgerError."""
+    to. Close it before the ledger. Raises LedgerError."""
     with ledger.snapshot():
         for table in _tables(ledger):
             for row in _walk(ledger, table):
