@@ -254,6 +254,18 @@ def test_wide_names_are_cut_by_their_width() -> None:
     assert cut("short", 5) == "short"
 
 
+@pytest.mark.parametrize("only_ascii", [True, False])
+def test_a_name_is_measured_as_it_is_printed(*, only_ascii: bool) -> None:
+    rows = [(Drawn(name), Drawn("ok"), Drawn("2026-03-01")) for name in ("müller", "名前" * 9)]
+    places = (Place(Column("VM"), 0), Place(Column("STATE"), 0), Place(Column("PERIOD ENDS"), 1))
+    said = draw(places, rows, Screen(40, colour=False, ascii=only_ascii))
+    printed = said.encode("ascii" if only_ascii else "utf-8", "backslashreplace").decode().splitlines()
+    assert max(map(width, printed)) <= 40
+    assert printed[1].startswith(r"m\xfcller " if only_ascii else "müller ")
+    assert printed[2].split()[0].endswith("..")
+    assert printed[1].index("ok") == printed[0].index("STATE")
+
+
 @pytest.mark.parametrize(("share", "drawn"), [(0, "----"), (0.001, "#---"), (0.5, "##--"), (1, "####"), (7.5, "####")])
 def test_a_bar_is_filled_to_its_share(share: float, drawn: str) -> None:
     assert bar(share, 4, ascii_only=True) == drawn

@@ -9,9 +9,8 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from xenbw.model import State
-from xenbw.report.table import Column, Screen, cut, pad, render, whole, width
+from xenbw.report.table import Column, Screen, cut, pad, render, shown, whole, width
 from xenbw.report.top import Rates, Shot, VmRow, ordered, ordered_vifs
-from xenbw.text import printable
 from xenbw.units import format_size, three_digits
 
 _UNKNOWN = "(VM not known)"
@@ -95,7 +94,7 @@ def _heading(found: Shot, view: View, room: int, zone: ZoneInfo, *, ascii_only: 
     """Who and when; the sums; how it is sorted, or the note."""
     states = Counter(row.state for row in found.rows)
     known = sum(row.account is not None for row in found.rows)
-    host = _shown(found.host, ascii_only=ascii_only)
+    host = shown(found.host, ascii_only=ascii_only)
     yield _joined(
         (
             cut(host, room),
@@ -119,7 +118,7 @@ def _heading(found: Shot, view: View, room: int, zone: ZoneInfo, *, ascii_only: 
         room,
     )
     if found.note:
-        yield cut(_shown(found.note, ascii_only=ascii_only), room)
+        yield cut(shown(found.note, ascii_only=ascii_only), room)
     else:
         reversed_ = " (reversed)" if view.reverse else ""
         yield _joined((f"sorted by {view.sort}{reversed_}", "q quits", "? lists the keys"), room)
@@ -146,7 +145,7 @@ def _table(found: Shot, view: View, screen: Screen, room: int, height: int) -> I
     fitting = rows if len(rows) <= height else rows[: max(0, height - 1)]
     for name, cells, state in fitting:
         code = _CODES.get(state, "") if state is not None and screen.colour else ""
-        yield _line((_shown(name, ascii_only=screen.ascii), *cells), places, names, code)
+        yield _line((shown(name, ascii_only=screen.ascii), *cells), places, names, code)
     if not rows:
         yield cut(_NOBODY, room)
     elif len(fitting) < len(rows):
@@ -206,9 +205,3 @@ def _bits(rate: int) -> str:
     """Bits per second in words: 144 bit/s, 12.3 Mbit/s."""
     short = _short(rate)
     return f"{short[:-1]} {short[-1]}bit/s" if short[-1].isalpha() else f"{short} bit/s"
-
-
-def _shown(text: str, *, ascii_only: bool) -> str:
-    """The text as the terminal can show it, on one line."""
-    shown = printable(text)
-    return shown.encode("ascii", "backslashreplace").decode("ascii") if ascii_only else shown

@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from xenbw.model import State
-from xenbw.report.table import Column, Screen, cut, pad, width
-from xenbw.text import printable
+from xenbw.report.table import Column, Screen, cut, pad, shown, width
 
 _GAP = 2
 _SHORTEST, _SHORTEST_NAME = 6, 4
@@ -51,7 +50,7 @@ class Place:
 
 def draw(places: Sequence[Place], rows: Sequence[Sequence[Cell]], screen: Screen) -> str:
     """The table with the columns that fit on the screen. No line is longer than the screen, if it has 30 columns."""
-    sizes = _sizes(places, rows, screen.width)
+    sizes = _sizes(places, rows, screen)
     titles = {at: (places[at].column.title, "bold") for at in sizes}
     drawn = [{at: _piece(row[at], size, screen) for at, size in sizes.items()} for row in rows]
     right = {at for at in sizes if places[at].column.right}
@@ -68,14 +67,14 @@ def _line(pieces: Mapping[int, tuple[str, str]], sizes: Mapping[int, int], right
     return line
 
 
-def _sizes(places: Sequence[Place], rows: Sequence[Sequence[Cell]], room: int) -> dict[int, int]:
+def _sizes(places: Sequence[Place], rows: Sequence[Sequence[Cell]], screen: Screen) -> dict[int, int]:
     """The widths of the columns that are shown, by their place, from left to right."""
     sizes: dict[int, int] = {}
-    room += _GAP
+    room = screen.width + _GAP
     for at, place in sorted(enumerate(places), key=lambda item: item[1].rank):
         cells = [row[at] for row in rows]
         is_bar = any(cell.share is not None for cell in cells)
-        size = _size(place, cells, is_bar=is_bar)
+        size = _size(place, cells, is_bar=is_bar, ascii_only=screen.ascii)
         if place.rank and not (is_bar or any(cell.text for cell in cells)):
             continue
         if is_bar and room - _GAP >= _SHORTEST:
@@ -88,9 +87,10 @@ def _sizes(places: Sequence[Place], rows: Sequence[Sequence[Cell]], room: int) -
     return dict(sorted(sizes.items()))
 
 
-def _size(place: Place, cells: Iterable[Cell], *, is_bar: bool) -> int:
+def _size(place: Place, cells: Iterable[Cell], *, is_bar: bool, ascii_only: bool) -> int:
     """The width that a column wants: of its title or its longest text."""
-    longest = max([width(place.column.title), *(width(printable(cell.text)) for cell in cells)])
+    texts = (place.column.title, *(shown(cell.text, ascii_only=ascii_only) for cell in cells))
+    longest = max(map(width, texts))
     return longest if place.widest is None else place.widest if is_bar else min(longest, place.widest)
 
 
@@ -99,7 +99,7 @@ def _piece(cell: Cell, size: int, screen: Screen) -> tuple[str, str]:
     style = "" if cell.state is None else _STYLES[cell.state]
     if cell.share is not None:
         return bar(cell.share, size, ascii_only=screen.ascii), style
-    return cut(printable(cell.text), size), style
+    return cut(shown(cell.text, ascii_only=screen.ascii), size), style
 
 
 def bar(share: float, size: int, *, ascii_only: bool) -> str:

@@ -35,6 +35,12 @@ def whole(name: str) -> str:
     return name if name == name.strip() else f"'{name}'"
 
 
+def shown(text: str, *, ascii_only: bool) -> str:
+    """The text as the terminal can show it, on one line."""
+    on_one_line = printable(text)
+    return on_one_line.encode("ascii", "backslashreplace").decode("ascii") if ascii_only else on_one_line
+
+
 def width(text: str) -> int:
     """How many terminal columns printable text takes: two for East Asian wide characters (UAX #11), none for marks that
     combine with the character before."""
