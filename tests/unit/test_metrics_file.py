@@ -203,6 +203,38 @@ def test_without_a_file_nothing_is_written(work: Work, settings: Settings, clock
     assert not settings.metrics.file.exists()
 
 
+@pytest.mark.parametrize("later", ["nothing", "another file"])
+def test_the_file_of_an_earlier_setting_is_removed(
+    work: Work, settings: Settings, clock: HandClock, later: str
+) -> None:
+    assert settings.metrics.file is not None
+    cycle(work, clock)
+    assert settings.metrics.file.exists()
+    other = settings.metrics.file.with_name("other.prom")
+    work.configure(replace(settings, metrics=MetricsSection(None if later == "nothing" else other)))
+    cycle(work, clock)
+    assert list(settings.metrics.file.parent.iterdir()) == ([] if later == "nothing" else [other])
+
+
+def test_a_file_that_cannot_be_removed_is_a_problem_and_tried_again(tmp_path: Path) -> None:
+    file, old, new = Textfile(), tmp_path / "old.prom", tmp_path / "new.prom"
+
+    def offer(path: Path) -> None:
+        file.offer(path, lambda: "metrics\n")
+        assert until(lambda: "metrics" not in (thread.name for thread in threading.enumerate()))
+
+    offer(old)
+    old.unlink()
+    old.mkdir()  # also root cannot remove a folder as a file
+    offer(new)
+    assert (file.problem, new.read_text()) == (f"{old}: Is a directory", "metrics\n")
+    old.rmdir()
+    old.write_text("stale\n")
+    offer(new)
+    assert file.problem is None
+    assert list(tmp_path.iterdir()) == [new]
+
+
 # the examples
 
 

@@ -40,9 +40,11 @@ class Metrics:
         self.beside: Callable[[Answer], Answer] = lambda answer: answer
 
     def write(self, path: Path | None) -> None:
-        """Have the file written, and report why the last try failed. Raises LedgerError."""
+        """Have the file written, or removed if it is to be written no more, and report why the last try failed. Raises
+        LedgerError."""
         if path is None or (path == DEFAULT_METRICS and not path.parent.is_dir()):
-            self._complaints.of("metrics", None)
+            self._file.withdraw()
+            self._complaints.of("metrics", self._file.problem)
             return
         self._complaints.of("metrics", self._file.problem)
         sample = self._sample()

@@ -24,25 +24,56 @@ class Textfile:
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
+        self._written: Path | None = None
         self.problem: str | None = None
 
     def offer(self, path: Path, make: Callable[[], str]) -> None:
-        """Write the text that make() returns, in a thread. While an earlier text is still being written, this one is
-        dropped: the next one has newer numbers."""
+        """Write the text that make() returns, in a thread, and remove the file that was written at another path before.
+        While an earlier text is still being written, this one is dropped: the next one has newer numbers."""
+        self._start(path, lambda: self._write(path, make))
+
+    def withdraw(self) -> None:
+        """Remove the file that was written, if there is one, in a thread."""
+        if self._written is None:
+            self.problem = None
+        else:
+            self._start(self._written, self._remove)
+
+    def _start(self, path: Path, work: Callable[[], str | None]) -> None:
+        """Have the work, which returns its problem, done in a thread."""
+
+        def run() -> None:
+            self.problem = work()
+
         if self._thread is not None and self._thread.is_alive():
             self.problem = f"{path}: the disk has not taken it yet"
             return
-        self._thread = threading.Thread(target=self._write, args=(path, make), name="metrics", daemon=True)
+        self._thread = threading.Thread(target=run, name="metrics", daemon=True)
         self._thread.start()
 
-    def _write(self, path: Path, make: Callable[[], str]) -> None:
-        try:
-            replace(path, make())
-        except OSError as error:
-            hint = _HINTS.get(error.errno or 0)
-            self.problem = f"{path}: {error.strerror}" + (f" ({hint})" if hint else "")
-        else:
-            self.problem = None
+    def _write(self, path: Path, make: Callable[[], str]) -> str | None:
+        left = None if self._written == path else self._remove()
+        problem = _problem(path, lambda: replace(path, make()))
+        # An old file that could not be removed is tried again the next time.
+        self._written = path if left is None else self._written
+        return problem or left
+
+    def _remove(self) -> str | None:
+        # The collector would go on to report the old numbers.
+        path = self._written
+        problem = None if path is None else _problem(path, lambda: path.unlink(missing_ok=True))
+        self._written = path if problem else None
+        return problem
+
+
+def _problem(path: Path, work: Callable[[], None]) -> str | None:
+    """Do the work; why it failed, or None."""
+    try:
+        work()
+    except OSError as error:
+        hint = _HINTS.get(error.errno or 0)
+        return f"{path}: {error.strerror}" + (f" ({hint})" if hint else "")
+    return None
 
 
 def replace(path: Path, text: str, *, mode: int = 0o644, sync: bool = False) -> None:
