@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.console import Console, StandIn
 from xenbw import __version__
+from xenbw.ledger import vmlog
 
 NOBODY = 65534
 NOW = datetime.now(UTC)
@@ -79,6 +80,23 @@ def test_an_unknown_vm_ends_with_1_and_a_hint_of_similar_names(console: Console,
     result = console.run(command, "web", *(["--yes"] if command == "rmvm" else []))
     assert result.returncode == 1
     assert line(result) == "xenbw: no VM named 'web' is known (did you mean WEB3, web2, web1?)"
+
+
+@pytest.mark.parametrize("words", [["report", "web1"], ["report", "web1", "--period", "2026-03"], ["show", "web1"]])
+def test_for_a_removed_vm_the_error_says_when_it_was_removed_and_where_its_usage_is(
+    console: Console, words: list[str]
+) -> None:
+    with console.ledger() as ledger:
+        for hour in (10, 11):
+            at = datetime(2026, 3, 20, hour, tzinfo=UTC)
+            vmlog.retire(ledger, ledger.meet("web1", at).id, at)
+        ledger.meet("web2", NOW)
+    result = console.run(*words)
+    assert result.returncode == 1
+    assert line(result) == (
+        "xenbw: the VM 'web1' was removed at 2026-03-20T11:00:00Z (commands show present VMs only; its usage is in"
+        " xenbw export, and in the book)"
+    )
 
 
 def test_a_missing_config_file_ends_with_1(console: Console, tmp_path: Path) -> None:

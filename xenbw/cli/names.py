@@ -8,9 +8,11 @@ from argparse import ArgumentParser
 from collections.abc import Collection, Iterable
 
 from xenbw.errors import UsageError, XenbwError
+from xenbw.ledger import vmlog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import VM
 from xenbw.text import base_name, decode
+from xenbw.units import format_time
 
 
 def vm_name(typed: str) -> str:
@@ -48,9 +50,19 @@ def near(name: str, names: Iterable[str]) -> str:
 
 
 def find(ledger: Ledger, name: str) -> VM:
-    """The VM of that name. Raises XenbwError with a hint of similar names."""
+    """The VM of that name. Raises XenbwError with a hint of similar names, or of where a removed VM's usage is."""
     known = [vm.name for vm in ledger.vms().values()]
     vm = ledger.vm_named(meant(name, known))
     if vm is None:
-        raise XenbwError(f"no VM named {name!r} is known", near(name, known) or "xenbw list shows the VMs known here")
+        raise _unknown(ledger, name, known)
     return vm
+
+
+def _unknown(ledger: Ledger, name: str, known: Iterable[str]) -> XenbwError:
+    removed_at = vmlog.removed_at(ledger, name)
+    if removed_at is None:
+        return XenbwError(f"no VM named {name!r} is known", near(name, known) or "xenbw list shows the VMs known here")
+    return XenbwError(
+        f"the VM {name!r} was removed at {format_time(removed_at)}",
+        "commands show present VMs only; its usage is in xenbw export, and in the book",
+    )

@@ -7,7 +7,7 @@ from datetime import datetime
 from xenbw.ledger import blocklog, viflog
 from xenbw.ledger.bindings import NewBinding
 from xenbw.ledger.ledger import Ledger
-from xenbw.ledger.rows import binding_of, to_text
+from xenbw.ledger.rows import binding_of, time_of, to_text
 from xenbw.model import VM, State
 
 
@@ -23,6 +23,12 @@ def added(ledger: Ledger, vm: VM, at: datetime) -> dict[str, object]:
         return {"added_at": vm.added_at or at}
     passed = {"state": State.OK} if vm.state in (State.WARNED, State.OVER) else {}
     return {"added_at": at, "threshold": None, **passed}
+
+
+def removed_at(ledger: Ledger, name: str) -> datetime | None:
+    """When the last VM of that name that was removed was removed; None if none was. Raises LedgerError."""
+    (row,) = ledger.rows("SELECT max(retired_at) FROM vm WHERE name = ?", name)
+    return None if row[0] is None else time_of(row[0])
 
 
 def retire(ledger: Ledger, vm_id: int, at: datetime) -> None:
