@@ -6,17 +6,21 @@ import csv
 import io
 import json
 import time
+from argparse import Namespace
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from tests.support.clock import utc
+from tests.support.clock import HandClock, answering, utc
 from tests.support.console import Console, StandIn
+from xenbw import config
 from xenbw.accounting import Pending, Share, hour_of
+from xenbw.cli import report
+from xenbw.cli.command import Context
 from xenbw.clock import boot_id
-from xenbw.ledger import usagelog
+from xenbw.ledger import history, usagelog
 from xenbw.ledger.ledger import Alive
 from xenbw.model import Amounts, Cell, Rates, Span
 from xenbw.quota import period_at
@@ -48,6 +52,11 @@ def test_five_minutes_without_traffic_are_among_the_values() -> None:
 
 def test_a_period_that_has_just_begun_has_no_percentile() -> None:
     assert percentile((), Span.FIVE_MINUTES, BEGIN, BEGIN + FIVE / 2) is None
+
+
+def test_the_five_minutes_that_are_not_over_are_neither_counted_nor_ranked() -> None:
+    found = percentile(five_minutes(300, 0, 900), Span.FIVE_MINUTES, BEGIN, BEGIN + 2.5 * FIVE)
+    assert found == Percentile(Rates(8, 16), Span.FIVE_MINUTES, 2)
 
 
 def test_the_directions_are_ordered_each_for_itself() -> None:
@@ -190,6 +199,20 @@ def test_of_hours_the_percentile_is_one_of_hours_and_says_so(console: Console, m
     assert "TOP HOURS" not in said
     (vm,) = json.loads(console.done("report", "web1", "--period", "2026-03", "--json"))["vms"]
     assert (vm["percentile_95"], vm["hours"]) == (None, [])
+
+
+@pytest.mark.parametrize(("span", "kept"), [(Span.FIVE_MINUTES, "five-minute"), (Span.HOUR, "hourly")])
+def test_in_the_first_minutes_of_a_period_the_percentile_is_unknown_yet(
+    console: Console, daemon: StandIn, capsys: pytest.CaptureFixture[str], span: Span, kept: str
+) -> None:
+    with console.ledger() as ledger, ledger.transaction() as db:
+        history.add(db, [(ledger.meet("web1", BEGIN).id, Cell(span, BEGIN, Amounts(5, 5)))])
+    clock = HandClock(BEGIN + FIVE / 5)
+    options = Namespace(name="web1", period=(2026, 3), link=False, html=None, json=None, csv=False)
+    report.COMMAND.run(options, Context(config.load(console.config), answering("yes"), clock))
+    said = capsys.readouterr().out
+    assert f"95th percentile  unknown yet: the first {kept} value is not complete\n" in said
+    assert "TOP HOURS" in said
 
 
 # bad input

@@ -21,7 +21,7 @@ from xenbw.ledger import history, usagelog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import ZERO, Amounts, Counters, Entry, Period, Span
 from xenbw.report.document import dump, period_documents
-from xenbw.report.period import Percentile, PeriodReport, Values, percentile, total
+from xenbw.report.period import PeriodReport, Values, percentile, total
 from xenbw.report.table import Column, facts, local_time, render, whole
 from xenbw.text import printable
 from xenbw.units import format_rate, format_size, format_time
@@ -182,7 +182,7 @@ def _report(
     kept = history.finest(ledger, vm_id, period.start, until)
     rates = percentile(values(kept), kept, period.start, until) if kept in _SPANS else None
     hours = values(Span.HOUR) if kept in _SPANS else ()
-    return PeriodReport(entry.vm.name, entry.allowance, period, usage, days, hours, rates)
+    return PeriodReport(entry.vm.name, entry.allowance, period, usage, days, hours, kept, rates)
 
 
 def _past_usage(ledger: Ledger, vm_id: int, period: Period, days: Values) -> Counters:
@@ -230,10 +230,13 @@ def _facts(report: PeriodReport, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
     yield "flood", f"{format_size(counted.flood_bytes)}, not counted"
     refused = format_size(counted.refused_in_bytes), format_size(counted.refused_out_bytes)
     yield "refused", f"{refused[0]} in, {refused[1]} out, not counted"
-    yield "95th percentile", _rates(report.percentile)
+    yield "95th percentile", _rates(report)
 
 
-def _rates(found: Percentile | None) -> str:
+def _rates(report: PeriodReport) -> str:
+    found, kept = report.percentile, report.kept
+    if found is None and kept in _SPANS:
+        return f"unknown yet: the first {_SPANS[kept]} value is not complete"
     if found is None:
         return "unknown: neither five-minute values nor hours are kept of this period"
     in_bits, out_bits = map(format_rate, found.rates)

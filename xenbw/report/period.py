@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from xenbw.model import NOTHING, Allowance, Amounts, Counters, Period, Rates, Span
 from xenbw.quota import used_bytes
@@ -26,7 +26,8 @@ class Percentile:
 
 @dataclass(frozen=True)
 class PeriodReport:
-    """A VM's usage on this host in one period. percentile: None if too little is kept of the period to tell."""
+    """A VM's usage on this host in one period. kept: the span of the shortest values that are kept of all of it.
+    percentile: None if that span is too long, or if none of it is over yet."""
 
     name: str
     allowance: Allowance
@@ -34,6 +35,7 @@ class PeriodReport:
     usage: Counters
     days: Values
     hours: Values
+    kept: Span | None
     percentile: Percentile | None
 
     @property
@@ -70,16 +72,17 @@ def total(values: Values) -> Amounts:
 
 
 def percentile(values: Values, span: Span, since: datetime, until: datetime) -> Percentile | None:
-    """The 95th percentile of each direction over all spans of that time; those without a value are zero.
+    """The 95th percentile of each direction over all spans of that time that are over; those without a value are zero.
 
     As transit is billed: the rates of all spans in order, the highest 5 % of them left out, the highest that is left.
     """
     count = int((until - since).total_seconds()) // span
     if count <= 0:
         return None
+    over = [amounts for start, amounts in values if start + timedelta(seconds=span) <= until]
 
     def rate(part: Callable[[Amounts], int]) -> int:
-        return _left(sorted((part(amounts) for _, amounts in values), reverse=True), count) * 8 // span
+        return _left(sorted(map(part, over), reverse=True), count) * 8 // span
 
     rates = Rates(rate(lambda amounts: amounts.in_bytes), rate(lambda amounts: amounts.out_bytes))
     return Percentile(rates, span, count)
