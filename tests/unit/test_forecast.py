@@ -52,6 +52,14 @@ def test_no_moment_after_the_end_of_the_period_is_told() -> None:
     assert END - HOUR < found < END
 
 
+def test_a_sum_that_another_program_counted_is_no_hour_that_comes_again() -> None:
+    lump = (NOW - 2 * DAY + timedelta(microseconds=1), Counters(10**6, 0))
+    hours = sorted([*steady(100, 24), lump])
+    assert crosses(1500, 500, hours) == crosses(1500, 500, steady(100, 24)) == NOW + 10 * HOUR
+    assert crosses(1500, 500, [lump]) is None
+    assert expected(Counters(500, 7), [lump], NOW, END, UTC_ZONE) is None
+
+
 @pytest.mark.parametrize(("limit", "used"), [(None, 0), (100, 101)])
 def test_without_a_limit_or_past_it_there_is_no_forecast(limit: int | None, used: int) -> None:
     assert crosses(limit, used, steady(100)) is None

@@ -97,6 +97,13 @@ def test_without_two_days_of_history_nothing_is_told(story: Story) -> None:
     assert len(story.looks(3)) == 1
 
 
+def test_a_sum_that_another_program_counted_is_no_history_and_brings_no_forecast(story: Story) -> None:
+    usagelog.credit(story.ledger, story.web1, MARCH, NOW - 3 * DAY, 500)
+    story.uses(STEADY, NOW - DAY, NOW + 7 * DAY)
+    assert story.looks(3) == []
+    assert len(story.looks(24)) == 1
+
+
 def test_a_vm_that_will_not_cross_its_allowance_in_its_period_is_told_nothing(story: Story) -> None:
     story.uses(1, NOW - 7 * DAY, NOW + 2 * DAY)
     assert story.looks(30) == []

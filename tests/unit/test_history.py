@@ -150,10 +150,30 @@ def test_a_reading_after_a_gap_is_in_the_five_minutes_of_the_gap_and_each_hour_i
     assert len(hours) == 3
 
 
-def test_usage_that_another_program_counted_is_in_the_history_by_the_hour(ledger: Ledger, vm_id: int) -> None:
+def test_a_sum_that_another_program_counted_is_in_its_day_and_in_no_hour(ledger: Ledger, vm_id: int) -> None:
     usagelog.credit(ledger, vm_id, MARCH, NOON, 70)
-    assert values(ledger, vm_id, Span.HOUR) == [(NOON, Amounts(70, 0))]
-    assert values(ledger, vm_id, Span.FIVE_MINUTES) == []
+    usagelog.credit(ledger, vm_id, MARCH, NOON, 7)
+    assert values(ledger, vm_id, Span.HOUR) == values(ledger, vm_id, Span.FIVE_MINUTES) == []
+    assert [amounts for _, amounts in values(ledger, vm_id, Span.DAY)] == [Amounts(77, 0)]
+    assert values(ledger, vm_id, Span.DAY)[0][0] == datetime(2026, 3, 21, tzinfo=PRAGUE)
+    assert usagelog.present(ledger) == {vm_id: Counters(77, 0)}
+    age_wholly(ledger, vm_id, NOON + 3000 * DAY, KEEP | {Span.DAY: 50 * DAY})
+    assert values(ledger, vm_id, Span.DAY) == []
+    assert [amounts for _, amounts in values(ledger, vm_id, Span.MONTH)] == [Amounts(77, 0)]
+
+
+def test_a_sum_that_another_program_counted_does_not_hide_the_values_that_are_kept(ledger: Ledger, vm_id: int) -> None:
+    usagelog.credit(ledger, vm_id, MARCH, NOON, 70)
+    assert history.finest(ledger, vm_id, MARCH, NOON + HOUR) is None
+    count(ledger, vm_id, *every(Span.FIVE_MINUTES, NOON - HOUR, NOON))
+    assert history.finest(ledger, vm_id, MARCH, NOON + HOUR) is Span.FIVE_MINUTES
+
+
+def test_the_book_gets_a_sum_that_another_program_counted_by_the_day_and_period(ledger: Ledger, vm_id: int) -> None:
+    usagelog.credit(ledger, vm_id, MARCH, NOON, 70)
+    ((_, found),) = Documents("dom0-a", DAY).of(ledger, changes.after(ledger, "usage", 0, 1000))
+    sums = {document["span"]: (document["start"], int(document["in_bytes"])) for document in found}
+    assert sums == {"day": (utc("2026-03-21"), 70), "period": (MARCH, 70)}
 
 
 # reading it
@@ -385,6 +405,7 @@ def test_what_an_older_daemon_counted_after_the_upgrade_is_added_once(ledger: Le
     count(ledger, vm_id, Cell(Span.HOUR, hour, Amounts(5, 5)))
     shares = tuple((vm_id, Share(MARCH, at, 12, 5, 0)) for at in (long_ago, hour, NOON))
     usagelog.commit(ledger, Pending((), shares), Alive(NOON, 1.0, BOOT))
+    usagelog.credit(ledger, vm_id, MARCH, NOON, 70)
     history.catch_up(ledger)
     added = [(hour, Amounts(12, 5)), (NOON, Amounts(12, 5))]
     assert values(ledger, vm_id, Span.HOUR) == added

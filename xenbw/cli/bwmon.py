@@ -47,7 +47,7 @@ _SOURCE = "mongodb://localhost/bwmon"
 @dataclass(frozen=True)
 class _Step:
     """What to do about one VM. terms: columns of its row that change. missing: bytes of the period since `since` that
-    the script counted and the ledger lacks; they are added to `hour`, that of the last measurement."""
+    the script counted and the ledger lacks; they are added to the day of `hour`, that of the last measurement."""
 
     watched: Watched
     name: str
@@ -165,7 +165,7 @@ def _missing(its: Watched, ledger: Ledger | None, before: VM | None, since: date
     """The bytes that the script has counted and the ledger lacks. The ledger's usage of the period until the last
     measurement, metered here or taken over before, is in the script's sum too."""
     hours = usagelog.hours(ledger, before.id, since) if ledger and before else []
-    return max(0, its.used_bytes - sum(sum(usage) for at, usage in hours if at <= hour))
+    return max(0, its.used_bytes - sum(sum(usage) for at, usage in hours if hour_of(at) <= hour))
 
 
 def _do(step: _Step, ledger: Ledger, context: Context) -> None:

@@ -18,7 +18,7 @@ from xenbw.judge.verdicts import Judge
 from xenbw.ledger import usagelog
 from xenbw.ledger.ledger import Ledger
 from xenbw.model import ZERO, Entry, State
-from xenbw.report.forecast import PAST, crossing
+from xenbw.report.forecast import PAST, crossing, metered
 from xenbw.tell.announcement import Announcement, forecast, forecast_off
 from xenbw.tell.message import Case
 
@@ -65,7 +65,7 @@ class Forecasts:
         """When the VM crosses its allowance, as in _Look."""
         if not _may_cross(entry):
             return None
-        hours = usagelog.hours(self._ledger, entry.vm.id, hour_of(at - PAST))
+        hours = metered(usagelog.hours(self._ledger, entry.vm.id, hour_of(at - PAST)))
         if not hours or hours[0][0] > at - _HISTORY:
             return None
         until, zone = entry.period.end + _SLACK, self._judge.settings.period.timezone

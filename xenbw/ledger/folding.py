@@ -1,17 +1,20 @@
 """Folding usage: rows of hours long ago become one row a day, and later one row a period.
 
 Their sums stay: `usage` is what a VM used in each period, for ever. The history keeps hours for itself. The times of
-folded rows are a microsecond or two past the hour, which tells them from the usage of that hour.
+folded rows are a microsecond or two past the hour, which tells them from the usage of that hour. Usage that another
+program counted is filed like a folded day, since nobody knows its hours.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from xenbw.ledger.rows import to_text
 
 _HOUR, _DAY, _PERIOD = ".000000+00:00", ".000001+00:00", ".000002+00:00"
+UNTIMED = timedelta(microseconds=1)
+"""How far past its hour usage is filed of which only the sum is known."""
 # Folded in one transaction: some 5 ms.
 _AT_ONCE = 800
 

@@ -4,7 +4,8 @@ Each byte is in one value, of the shortest span that is still kept for its time 
 the sum of the shorter ones in it and of a row of its own, if there is one.
 
 Five minutes and hours are those of UTC. Days, months and years are those of a time zone; a value is in the one in which
-it began.
+it began. A sum that another program counted is a value of a day that begins a second past an hour, which tells it from
+values that have become too old for a shorter span.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from xenbw.accounting import HOUR, cell_start
-from xenbw.ledger import runs
+from xenbw.ledger import folding, runs
 from xenbw.ledger.ledger import Ledger
 from xenbw.ledger.rows import time_of, to_text
 from xenbw.ledger.runs import Run
@@ -27,6 +28,8 @@ _SUMS = ", ".join(f"sum({column})" for column in Amounts._fields)
 # All offsets of time zones are whole quarters of an hour.
 _QUARTER = 900
 _HANDOVER = timedelta(hours=3)
+UNTIMED = timedelta(seconds=1)
+"""How far past its hour a sum is filed that another program counted."""
 _BY_CALENDAR = {Span.DAY: "day", Span.MONTH: "month", Span.YEAR: "year"}
 
 
@@ -101,10 +104,14 @@ def recent(
 
 
 def finest(ledger: Ledger, vm_id: int, since: datetime, until: datetime) -> Span | None:
-    """The shortest span for which all that was counted in that time is kept, or None if nothing was counted. Raises
-    LedgerError."""
+    """The shortest span for which all that was counted on this host in that time is kept, or None if nothing was
+    counted. Raises LedgerError."""
     times = int(since.timestamp()), int(until.timestamp())
-    return next((span for span in sorted(Span, reverse=True) if any(_of_span(ledger, vm_id, span, *times))), None)
+
+    def has(span: Span) -> bool:
+        return any(start % Span.FIVE_MINUTES == 0 for start, _ in _of_span(ledger, vm_id, span, *times))
+
+    return next((span for span in sorted(Span, reverse=True) if has(span)), None)
 
 
 def _of_span(ledger: Ledger, vm_id: int, span: Span, since: int, until: int) -> Iterator[tuple[int, Amounts]]:
@@ -136,7 +143,7 @@ def catch_up(ledger: Ledger) -> None:
             " AND usage.period_start = vm.period_start WHERE hour >= ?",
             (to_text(alive.at - _HANDOVER),),
         ).fetchall()
-        for vm_id, text, in_bytes, out_bytes in rows:
+        for vm_id, text, in_bytes, out_bytes in (row for row in rows if folding.is_hour(row["hour"])):
             hour = time_of(text)
             kept = next(iter(values(ledger, vm_id, Span.HOUR, hour, hour + HOUR, UTC)), (hour, NOTHING))[1]
             rest = Amounts(max(0, in_bytes - kept.in_bytes), max(0, out_bytes - kept.out_bytes))

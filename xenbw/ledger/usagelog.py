@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from xenbw.accounting import Pending, hour_of
-from xenbw.ledger import digests, history, portions
+from xenbw.ledger import digests, folding, history, portions
 from xenbw.ledger.ledger import Alive, Ledger
 from xenbw.ledger.rows import mark_columns, time_of, to_text
 from xenbw.model import Amounts, Cell, Counters, Span
@@ -96,7 +96,8 @@ def periods(ledger: Ledger, vm_id: int) -> list[tuple[datetime, Counters, int]]:
 
 
 def hours(ledger: Ledger, vm_id: int, since: datetime) -> list[tuple[datetime, Counters]]:
-    """(UTC hour, usage) from `since` on, oldest first."""
+    """(UTC hour, usage) from `since` on, oldest first. Usage of which only the sum is known (`credit`) has a time a
+    microsecond past its hour."""
     rows = ledger.rows(
         "SELECT hour, sum(in_bytes), sum(out_bytes) FROM usage WHERE vm_id = ? AND hour >= ?"
         " GROUP BY hour ORDER BY hour",
@@ -107,14 +108,15 @@ def hours(ledger: Ledger, vm_id: int, since: datetime) -> list[tuple[datetime, C
 
 
 def credit(ledger: Ledger, vm_id: int, period_start: datetime, hour: datetime, in_bytes: int) -> None:
-    """Add usage that another program counted to one of the VM's hours, as bytes to the VM."""
+    """Add a sum that another program counted, as bytes to the VM. It is usage of the day and the period, but not of the
+    hour: nobody knows its hours, and no forecast, percentile or chart of rates may take it for an hour's traffic."""
     with ledger.transaction() as db:
         db.execute(
             "INSERT INTO usage (vm_id, period_start, hour, in_bytes, out_bytes, rev) VALUES (?, ?, ?, ?, 0, ?)"
             " ON CONFLICT DO UPDATE SET in_bytes = in_bytes + excluded.in_bytes, rev = excluded.rev",
-            (vm_id, to_text(period_start), to_text(hour), in_bytes, ledger.rev),
+            (vm_id, to_text(period_start), to_text(hour + folding.UNTIMED), in_bytes, ledger.rev),
         )
-        history.add(db, [(vm_id, Cell(Span.HOUR, hour, Amounts(in_bytes, 0)))])
+        history.add(db, [(vm_id, Cell(Span.DAY, hour + history.UNTIMED, Amounts(in_bytes, 0)))])
 
 
 def refile_untimed(ledger: Ledger, vm_id: int, before: datetime, start: datetime, now: datetime) -> None:

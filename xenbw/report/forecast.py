@@ -52,11 +52,17 @@ def crossing(
     return None
 
 
+def metered(hours: Sequence[tuple[datetime, Counters]]) -> list[tuple[datetime, Counters]]:
+    """The hours without sums that another program counted, whose times are no whole hours (ledger.usagelog.credit): a
+    month's traffic is not that of an hour that comes again each day."""
+    return [(hour, usage) for hour, usage in hours if hour == hour_of(hour)]
+
+
 def _rates(hours: Sequence[tuple[datetime, Counters]], now: datetime, zone: ZoneInfo) -> dict[int, _Rate]:
     """The average of each hour of the day in the zone; empty if there is none to go by."""
     present = hour_of(now)
     sums, seen = dict.fromkeys(range(24), Counters(0, 0)), dict.fromkeys(range(24), 0)
-    past = [(hour, usage) for hour, usage in hours if present - PAST <= hour < present]
+    past = [(hour, usage) for hour, usage in metered(hours) if present - PAST <= hour < present]
     if not past:
         return {}
     for hour, usage in past:
