@@ -321,7 +321,7 @@ def test_the_removal_of_the_package_takes_away_drops_and_nothing_of_others(runni
     tc(running, f"filter add dev {other.interface} egress prio 7 handle 3 {PASS}")
     running.stop_daemon()
     flush(running)
-    running.run(["sh", "-euc", drop.UNDO.replace("/run/xenbw", str(running.run_dir))], check=True)
+    running.run(["sh", "-euc", drop.UNDO, "undo", running.run_dir], check=True)
     assert not has_clsact(running, guest)
     assert [OTHER in shown for shown in filters(running, other)] == [False, True]
     assert (guest.reaches("10.50.0.2"), other.reaches("10.50.0.2")) == (True, True)

@@ -317,7 +317,7 @@ def test_a_vms_name_may_have_any_character(running: Host, name: str) -> None:
 def test_the_packages_removal_removes_the_sets(running: Host) -> None:
     guest = overdrawn(running, ips=IPS)
     running.stop_daemon()
-    running.run(["sh", "-eu"], text_input=registry.undo(), check=True)
+    running.run(["sh", "-euc", registry.undo(), "undo", running.run_dir], check=True)
     assert sets(running) == ""
     running.raise_links(guest)
     assert reaches(guest, *OUTSIDE)

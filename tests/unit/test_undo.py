@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.support.host import REPO
 from xenbw.blocks import registry
 
-POSTRM = REPO / "debian" / "xenbw.postrm"
+POSTRM, PRERM = REPO / "debian" / "xenbw.postrm", REPO / "debian" / "xenbw.prerm"
+HARMLESS = ("cat", "grep", "mkdir", "sleep", "timeout")
+CHANGING = ("ip", "nft", "rm", "tc")
+# Whatever other interfaces the machine has, it has this one.
+LOOPBACK = "1"
 
 
 def postrm() -> str:
@@ -16,6 +24,57 @@ def postrm() -> str:
     text = POSTRM.read_text()
     assert text.count("\n#UNDO#\n") == 1
     return text.replace("#UNDO#\n", registry.undo())
+
+
+class Removal:
+    """A removal of the package whose programs change nothing, but are noted in the order in which they are called.
+
+    run_dir: what /run/xenbw is to the scripts.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory, self._called = directory, directory / "called"
+        self.run_dir = directory / "run" / "xenbw"
+        self._bin = directory / "bin"
+        self._bin.mkdir()
+        for name in HARMLESS:
+            (self._bin / name).symlink_to(shutil.which(name) or name)
+        for name in CHANGING:
+            self.stub(name)
+
+    def stub(self, name: str) -> None:
+        """Note calls of this program instead of running it."""
+        program = self._bin / name
+        program.unlink(missing_ok=True)
+        program.write_text(f'#!/bin/sh\necho "{name} $*" >>{self._called}\n')
+        program.chmod(0o755)
+
+    def run(self, script: str, call: str, **env: str) -> list[str]:
+        """Run a maintainer script as dpkg does. Returns the programs that were called."""
+        self._called.write_text("")
+        script = script.replace("/run/xenbw", str(self.run_dir)).replace("/usr/bin/python3", str(self._python()))
+        argv = ["/bin/sh", "-c", script, "script", call]
+        subprocess.run(argv, env={"PATH": str(self._bin), **env}, check=True, timeout=60)
+        return self._called.read_text().splitlines()
+
+    def _python(self) -> Path:
+        """Debian's Python, with the package installed: this tree. It takes no module from anywhere else."""
+        python = self._directory / "python"
+        python.write_text(
+            f'#!/bin/sh\n[ "$1 $2" = "-I -B" ] || exit 1\nshift\nPYTHONPATH={REPO} exec {sys.executable} "$@"\n'
+        )
+        python.chmod(0o755)
+        return python
+
+
+def mark(path: Path, content: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+@pytest.fixture
+def removal(tmp_path: Path) -> Removal:
+    return Removal(tmp_path)
 
 
 def test_each_block_tells_how_it_is_taken_away() -> None:
@@ -28,3 +87,35 @@ def test_the_script_is_sound(tmp_path: Path) -> None:
     script = tmp_path / "postrm"
     script.write_text(postrm())
     subprocess.run(["shellcheck", script], check=True)
+
+
+@pytest.mark.parametrize(("content", "ours"), [(None, False), ("", False), ("clsact\n", True)])
+def test_a_drop_goes_even_if_its_mark_is_lost_and_a_clsact_only_if_xenbw_made_it(
+    removal: Removal, content: str | None, ours: bool
+) -> None:
+    if content is not None:
+        mark(removal.run_dir / "dropped" / LOOPBACK, content)
+    called = removal.run(postrm(), "remove")
+    drops = {f"tc filter del dev lo {way} prio 1 handle 0x7862 bpf" for way in ("ingress", "egress")}
+    assert (drops <= {*called}, "tc qdisc del dev lo clsact" in called) == (True, ours)
+
+
+def test_the_blocks_go_that_are_marked_in_the_folder_that_the_configuration_names(
+    removal: Removal, tmp_path: Path
+) -> None:
+    other = tmp_path / "another folder"
+    (tmp_path / "xenbw.toml").write_text(f'[daemon]\nrun_dir = "{other}"\n')
+    removal.run(PRERM.read_text(), "remove", XENBW_CONFIG=str(tmp_path / "xenbw.toml"))
+    mark(other / "lowered" / LOOPBACK)
+    called = removal.run(postrm(), "remove")
+    assert "ip link set dev lo up" in called
+    assert {f"rm -rf {other}/{marks}" for marks in ("dropped", "lowered", "latched")} <= {*called}
+    assert {f"rm -f {folder}/over" for folder in (other, removal.run_dir)} <= {*called}
+
+
+def test_a_configuration_that_cannot_be_read_does_not_stop_the_removal(removal: Removal, tmp_path: Path) -> None:
+    (tmp_path / "xenbw.toml").write_text("run_dir")
+    removal.run(PRERM.read_text(), "remove", XENBW_CONFIG=str(tmp_path / "xenbw.toml"))
+    mark(removal.run_dir / "lowered" / LOOPBACK)
+    called = removal.run(postrm(), "remove")
+    assert called.count("ip link set dev lo up") == called.count(f"rm -f {removal.run_dir}/over") == 1

@@ -26,18 +26,19 @@ if TYPE_CHECKING:
 UNDO = f"""\
 for interface in /sys/class/net/*; do
     ifindex=$(cat "$interface/ifindex" 2>/dev/null) || continue
-    mark="/run/xenbw/{FOLDER}/$ifindex"
-    [ -e "$mark" ] || continue
+    mark="$1"/{FOLDER}/$ifindex
     interface=${{interface##*/}}
     for way in ingress egress; do
         tc filter del dev "$interface" "$way" prio {PRIORITY} handle {HANDLE:#x} bpf 2>/dev/null || true
     done
-    # The mark is not empty if xenbw made the clsact, which another program may use by now.
+    # The mark has content if xenbw made the clsact, which another program may use by now.
+    [ -s "$mark" ] || continue
     others=$(tc filter show dev "$interface" ingress; tc filter show dev "$interface" egress) || continue
-    [ ! -s "$mark" ] || [ -n "$others" ] || tc qdisc del dev "$interface" clsact 2>/dev/null || true
+    [ -n "$others" ] || tc qdisc del dev "$interface" clsact 2>/dev/null || true
 done
-rm -rf /run/xenbw/{FOLDER}"""
-"""Shell commands that remove all drops, and of the clsacts those that xenbw made and nobody else uses."""
+rm -rf "$1"/{FOLDER}"""
+"""Shell commands that remove all drops, and of the clsacts those that xenbw made and nobody else uses. $1: xenbw's
+folder under /run. A drop without a mark there is removed too: priority and handle tell that it is xenbw's."""
 
 _LACKING = (errno.ENOENT, errno.EOPNOTSUPP)  # the kernel has no clsact, no cls_bpf, or no traffic control at all
 

@@ -29,8 +29,8 @@ UNDO = """\
 for family in bridge inet arp; do
     nft delete table "$family" xenbw 2>/dev/null || true
 done
-rm -rf /run/xenbw/latched"""
-"""Shell commands that remove all latches."""
+rm -rf "$1"/latched"""
+"""Shell commands that remove all latches. $1: xenbw's folder under /run."""
 OWN = "own"  # the chain for domains that have their own exceptions
 PREFIX = "vif{}."  # begins the names that netback gives a domain's vifs, and libxl their taps
 FIRST_GROUP = 0x78620000  # "xb"; hooks/vif-group knows it too

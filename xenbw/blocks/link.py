@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 UNDO = """\
 for interface in /sys/class/net/*; do
     ifindex=$(cat "$interface/ifindex" 2>/dev/null) || continue
-    [ ! -e "/run/xenbw/lowered/$ifindex" ] || ip link set dev "${interface##*/}" up || true
+    [ ! -e "$1/lowered/$ifindex" ] || ip link set dev "${interface##*/}" up || true
 done
-rm -rf /run/xenbw/lowered"""
-"""Shell commands that raise all links that xenbw took down."""
+rm -rf "$1"/lowered"""
+"""Shell commands that raise all links that xenbw took down. $1: xenbw's folder under /run."""
 
 _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 1  # linux/sockios.h, linux/if.h
 _REQUEST = struct.Struct("16sH22x")  # struct ifreq

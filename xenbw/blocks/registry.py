@@ -36,7 +36,7 @@ class Means:
 
 class _Entry(NamedTuple):
     """make: builds the block. undo: shell commands that remove everything the block ever made, "" if it makes nothing;
-    the package's removal runs them, when our Python modules are gone."""
+    the package's removal runs them, when our Python modules are gone. $1: xenbw's folder under /run."""
 
     make: Callable[[Means], Block]
     undo: str
@@ -63,7 +63,9 @@ def blocks(means: Means) -> list[Block]:
 
 
 def undo() -> str:
-    """Shell commands that remove all blocks. `python3 -m xenbw.blocks.registry` prints them."""
+    """Shell commands that remove all blocks. $1: xenbw's folder under /run.
+
+    `python3 -m xenbw.blocks.registry` prints them."""
     return "".join(f"# {name}\n{entry.undo}\n" for name, entry in REGISTRY.items() if entry.undo)
 
 
