@@ -13,7 +13,7 @@ from tests.support.host import REPO
 from xenbw.blocks import registry
 
 POSTRM, PRERM = REPO / "debian" / "xenbw.postrm", REPO / "debian" / "xenbw.prerm"
-HARMLESS = ("cat", "grep", "mkdir", "sleep", "timeout")
+HARMLESS = ("cat", "mkdir", "stat", "timeout")
 CHANGING = ("ip", "nft", "rm", "tc")
 # Whatever other interfaces the machine has, it has this one.
 LOOPBACK = "1"
@@ -29,12 +29,13 @@ def postrm() -> str:
 class Removal:
     """A removal of the package whose programs change nothing, but are noted in the order in which they are called.
 
-    run_dir: what /run/xenbw is to the scripts.
+    run_dir: what /run/xenbw is to the scripts. init: the root of process 1.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory, self._called = directory, directory / "called"
         self.run_dir = directory / "run" / "xenbw"
+        self.init = Path("/")
         self._bin = directory / "bin"
         self._bin.mkdir()
         for name in HARMLESS:
@@ -52,7 +53,9 @@ class Removal:
     def run(self, script: str, call: str, **env: str) -> list[str]:
         """Run a maintainer script as dpkg does. Returns the programs that were called."""
         self._called.write_text("")
-        script = script.replace("/run/xenbw", str(self.run_dir)).replace("/usr/bin/python3", str(self._python()))
+        places = {"/run/xenbw": self.run_dir, "/proc/1/root": self.init, "/usr/bin/python3": self._python()}
+        for place, instead in places.items():
+            script = script.replace(place, str(instead))
         argv = ["/bin/sh", "-c", script, "script", call]
         subprocess.run(argv, env={"PATH": str(self._bin), **env}, check=True, timeout=60)
         return self._called.read_text().splitlines()
@@ -119,3 +122,31 @@ def test_a_configuration_that_cannot_be_read_does_not_stop_the_removal(removal: 
     mark(removal.run_dir / "lowered" / LOOPBACK)
     called = removal.run(postrm(), "remove")
     assert called.count("ip link set dev lo up") == called.count(f"rm -f {removal.run_dir}/over") == 1
+
+
+def test_a_removal_in_a_chroot_takes_only_files(removal: Removal, tmp_path: Path) -> None:
+    removal.init = tmp_path
+    called = [*removal.run(postrm(), "remove"), *removal.run(postrm(), "purge")]
+    assert called == [
+        "rm -f /var/lib/prometheus/node-exporter/xenbw.prom",
+        "rm -rf /usr/lib/python3/dist-packages/xenbw",
+        "rm -rf /etc/xenbw /var/lib/xenbw",
+    ]
+
+
+def test_a_removal_that_dpkg_does_in_another_root_takes_only_files_there(removal: Removal) -> None:
+    called = [*removal.run(postrm(), "remove", DPKG_ROOT="/srv/x"), *removal.run(postrm(), "purge", DPKG_ROOT="/srv/x")]
+    assert called == [
+        "rm -f /srv/x/var/lib/prometheus/node-exporter/xenbw.prom",
+        "rm -rf /srv/x/usr/lib/python3/dist-packages/xenbw",
+        "rm -rf /srv/x/etc/xenbw /srv/x/var/lib/xenbw",
+    ]
+
+
+@pytest.mark.parametrize("init", ["/", "/nonexistent"])
+def test_a_removal_in_the_root_of_process_1_or_where_it_is_not_shown_releases_the_guests(
+    removal: Removal, init: str
+) -> None:
+    removal.init = Path(init)
+    assert "nft delete table netdev xenbw" in removal.run(postrm(), "remove")
+    assert f"rm -rf {removal.run_dir}" in removal.run(postrm(), "purge")
