@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from tests.support.host import REPO
 from xenbw.blocks import registry
 
 POSTRM, PRERM = REPO / "debian" / "xenbw.postrm", REPO / "debian" / "xenbw.prerm"
-HARMLESS = ("cat", "mkdir", "stat", "timeout")
+HARMLESS = ("cat", "grep", "mkdir", "sleep", "stat", "timeout")
 CHANGING = ("ip", "nft", "rm", "tc")
 # Whatever other interfaces the machine has, it has this one.
 LOOPBACK = "1"
@@ -73,6 +75,16 @@ class Removal:
 def mark(path: Path, content: str = "") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
+
+
+@contextmanager
+def hook(seconds: float) -> Iterator[subprocess.Popen[bytes]]:
+    """A hook that runs for so long."""
+    with subprocess.Popen(["/usr/lib/xenbw/vif-hook", str(seconds)], executable=shutil.which("sleep")) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.fixture
@@ -150,3 +162,18 @@ def test_a_removal_in_the_root_of_process_1_or_where_it_is_not_shown_releases_th
     removal.init = Path(init)
     assert "nft delete table netdev xenbw" in removal.run(postrm(), "remove")
     assert f"rm -rf {removal.run_dir}" in removal.run(postrm(), "purge")
+
+
+def test_a_hook_that_is_running_ends_before_its_blocks_are_removed(removal: Removal) -> None:
+    with hook(1) as running:
+        assert "nft delete table netdev xenbw" in removal.run(postrm(), "remove")
+        assert running.poll() == 0
+
+
+def test_a_hook_that_hangs_holds_the_removal_up_for_three_seconds_at_most(removal: Removal) -> None:
+    removal.stub("sleep")
+    with hook(60) as running:
+        called = removal.run(postrm(), "remove")
+        assert running.poll() is None
+    assert called[:30] == ["sleep 0.1"] * 30
+    assert called[30] == "nft delete table netdev xenbw"
