@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 
@@ -25,6 +26,7 @@ from xenbw.enforce.reconcile import Reconciler
 from xenbw.judge.roster import Roster
 from xenbw.judge.verdicts import Judge
 from xenbw.ledger import viflog
+from xenbw.ledger.ledger import Ledger
 from xenbw.model import Kind
 
 pytestmark = pytest.mark.kernel
@@ -151,6 +153,25 @@ def test_with_a_damaged_ledger_a_blocked_vm_stays_blocked(running: Host) -> None
     assert running.blocked(guest.address())
     assert succeeded(guest)
     assert len(pending(running)) == 1
+
+
+def test_a_ledger_that_is_replaced_while_the_hook_waits_for_it_leaves_the_daemon_a_note(host: Host) -> None:
+    be_patient(host)
+    path, copy = host.ledger_path, host.ledger_path.with_name("copy")
+    host.ledger()
+    with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(copy)) as replacement:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # SQLite would write the old log into the new file
+        db.backup(replacement)
+    with ThreadPoolExecutor() as pool, closing(sqlite3.connect(path, isolation_level=None)) as old:
+        old.execute("BEGIN IMMEDIATE")
+        start = pool.submit(host.start, "web1")
+        assert until(lambda: len(pending(host)) == 1)  # it has begun
+        time.sleep(0.3)
+        copy.replace(path)
+        old.execute("ROLLBACK")
+        start.result()
+    with closing(Ledger.open(path)) as ledger:
+        assert (ledger.live_bindings(), len(pending(host))) == ({}, 1)
 
 
 def test_without_a_daemon_an_address_that_a_vm_in_good_standing_took_over_is_freed(running: Host) -> None:

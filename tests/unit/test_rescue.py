@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, timedelta
@@ -14,6 +16,7 @@ import pytest
 from tests.support.books import BOOT, add_vm, start_vif
 from tests.support.clock import utc
 from tests.support.damage import spoil
+from tests.support.pace import busy
 from xenbw.accounting import Pending, Share
 from xenbw.book import changes
 from xenbw.ledger import aliases, blocklog, eventlog, history, kept, portions, rescue, schema, usagelog
@@ -147,6 +150,34 @@ def test_nobody_writes_into_a_ledger_that_is_being_replaced(path: Path, monkeypa
     rescue.mark(path)
     with closing(rescue.open_or_replace(path, None, NOW)) as ledger:
         assert (ledger.vm_named("web9"), len(refused)) == (None, 1)
+
+
+def test_a_command_that_waited_for_the_replacement_is_told_to_try_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, began, told = kept.keep, threading.Event(), list[LedgerError]()
+
+    def command() -> None:
+        with closing(Ledger.open(path)) as other:
+            began.set()
+            try:
+                add_vm(other, "web9", NOW)
+            except LedgerError as error:
+                told.append(error)
+
+    thread = threading.Thread(target=command)
+
+    def slow(*arguments: Any) -> dict[int, str]:
+        thread.start()
+        assert began.wait(busy(5))
+        time.sleep(0.3)  # it waits for the lock
+        return keep(*arguments)
+
+    monkeypatch.setattr(kept, "keep", slow)
+    rescue.mark(path)
+    with closing(rescue.open_or_replace(path, None, NOW)) as ledger:
+        thread.join(busy(10))
+        assert (ledger.vm_named("web9"), [error.hint for error in told]) == (None, ["try again"])
 
 
 @pytest.mark.parametrize("lost", [2**60, 2**63 - 1])

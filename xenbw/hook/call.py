@@ -144,10 +144,13 @@ class _Facts:
         if nodes.named(self.interface) not in (None, self.call.domid):
             _nft(latch_text.ignore_names([self.ifindex]))
 
-    def record(self, db: sqlite3.Connection) -> None:
-        """Write the binding, or its end, to an open ledger."""
+    def record(self, db: sqlite3.Connection, is_replaced: Callable[[], bool]) -> None:
+        """Write the binding, or its end, to an open ledger. is_replaced: whether another file is at its path now.
+        Raises sqlite3.Error."""
         call = self.call
         db.execute("BEGIN IMMEDIATE")
+        if is_replaced():
+            raise sqlite3.OperationalError("the daemon replaced a damaged ledger while it had the lock")
         rev = bindings.next_rev(db)
         if self.starts:
             new = bindings.NewBinding(
@@ -230,6 +233,14 @@ def _first_line(path: str) -> str:
         return file.readline().strip()
 
 
+def _inode(path: str) -> int:
+    """Which file is at that path; 0 if none is."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
+
+
 def _poke(run_dir: str) -> None:
     """Tell the daemon that there is news, without waiting for its answer."""
     stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
@@ -277,11 +288,12 @@ def _begin(facts: _Facts, note: Note) -> None:
 def _record(facts: _Facts, paths: _Paths, note: Note) -> None:
     """Write the binding, or its end, to the ledger; if that fails, leave a note for the daemon."""
     try:
+        opened = _inode(paths.ledger)
         db = sqlite3.connect(f"file:{paths.ledger}?mode=rw", uri=True, isolation_level=None, timeout=_LEDGER_PATIENCE)
         db.execute("PRAGMA synchronous = NORMAL")
         # The daemon moves the WAL into the file, so that no VM's boot has to.
         db.execute("PRAGMA wal_autocheckpoint = 0")
-        facts.record(db)
+        facts.record(db, lambda: _inode(paths.ledger) != opened)
         db.close()
         left = facts.unannounced  # the vif may have counters, which only the daemon reads
     except sqlite3.Error:

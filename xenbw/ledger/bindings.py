@@ -207,15 +207,10 @@ def had_by_blocked(db: sqlite3.Connection, boot_id: str, domid: int, name: str) 
 def held(db: sqlite3.Connection, boot_id: str) -> set[str]:
     """The addresses of running VMs that are not blocked: those that they run with, and those that the admin gave them
     unless a blocked VM runs with them (desired.plan)."""
-    rows = db.execute(
-        "SELECT binding.ips, vm.ips,"
-        " EXISTS (SELECT 1 FROM block WHERE block.vm_id = binding.vm_id AND lifted_at IS NULL)"
-        " FROM binding JOIN vm ON vm.id = binding.vm_id WHERE ended_at IS NULL AND boot_id = ?",
-        (boot_id,),
-    ).fetchall()
-    blocked = {address for ips, _, is_blocked in rows if is_blocked for address in ips.split()}
-    live = {address for ips, _, is_blocked in rows if not is_blocked for address in ips.split()}
-    return live | {address for _, ips, is_blocked in rows if not is_blocked for address in ips.split()} - blocked
+    vifs = _running(db, boot_id)
+    live = {address for ips, _, is_blocked in vifs if not is_blocked for address in ips.split()}
+    given = {address for _, ips, is_blocked in vifs if not is_blocked for address in ips.split()}
+    return live | given - _live_of_blocked(vifs)
 
 
 def given(db: sqlite3.Connection, boot_id: str, name: str) -> list[str]:
@@ -223,13 +218,22 @@ def given(db: sqlite3.Connection, boot_id: str, name: str) -> list[str]:
     row = db.execute("SELECT ips FROM vm WHERE name = ? AND retired_at IS NULL", (name,)).fetchone()
     if row is None or not row[0]:
         return []  # nearly always, at each boot of a VM
-    rows = db.execute(
-        "SELECT ips FROM binding WHERE ended_at IS NULL AND boot_id = ?"
-        " AND EXISTS (SELECT 1 FROM block WHERE block.vm_id = binding.vm_id AND lifted_at IS NULL)",
-        (boot_id,),
-    )
-    taken = {address for (ips,) in rows for address in ips.split()}
+    taken = _live_of_blocked(_running(db, boot_id))
     return [address for address in row[0].split() if address not in taken]
+
+
+def _running(db: sqlite3.Connection, boot_id: str) -> list[tuple[str, str, int]]:
+    """Of each vif that has not ended: its addresses, those that the admin gave its VM, and whether that is blocked."""
+    return db.execute(
+        "SELECT binding.ips, vm.ips,"
+        " EXISTS (SELECT 1 FROM block WHERE block.vm_id = binding.vm_id AND lifted_at IS NULL)"
+        " FROM binding JOIN vm ON vm.id = binding.vm_id WHERE ended_at IS NULL AND boot_id = ?",
+        (boot_id,),
+    ).fetchall()
+
+
+def _live_of_blocked(vifs: list[tuple[str, str, int]]) -> set[str]:
+    return {address for ips, _, is_blocked in vifs if is_blocked for address in ips.split()}
 
 
 def runs(db: sqlite3.Connection, boot_id: str, name: str) -> bool:

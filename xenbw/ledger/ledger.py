@@ -45,6 +45,7 @@ class Ledger:
         self._db, self.path = db, path
         self._data_version = -1
         self._identity = file.identity(path)
+        self._written = False
         self.rev = 0
         self.damage: str | None = None
         self.kept: Mapping[int, str] = {}
@@ -83,6 +84,10 @@ class Ledger:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
+                if not self._written and (why := self.displaced()):
+                    # A daemon that replaced a damaged ledger had the lock.
+                    raise LedgerError(f"{self.path}: {why}", "try again")
+                self._written = True
                 self.rev = bindings.next_rev(self._db)
                 yield self._db
                 self._db.execute("COMMIT")
