@@ -34,25 +34,34 @@ def test_a_given_address_leaves_the_config_file_as_it_is(console: Console, shop:
 
 def test_another_config_file_leaves_the_given_addresses_as_they_are(console: Console, shop: Path) -> None:
     console.done("addvm", "shop", "--ip", "198.51.100.9")
-    for number in (77, 70):
-        file = console.xen / f"customer{number}.cfg"
-        result = console.run("addvm", "shop", "--limit", "2TB", "--config-file", str(file))
-        assert (result.returncode, result.stderr) == (
-            0,
-            "note: shop: addresses kept that are not in its config file: 198.51.100.9 (--ip ADDR replaces them)\n",
-        )
-        vm = console.vm("shop")
-        assert (vm.config_file, vm.ips) == (
-            str(file),
-            (ip_address("198.51.100.9"), ip_address(f"192.0.2.{number}")),
-        )
+    other = console.xen / "customer70.cfg"
+    result = console.run("addvm", "shop", "--limit", "2TB", "--config-file", str(other))
+    assert (result.returncode, result.stderr) == (
+        0,
+        "note: shop: addresses kept that are not in its config file: 198.51.100.9 (--ip ADDR replaces them)\n",
+    )
+    vm = console.vm("shop")
+    assert (vm.config_file, vm.ips) == (str(other), (ip_address("198.51.100.9"), ip_address("192.0.2.70")))
 
 
-def test_the_addresses_of_a_config_file_that_is_gone_are_kept_with_a_note(console: Console, shop: Path) -> None:
-    shop.unlink()
-    result = console.run("addvm", "shop", "--config-file", str(console.xen / "customer70.cfg"))
-    assert "addresses kept that are not in its config file: 192.0.2.77 (--ip" in result.stderr
-    assert console.vm("shop").ips == (ip_address("192.0.2.77"), ip_address("192.0.2.70"))
+@pytest.mark.parametrize("gone", [False, True])
+def test_of_a_config_file_that_was_changed_or_is_gone_no_address_is_kept(
+    console: Console, shop: Path, gone: bool
+) -> None:
+    file = shop
+    if gone:
+        file = shop.rename(console.xen / "customer78.cfg")
+    file.write_text("name='shop'\nvif=['ip=192.0.2.78']\n")
+    result = console.run("addvm", "shop", "--config-file", str(file))
+    assert "addresses dropped that are not in its config file: 192.0.2.77 (--ip ADDR gives them" in result.stderr
+    assert console.vm("shop").ips == (ip_address("192.0.2.78"),)
+
+
+def test_a_config_file_that_is_another_vms_by_now_is_pointed_out_and_not_used(console: Console, shop: Path) -> None:
+    shop.write_text("name='other'\nvif=['ip=192.0.2.99']\n")
+    result = console.run("addvm", "shop", "--ip", "198.51.100.9")
+    assert f"note: {shop} is the config file of other now" in result.stderr
+    assert ip_address("192.0.2.99") not in console.vm("shop").ips
 
 
 def test_a_config_file_that_became_unreadable_is_pointed_out_and_another_is_looked_for(

@@ -185,7 +185,11 @@ def _look(name: str, file: Path | None, scene: _Scene) -> Sighting:
     stored, problem = scene.file(name), ""
     if file is None and stored is not None:
         try:
-            return host.look(name, scene.guests, scene.context, stored)
+            sighting = host.look(name, scene.guests, scene.context, stored)
+            named = sighting.config.name if sighting.config else None
+            if named is None or named == name:
+                return sighting
+            problem = f"{stored} is the config file of {printable(named)} now"
         except XenbwError as error:
             problem = str(error)
     sighting = host.look(name, scene.guests, scene.context, file, macs=scene.macs(name))
@@ -227,17 +231,26 @@ def _found(sighting: Sighting, addresses: tuple[Address, ...], scene: _Scene) ->
 
 
 def _kept(sighting: Sighting, scene: _Scene) -> tuple[Address, ...]:
-    """The addresses of an added VM that come neither from the config file it had nor from its new one."""
-    old, name = scene.file(sighting.name), sighting.name
-    in_files = set(_addresses_in(sighting.config))
-    if old is not None:
-        with suppress(XenbwError):
-            in_files.update(_addresses_in(domaincfg.read(old)))
-    kept = tuple(address for address in scene.vm(name).ips if scene.added(name) and address not in in_files)
-    if kept:
-        shown = " ".join(map(str, kept))
-        warn(f"note: {name}: addresses kept that are not in its config file: {shown} (--ip ADDR replaces them)")
-    return kept
+    """The addresses that the admin gave an added VM: those of neither the config file it had nor its new one. Where the
+    old file is gone, or changed in place, nobody can tell which of them came from it, and all go: another VM may have
+    them by now."""
+    old, config, name = scene.file(sighting.name), sighting.config, sighting.name
+    had = scene.vm(name).ips if scene.added(name) else ()
+    if old is None or config is None or old.samefile(config.path):
+        known, verb, hint = {*_addresses_in(config)}, "dropped", "--ip ADDR gives them again"
+    else:
+        known, verb, hint = {*_addresses_in(config), *_addresses_in(_read(old))}, "kept", "--ip ADDR replaces them"
+    others = tuple(address for address in had if address not in known)
+    if others:
+        shown = " ".join(map(str, others))
+        warn(f"note: {name}: addresses {verb} that are not in its config file: {shown} ({hint})")
+    return others if verb == "kept" else ()
+
+
+def _read(path: Path) -> DomainConfig | None:
+    with suppress(XenbwError):
+        return domaincfg.read(path)
+    return None
 
 
 def _addresses_in(config: DomainConfig | None) -> Iterator[Address]:
