@@ -206,16 +206,19 @@ def defer(ledger: Ledger, queues: Collection[Queue], until: datetime) -> None:
         )
 
 
+def are_waiting(ledger: Ledger, queue: Queue, count: int) -> bool:
+    """Whether at least so many messages wait in this queue."""
+    row = "SELECT 1 FROM outbox WHERE sent_at IS NULL AND channel = ? LIMIT 1 OFFSET ?"
+    return bool(ledger.rows(row, queue.stored, count - 1))
+
+
 def keep_bound(ledger: Ledger, queue: Queue, last: Collection[str], most: int = MOST) -> tuple[int, int]:
     """Drop messages from this queue if more than `most` wait in it. Returns how many were dropped now, and how many
     with those of which its receiver has not been told yet. The caller queues the message that tells so.
 
     The oldest go first; those of the kinds `last`, and of unknown kinds, last. Messages whose delivery began stay as
     long as others are left."""
-    full = ledger.rows(
-        "SELECT 1 FROM outbox WHERE sent_at IS NULL AND channel = ? LIMIT 1 OFFSET ?", queue.stored, most
-    )
-    if not full:
+    if not are_waiting(ledger, queue, most + 1):
         return 0, 0
     kinds = ["", *last]
     told = ledger.rows(

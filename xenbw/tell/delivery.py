@@ -14,7 +14,7 @@ from typing import NamedTuple
 from xenbw.clock import Clock
 from xenbw.ledger import outbox
 from xenbw.ledger.ledger import Ledger, LedgerError
-from xenbw.ledger.outbox import DROPPED, Channel, Message, Queue
+from xenbw.ledger.outbox import Channel, Message, Queue
 from xenbw.tell import digest
 from xenbw.tell.carrier import DeliveryError
 from xenbw.tell.carriers import Routes
@@ -193,12 +193,12 @@ class Delivery:
             self._copies.clear()
 
     def _queue(self, ledger: Ledger, copy: _Copy) -> None:
-        queue = Queue(Channel.MAIL, copy.to)
-        outbox.queue(ledger, *copy.message, *queue, kind=copy.kind)
-        lost, _ = outbox.keep_bound(ledger, queue, URGENT, _COPIES)
-        if lost:
-            text = f"{lost} messages that waited for {queue.shown} were dropped, because too many waited"
-            ledger.record(self._clock.tick().wall, DROPPED, text)
+        queue, subject = Queue(Channel.MAIL, copy.to), copy.message[1]
+        if outbox.are_waiting(ledger, queue, _COPIES):
+            text = f"mail '{subject}' to {copy.to} was refused for now, and dropped, because too many wait"
+            ledger.record(self._clock.tick().wall, "mail-refused", text)
+        else:
+            outbox.queue(ledger, *copy.message, *queue, kind=copy.kind)
 
     def _pack(self, ledger: Ledger, parcel: Parcel) -> Parcel:
         """The messages of this parcel that go as one mail, which is written down; the others wait for the next look."""
