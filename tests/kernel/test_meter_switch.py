@@ -42,26 +42,9 @@ def test_of_a_blocked_vm(running: Host) -> None:
     running.xenbw("lift", "web1")
 
 
-def test_of_a_vm_that_ends_before_its_own_counters_are_read_again(host: Host) -> None:
-    host.configure('[meter]\nsource = "kernel"\n')
-    host.start_daemon()
-    guest = host.start("web1")
-    host.add("web1", limit_bytes=1000, action=Action.THROTTLE, rate=80_000_000)
-    host.ask("sync")
-    assert guest.reaches(OUTSIDE)
-    assert until(lambda: guest.send(50_000) > 0 and host.ask("status")["throttled"] == 1)
-    assert guest.send(300_000) == 300_000
-    before = used(host, guest)
-    assert host.stop_daemon() == 0
-    host.configure('[meter]\nsource = "nft"\n')
-    guest.stop()
-    host.start_daemon()
-    host.ask("commit")
-    assert host.usage("web1") == before
-
-
-@pytest.mark.parametrize("restart", [False, True])
-def test_of_a_throttled_vm(host: Host, restart: bool) -> None:
+@pytest.fixture
+def throttled(host: Host) -> Guest:
+    """A throttled VM, which therefore has our counters, on a host whose meter is the kernel's."""
     host.configure('[meter]\nsource = "kernel"\n')
     host.start_daemon()
     guest = host.start("web1")
@@ -71,14 +54,29 @@ def test_of_a_throttled_vm(host: Host, restart: bool) -> None:
     assert guest.send(300_000) > 0
     assert until(lambda: host.ask("status")["throttled"] == 1)
     assert guest.send(300_000) == 300_000
+    return guest
+
+
+def test_of_a_vm_that_ends_before_its_own_counters_are_read_again(host: Host, throttled: Guest) -> None:
+    before = used(host, throttled)
+    assert host.stop_daemon() == 0
+    host.configure('[meter]\nsource = "nft"\n')
+    throttled.stop()
+    host.start_daemon()
+    host.ask("commit")
+    assert host.usage("web1") == before
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_of_a_throttled_vm(host: Host, throttled: Guest, restart: bool) -> None:
     if restart:
         assert host.stop_daemon() == 0
         host.configure('[meter]\nsource = "nft"\n')
         host.start_daemon()
     else:
         measure_by(host, "nft")
-    assert guest.send(300_000) == 300_000
-    counted = host.quiet(guest)
+    assert throttled.send(300_000) == 300_000
+    counted = host.quiet(throttled)
     # The kernel's counters of a veth have the Ethernet headers of its guest's frames, ours have not.
     assert until(lambda: counted.out_bytes <= host.usage("web1").out_bytes < 1.02 * counted.out_bytes)
     assert host.usage("web1").in_bytes == counted.in_bytes
