@@ -12,7 +12,8 @@ import pytest
 from tests.support.console import Console
 from tests.support.smalldisk import SmallDisk
 from xenbw.cli import links
-from xenbw.errors import XenbwError, refused
+from xenbw.cli.refusal import refused
+from xenbw.errors import XenbwError
 from xenbw.ledger.trouble import explain
 
 USER, ROOT = 1000, 0

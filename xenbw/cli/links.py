@@ -9,7 +9,8 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from xenbw.errors import XenbwError, refused
+from xenbw.cli.refusal import refused
+from xenbw.errors import XenbwError
 from xenbw.model import VM
 from xenbw.units import format_time
 

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, NoReturn, TextIO
 
 from xenbw import __version__, config
 from xenbw.cli.command import Command, Context
+from xenbw.cli.refusal import refused
 from xenbw.cli.terminal import warn
 from xenbw.clock import SystemClock
-from xenbw.errors import UsageError, XenbwError, refused
+from xenbw.errors import UsageError, XenbwError
 from xenbw.runner import run
 
 

@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from xenbw.errors import XenbwError, refused
+from xenbw.cli.refusal import refused
+from xenbw.errors import XenbwError
 from xenbw.tell.textfile import replace
 
 LIST = ".xenbw-report.json"

@@ -13,8 +13,9 @@ from typing import Any, TextIO
 
 from xenbw.cli.accounts import freshen
 from xenbw.cli.command import Command, Context
+from xenbw.cli.refusal import refused
 from xenbw.cli.terminal import Progress, say, warn
-from xenbw.errors import XenbwError, refused
+from xenbw.errors import XenbwError
 from xenbw.rundir import control
 from xenbw.rundir.control import NoDaemonError
 from xenbw.text import printable
