@@ -42,5 +42,6 @@ def test_help_names_every_command_and_imports_none() -> None:
     assert {name for name in imported("--help-me") if name.startswith("xenbw.cli.")} == {
         "xenbw.cli.command",
         "xenbw.cli.main",
+        "xenbw.cli.refusal",
         "xenbw.cli.terminal",
     }
