@@ -216,7 +216,10 @@ def test_a_question_that_waits_is_not_asked_again(server: Xenstored, lookup: Loo
         failed += next_answers(lookup)
     server.resume()
     lookup.ask(7, 0)
-    assert next_answers(lookup)[0].facts
+    found: list[Answer] = []
+    while not found:
+        found = next_answers(lookup)  # the selector may be woken by an answer that was taken already
+    assert found[0].facts
 
 
 def test_lookups_work_again_once_xenstored_does(server: Xenstored, lookup: Lookup) -> None:
