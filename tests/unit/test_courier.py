@@ -21,7 +21,7 @@ from tests.support.pace import busy
 from xenbw.config import LedgerSection, MailSection, Settings
 from xenbw.daemon.loop import Daemon
 from xenbw.ledger import eventlog, outbox
-from xenbw.ledger.ledger import Ledger, LedgerError
+from xenbw.ledger.ledger import Ledger
 from xenbw.tell.courier import Courier
 from xenbw.tell.delivery import Pace
 from xenbw.tell.letter import Letterhead
@@ -310,65 +310,6 @@ def test_a_recipient_that_is_refused_while_others_are_accepted_is_an_event(
         "mail-refused",
         "mail 'over' to gone@example.com was refused: 550 no such user",
     )
-    assert outbox.waiting(ledger) == 0
-
-
-def test_a_recipient_that_is_refused_for_now_gets_a_copy_of_its_own_later(
-    path: Path, ledger: Ledger, clock: HandClock, mailbox: Mailbox
-) -> None:
-    outbox.queue(ledger, AT, "over", "text", kind="null-routed", facts='{"vm": "web1"}')
-    mailbox.at_recipient["grey@example.com"] = "450 greylisted, try again"
-    with serve(mailbox) as port:
-        mail = MailSection(to=("grey@example.com", "noc@example.com"), host="127.0.0.1", port=port)
-        sender = Courier(Settings(mail=mail, ledger=LedgerSection(path=path)), clock)
-        sender.look()
-        assert mailbox.recipients == [["noc@example.com"]]
-        sender.look()
-        assert outbox.waiting(ledger) == 1
-        del mailbox.at_recipient["grey@example.com"]
-        clock.go(minutes=5)
-        sender.look()
-    assert mailbox.recipients == [["noc@example.com"], ["grey@example.com"]]
-    first, copy = mailbox.read(0), mailbox.read(1)
-    assert (copy["Subject"], copy["Date"]) == (first["Subject"], first["Date"])
-    assert outbox.waiting(ledger) == 0
-    assert kinds(ledger) == []
-
-
-def test_of_a_recipient_that_is_refused_for_days_few_copies_wait(
-    path: Path, ledger: Ledger, clock: HandClock, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("xenbw.tell.delivery._COPIES", 5)
-    mailbox.at_recipient["full@example.com"] = "452 mailbox full"
-    with serve(mailbox) as port:
-        mail = MailSection(to=("full@example.com", "noc@example.com"), host="127.0.0.1", port=port)
-        sender = Courier(Settings(mail=mail, ledger=LedgerSection(path=path)), clock)
-        for number in range(8):
-            clock.go(minutes=1)
-            outbox.queue(ledger, clock.wall, f"over {number}", "text")
-            sender.look()
-    assert len([each for each in mailbox.recipients if each == ["noc@example.com"]]) == 8
-    assert outbox.waiting(ledger) == 5
-    assert kinds(ledger) == ["mail-refused"] * 3
-
-
-def test_a_copy_for_a_recipient_that_is_refused_for_now_outlives_a_locked_ledger(
-    path: Path, ledger: Ledger, clock: HandClock, mailbox: Mailbox
-) -> None:
-    outbox.queue(ledger, AT, "over", "text")
-    mailbox.at_recipient["grey@example.com"] = "450 greylisted, try again"
-    with serve(mailbox) as port:
-        mail = MailSection(to=("grey@example.com", "noc@example.com"), host="127.0.0.1", port=port)
-        sender = Courier(Settings(mail=mail, ledger=LedgerSection(path=path)), clock, Pace(lock=0.0))
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(LedgerError):
-                sender.look()
-        del mailbox.at_recipient["grey@example.com"]
-        sender.look()
-        clock.go(minutes=5)
-        sender.look()
-    assert mailbox.recipients == [["noc@example.com"], ["grey@example.com"]]
     assert outbox.waiting(ledger) == 0
 
 

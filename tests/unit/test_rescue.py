@@ -137,6 +137,19 @@ def test_a_rescue_that_is_killed_between_any_of_its_steps_loses_no_vm(
     assert not [*path.parent.glob("*repla*")]
 
 
+def test_on_a_file_system_without_hard_links_a_ledger_is_replaced_too(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    rescue.mark(path)
+    with closing(rescue.open_or_replace(path, None, NOW)) as ledger:
+        assert ledger.vm_named("web1") is not None
+    assert path.with_name("ledger.db.damaged-20260320T120000Z").exists()
+
+
 def test_nobody_writes_into_a_ledger_that_is_being_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep, refused = kept.keep, list[LedgerError]()
 

@@ -90,7 +90,11 @@ def take_place(path: Path) -> Path | None:
             Path(f"{path}{suffix}").rename(_free(Path(f"{aside}{suffix}")))
     # There is a ledger at the path at every moment: addvm would make one where there is none.
     if path.exists() and not (aside.exists() and aside.samefile(path)):
-        _free(aside).hardlink_to(path)
+        free = _free(aside)
+        try:
+            free.hardlink_to(path)
+        except OSError:
+            path.rename(free)  # the file system has no hard links
     ready.replace(path)
     return aside
 
