@@ -143,7 +143,7 @@ def test_only_the_script_s_usage_of_the_present_period_is_taken_over(
         midnight = midnight if day.day > 1 else day
         script.measure("web1", (day - midnight).days, day)
         day += timedelta(days=1)
-        if day.day == 1:
+        if day.day == 1 and day <= script.now:
             script.measure("web1", (day - midnight).days, day - timedelta(seconds=1))
     script.measure("web1", (script.now - midnight).days, script.now)
     console.done("import-bwmon", script.uri)
