@@ -151,10 +151,11 @@ def throttled(ledger: Ledger) -> None:
     """web2 has used more than its limit, and its action is to throttle."""
     now = datetime.now(UTC)
     vm = ledger.meet("web2", now)
-    start, before = now - timedelta(hours=1), now.replace(minute=0, second=0, microsecond=0)
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    start = hour.replace(day=1, hour=0)
     ledger.set_vm(vm.id, added_at=start, limit_bytes=1, action=Action.THROTTLE, rate=10**6)
     ledger.set_vm(vm.id, period_start=start, period_rule="1@UTC")
-    share = Share(start, before, 1000, 0, 0)
+    share = Share(start, hour, 1000, 0, 0)
     usagelog.commit(ledger, Pending((), ((vm.id, share),)), Alive(now, 1000.0, boot_id()))
 
 

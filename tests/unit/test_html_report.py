@@ -425,7 +425,7 @@ def test_a_damaged_list_of_pages_is_one_line(host: Host) -> None:
 
 
 def test_a_full_disk_is_one_line_and_the_old_pages_stay(host: Host) -> None:
-    with SmallDisk(400_000) as disk:
+    with SmallDisk(200_000) as disk:
         line = said(host.console, disk.path / "site")
         assert line.endswith(
             "No space left on device (make room there; pages that were not replaced stay as they were)"
