@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 from benchmarks.figure import Figure
-from benchmarks.rig import INSIDE, PYTHON, Rig
+from benchmarks.rig import Rig
 from tests.support.bookkeeper import Books
 from tests.support.mongod import Mongod
 
@@ -48,9 +47,7 @@ def _loop() -> list[Figure]:
         rig.grow(_VIFS)
         for _ in range(_TURNS):
             for how, samples in rounds.items():
-                argv = [PYTHON, "-m", "benchmarks.bookloop", how]
-                done = rig.run(argv, env=INSIDE, timeout=300, check=True)
-                samples.extend(json.loads(done.stdout))
+                samples.extend(rig.measured("benchmarks.bookloop", how))
     alone, dead = (statistics.median(rounds[how]) * 1000 for how in ("without", "dead"))
     return [
         Figure("a round of the loop with the book dead, wall", dead, "ms", alone * 1.1, ("one without a book", alone)),

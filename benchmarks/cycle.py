@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.figure import Figure, milliseconds
-from benchmarks.rig import INSIDE, PYTHON, Rig
+from benchmarks.rig import Rig
 from xenbw.clock import SystemClock, Timedated, boot_id
 from xenbw.config import LedgerSection, Settings
 from xenbw.daemon.cycle import Work
@@ -75,9 +75,7 @@ def measure() -> list[Figure]:
 
 
 def _run_inside(rig: Rig, samples: Samples) -> None:
-    """Do the work in a process inside the namespaces, because it reads their /proc and /sys."""
-    done = rig.run([PYTHON, "-m", "benchmarks.cycle"], env=INSIDE, timeout=300, check=True)
-    for name, seconds in json.loads(done.stdout).items():
+    for name, seconds in rig.measured("benchmarks.cycle").items():
         samples.setdefault(name, []).extend(seconds)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shlex
 import socket
@@ -24,7 +25,8 @@ from xenbw.rundir import control
 GB = 1_000_000_000
 _UNIT = REPO / "etc" / "systemd" / "xenbwd.service"
 PYTHON = "/usr/bin/python3"
-INSIDE = {"PYTHONPATH": str(REPO)}
+_INSIDE = {"PYTHONPATH": str(REPO)}
+_PATIENCE = 3600.0  # seconds; a slow machine makes a benchmark slow, and no more
 
 
 class Rig(Dom0):
@@ -115,11 +117,16 @@ class Rig(Dom0):
         """Start xenbwd as its unit does and wait until it counts the whole fleet. Returns its process id."""
         log = self.directory / "xenbwd.log"
         given = re.findall(r"^Environment=(\w+)=(\S+)$", _UNIT.read_text(), re.MULTILINE)
-        process = self.popen([PYTHON, "-m", "xenbw.daemon"], output=log, env={**INSIDE, **dict(given)})
+        process = self.popen([PYTHON, "-m", "xenbw.daemon"], output=log, env={**_INSIDE, **dict(given)})
         self._daemon = process.pid
         if not until(lambda: process.poll() is not None or self._counts_all(), 60) or process.poll() is not None:
             raise RuntimeError(f"xenbwd does not count: {log.read_text()}")
         return process.pid
+
+    def measured(self, module: str, *args: str) -> Any:
+        """What a module prints, as JSON, in a process inside the namespaces: one that reads their /proc and /sys."""
+        argv = [PYTHON, "-m", module, *args]
+        return json.loads(self.run(argv, env=_INSIDE, timeout=_PATIENCE, check=True).stdout)
 
     def ask(self, op: str) -> dict[str, Any]:
         """Ask the daemon over its socket, which exists only in the namespace's own /run."""

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 from tempfile import TemporaryDirectory
 
 from benchmarks.figure import Figure, milliseconds
-from benchmarks.rig import INSIDE, PYTHON, Rig
+from benchmarks.rig import Rig
 from xenbw.blocks import restore
 from xenbw.blocks.block import Line, Wanted
 from xenbw.blocks.drop import Drop
@@ -49,8 +49,8 @@ Samples = dict[str, list[float]]
 def measure() -> list[Figure]:
     with Rig() as rig:
         rig.grow(_COUNT)
-        done = rig.run([PYTHON, "-m", "benchmarks.seal"], env=INSIDE, timeout=300, check=True)
-    took = {name: milliseconds(seconds) for name, seconds in json.loads(done.stdout).items()}
+        samples = rig.measured("benchmarks.seal")
+    took = {name: milliseconds(seconds) for name, seconds in samples.items()}
     elements = ("nft with their elements in the set alone", took["elements"])
     restored = ("iptables-legacy-restore of the same", took["restore"])
     return [
