@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 
-_LIMIT = 900
+_LIMIT = 2000
 
 
 def run(*argv: str, check: bool = True) -> str:
