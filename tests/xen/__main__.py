@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from tests.xen.machine import Machine, MachineError, image
+from tests.xen.machine import EmulatorError, Machine, MachineError, image
 
 _HERE = Path(__file__).parent
 _REPO = _HERE.parent.parent
@@ -38,7 +38,7 @@ def main() -> int:
     _alone(built)
     options.results /= options.suite
     stop = Event()
-    run = partial(_run, built, options, stop)
+    run = partial(_run, partial(_play, built, options, stop))
     if options.stay:
         return run(_stay)
     if options.smoke or options.pytest:
@@ -50,17 +50,29 @@ def main() -> int:
             stop.set()
 
 
-def _run(built: Path, options: argparse.Namespace, stop: Event, play: Callable[[Machine], int], name: str = "") -> int:
-    """Boot a machine and run the given tests on it; returns their status."""
+def _run(play: Callable[..., int], tests: Callable[[Machine], int], name: str = "") -> int:
+    """Run the given tests on a machine, and once more on another one if the emulator was at fault."""
+    for _ in range(2):
+        try:
+            return play(tests, name)
+        except EmulatorError:
+            print("xen: that was the emulator's fault", flush=True)
+    return 1
+
+
+def _play(built: Path, options: argparse.Namespace, stop: Event, tests: Callable[[Machine], int], name: str) -> int:
+    """Boot a machine and run the given tests on it; returns their status. EmulatorError if the emulator failed."""
     started = time.monotonic()
     with Machine(built, _STAY_LIMIT if options.stay else _LIMIT, stop, name) as machine:
         try:
             _equip(machine, options)
             machine.wait_until_up()
             machine.say(f"xen: {options.suite} dom0 is up after {time.monotonic() - started:.0f} s\n".encode())
-            return play(machine)
+            return tests(machine)
         except MachineError as error:
             machine.say(f"{machine.last_words()}\nxen: {error}\n".encode())
+            if isinstance(error, EmulatorError):
+                raise
             return 1
         finally:
             _keep(machine, options.results / name)
