@@ -16,7 +16,7 @@ from rig import xenstore
 
 # A lost command is sent again; the guest runs no command twice.
 _REPEAT = 5.0
-# A guest that is told to end does so in this time, or its command was lost.
+# For this time, the command that ends a guest is sent again and again. The console of a guest that crashed may stay.
 _END = 40.0
 _PIECE = 256
 
@@ -56,7 +56,7 @@ def ask(domid: int, command: str, seconds: float) -> Result:
 
 
 def say(domid: int, command: str) -> None:
-    """Run a shell command that ends the guest, which sends no answer; returns when its console is gone."""
+    """Run a shell command that ends the guest, which sends no answer. Waits until its console is gone, 40 s at most."""
     try:
         ask(domid, command, _END)
     except NoAnswerError:
