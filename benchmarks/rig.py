@@ -15,7 +15,6 @@ from tests.support.dom0 import BRIDGE, Dom0
 from tests.support.host import HOOK, REPO
 from tests.support.netns import Namespace
 from tests.support.pace import until
-from tests.support.xstree import Node, Tree, names
 from xenbw.clock import boot_id
 from xenbw.errors import XenbwError
 from xenbw.ledger import viflog
@@ -39,7 +38,6 @@ class Rig(Dom0):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        self.store.tree = _SharedTree(self.store.tree.root)
         self.hook_env = {"XENBW_HOOK": str(REPO / "hooks" / "vif-hook"), "XENBW_LIB": str(REPO)}
         self._peers = Namespace()
         self._exit.callback(self._peers.close)
@@ -139,47 +137,6 @@ class Rig(Dom0):
             return bool(self.ask("status")["interfaces"] >= self.fleet)
         except XenbwError:
             return False
-
-
-class _SharedTree(Tree):
-    """A tree whose snapshots share its nodes: a change copies the nodes on the way to what it changes, and no others.
-    The daemon needs a transaction for each VM, and a copy of the nodes of 2,000 VMs takes longer than what is measured.
-    """
-
-    def __init__(self, root: Node) -> None:
-        super().__init__()
-        self.root = root
-
-    def snapshot(self) -> _SharedTree:
-        other = _SharedTree(self.root)
-        other.generation = self.generation
-        return other
-
-    def remove(self, path: bytes) -> None:
-        self._copy_way(path)
-        super().remove(path)
-
-    def set_perms(self, path: bytes, perms: tuple[bytes, ...]) -> None:
-        self._copy_way(path)
-        super().set_perms(path, perms)
-
-    def _make(self, path: bytes) -> Node:
-        self._copy_way(path)
-        return super()._make(path)
-
-    def _copy_way(self, path: bytes) -> None:
-        way = names(path)
-        self.root = node = _copy(self.root)
-        for name in way:
-            if name not in node.children:
-                return
-            child = _copy(node.children[name])
-            node.children[name] = child
-            node = child
-
-
-def _copy(node: Node) -> Node:
-    return Node(node.value, node.perms, dict(node.children))
 
 
 def _nodes(n: int) -> dict[str, str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 # xen docs/misc/xenstore.txt: alphanumerics and -/_@, no double or trailing slash, 3072 bytes at most.
 _ABSOLUTE_PATH = re.compile(rb"/|(/[A-Za-z0-9_@-]+)+")
@@ -19,17 +19,21 @@ class RefusedError(Exception):
         self.code = code
 
 
-@dataclass
+@dataclass(frozen=True)
 class Node:
-    """One node: its value, its permissions as on the wire (b"n0", b"r7", …) and its children by name."""
+    """One node: its value, its permissions as on the wire (b"n0", b"r7", …) and its children by name, oldest first."""
 
     value: bytes = b""
     perms: tuple[bytes, ...] = (b"n0",)
-    children: dict[bytes, Node] = field(default_factory=dict)
+    children: Mapping[bytes, Node] = field(default_factory=dict)
 
 
 class Tree:
-    """The nodes under "/". Paths are absolute; `touched` gathers the path of every change since it was cleared."""
+    """The nodes under "/". Paths are absolute; `touched` gathers the path of every change since it was cleared.
+
+    Nodes never change: a change replaces those on the way from "/" and shares the rest with every snapshot. So a
+    snapshot costs nothing, and a daemon that needs a transaction for each of 2,000 VMs is not kept waiting for copies.
+    """
 
     def __init__(self) -> None:
         self.root = Node()
@@ -37,9 +41,9 @@ class Tree:
         self.touched: list[bytes] = []
 
     def snapshot(self) -> Tree:
-        """An independent copy to run a transaction on, with nothing touched yet."""
-        other = copy.deepcopy(self)
-        other.touched = []
+        """An independent tree to run a transaction on, with nothing touched yet."""
+        other = Tree()
+        other.root, other.generation = self.root, self.generation
         return other
 
     def adopt(self, other: Tree) -> None:
@@ -59,7 +63,8 @@ class Tree:
 
     def write(self, path: bytes, value: bytes) -> None:
         """Set the value of `path`, creating it and its parents."""
-        self._make(path).value = value
+        way = names(path)
+        self._put(way, replace(self._reach(way), value=value))
         self._touch(path)
 
     def mkdir(self, path: bytes) -> None:
@@ -67,7 +72,8 @@ class Tree:
         try:
             self.node(path)
         except RefusedError:
-            self._make(path)
+            way = names(path)
+            self._put(way, self._reach(way))
             self._touch(path)
 
     def remove(self, path: bytes) -> None:
@@ -76,20 +82,30 @@ class Tree:
         if not name:
             raise RefusedError(b"EINVAL")
         parent = self.node(b"/" + b"/".join(parents))
-        if parent.children.pop(name, None) is not None:
+        if name in parent.children:
+            left = {other: node for other, node in parent.children.items() if other != name}
+            self._put(parents, replace(parent, children=left))
             self._touch(path)
 
     def set_perms(self, path: bytes, perms: tuple[bytes, ...]) -> None:
         """Replace the permissions of `path`."""
-        self.node(path).perms = perms
+        self._put(names(path), replace(self.node(path), perms=perms))
         self._touch(path)
 
-    def _make(self, path: bytes) -> Node:
+    def _reach(self, way: list[bytes]) -> Node:
+        """The node at the end of `way`, or the one that a write there makes."""
         node = self.root
-        for name in names(path):
+        for name in way:
             # A new node inherits its parent's permissions (xen docs/misc/xenstore.txt, WRITE).
-            node = node.children.setdefault(name, Node(perms=node.perms))
+            node = node.children.get(name, Node(perms=node.perms))
         return node
+
+    def _put(self, way: list[bytes], node: Node) -> None:
+        """Put `node` at the end of `way`; its parents are made where they are missing."""
+        for depth in reversed(range(len(way))):
+            parent = self._reach(way[:depth])
+            node = replace(parent, children={**parent.children, way[depth]: node})
+        self.root = node
 
     def _touch(self, path: bytes) -> None:
         self.generation += 1
