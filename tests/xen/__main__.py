@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from tests.xen.machine import EmulatorError, Machine, MachineError, image
+from tests.xen.machine import EmulatorError, Machine, MachineError, image, impossible_flags
 
 _HERE = Path(__file__).parent
 _REPO = _HERE.parent.parent
@@ -69,7 +69,7 @@ def _play(built: Path, options: argparse.Namespace, stop: Event, tests: Callable
             _equip(machine, options)
             machine.wait_until_up()
             machine.say(f"xen: {options.suite} dom0 is up after {time.monotonic() - started:.0f} s\n".encode())
-            return tests(machine)
+            return tests(machine) and _failed(machine)
         except MachineError as error:
             machine.say(f"{machine.last_words()}\nxen: {error}\n".encode())
             if isinstance(error, EmulatorError):
@@ -145,6 +145,14 @@ def _stay(machine: Machine) -> int:
         else:
             print(f"xen: status {machine.run_script(line)}", flush=True)
     return 0
+
+
+def _failed(machine: Machine) -> int:
+    """The status of a failed run. EmulatorError if a guest's console tells that the emulator failed."""
+    consoles = [log.read_bytes() for log in (machine.shared / "results").glob("*/xen/guest-*.log")]
+    if any(map(impossible_flags, consoles)):
+        raise EmulatorError("a guest's kernel died with flags that no processor has: the emulator computed them")
+    return 1
 
 
 def _keep(machine: Machine, results: Path) -> None:
