@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from rig.pace import PATIENCE, until
 OUTSIDE = ("10.77.0.2", "fd77::2")
 _GATEWAY = "10.77.0.1"
 _ETHERNET_HEADER = 14
+# Seconds without a domain of its name after which a guest has died; a restart takes less, even on a slow machine.
+_GONE = 400.0
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,16 @@ class Guest:
     def wait(self, other_than: int | None = None) -> None:
         """Wait until the guest answers, as another domain than the given one."""
 
+        seen = time.monotonic()
+
         def answers() -> bool:
+            nonlocal seen
             domid = self.domid
-            if domid is None or domid == other_than:
+            if domid is None:
+                assert time.monotonic() < seen + _GONE, f"{self.name} is gone; domains: {xenstore.domids()}"
+                return False
+            seen = time.monotonic()
+            if domid == other_than:
                 return False
             try:
                 return console.ask(domid, "true", 10).status == 0
