@@ -19,12 +19,20 @@ _FLOOD = """
 arp -i eth0 -s 10.77.0.2 02:00:00:77:00:02
 for n in 1 2 3 4 5 6 7 8 9 10; do ping -q -i 0.02 -s 60000 10.77.0.2 >/dev/null 2>&1 & done
 sleep 5"""
+# The frames that its card has sent, now and once it has sent more: a slow dom0 may read none for some seconds.
+_WATCH = """
+sent() { cat /sys/class/net/eth0/statistics/tx_packets; }
+before=$(sent)
+tries=60
+until sleep 1; [ "$(sent)" != "$before" ] || [ $tries = 0 ]; do tries=$((tries - 1)); done
+echo "$before $(sent)"
+"""
 
 
 @dataclass(frozen=True)
 class Life:
     """One life of the guest, which sends until its end. seconds: how long its shutdown took. sent: frames that its card
-    sent in a second before. link: the state of its link in dom0. dropped: whether tc dropped all its frames."""
+    sent just before. link: the state of its link in dom0. dropped: whether tc dropped all its frames."""
 
     seconds: float
     sent: int
@@ -58,8 +66,7 @@ def _life(each: Guest) -> Life:
     dropped = all(
         "handle 0x7862" in shell.run("tc", "filter", "show", "dev", interface, way) for way in ("ingress", "egress")
     )
-    sent = "cat /sys/class/net/eth0/statistics/tx_packets"
-    before, after = (int(number) for number in each.run(f"{sent}; sleep 1; {sent}").output.split())
+    before, after = (int(number) for number in each.run(_WATCH).output.split())
     began = time.monotonic()
     each.shut_down()
     return Life(time.monotonic() - began, after - before, link, dropped)
