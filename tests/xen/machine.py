@@ -35,7 +35,7 @@ class MachineError(Exception):
 
 
 class EmulatorError(MachineError):
-    """The machine died after QEMU had computed what no processor can."""
+    """A kernel on the machine died, dom0's or a guest's, after QEMU had computed what no processor can."""
 
 
 class Machine:
