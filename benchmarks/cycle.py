@@ -20,7 +20,7 @@ from xenbw.daemon.cycle import Work
 from xenbw.ledger.ledger import Ledger
 from xenbw.meters.counters import KernelMeter
 from xenbw.meters.nft import NftMeter
-from xenbw.model import Life
+from xenbw.model import Life, Mark
 from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import RuleWatch
 from xenbw.nft.pipe import hand_to_nft
@@ -42,6 +42,7 @@ class _Wanted(NamedTuple):
     binding_id: int
     key: Life
     interface: str
+    mark: Mark
 
 
 def measure() -> list[Figure]:
@@ -100,7 +101,9 @@ def _inside() -> None:
     tables = Tables(hand_to_nft)
     table = tables.of()
     meter = NftMeter(table, Chains(tables), Quotas(tables), KernelMeter())
-    wanted = [_Wanted(id_, binding.key, binding.interface) for id_, binding in ledger.live_bindings().items()]
+    wanted = [
+        _Wanted(id_, binding.key, binding.interface, binding.mark) for id_, binding in ledger.live_bindings().items()
+    ]
     samples = {
         "cycle": changed,
         "idle": idle,

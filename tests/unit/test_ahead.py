@@ -25,7 +25,7 @@ from xenbw.ledger.ledger import Ledger
 from xenbw.meters.counters import KernelMeter, Meter
 from xenbw.meters.metering import Metering
 from xenbw.meters.nft import NftMeter
-from xenbw.model import NOTHING, VM, Allowance, Counters, Entry, Period, Reading
+from xenbw.model import NOTHING, VM, ZERO, Allowance, Counters, Entry, Mark, Period, Reading
 from xenbw.nft.objects import Quota
 from xenbw.vifs import interfaces
 
@@ -158,7 +158,9 @@ def test_counters_that_are_flushed_while_they_are_read_by_name_are_left_to_the_r
     chains, table = SimpleNamespace(fresh=set()), Flushed(flushed=flushed)
     quotas = SimpleNamespace(forget=lambda: None)
     meter = NftMeter(cast("Any", table), cast("Any", chains), cast("Any", quotas), KernelMeter(tmp_path / "dev"))
-    assert bool(meter.glance([Tracked(binding, NOW)])) is not flushed
+    tracked = Tracked(binding, NOW)
+    tracked.mark = Mark(ZERO, NOTHING)
+    assert bool(meter.glance([tracked])) is not flushed
 
 
 # the round

@@ -1,18 +1,23 @@
-"""The meters: /proc/net/dev in one pass, and xentop's numbers assigned to the right interfaces."""
+"""The meters: /proc/net/dev in one pass, xentop's numbers assigned to the right interfaces, and nft's counters beside
+the kernel's."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from tests.support.pace import until
+from xenbw.accounting import advance
 from xenbw.errors import MeterError, XenbwError
 from xenbw.meters.counters import KernelMeter, XentopMeter, look
-from xenbw.model import Counters, Life, Reading
+from xenbw.meters.nft import NftMeter
+from xenbw.model import NOTHING, UNREAD, Amounts, Counters, Life, Mark, Reading
+from xenbw.nft import nft
 from xenbw.runner import CommandError, Result
 from xenbw.text import decode
 
@@ -26,6 +31,7 @@ class Vif:
 
     binding_id: str
     key: Life = LIFE
+    mark: Mark = UNREAD
 
     @property
     def interface(self) -> str:
@@ -206,3 +212,58 @@ def test_a_missing_or_broken_xentop_is_an_error_and_not_a_reading(
             return True
 
     assert until(fails)
+
+
+# nft
+
+
+class Wire:
+    """A vif whose frames both nft and the kernel count, as the NftMeter reads them. `late` bytes from the guest pass
+    between two readings: of nft's counters and of the kernel's. One frame passed before nft counted."""
+
+    def __init__(self, path: Path, late: int) -> None:
+        self.path, self.late = path, late
+        self.sent, self.dumps = 0, 0
+        chains, quotas = (
+            SimpleNamespace(fresh=set()),
+            SimpleNamespace(around=lambda count: count(), forget=lambda: None),
+        )
+        self.meter = NftMeter(cast("Any", self), cast("Any", chains), cast("Any", quotas), KernelMeter(path))
+        self.packets: dict[str, int] = {}
+
+    def counters(self, _names: object = None) -> dict[str, int]:
+        counted = dict.fromkeys((f"{nft.key(*LIFE)}-{what}" for what in nft.WHAT), 0)
+        counted[f"{nft.key(*LIFE)}-out"] = self.sent
+        self.dumps += 1
+        self.sent, self.late = self.sent + self.late, 0
+        self.path.write_text(f"vif1.0: {self.sent + 74} 2 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n")
+        return counted
+
+    def generation(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("late", [0, 30_000])
+def test_bytes_that_pass_during_the_first_reading_of_a_vif_bound_late_are_charged_once(
+    tmp_path: Path, late: int
+) -> None:
+    wire = Wire(tmp_path / "dev", late)
+    mark, amounts = advance(UNREAD, wire.meter.read([cast("Any", Vif("vif1.0"))])[cast("Any", "vif1.0")])
+    charged = amounts.out_bytes
+    wire.sent += 500
+    mark, amounts = advance(mark, wire.meter.read([cast("Any", Vif("vif1.0", mark=mark))])[cast("Any", "vif1.0")])
+    assert charged + amounts.out_bytes == 74 + late + 500
+    assert mark == Mark(Counters(0, 74 + late + 500), NOTHING._replace(out_bytes=late + 500), Counters(0, 74))
+
+
+def test_the_first_reading_of_a_vif_bound_late_is_left_to_the_round(tmp_path: Path) -> None:
+    wire = Wire(tmp_path / "dev", 0)
+    assert wire.meter.glance([cast("Any", Vif("vif1.0"))]) == {}
+    read = Vif("vif1.0", mark=Mark(Counters(0, 74), Amounts(0, 0)))
+    assert wire.meter.glance([cast("Any", read)]) != {}
+
+
+def test_later_readings_read_nfts_counters_once(tmp_path: Path) -> None:
+    wire = Wire(tmp_path / "dev", 0)
+    wire.meter.read([cast("Any", Vif("vif1.0", mark=Mark(Counters(0, 74), Amounts(0, 0))))])
+    assert wire.dumps == 1

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from xenbw.errors import MeterError, XenbwError
-from xenbw.model import Amounts, Counters, Life, Reading
+from xenbw.model import Amounts, Counters, Life, Mark, Reading
 from xenbw.runner import Runner
 from xenbw.vifs.interfaces import shown
 from xenbw.xen import xentop
@@ -22,7 +22,7 @@ _STALE = 10.0
 
 
 class Metered(Protocol):
-    """A binding to be read. key: the life of the vif; interface: the vif's present name."""
+    """A binding to be read. key: the life of the vif; interface: the vif's present name; mark: its last reading."""
 
     @property
     def binding_id(self) -> int: ...
@@ -30,6 +30,8 @@ class Metered(Protocol):
     def key(self) -> Life: ...
     @property
     def interface(self) -> str: ...
+    @property
+    def mark(self) -> Mark: ...
 
 
 class Meter(Protocol):
@@ -53,7 +55,7 @@ class Meter(Protocol):
         ...
 
     def glance(self, wanted: Collection[Metered]) -> dict[int, Reading]:
-        """`read` for a few of very many vifs, of those that have our own counters. Raises MeterError."""
+        """`read` for a few of very many vifs, of those whose own counters were read before. Raises MeterError."""
         return {}
 
     def last(self, wanted: Iterable[Metered]) -> dict[int, Reading]:

@@ -13,7 +13,7 @@ from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import Table
 from xenbw.nft.quotas import Quotas
 
-# How often, and after how many seconds, new counters are read again, to find a moment without traffic for each.
+# How often, and after how many seconds, a vif's counters are read again at the first reading, for one without traffic.
 _LOOKS, _PAUSE = 25, 0.002
 
 
@@ -34,27 +34,28 @@ class NftMeter(Meter):
         wanted = list(wanted)
         counted = self._quotas.around(self._table.counters)
         kernel, passed = self._kernel.read(wanted), self._kernel.packets
-        fresh = {nft.key(*one.key): one for one in wanted if nft.key(*one.key) in self._chains.fresh}
-        self._chains.fresh -= fresh.keys()
+        first = {nft.key(*one.key): one for one in wanted if self._first(one)}
+        self._chains.fresh -= first.keys()
+        first = {key: one for key, one in first.items() if _amounts(counted, key) is not None}
         found = _readings(wanted, counted, kernel)
         for _ in range(_LOOKS):
-            if not fresh:
+            if not first:
                 break
-            # This reading sets the difference between the kernel's counters and ours: try to take both without traffic
-            # between them.
+            # This reading sets the difference between the kernel's counters and ours, and traffic between the two would
+            # be charged twice: try to take both without any.
             again = self._table.counters()
-            fresh = {key: one for key, one in fresh.items() if _amounts(again, key) != _amounts(counted, key)}
-            if fresh:
+            first = {key: one for key, one in first.items() if _amounts(again, key) != _amounts(counted, key)}
+            if first:
                 time.sleep(_PAUSE)
                 self._quotas.forget()
-                counted, kernel = self._table.counters(), self._kernel.read(fresh.values())
-                found |= _readings(fresh.values(), counted, kernel)
+                counted, kernel = self._table.counters(), self._kernel.read(first.values())
+                found |= _readings(first.values(), counted, kernel)
         self.packets = {one.binding_id: self._packets(one, passed) for one in wanted if one.binding_id in found}
         return found
 
     def glance(self, wanted: Collection[Metered]) -> dict[int, Reading]:
         # The first reading of new counters needs the care that `read` takes.
-        keys = {one.binding_id: nft.key(*one.key) for one in wanted if nft.key(*one.key) not in self._chains.fresh}
+        keys = {one.binding_id: nft.key(*one.key) for one in wanted if not self._first(one)}
         generation = self._table.generation()
         counted = self._table.counters([name for key in keys.values() for name in _names(key)])
         kernel = self._kernel.read(wanted)
@@ -66,6 +67,10 @@ class NftMeter(Meter):
         self._quotas.forget()
         found = _readings([one for one in wanted if one.binding_id in keys], counted, kernel)
         return {id_: reading for id_, reading in found.items() if reading.own is not None}
+
+    def _first(self, one: Metered) -> bool:
+        """Whether this reading of a vif's counters is the first: they are new, or counted before the vif was bound."""
+        return one.mark.own is None or nft.key(*one.key) in self._chains.fresh
 
     def _packets(self, one: Metered, passed: Mapping[int, Counters]) -> Counters:
         """The packets of one vif. passed: by the kernel's counters, which have also what tc drops of a guest's, and
