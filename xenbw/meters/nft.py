@@ -13,7 +13,7 @@ from xenbw.nft.chains import Chains
 from xenbw.nft.netlink import Table
 from xenbw.nft.quotas import Quotas
 
-# How often, and after how many seconds, a vif's counters are read again at the first reading, for one without traffic.
+# How often, and after how many seconds, a first reading is repeated as long as frames pass during it.
 _LOOKS, _PAUSE = 25, 0.002
 
 
@@ -54,7 +54,7 @@ class NftMeter(Meter):
         return found
 
     def glance(self, wanted: Collection[Metered]) -> dict[int, Reading]:
-        # The first reading of new counters needs the care that `read` takes.
+        # A first reading needs the care that `read` takes.
         keys = {one.binding_id: nft.key(*one.key) for one in wanted if not self._first(one)}
         generation = self._table.generation()
         counted = self._table.counters([name for key in keys.values() for name in _names(key)])
